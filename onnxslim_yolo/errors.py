@@ -1,0 +1,68 @@
+"""Exceptions a user is meant to read.
+
+Each carries what happened, where (file, node), and the way out; the command line prints exactly that and exits with
+`exit_status`. Anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class OnnxSlimError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        message: what happened, in one sentence: what was expected and what was found.
+        file: the file it happened in, if one is to blame.
+        node: the node, tensor or layer it happened at.
+        hint: the way out.
+    """
+
+    exit_status = 2
+
+    def __init__(self, message: str, *, file: object = None, node: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else str(file)
+        self.node = node
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.file, self.node and f"node '{self.node}'") if part)
+        text = f"{where}: {self.message}" if where else self.message
+        return f"{text}\n  help: {self.hint}" if self.hint else text
+
+
+class InputError(OnnxSlimError):
+    """The input file is broken, unsafe, or of a kind that cannot be compiled."""
+
+
+class UsageError(OnnxSlimError):
+    """An option or a pipeline is spelt wrong or contradicts another."""
+
+
+class UnsupportedError(OnnxSlimError):
+    """The input is well-formed, but something in it cannot be expressed in what was asked for."""
+
+
+class PassError(OnnxSlimError):
+    """A pass failed or left a graph that breaks an invariant. `pass_name` says which."""
+
+    exit_status = 3
+
+    def __init__(
+        self, message: str, *, pass_name: str, file: object = None, node: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(f"pass '{pass_name}': {message}", file=file, node=node, hint=hint)
+        self.pass_name = pass_name
+
+
+class VerificationError(OnnxSlimError):
+    """What was written does not compute what the source computes."""
+
+    exit_status = 3
+
+
+class BudgetError(OnnxSlimError):
+    """A limit that the user set was not met."""
+
+    exit_status = 4
