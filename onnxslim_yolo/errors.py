@@ -50,7 +50,13 @@ class PassError(OnnxSlimError):
     exit_status = 3
 
     def __init__(
-        self, message: str, *, pass_name: str, file: object = None, node: str | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        pass_name: str,
+        file: object = None,
+        node: str | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(f"pass '{pass_name}': {message}", file=file, node=node, hint=hint)
         self.pass_name = pass_name

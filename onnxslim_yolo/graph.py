@@ -247,7 +247,11 @@ def replace_uses(graph: gs.Graph, old: Tensor, new: Tensor) -> None:
         graph.nodes.append(gs.Node("Identity", Namer(graph)(f"{old.name}_identity"), inputs=[new], outputs=[old]))
         return
     old_name, old.name = old.name, f"{old.name}__replaced"
-    new.name, new.dtype, new.shape = old_name, old.dtype or new.dtype, old.shape if old.shape is not None else new.shape
+    new.name, new.dtype, new.shape = (
+        old_name,
+        old.dtype or new.dtype,
+        old.shape if old.shape is not None else new.shape,
+    )
     graph.outputs = [new if tensor is old else tensor for tensor in graph.outputs]
 
 
@@ -434,7 +438,12 @@ def _constant_node_value(node: Node) -> Array | None:
         return np.asarray(value.values)
     if value is not None:
         return np.asarray(value)
-    for key, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         if key in node.attrs:
             return np.asarray(node.attrs[key], dtype=dtype)
     return None

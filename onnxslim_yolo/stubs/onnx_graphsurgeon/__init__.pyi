@@ -15,7 +15,11 @@ class Tensor:
 class Variable(Tensor):
     type: str
     def __init__(
-        self, name: str, dtype: Any = None, shape: Sequence[int | str] | None = None, type: str = "tensor_type"
+        self,
+        name: str,
+        dtype: Any = None,
+        shape: Sequence[int | str] | None = None,
+        type: str = "tensor_type",
     ) -> None: ...
     @staticmethod
     def empty() -> Variable: ...

@@ -1,0 +1,7 @@
+"""The default order of passes: one visible tuple, and the list of every pass of this package."""
+
+from __future__ import annotations
+
+from onnxslim_yolo.manager import Pass
+
+PASSES: tuple[type[Pass], ...] = ()
