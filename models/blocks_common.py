@@ -1,0 +1,310 @@
+"""Blocks shared by YOLOv3 to YOLO26: convolutions, CSP bottlenecks, spatial pyramids, routing.
+
+Shapes: a feature map is (b, c, h, w). `c1` and `c2` are input and output channels, `c_` the hidden ones.
+Split sizes are read from the sub-modules' widths, never from a stored number: a pruned checkpoint stores the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, register_block
+
+Kernel: TypeAlias = int | tuple[int, int]
+
+BN_EPS = 1e-3
+BN_MOMENTUM = 0.03
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """A BatchNorm with the YOLO ecosystem's ε and momentum."""
+    return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+
+
+def activation(act: bool | nn.Module) -> nn.Module:
+    """SiLU for True, the identity for False, a module as it is."""
+    if isinstance(act, nn.Module):
+        return act
+    return nn.SiLU(inplace=False) if act else nn.Identity()
+
+
+def chain(modules: nn.Module, x: Tensor) -> list[Tensor]:
+    """`x`, then the output of every module of a list applied to the previous one's."""
+    outputs = [x]
+    for module in modules.children():
+        outputs.append(module(outputs[-1]))
+    return outputs
+
+
+def input_width(module: nn.Module) -> int:
+    """Channels a module expects: those of the first convolution in it.
+
+    First in registration order, which in every block here is the order of computation.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            return part.in_channels
+        if isinstance(part, nn.BatchNorm2d):
+            return part.num_features
+    raise TypeError(f"{type(module).__name__} has no convolution to tell its width")
+
+
+def split_for(x: Tensor, module: nn.Module, total: int) -> tuple[Tensor, Tensor]:
+    """Split (b, total, h, w) so that the second part has the width that `module` expects."""
+    last = input_width(module)
+    first, second = x.split((total - last, last), dim=1)
+    return first, second
+
+
+@register_block("Conv", "DWConv", "CBH", "ConvBNReLU", "ConvBNSiLU", "SimConv", "ConvModule")
+class Conv(Block):
+    """conv → bn → act: (b, c1, h, w) → (b, c2, h/s, w/s). `bn` is None in a checkpoint that was fused."""
+
+    MEMBERS = ("conv", "act")
+    OPTIONAL = ("bn",)
+    conv: nn.Conv2d
+    bn: nn.BatchNorm2d | None
+    act: Unary
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: Kernel = 1,
+        s: int = 1,
+        p: int | None = None,
+        g: int = 1,
+        d: int = 1,
+        act: bool | nn.Module = True,
+    ) -> None:
+        super().__init__()
+        padding: Kernel
+        if p is not None:
+            padding = p
+        elif isinstance(k, int):
+            padding = d * (k - 1) // 2
+        else:
+            padding = (d * (k[0] - 1) // 2, d * (k[1] - 1) // 2)
+        self.conv = nn.Conv2d(c1, c2, k, s, padding, groups=g, dilation=d, bias=False)
+        self.bn = batch_norm(c2)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c1, h, w) → (b, c2, h/s, w/s)."""
+        y: Tensor = self.conv(x)
+        if self.bn is not None:
+            y = self.bn(y)
+        return self.act(y)
+
+
+def dw_conv(c1: int, c2: int, k: int = 1, s: int = 1, act: bool | nn.Module = True) -> Conv:
+    """The ecosystem's DWConv: a Conv whose groups are gcd(c1, c2)."""
+    return Conv(c1, c2, k, s, g=_gcd(c1, c2), act=act)
+
+
+def _gcd(a: int, b: int) -> int:
+    return a if b == 0 else _gcd(b, a % b)
+
+
+@register_block()
+class Focus(Block):
+    """Space to depth by slicing, in (row, col) order (0,0), (1,0), (0,1), (1,1), then `conv`.
+
+    (b, c1, h, w) → (b, c2, h/2, w/2).
+    """
+
+    MEMBERS = ("conv",)
+    conv: Unary
+
+    def __init__(self, c1: int, c2: int, k: int = 1) -> None:
+        super().__init__()
+        self.conv = Conv(4 * c1, c2, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c1, h, w) → (b, c2, h/2, w/2)."""
+        corners = [x[..., row::2, col::2] for row, col in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        return self.conv(torch.cat(corners, 1))
+
+
+@register_block("Bottleneck", "RepBottleneck", "BottleneckPruned", "RepNBottleneck")
+class Bottleneck(Block):
+    """cv2(cv1(x)), plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
+
+    MEMBERS = ("cv1", "cv2")
+    ATTRIBUTES = {"add": REQUIRED}
+    cv1: Unary
+    cv2: Unary
+    add: bool
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        *,
+        shortcut: bool = True,
+        g: int = 1,
+        k: tuple[int, int] = (3, 3),
+        e: float = 0.5,
+        cv1: nn.Module | None = None,
+        act: bool | nn.Module = True,
+    ) -> None:
+        super().__init__()
+        c_ = int(c2 * e)
+        self.cv1 = cv1 if cv1 is not None else Conv(c1, c_, k[0], act=act)
+        self.cv2 = Conv(c_, c2, k[1], g=g, act=act)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c1, h, w) → (b, c2, h, w)."""
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+@register_block("C3", "C3k", "C3Pruned", "RepCSP", "RepNCSP")
+class C3(Block):
+    """cv3(cat(m(cv1 x), cv2 x)): (b, c1, h, w) → (b, c2, h, w). All widths inside may differ (C3Pruned)."""
+
+    MEMBERS = ("cv1", "cv2", "cv3", "m")
+    cv1: Unary
+    cv2: Unary
+    cv3: Unary
+    m: Unary
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        *,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+        k: tuple[int, int] = (1, 3),
+        act: bool | nn.Module = True,
+    ) -> None:
+        super().__init__()
+        c_ = int(c2 * e)
+        self.cv1 = Conv(c1, c_, act=act)
+        self.cv2 = Conv(c1, c_, act=act)
+        self.cv3 = Conv(2 * c_, c2, act=act)
+        self.m = nn.Sequential(*(Bottleneck(c_, c_, shortcut=shortcut, g=g, k=k, e=1.0, act=act) for _ in range(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c1, h, w) → (b, c2, h, w)."""
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class C3Pruned(C3):
+    """A C3 whose five widths are given one by one, as the published pruning scripts leave it.
+
+    cv1: c1 → widths[0]; cv2: c1 → widths[1]; bottleneck i: its input → (inner, outer); cv3 → c2.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        widths: tuple[int, int],
+        bottlenecks: Sequence[tuple[int, int]],
+        *,
+        shortcut: bool = True,
+    ) -> None:
+        Block.__init__(self)
+        self.cv1 = Conv(c1, widths[0])
+        self.cv2 = Conv(c1, widths[1])
+        parts, last = [], widths[0]
+        for inner, outer in bottlenecks:
+            part = Bottleneck(last, outer, shortcut=shortcut, cv1=Conv(last, inner))
+            part.cv2 = Conv(inner, outer, 3)
+            parts.append(part)
+            last = outer
+        self.cv3 = Conv(last + widths[1], c2)
+        self.m = nn.Sequential(*parts)
+
+
+@register_block("SPP", "SPPPruned")
+class SPP(Block):
+    """cv2 of cv1's output and of its parallel pools: (b, c1, h, w) → (b, c2, h, w)."""
+
+    MEMBERS = ("cv1", "cv2", "m")
+    cv1: Unary
+    cv2: Unary
+    m: nn.ModuleList
+
+    def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13)) -> None:
+        super().__init__()
+        c_ = c1 // 2
+        self.cv1 = Conv(c1, c_)
+        self.cv2 = Conv(c_ * (len(k) + 1), c2)
+        self.m = nn.ModuleList(nn.MaxPool2d(size, 1, size // 2) for size in k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c1, h, w) → (b, c2, h, w)."""
+        y = self.cv1(x)
+        return self.cv2(torch.cat([y, *(pool(y) for pool in self.m)], 1))
+
+
+@register_block("SPPF", "SPPFPruned", "SimSPPF")
+class SPPF(Block):
+    """cv2 of cv1's output and of `n` chained pools, plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
+
+    MEMBERS = ("cv1", "cv2", "m")
+    ATTRIBUTES = {"n": 3, "add": False}
+    cv1: Unary
+    cv2: Unary
+    m: Unary
+    n: int
+    add: bool
+
+    def __init__(self, c1: int, c2: int, k: int = 5, n: int = 3, *, shortcut: bool = False, act: bool = True) -> None:
+        super().__init__()
+        c_ = c1 // 2
+        self.cv1 = Conv(c1, c_, act=act)
+        self.cv2 = Conv(c_ * (n + 1), c2)
+        self.m = nn.MaxPool2d(k, 1, k // 2)
+        self.n = n
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c1, h, w) → (b, c2, h, w)."""
+        parts = [self.cv1(x)]
+        for _ in range(self.n):
+            parts.append(self.m(parts[-1]))
+        y = self.cv2(torch.cat(parts, 1))
+        return x + y if self.add else y
+
+
+@register_block()
+class Concat(Block):
+    """Concatenate a list of tensors along axis `d`."""
+
+    ATTRIBUTES = {"d": 1}
+    d: int
+
+    def __init__(self, d: int = 1) -> None:
+        super().__init__()
+        self.d = d
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        """Tensors equal in all axes but `d` → one tensor."""
+        return torch.cat(tuple(x), self.d)
+
+
+@register_block()
+class ADD(Block):
+    """x[0] + a·x[1] (YOLOv5-Lite-g)."""
+
+    ATTRIBUTES = {"a": 1.0}
+    a: float
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.a = alpha
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        """Two tensors of one shape → one tensor of it."""
+        return x[0] + self.a * x[1]
