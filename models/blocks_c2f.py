@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxslim_yolo.models.blocks_common import C3, Bottleneck, Conv, chain, split_for
-from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, register_block
+from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
 
 
 @register_block("C2f", "C3k2", "C2fCIB")
@@ -112,7 +112,7 @@ class CIB(Block):
     """Compact inverted block: a Sequential `cv1`, plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
 
     MEMBERS = ("cv1",)
-    ATTRIBUTES = {"add": REQUIRED}
+    ATTRIBUTES = allow(add=REQUIRED)
     cv1: Unary
     add: bool
 
@@ -155,7 +155,7 @@ class Attention(Block):
     """
 
     MEMBERS = ("qkv", "proj", "pe")
-    ATTRIBUTES = {"num_heads": REQUIRED, "key_dim": REQUIRED, "head_dim": REQUIRED, "scale": REQUIRED}
+    ATTRIBUTES = allow(num_heads=REQUIRED, key_dim=REQUIRED, head_dim=REQUIRED, scale=REQUIRED)
     qkv: Unary
     proj: Unary
     pe: Unary
@@ -179,7 +179,7 @@ class Attention(Block):
         b, _, h, w = x.shape
         c = self.num_heads * self.head_dim
         qkv = self.qkv(x).view(b, self.num_heads, 2 * self.key_dim + self.head_dim, h * w)
-        q, k, v = qkv.split((self.key_dim, self.key_dim, self.head_dim), dim=2)
+        q, k, v = qkv.split_with_sizes((self.key_dim, self.key_dim, self.head_dim), dim=2)
         weights = (q.transpose(-2, -1) @ k * self.scale).softmax(dim=-1)
         mixed = (v @ weights.transpose(-2, -1)).view(b, c, h, w)
         return self.proj(mixed + self.pe(v.reshape(b, c, h, w)))
@@ -190,7 +190,7 @@ class PSABlock(Block):
     """Attention, then a feed-forward net, each with a shortcut if `add`: (b, c, h, w) → the same."""
 
     MEMBERS = ("attn", "ffn")
-    ATTRIBUTES = {"add": True}
+    ATTRIBUTES = allow(add=True)
     attn: Unary
     ffn: Unary
     add: bool

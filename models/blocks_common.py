@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, register_block
+from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
 
 Kernel: TypeAlias = int | tuple[int, int]
 
@@ -56,7 +56,7 @@ def input_width(module: nn.Module) -> int:
 def split_for(x: Tensor, module: nn.Module, total: int) -> tuple[Tensor, Tensor]:
     """Split (b, total, h, w) so that the second part has the width that `module` expects."""
     last = input_width(module)
-    first, second = x.split((total - last, last), dim=1)
+    first, second = x.split_with_sizes((total - last, last), dim=1)
     return first, second
 
 
@@ -135,7 +135,7 @@ class Bottleneck(Block):
     """cv2(cv1(x)), plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
 
     MEMBERS = ("cv1", "cv2")
-    ATTRIBUTES = {"add": REQUIRED}
+    ATTRIBUTES = allow(add=REQUIRED)
     cv1: Unary
     cv2: Unary
     add: bool
@@ -253,7 +253,7 @@ class SPPF(Block):
     """cv2 of cv1's output and of `n` chained pools, plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
 
     MEMBERS = ("cv1", "cv2", "m")
-    ATTRIBUTES = {"n": 3, "add": False}
+    ATTRIBUTES = allow(n=3, add=False)
     cv1: Unary
     cv2: Unary
     m: Unary
@@ -282,7 +282,7 @@ class SPPF(Block):
 class Concat(Block):
     """Concatenate a list of tensors along axis `d`."""
 
-    ATTRIBUTES = {"d": 1}
+    ATTRIBUTES = allow(d=1)
     d: int
 
     def __init__(self, d: int = 1) -> None:
@@ -298,7 +298,7 @@ class Concat(Block):
 class ADD(Block):
     """x[0] + a·x[1] (YOLOv5-Lite-g)."""
 
-    ATTRIBUTES = {"a": 1.0}
+    ATTRIBUTES = allow(a=1.0)
     a: float
 
     def __init__(self, alpha: float = 1.0) -> None:

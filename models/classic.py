@@ -17,9 +17,9 @@ class Residual(Block):
         super().__init__()
         if bottleneck:
             c_ = max(int(c2 * e) // groups, 1) * groups
-            parts = (conv_bn(c1, c_), conv_bn(c_, c_, 3, s, groups), conv_bn(c_, c2, relu=False))
+            parts = [conv_bn(c1, c_), conv_bn(c_, c_, 3, s, groups), conv_bn(c_, c2, relu=False)]
         else:
-            parts = (conv_bn(c1, c2, 3, s), conv_bn(c2, c2, 3, relu=False))
+            parts = [conv_bn(c1, c2, 3, s), conv_bn(c2, c2, 3, relu=False)]
         self.body = nn.Sequential(*parts)
         self.shortcut = nn.Identity() if c1 == c2 and s == 1 else conv_bn(c1, c2, 1, s, relu=False)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from onnxslim_yolo.models.blocks_common import Concat
-from onnxslim_yolo.models.registry import Block, register_block
+from onnxslim_yolo.models.registry import Block, allow, register_block
 
 From: TypeAlias = int | Sequence[int]
 
@@ -35,7 +35,7 @@ class LayeredModel(Block):
     """
 
     MEMBERS = ("model",)
-    ATTRIBUTES = {"save": ()}
+    ATTRIBUTES = allow(save=())
     model: nn.Sequential
     save: Sequence[int]
 
@@ -46,7 +46,7 @@ class LayeredModel(Block):
 
     def settle(self) -> None:
         """Recompute `save`."""
-        wanted = set()
+        wanted: set[int] = set()
         for index, layer in enumerate(self.model):
             wanted.update(_absolute(source, index) for source in sources_of(layer))
         self.save = tuple(sorted(wanted))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxslim_yolo.models.blocks_common import Conv
-from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, register_block
+from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
 
 
 def as_floats(values: Tensor | Sequence[float]) -> tuple[float, ...]:
@@ -59,7 +59,7 @@ class AnchorDetect(Head):
 
     MEMBERS = ("m", "anchors")
     OPTIONAL = ("ia", "im", "proto")
-    ATTRIBUTES = {"nc": REQUIRED, "no": REQUIRED, "na": REQUIRED, "nl": REQUIRED, "nm": 0, "stride": REQUIRED}
+    ATTRIBUTES = allow(nc=REQUIRED, no=REQUIRED, na=REQUIRED, nl=REQUIRED, nm=0, stride=REQUIRED)
     m: nn.ModuleList
     ia: nn.ModuleList | None
     im: nn.ModuleList | None
@@ -123,15 +123,17 @@ class AnchorDetect(Head):
 
     def _decode(self, i: int, x: Tensor) -> Tensor:
         h, w = self.size(x)
-        y = x.view(-1, self.na, self.no, h, w).permute(0, 1, 3, 4, 2)
-        masks = y[..., 5 + self.nc :]
-        xy, wh, scores = y[..., : 5 + self.nc].sigmoid().split((2, 2, self.nc + 1), 4)
+        y = x.view(x.shape[0], self.na, self.no, h, w).permute(0, 1, 3, 4, 2)
+        masks = None
+        if self.nm:
+            y, masks = y.split_with_sizes((5 + self.nc, self.nm), 4)
+        xy, wh, scores = y.sigmoid().split_with_sizes((2, 2, self.nc + 1), 4)
         cells = self.grid(x, -0.5).permute(0, 2, 3, 1).unsqueeze(1)
         anchor = torch.tensor(self._pixels[i], dtype=x.dtype, device=x.device).view(1, self.na, 1, 1, 2)
         xy = (xy * 2 + cells) * self.stride[i]
         wh = (wh * 2) ** 2 * anchor
-        parts = (xy, wh, scores, masks) if self.nm else (xy, wh, scores)
-        return torch.cat(parts, 4).reshape(-1, self.na * h * w, self.no)
+        parts = (xy, wh, scores) if masks is None else (xy, wh, scores, masks)
+        return torch.cat(parts, 4).view(x.shape[0], self.na * h * w, self.no)
 
 
 @register_block()
@@ -171,7 +173,7 @@ class DFL(Block):
     """Expectation over `c1` bins per side: (b, 4·c1, n) → (b, 4, n). `conv` holds 0 … c1 − 1 and is never pruned."""
 
     MEMBERS = ("conv",)
-    ATTRIBUTES = {"c1": REQUIRED}
+    ATTRIBUTES = allow(c1=REQUIRED)
     conv: Unary
     c1: int
 
@@ -184,7 +186,7 @@ class DFL(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, 4·c1, n) → (b, 4, n)."""
-        bins = x.unflatten(1, (4, self.c1)).transpose(1, 2).softmax(1)
+        bins = x.view(x.shape[0], 4, self.c1, -1).transpose(1, 2).softmax(1)
         return self.conv(bins).squeeze(1)
 
 

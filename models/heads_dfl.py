@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from onnxslim_yolo.models.blocks_common import Conv, dw_conv
 from onnxslim_yolo.models.heads import DFL, Head, Proto
-from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, register_block
+from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
 
 MAX_DETECTIONS = 300
+
+
+def flatten_map(x: Tensor) -> Tensor:
+    """(b, c, h, w) → (b, c, h·w)."""
+    return x.view(x.shape[0], x.shape[1], -1)
 
 
 def _tower(c1: int, c_: int, c2: int) -> nn.Sequential:
@@ -39,9 +44,9 @@ class Detect(Head):
     (v10, 26) only these run, and the decoded output is (b, min(300, n), 6): xyxy, score, class, best first.
     """
 
-    MEMBERS = ("cv2", "cv3")
+    MEMBERS: ClassVar[tuple[str, ...]] = ("cv2", "cv3")
     OPTIONAL = ("one2one_cv2", "one2one_cv3", "dfl")
-    ATTRIBUTES = {"nc": REQUIRED, "nl": REQUIRED, "reg_max": 16, "no": REQUIRED, "stride": REQUIRED}
+    ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, reg_max=16, no=REQUIRED, stride=REQUIRED)
     cv2: nn.ModuleList
     cv3: nn.ModuleList
     one2one_cv2: nn.ModuleList | None
@@ -88,8 +93,8 @@ class Detect(Head):
 
     def decode(self, raw: Sequence[Tensor]) -> Tensor:
         """(b, 4 + nc, n), or (b, k, 6) with one-to-one towers."""
-        flat = torch.cat([level.flatten(2) for level in raw], 2)
-        box, scores = flat.split((4 * self.reg_max, self.nc), 1)
+        flat = torch.cat([flatten_map(level) for level in raw], 2)
+        box, scores = flat.split_with_sizes((4 * self.reg_max, self.nc), 1)
         boxes = self.boxes(self.sides(box), *self.cells(raw))
         y = torch.cat((boxes, scores.sigmoid()), 1)
         return y if self.one2one_cv2 is None else self.best(y)
@@ -100,13 +105,13 @@ class Detect(Head):
 
     def cells(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Centres (1, 2, n) in cells, and strides (1, 1, n) in pixels."""
-        grids = [self.grid(level, 0.5).flatten(2) for level in raw]
+        grids = [self.grid(level, 0.5).view(1, 2, -1) for level in raw]
         strides = [torch.full_like(grid[:, :1], s) for grid, s in zip(grids, self.stride, strict=True)]
         return torch.cat(grids, 2), torch.cat(strides, 2)
 
     def boxes(self, sides: Tensor, centre: Tensor, stride: Tensor) -> Tensor:
         """(b, 4, n) in pixels: xywh, or xyxy with one-to-one towers."""
-        low, high = sides.chunk(2, 1)
+        low, high = sides.split_with_sizes((2, 2), 1)
         top_left, bottom_right = centre - low, centre + high
         if self.one2one_cv2 is None:
             return torch.cat(((top_left + bottom_right) / 2, bottom_right - top_left), 1) * stride
@@ -114,12 +119,12 @@ class Detect(Head):
 
     def best(self, y: Tensor) -> Tensor:
         """(b, 4 + nc, n) → (b, k, 6): the k best (position, class) pairs among the k best positions."""
-        boxes, scores = y.transpose(1, 2).split((4, self.nc), 2)
+        boxes, scores = y.transpose(1, 2).split_with_sizes((4, self.nc), 2)
         k = min(MAX_DETECTIONS, int(scores.shape[1]))
         positions = scores.amax(2).topk(k)[1].unsqueeze(2)
         boxes = boxes.gather(1, positions.expand(-1, -1, 4))
         scores = scores.gather(1, positions.expand(-1, -1, self.nc))
-        score, index = scores.flatten(1).topk(k)
+        score, index = scores.reshape(scores.shape[0], -1).topk(k)
         row = torch.div(index, self.nc, rounding_mode="floor").unsqueeze(2)
         label = (index - row.squeeze(2) * self.nc).unsqueeze(2).to(y.dtype)
         return torch.cat((boxes.gather(1, row.expand(-1, -1, 4)), score.unsqueeze(2), label), 2)
@@ -136,7 +141,7 @@ class _WithExtra(Detect):
 
     def extra(self, x: Sequence[Tensor]) -> Tensor:
         """(b, extra, n)."""
-        return torch.cat([self.cv4[i](level).flatten(2) for i, level in enumerate(x)], 2)
+        return torch.cat([flatten_map(self.cv4[i](level)) for i, level in enumerate(x)], 2)
 
 
 @register_block("Segment")
@@ -144,7 +149,7 @@ class Segment(_WithExtra):
     """Detect plus `nm` mask coefficients a box and prototypes: (b, 4 + nc + nm, n) and (b, nm, 2h, 2w)."""
 
     MEMBERS = ("cv2", "cv3", "cv4", "proto")
-    ATTRIBUTES = {**Detect.ATTRIBUTES, "nm": 32}
+    ATTRIBUTES = allow(**Detect.ATTRIBUTES, nm=32)
     proto: Unary
     nm: int
 
@@ -169,7 +174,7 @@ class Pose(_WithExtra):
     """Detect plus key points: (b, 4 + nc + points·dims, n); x, y in pixels, a third dimension is σ(visibility)."""
 
     MEMBERS = ("cv2", "cv3", "cv4")
-    ATTRIBUTES = {**Detect.ATTRIBUTES, "kpt_shape": REQUIRED, "nk": REQUIRED}
+    ATTRIBUTES = allow(**Detect.ATTRIBUTES, kpt_shape=REQUIRED, nk=REQUIRED)
     kpt_shape: tuple[int, int]
     nk: int
 
@@ -193,10 +198,10 @@ class Pose(_WithExtra):
         if self.output == "raw":
             return (*raw, points)
         centre, stride = self.cells(raw)
-        y = points.unflatten(1, tuple(self.kpt_shape))
+        y = points.view(points.shape[0], self.kpt_shape[0], self.kpt_shape[1], -1)
         xy = (y[:, :, :2] * 2 + (centre - 0.5).unsqueeze(1)) * stride.unsqueeze(1)
         parts = (xy, y[:, :, 2:].sigmoid()) if self.kpt_shape[1] == 3 else (xy,)
-        return torch.cat((self.decode(raw), torch.cat(parts, 2).flatten(1, 2)), 1)
+        return torch.cat((self.decode(raw), torch.cat(parts, 2).view(points.shape[0], self.nk, -1)), 1)
 
 
 @register_block("OBB")
@@ -204,7 +209,7 @@ class OBB(_WithExtra):
     """Detect with rotated boxes: (b, 4 + nc + ne, n); the angle is (σ − 0.25)·π, the centre's offset rotated by it."""
 
     MEMBERS = ("cv2", "cv3", "cv4")
-    ATTRIBUTES = {**Detect.ATTRIBUTES, "ne": 1}
+    ATTRIBUTES = allow(**Detect.ATTRIBUTES, ne=1)
     ne: int
 
     def __init__(
@@ -220,11 +225,11 @@ class OBB(_WithExtra):
         if self.output == "raw":
             return (*raw, angle)
         angle = (angle.sigmoid() - 0.25) * math.pi
-        flat = torch.cat([level.flatten(2) for level in raw], 2)
-        box, scores = flat.split((4 * self.reg_max, self.nc), 1)
+        flat = torch.cat([flatten_map(level) for level in raw], 2)
+        box, scores = flat.split_with_sizes((4 * self.reg_max, self.nc), 1)
         centre, stride = self.cells(raw)
-        low, high = self.sides(box).chunk(2, 1)
-        x_off, y_off = ((high - low) / 2).chunk(2, 1)
+        low, high = self.sides(box).split_with_sizes((2, 2), 1)
+        x_off, y_off = ((high - low) / 2).split_with_sizes((1, 1), 1)
         cos, sin = angle.cos(), angle.sin()
         rotated = torch.cat((x_off * cos - y_off * sin, x_off * sin + y_off * cos), 1)
         boxes = torch.cat((rotated + centre, low + high), 1) * stride

@@ -105,7 +105,7 @@ def yolov5n_seg(nc: int, width: float) -> LayeredModel:
 def _pyramid(net: Assembler, levels: tuple[int, int, int], block: Callable[[int, int], None]) -> list[int]:
     """Top-down, then bottom-up (PAN). `block(c2, position)` appends a stage; returns the three outputs' indices."""
     p3, p4, p5 = levels
-    outputs = []
+    outputs: list[int] = []
     for c, level in ((512, p4), (256, p3)):
         net.upsample()
         net.concat(-1, level)

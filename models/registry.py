@@ -8,6 +8,7 @@ sub-modules, tensors and plain attributes, without ever calling a constructor.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import torch
@@ -29,6 +30,11 @@ class _Required:
 REQUIRED: Final = _Required()
 
 
+def allow(**defaults: Any) -> Mapping[str, Any]:
+    """The attributes a block takes from a checkpoint, with their defaults (`REQUIRED`: none)."""
+    return MappingProxyType(defaults)
+
+
 class Block(nn.Module):
     """A module that can be rebuilt from what a checkpoint holds.
 
@@ -38,7 +44,7 @@ class Block(nn.Module):
         OPTIONAL: sub-modules, parameters and buffers that may be absent; they are then None.
     """
 
-    ATTRIBUTES: ClassVar[Mapping[str, Any]] = {}
+    ATTRIBUTES: ClassVar[Mapping[str, Any]] = allow()
     MEMBERS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 

@@ -74,7 +74,8 @@ def randomise(module: nn.Module, seed: int = 0, dead: float = 0.0, size: int = 9
 
     On freshly initialised weights doubling a convolution changes a YOLO's output by 2e-5: a numeric check would be
     blind. So γ is drawn from [0.5, 1.5], β from [-0.5, 0.5], and running statistics are those of the activations of
-    a batch of noise images (half smooth, half white), layer after layer. Edits in place and returns `module`, in eval mode.
+    a batch of noise images (half smooth, half white), layer after layer. Edits in place and returns `module`,
+    in eval mode.
 
     Args:
         module: maps (b, 3, size, size) to anything.

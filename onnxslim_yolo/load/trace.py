@@ -1,0 +1,342 @@
+"""A PyTorch module → an ONNX graph that still has its BatchNorms, under the names of the module's state_dict.
+
+Exporters fold BatchNorm into convolutions and merge equal tensors, which destroys what pruning needs: γ, β and the
+names to report them by. `trace` talks the TorchScript exporter out of both, falls back on the dynamo exporter, and
+then checks that it worked: every BatchNorm that ran is a node with the module's own five numbers, and onnxruntime
+computes what the module computes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from onnxslim_yolo.errors import InputError, UnsupportedError, VerificationError
+from onnxslim_yolo.graph import MODULE_KEY
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+TOLERANCE = 1e-4
+"""Largest difference between onnxruntime and torch, as a share of each output's spread (max − min)."""
+
+DYNAMO_OPSET = 18
+_INTERNAL_METADATA = "pkg."
+
+
+def trace(
+    module: nn.Module,
+    example: Tensor,
+    path: str | Path | None = None,
+    *,
+    opset: int = 17,
+    dynamic: bool = False,
+    exporter: str = "auto",
+) -> onnx.ModelProto:
+    """Trace a module on an example and check the result.
+
+    Args:
+        module: takes one tensor, returns a tensor or a (nested) sequence of tensors. Traced in eval mode; its
+            training flags and weights are as before afterwards.
+        example: (b, c, h, w), of the sizes the graph is made for.
+        path: where to write the model as well; nothing is written if a check fails.
+        opset: ONNX operator set; the dynamo exporter uses at least 18.
+        dynamic: keep batch, height and width symbolic. Otherwise they are the example's.
+        exporter: "torchscript", "dynamo", or "auto": the first, and if it fails the second.
+
+    Returns:
+        A model with one input `images` and outputs `output0`, `output1`, …; initializers are named like the
+        state_dict's keys, nodes carry their module's path in the metadata `onnxslim_yolo.module`. The same module
+        and example give the same bytes.
+
+    Raises:
+        UnsupportedError: neither exporter can express the module.
+        VerificationError: the graph is not what the module computes.
+    """
+    steps = {"torchscript": [_torchscript], "dynamo": [_dynamo], "auto": [_torchscript, _dynamo]}
+    if exporter not in steps:
+        raise InputError(f"no exporter is named '{exporter}'", hint=f"one of: {', '.join(steps)}")
+    with _tracing_state(module, dynamic):
+        norms, expected = _run(module, example)
+        proto = _first_success(steps[exporter], module, example, expected, opset, dynamic)
+        _tidy(proto, module)
+        _check_norms(proto, module, norms)
+        _check_outputs(proto, module, example, expected)
+    if path is not None:
+        _write(proto, Path(path))
+    return proto
+
+
+@contextmanager
+def _tracing_state(module: nn.Module, dynamic: bool) -> Iterator[None]:
+    """Eval mode, no gradients, heads told about `dynamic`; everything put back afterwards."""
+    import torch
+
+    training = [part for part in module.modules() if part.training]
+    heads = [(part, part.dynamic) for part in module.modules() if isinstance(getattr(part, "dynamic", None), bool)]
+    module.eval()
+    for part in module.modules():
+        if callable(settle := getattr(part, "settle", None)):
+            settle()
+    for head, _ in heads:
+        head.dynamic = dynamic  # type: ignore[assignment]
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+        for head, was in heads:
+            head.dynamic = was
+
+
+def _flatten(value: Any) -> list[Tensor]:
+    """The tensors of a nested output, in the order the exporters list them."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, Sequence):
+        return [tensor for item in value for tensor in _flatten(item)]
+    return []
+
+
+def _run(module: nn.Module, example: Tensor) -> tuple[list[str], list[Tensor]]:
+    """Names of the BatchNorms in the order they ran (twice if they ran twice), and the outputs."""
+    from torch import nn
+
+    ran: list[str] = []
+    hooks = []
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            hooks.append(part.register_forward_hook(lambda *_, name=name: ran.append(name)))
+    try:
+        outputs = _flatten(module(example))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran, outputs
+
+
+def _first_success(
+    steps: Sequence[Any], module: nn.Module, example: Tensor, outputs: list[Tensor], opset: int, dynamic: bool
+) -> onnx.ModelProto:
+    failures: list[Exception] = []
+    for step in steps:
+        try:
+            with _quiet():
+                proto: onnx.ModelProto = step(
+                    module, example, [f"output{i}" for i in range(len(outputs))], opset, dynamic
+                )
+            return proto
+        except Exception as error:  # exporters raise anything from SystemError to their own kinds
+            failures.append(error)
+    reasons = "; ".join(f"{type(error).__name__}: {_first_line(error)}" for error in failures)
+    raise UnsupportedError(
+        f"the module could not be traced: {reasons}", hint="export it to ONNX with its own code and compile that file"
+    ) from failures[0]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters print and warn about their own deprecation; none of it is for our users."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _torchscript(module: nn.Module, example: Tensor, outputs: list[str], opset: int, dynamic: bool) -> onnx.ModelProto:
+    """PRESERVE keeps the BatchNorms; initializers as inputs keep equal tensors apart (the inputs go in `_tidy`)."""
+    import torch
+
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}} if dynamic else None
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (example,),
+        buffer,
+        dynamo=False,
+        opset_version=opset,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        keep_initializers_as_inputs=True,
+        input_names=["images"],
+        output_names=outputs,
+        dynamic_axes=axes,
+    )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _dynamo(module: nn.Module, example: Tensor, outputs: list[str], opset: int, dynamic: bool) -> onnx.ModelProto:
+    """Unoptimised, since the optimiser folds BatchNorms; then only what cannot touch them is cleaned up."""
+    import onnxscript.optimizer
+    import torch
+
+    shapes: Any = None
+    if dynamic:
+        auto = torch.export.Dim.DYNAMIC
+        shapes = ({0: auto, 2: auto, 3: auto},)
+        if example.shape[0] == 1:  # torch.export specialises sizes of 1
+            example = example.expand(2, *example.shape[1:])
+    program = torch.onnx.export(
+        module,
+        (example,),
+        None,
+        dynamo=True,
+        optimize=False,
+        opset_version=max(opset, DYNAMO_OPSET),
+        verbose=False,
+        input_names=["images"],
+        output_names=outputs,
+        dynamic_shapes=shapes,
+    )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    model = program.model
+    onnxscript.optimizer.fold_constants(model)
+    onnxscript.optimizer.remove_unused_nodes(model)
+    return program.model_proto
+
+
+def _tidy(proto: onnx.ModelProto, module: nn.Module) -> None:
+    """Strip what is not the network: inputs for initializers, traces of the exporting machine. Note module paths."""
+    graph = proto.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initializers]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    used = {name for node in _all_nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    paths = {name for name, _ in module.named_modules()}
+    for node in _all_nodes(graph):
+        path = _module_path(node, paths)
+        node.doc_string = ""
+        del node.metadata_props[:]
+        if path:
+            node.metadata_props.add(key=MODULE_KEY, value=path)
+    for holder in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        holder.doc_string = ""
+        del holder.metadata_props[:]
+    graph.doc_string = proto.doc_string = ""
+    graph.name = "main_graph"
+    for prop in [p for p in graph.metadata_props if p.key.startswith(_INTERNAL_METADATA)]:
+        graph.metadata_props.remove(prop)
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _all_nodes(attribute.g)
+
+
+def _module_path(node: onnx.NodeProto, paths: set[str]) -> str:
+    """The path of the module a node was traced in, "" if unknown.
+
+    Dynamo lists it in the node's metadata. TorchScript puts scopes into the node's name: `/model.2/m/m.0/cv1/Conv`,
+    where a component is relative to the one before, and repeats its last part inside a Sequential.
+    """
+    for prop in node.metadata_props:
+        if prop.key == "pkg.torch.onnx.name_scopes":
+            scopes = [scope.strip(" '\"[]") for scope in prop.value.split(",")]
+            return next((scope for scope in reversed(scopes) if scope and scope in paths), "")
+    path = ""
+    for component in node.name.split("/")[1:-1]:
+        parent, _, last = path.rpartition(".")
+        below = f"{path}.{component}".lstrip(".")
+        beside = f"{parent}.{component}".lstrip(".")
+        if component.startswith(f"{last}.") and last and beside in paths:
+            path = beside
+        elif below in paths:
+            path = below
+        else:
+            break
+    return path
+
+
+def _check_norms(proto: onnx.ModelProto, module: nn.Module, ran: list[str]) -> None:
+    """As many BatchNormalization nodes as BatchNorms that ran, with their γ, β, mean, variance and ε."""
+    nodes = [node for node in _all_nodes(proto.graph) if node.op_type == "BatchNormalization"]
+    if len(nodes) != len(ran):
+        raise VerificationError(
+            f"{len(ran)} BatchNorms ran, but {len(nodes)} are in the traced graph", hint="please report this model"
+        )
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    state = module.state_dict()
+    found: list[str] = []
+    for node in nodes:
+        owner = node.input[3].removesuffix(".running_mean")
+        found.append(owner)
+        for name, key in zip(node.input[1:], ("weight", "bias", "running_mean", "running_var"), strict=True):
+            wanted = state.get(f"{owner}.{key}")
+            tensor = constants.get(name)
+            if wanted is None and key in ("weight", "bias") and tensor is not None:
+                continue  # affine=False: the exporter writes ones and zeros
+            if wanted is None or tensor is None or name != f"{owner}.{key}":
+                raise VerificationError(f"expected the initializer '{owner}.{key}', found '{name}'", node=node.name)
+            if not np.array_equal(onnx.numpy_helper.to_array(tensor), wanted.cpu().numpy()):
+                raise VerificationError(f"the initializer '{name}' differs from the module's tensor", node=node.name)
+        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        if not np.isclose(eps, getattr(module.get_submodule(owner), "eps", None), rtol=1e-5, atol=0.0):
+            raise VerificationError(f"ε of '{owner}' became {eps}", node=node.name)
+    if sorted(found) != sorted(ran):
+        missing = sorted(set(ran) - set(found))
+        raise VerificationError(f"BatchNorms that ran are not in the traced graph: {', '.join(missing[:5])}")
+
+
+def _check_outputs(proto: onnx.ModelProto, module: nn.Module, example: Tensor, expected: list[Tensor]) -> None:
+    """onnxruntime against torch, on the example and on noise, worst element per output relative to its spread."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    # onnxruntime 1.31 fuses Pad(0) into MaxPool, whose padding is −∞: wrong on YOLOv3-tiny. Run what is written.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+    noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(1)).to(example.dtype)
+    for images, reference in ((example, expected), (noise, _flatten(module(noise)))):
+        for i, (got, want) in enumerate(zip(session.run(None, {"images": images.numpy()}), reference, strict=True)):
+            _compare(f"output{i}", got, want.numpy())
+
+
+def _compare(name: str, got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> None:
+    if got.shape != want.shape:
+        raise VerificationError(f"shape {got.shape} in onnxruntime, {want.shape} in torch", node=name)
+    spread = max(float(np.ptp(want)), 1e-6) if want.size else 1.0
+    worst = float(np.abs(got - want).max(initial=0.0)) / spread
+    if not worst <= TOLERANCE:
+        raise VerificationError(
+            f"onnxruntime and torch differ by {worst:.2e} of the output's spread, more than {TOLERANCE:.0e}", node=name
+        )
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
+    """Complete or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(proto.SerializeToString(deterministic=True))
+    partial.replace(path)
