@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import logger as gs_logger
+
+gs_logger.G_LOGGER.severity = gs_logger.G_LOGGER.CRITICAL  # passes do not print, and neither does their library
 
 if TYPE_CHECKING:
     from onnxslim_yolo.plan import Plan

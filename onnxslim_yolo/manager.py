@@ -14,7 +14,7 @@ import time
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
@@ -159,22 +159,24 @@ def available_passes() -> dict[str, type[Pass]]:
 
     found: dict[str, type[Pass]] = {cls.name: cls for cls in PASSES}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            cls: Any = point.load()
-        except Exception as error:
-            raise UsageError(
-                f"the pass '{point.name}' of entry point '{point.value}' cannot be loaded: {error}",
-                hint="repair or uninstall the package that provides it",
-            ) from error
-        if not (dataclasses.is_dataclass(cls) and isinstance(getattr(cls, "name", None), str) and hasattr(cls, "run")):
-            raise UsageError(f"entry point '{point.value}' is no pass: expected a dataclass with `name` and `run`")
+        cls = _load(point)
         if found.setdefault(cls.name, cls) is not cls:
             raise UsageError(f"entry point '{point.value}': a pass named '{cls.name}' exists already")
     return found
 
 
-def _is_pass(cls: Any) -> bool:
-    return dataclasses.is_dataclass(cls) and isinstance(getattr(cls, "name", None), str) and hasattr(cls, "run")
+def _load(point: EntryPoint) -> type[Pass]:
+    try:
+        cls = point.load()
+    except Exception as error:
+        raise UsageError(
+            f"the pass '{point.name}' of entry point '{point.value}' cannot be loaded: {error}",
+            hint="repair or uninstall the package that provides it",
+        ) from error
+    named = isinstance(getattr(cls, "name", None), str) and hasattr(cls, "run")
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and named):
+        raise UsageError(f"entry point '{point.value}' is no pass: expected a dataclass with `name` and `run`")
+    return cast("type[Pass]", cls)
 
 
 def options_of(cls: type[Pass]) -> list[tuple[str, str, str]]:

@@ -140,8 +140,6 @@ def _without_constants(graph: gs.Graph) -> gs.Graph:
     stand_ins: dict[int, Tensor] = {}
 
     def light(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, gs.Constant):
-            return gs.Variable(tensor.name)
         if id(tensor) not in stand_ins:
             stand_ins[id(tensor)] = gs.Variable(tensor.name)
         return stand_ins[id(tensor)]

@@ -1,0 +1,167 @@
+"""The channel plan: which channels stay, from the first wish to what plan.json says.
+
+`prune` makes one, `snap` changes it, `slice` carries it out. Choices are kept per coupled channel of one analysis, and
+`kept` translates them into the source's terms: per initializer and axis, the indices that stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, AxisUse, Channels, analyse_channels
+from onnxslim_yolo.graph import Array, Model
+
+FORMAT, VERSION = "onnxslim-yolo/plan", 1
+
+Indices = list[int] | list[list[int]]
+"""Kept indices along an axis, ascending; for the input axis of a grouped convolution whose groups keep different
+channels, one such list per group."""
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One group's widths: before, as the ranking wanted it, as it is kept."""
+
+    id: int
+    width: int
+    wanted: int
+    kept: int
+    members: tuple[str, ...]
+    frozen: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The group as plan.json spells it."""
+        return {
+            "id": self.id,
+            "width": self.width,
+            "wanted": self.wanted,
+            "kept": self.kept,
+            "members": list(self.members),
+            "frozen": self.frozen,
+        }
+
+
+@dataclass
+class Plan:
+    """Choices over the coupled channels of `channels`.
+
+    Attributes:
+        channels: the analysis whose classes the choices are about. It refers to the graph's nodes.
+        keep: per class, whether it stays; shape (count,), bool.
+        wanted: what the ranking alone wanted, before widths were snapped; same shape.
+        importance: per class, how much it matters; same shape, float64.
+        importance_kind: how importance was measured, in words.
+        extra: per class, how many zero channels come behind it (padding up to a width); same shape, int64.
+        applied: whether `slice` has carried the plan out. The choices are then history.
+        kept: after slicing: initializer → axis → kept indices, in the source's terms.
+        groups: after slicing: every group's widths.
+        threshold: the importance at which the ranking cut, if it cut at one.
+    """
+
+    channels: Channels
+    keep: Array
+    wanted: Array
+    importance: Array
+    importance_kind: str = ""
+    extra: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    applied: bool = False
+    kept: dict[str, dict[int, Indices]] = field(default_factory=dict)
+    groups: list[GroupPlan] = field(default_factory=list)
+    threshold: float | None = None
+
+    @classmethod
+    def full(cls, channels: Channels, importance: Array | None = None) -> Plan:
+        """A plan that keeps everything."""
+        everything = np.ones(channels.count, dtype=bool)
+        return cls(
+            channels=channels,
+            keep=everything,
+            wanted=everything.copy(),
+            importance=np.zeros(channels.count) if importance is None else importance,
+            extra=np.zeros(channels.count, dtype=np.int64),
+        )
+
+    def copy(self) -> Plan:
+        """A copy whose choices are independent; the analysis is shared."""
+        return replace(
+            self, keep=self.keep.copy(), wanted=self.wanted.copy(), extra=self.extra.copy(), kept=dict(self.kept)
+        )
+
+    @property
+    def removed(self) -> int:
+        """How many coupled channels go."""
+        return int((~self.keep).sum())
+
+    def group_plans(self) -> list[GroupPlan]:
+        """Every group with its widths as planned now."""
+        return [
+            GroupPlan(
+                id=group.id,
+                width=group.width,
+                wanted=int(self.wanted[group.classes].sum()),
+                kept=int(self.keep[group.classes].sum() + self.extra[group.classes][self.keep[group.classes]].sum()),
+                members=group.members,
+                frozen=group.frozen,
+            )
+            for group in self.channels.groups
+        ]
+
+
+def open_plan(model: Model) -> Plan:
+    """The model's plan if one is waiting to be carried out and still fits the graph, else a fresh full one.
+
+    The result is also set as the model's plan; what an earlier `slice` recorded stays recorded.
+    """
+    plan = model.plan
+    if plan is not None and not plan.applied and _fits(plan, model):
+        return plan
+    fresh = Plan.full(analyse_channels(model.graph))
+    if plan is not None and not plan.applied:
+        _transfer(plan, fresh)
+    if plan is not None:
+        fresh.kept = plan.kept
+    model.plan = fresh
+    return fresh
+
+
+def _fits(plan: Plan, model: Model) -> bool:
+    """Whether the analysis still speaks about this very graph."""
+    alive = {id(node) for node in model.graph.nodes}
+    return all(id(use.node) in alive for use in plan.channels.uses) and all(
+        id(tensor) in plan.channels.shapes for node in model.graph.nodes for tensor in node.outputs if tensor.name
+    )
+
+
+def _transfer(old: Plan, new: Plan) -> None:
+    """Carry choices over to a new analysis through the initializers both know."""
+    facts: dict[tuple[str, int], tuple[Array, AxisUse]] = {}
+    for use in old.channels.uses:
+        if use.labels.ndim == 1 and use.index < len(use.node.inputs):
+            facts[(use.node.inputs[use.index].name, use.axis)] = (use.labels, use)
+    for use in new.channels.uses:
+        known = facts.get((use.constant.name, use.axis))
+        if known is None or known[0].shape != use.labels.shape:
+            continue
+        both = (known[0] != NO_CHANNEL) & (use.labels != NO_CHANNEL)
+        source, target = known[0][both], use.labels[both]
+        new.keep[target] &= old.keep[source]
+        new.wanted[target] &= old.wanted[source]
+        new.importance[target] = np.maximum(new.importance[target], old.importance[source])
+        new.extra[target] = np.maximum(new.extra[target], old.extra[source])
+    new.importance_kind, new.threshold = old.importance_kind, old.threshold
+
+
+def plan_as_json(plan: Plan | None, file: str, sha256: str) -> dict[str, Any]:
+    """The plan in the contract's format, version 1."""
+    kept = {} if plan is None else plan.kept
+    groups = [] if plan is None else plan.groups or plan.group_plans()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": {"file": file, "sha256": sha256},
+        "keep": {name: {str(axis): axes[axis] for axis in sorted(axes)} for name, axes in sorted(kept.items())},
+        "groups": [group.as_json() for group in groups],
+    }

@@ -1,0 +1,5 @@
+class Logger:
+    severity: int
+    CRITICAL: int
+
+G_LOGGER: Logger
