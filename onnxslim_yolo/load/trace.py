@@ -23,7 +23,6 @@ from onnxslim_yolo.errors import InputError, UnsupportedError, VerificationError
 from onnxslim_yolo.graph import MODULE_KEY
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 TOLERANCE = 1e-4
@@ -171,7 +170,7 @@ def _torchscript(module: nn.Module, example: Tensor, outputs: list[str], opset: 
     import torch
 
     axes = {"images": {0: "batch", 2: "height", 3: "width"}} if dynamic else None
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # accepted by this exporter, unlike what its annotation says
     torch.onnx.export(
         module,
         (example,),
@@ -300,7 +299,7 @@ def _check_norms(proto: onnx.ModelProto, module: nn.Module, ran: list[str]) -> N
             if not np.array_equal(onnx.numpy_helper.to_array(tensor), wanted.cpu().numpy()):
                 raise VerificationError(f"the initializer '{name}' differs from the module's tensor", node=node.name)
         eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        if not np.isclose(eps, getattr(module.get_submodule(owner), "eps", None), rtol=1e-5, atol=0.0):
+        if not np.isclose(eps, float(getattr(module.get_submodule(owner), "eps", 0.0)), rtol=1e-5, atol=0.0):
             raise VerificationError(f"ε of '{owner}' became {eps}", node=node.name)
     if sorted(found) != sorted(ran):
         missing = sorted(set(ran) - set(found))
