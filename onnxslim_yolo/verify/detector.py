@@ -1,0 +1,186 @@
+"""A model file as a function from images to detections, whatever runtime it needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import yaml
+
+from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.graph import Array
+from onnxslim_yolo.head_spec import HeadSpec, class_names, identify_head
+from onnxslim_yolo.postprocess import Detections, postprocess
+
+DEFAULT_SIZE = 640
+
+
+class Runner(Protocol):
+    """Runs a network on a (1, 3, h, w) float32 input and returns its outputs, batch first."""
+
+    def __call__(self, images: Array) -> Sequence[Array]:
+        """(1, 3, h, w) → outputs in the file's order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """An opened model file.
+
+    Attributes:
+        file: where it came from.
+        size: (h, w) of its input, pixels.
+        metadata: the file's.
+        run: the network itself.
+    """
+
+    file: Path
+    size: tuple[int, int]
+    metadata: Mapping[str, str]
+    run: Runner
+
+
+@dataclass
+class Detector:
+    """A network with its post-processing: `detector(images)` gives one `Detections` an image.
+
+    The head is identified at the first call, from the outputs' shapes, unless it is given. Thresholds as in
+    `postprocess`; the defaults here are those of evaluation.
+    """
+
+    network: Network
+    head: HeadSpec | None = None
+    nc: int | None = None
+    conf: float = 0.001
+    iou: float = 0.6
+    max_det: int = 300
+    multi_label: bool = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the input, pixels."""
+        return self.network.size
+
+    def __call__(self, images: Array) -> list[Detections]:
+        """(b, 3, h, w) RGB float32 in [0, 1] → detections in pixels of the input. b is 1 unless the model takes more."""
+        if self.head is None:
+            self.head = self._identify(self.network.run(images))
+        if self.head.bgr:
+            images = np.ascontiguousarray(images[:, ::-1])
+        outputs = self.network.run(images)
+        return postprocess(
+            outputs, self.head, conf=self.conf, iou=self.iou, max_det=self.max_det, multi_label=self.multi_label
+        )
+
+    def _identify(self, outputs: Sequence[Array]) -> HeadSpec:
+        try:
+            return identify_head([output.shape for output in outputs], self.size, self.network.metadata, self.nc)
+        except UnsupportedError as error:
+            raise UnsupportedError(error.message, file=self.network.file, hint=error.hint) from error
+
+
+def open_network(path: Path, *, size: tuple[int, int] | None = None, threads: int = 0) -> Network:
+    """Open an ONNX file, an NCNN folder or `.param`, or a checkpoint.
+
+    Args:
+        path: the file or folder.
+        size: (h, w) for models whose input size is free; must agree with the model's where it is fixed.
+        threads: 0 for as many as there are cores.
+
+    Raises:
+        InputError: the file is missing, broken, or of an unknown kind.
+        UsageError: `size` contradicts the model.
+    """
+    threads = threads or os.cpu_count() or 1
+    if path.is_dir() or path.suffix == ".param":
+        return _open_ncnn(path, size, threads)
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    if path.suffix == ".onnx":
+        return open_onnx(path, path, size, threads)
+    return _open_checkpoint(path, size, threads)
+
+
+def open_onnx(
+    source: Path | bytes, file: Path, size: tuple[int, int] | None = None, threads: int = 1
+) -> Network:
+    """An ONNX model, from a file or from bytes, in onnxruntime with one session. Raises as `open_network`."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    model = str(source) if isinstance(source, Path) else source
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise InputError(f"onnxruntime cannot open it: {error}", file=file) from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
+        raise InputError(f"expected one input (1, 3, h, w); found {listed}", file=file)
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    name, dtype = inputs[0].name, np.float16 if "float16" in inputs[0].type else np.float32
+
+    def run(images: Array) -> Sequence[Array]:
+        outputs = session.run(None, {name: images.astype(dtype, copy=False)})
+        return [np.asarray(output, np.float32) if dtype is np.float16 else output for output in outputs]
+
+    return Network(file, _input_size(file, inputs[0].shape[2:], size, metadata), metadata, run)
+
+
+def _open_ncnn(path: Path, size: tuple[int, int] | None, threads: int) -> Network:
+    folder = path if path.is_dir() else path.parent
+    from onnxslim_yolo.verify.ncnn_run import NcnnRunner
+
+    metadata = _ncnn_metadata(folder / "metadata.yaml")
+    runner = NcnnRunner(path, threads=threads)
+    return Network(path, _input_size(path, [None, None], size, metadata), metadata, runner)
+
+
+def _ncnn_metadata(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        return {}
+    try:
+        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot be read as yaml: {error}", file=file) from error
+    if not isinstance(data, dict):
+        raise InputError("expected a mapping", file=file)
+    return {str(key): str(value) for key, value in data.items()}
+
+
+def _open_checkpoint(path: Path, size: tuple[int, int] | None, threads: int) -> Network:
+    from onnxslim_yolo.load import load
+
+    model = load(path, imgsz=size)
+    return open_onnx(model.to_onnx().SerializeToString(), path, size, threads)
+
+
+def _input_size(
+    file: Path, declared: Sequence[Any], wanted: tuple[int, int] | None, metadata: Mapping[str, str]
+) -> tuple[int, int]:
+    fixed = tuple(dim for dim in declared if isinstance(dim, int) and dim > 0)
+    if len(fixed) == 2:
+        if wanted is not None and wanted != fixed:
+            raise UsageError(
+                f"{file}: the input is fixed to {fixed[0]}x{fixed[1]}, asked for was {wanted[0]}x{wanted[1]}"
+            )
+        return fixed[0], fixed[1]
+    return wanted or declared_size(metadata) or (DEFAULT_SIZE, DEFAULT_SIZE)
+
+
+def declared_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """The image size that a file's metadata declares (`imgsz: [h, w]`), or None."""
+    numbers = metadata.get("imgsz", "").strip("[]() ").replace(",", " ").split()
+    if len(numbers) not in (1, 2) or not all(number.isdigit() and int(number) > 0 for number in numbers):
+        return None
+    return int(numbers[0]), int(numbers[-1])
+
+
+__all__ = ["Detector", "Network", "Runner", "class_names", "open_network", "open_onnx"]
