@@ -1,0 +1,181 @@
+"""ONNX graph in, ncnn `.param` and `.bin` out: the driver.
+
+prepare (batch 1, shapes, constants) → fuse patterns → lower each node by the tables → cut what ncnn lacks → tidy →
+Split layers → text and bytes. The caller's model is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.emit.ncnn_cut import cut as cut_tail
+from onnxslim_yolo.emit.ncnn_cut import learned_node, tail_of
+from onnxslim_yolo.emit.ncnn_format import Layer, Weights, bin_bytes, fits_fp16, param_text
+from onnxslim_yolo.emit.ncnn_layout import Shape, canonical_dims
+from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, unsupported
+from onnxslim_yolo.emit.ncnn_ops_math import MATH_OPS
+from onnxslim_yolo.emit.ncnn_ops_nn import NN_OPS
+from onnxslim_yolo.emit.ncnn_ops_shape import SHAPE_OPS
+from onnxslim_yolo.emit.ncnn_patterns import fuse_patterns
+from onnxslim_yolo.emit.ncnn_prepare import prepare, shape_of
+from onnxslim_yolo.emit.ncnn_tidy import insert_splits, rename_blobs, tidy
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.graph import Model, Node, is_empty
+
+OPS: Mapping[str, Lower] = {**NN_OPS, **MATH_OPS, **SHAPE_OPS}
+"""ONNX operator → the function that emits its layers. To support an operator is to add a row."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of the network.
+
+    Attributes:
+        onnx: the ONNX tensor's name.
+        shape: its ONNX shape at batch 1.
+        dims: the ncnn blob's extents, outermost first (the shape without the batch axis).
+    """
+
+    onnx: str
+    shape: Shape
+    dims: Shape
+
+
+@dataclass(frozen=True)
+class NcnnModel:
+    """A converted network, in memory.
+
+    Attributes:
+        param: the text of the `.param` file.
+        bin: the bytes of the `.bin` file.
+        inputs: `in0`, `in1`, … → port.
+        outputs: `out0`, `out1`, … → port.
+        blobs: every blob that holds an ONNX tensor → that tensor's name (same elements, same order).
+        cut: the ONNX names of the outputs that replace a tail ncnn cannot express; empty if nothing was cut.
+        notes: remarks for the report.
+        weights: how weights are stored.
+    """
+
+    param: str
+    bin: bytes
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+    blobs: Mapping[str, str]
+    cut: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    weights: Weights = "fp16"
+
+
+def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True) -> NcnnModel:
+    """Convert a model to ncnn.
+
+    Args:
+        model: a graph whose sizes are known apart from the batch.
+        weights: the type of the weights of convolutions and linear layers; all else is fp32.
+        cut: whether a post-processing tail that ncnn cannot express may be cut off.
+
+    Raises:
+        UnsupportedError: the graph has an operator, or a use of one, that ncnn lacks. Names the node and the way out.
+    """
+    graph = prepare(model)
+    fuse_patterns(graph)
+    notes: list[str] = []
+    lowering, failures = _lower(graph)
+    cut_names: tuple[str, ...] = ()
+    if failures:
+        cut_names = _cut(graph, failures, notes, allowed=cut)
+        lowering, failures = _lower(graph)
+    if failures:
+        raise failures[0][1]
+    return _finish(graph, lowering, weights, cut_names, notes)
+
+
+def _lower(graph: gs.Graph) -> tuple[Lowering, list[tuple[Node, UnsupportedError]]]:
+    """Lower every node whose inputs could be lowered. Returns the failures as well."""
+    lowering = Lowering(graph)
+    failures: list[tuple[Node, UnsupportedError]] = []
+    for tensor in graph.inputs:
+        lowering.add_input(tensor)
+    missing: set[int] = set()
+    for node in graph.nodes:
+        if any(id(tensor) in missing for tensor in node.inputs):
+            missing.update(id(tensor) for tensor in node.outputs)
+            continue
+        try:
+            _lower_node(lowering, node)
+        except UnsupportedError as error:
+            failures.append((node, error))
+            missing.update(id(tensor) for tensor in node.outputs)
+    return lowering, failures
+
+
+def _lower_node(lowering: Lowering, node: Node) -> None:
+    lower: Callable[[Lowering, Node], None] | None = OPS.get(node.op)
+    if lower is None or node.domain not in (None, "", "ai.onnx"):
+        raise unsupported(node, f"there is no layer for '{node.op}'")
+    for tensor in node.outputs:
+        if not is_empty(tensor):
+            shape_of(tensor, node)
+    lower(lowering, node)
+
+
+def _cut(
+    graph: gs.Graph, failures: list[tuple[Node, UnsupportedError]], notes: list[str], *, allowed: bool
+) -> tuple[str, ...]:
+    node, error = failures[0]
+    if not allowed:
+        raise error
+    tail = tail_of(graph, [failed for failed, _ in failures])
+    learned = learned_node(tail)
+    if learned is not None:
+        raise UnsupportedError(
+            f"{error.message}; it cannot be cut off either, because '{learned.name}' ({learned.op}) comes after it",
+            node=error.node,
+            hint=error.hint,
+        ) from error
+    fresh = cut_tail(graph, tail)
+    names = tuple(tensor.name for tensor in fresh)
+    notes.append(
+        f"ncnn: the head was cut before '{node.name}' ({node.op}), which ncnn lacks; "
+        f"{len(tail)} nodes of post-processing are left to the caller, the outputs are {', '.join(names)}"
+    )
+    return names
+
+
+def _finish(
+    graph: gs.Graph, lowering: Lowering, weights: Weights, cut_names: tuple[str, ...], notes: list[str]
+) -> NcnnModel:
+    inputs = [lowering.value(tensor) for tensor in graph.inputs]
+    values = [lowering.value(tensor) for tensor in graph.outputs]
+    outputs = [lowering.view(value, canonical_dims(value.shape)) for value in values]
+    layers = tidy(lowering.layers, [value.blob for value in outputs], lowering.dims)
+    layers, ends = insert_splits(layers, [value.blob for value in outputs])
+    onnx_names = lowering.onnx_names()
+    blobs = {blob: onnx_names[blob] for layer in layers for blob in layer.outputs if blob in onnx_names}
+    renames = {value.blob: f"in{index}" for index, value in enumerate(inputs)}
+    renames.update({blob: f"out{index}" for index, blob in enumerate(ends)})
+    rename_blobs(layers, renames)
+    blobs = {renames.get(blob, blob): name for blob, name in blobs.items()}
+    in_ports = {
+        f"in{index}": Port(tensor.name, value.shape, value.dims)
+        for index, (tensor, value) in enumerate(zip(graph.inputs, inputs, strict=True))
+    }
+    out_ports = {
+        f"out{index}": Port(tensor.name, value.shape, value.dims)
+        for index, (tensor, value) in enumerate(zip(graph.outputs, outputs, strict=True))
+    }
+    blobs.update({blob: port.onnx for blob, port in out_ports.items()})
+    notes += _overflow_notes(layers, weights)
+    return NcnnModel(
+        param_text(layers), bin_bytes(layers, weights), in_ports, out_ports, blobs, cut_names, tuple(notes), weights
+    )
+
+
+def _overflow_notes(layers: list[Layer], weights: Weights) -> list[str]:
+    if weights == "fp32":
+        return []
+    wide = [layer.name for layer in layers for weight in layer.weights if weight.tagged and not fits_fp16(weight)]
+    return [f"ncnn: the weights of '{name}' exceed half precision and stay fp32" for name in wide]
