@@ -1,0 +1,196 @@
+"""Modules of `torch.nn` rebuilt from the attributes and tensors a checkpoint holds, through their constructors only.
+
+One row a class. Widths come from the tensors, so a pruned checkpoint's stale `in_channels` does no harm; constructing
+on the meta device neither reserves memory nor draws random numbers. `inplace` is dropped: it changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from onnxslim_yolo.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Values: TypeAlias = Mapping[str, Any]
+Tensors: TypeAlias = "Mapping[str, Tensor | None]"
+
+_PLAIN: dict[str, tuple[str, ...]] = {
+    "Identity": (),
+    "ReLU": (),
+    "ReLU6": (),
+    "SiLU": (),
+    "Mish": (),
+    "Hardswish": (),
+    "Hardsigmoid": (),
+    "Sigmoid": (),
+    "Tanh": (),
+    "GELU": ("approximate",),
+    "ELU": ("alpha",),
+    "LeakyReLU": ("negative_slope",),
+    "Hardtanh": ("min_val", "max_val"),
+    "Softplus": ("beta", "threshold"),
+    "Softmax": ("dim",),
+    "MaxPool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "AvgPool2d": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    "AdaptiveAvgPool2d": ("output_size",),
+    "AdaptiveMaxPool2d": ("output_size",),
+    "Upsample": ("size", "scale_factor", "mode", "align_corners"),
+    "ZeroPad2d": ("padding",),
+    "ConstantPad2d": ("padding", "value"),
+    "Dropout": ("p",),
+    "Dropout2d": ("p",),
+    "Flatten": ("start_dim", "end_dim"),
+    "PixelShuffle": ("upscale_factor",),
+    "PixelUnshuffle": ("downscale_factor",),
+    "ChannelShuffle": ("groups",),
+}
+"""Classes without tensors, and the constructor's arguments that are attributes of the same name."""
+
+_RENAMED = {
+    "Swish": "SiLU",
+    "MemoryEfficientSwish": "SiLU",
+    "MemoryEfficientMish": "Mish",
+    "SyncBatchNorm": "BatchNorm2d",
+    "UpsamplingNearest2d": "Upsample",
+}
+_LIMITS = {"scale_factor": 16, "padding": 1024, "upscale_factor": 16, "downscale_factor": 16}
+_CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
+
+
+def known_leaf(name: str) -> str | None:
+    """The `torch.nn` class that stands for a dotted class name, or None.
+
+    Repositories' own activations (`utils.activations.Hardswish`) count as torch's of that name.
+    """
+    short = name.rpartition(".")[2]
+    renamed = _RENAMED.get(short, short)
+    if name.startswith("torch.nn.") or short in _RENAMED:
+        return renamed if renamed in _PLAIN or renamed in _WITH_TENSORS else None
+    return renamed if renamed in _OWN_ACTIVATIONS else None
+
+
+def build_leaf(kind: str, attributes: Values, tensors: Tensors) -> nn.Module:
+    """A module of class `kind` (from `known_leaf`).
+
+    Raises:
+        InputError: tensors are missing or attributes make no sense.
+    """
+    from torch import nn
+
+    try:
+        if kind in _PLAIN:
+            return getattr(nn, kind)(**_arguments(attributes, _PLAIN[kind]))  # type: ignore[no-any-return]
+        return _filled(_WITH_TENSORS[kind](attributes, tensors), tensors)
+    except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AttributeError) as error:
+        raise InputError(f"torch.nn.{kind} cannot be rebuilt from its attributes ({error})") from error
+
+
+def _arguments(attributes: Values, names: tuple[str, ...]) -> dict[str, Any]:
+    chosen = {name: attributes[name] for name in names if name in attributes}
+    for name, value in chosen.items():
+        limit = _LIMITS.get(name, 1 << 16)
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, (int, float)) and not abs(part) <= limit:
+                raise ValueError(f"{name} = {part}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+
+
+def _filled(module: nn.Module, tensors: Tensors) -> nn.Module:
+    """The meta module with its tensors put in; their shapes have to be the module's."""
+    from torch import nn
+
+    for name, slot in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        tensor = tensors.get(name)
+        if tensor is None and name == "num_batches_tracked":
+            tensor = slot.new_zeros((), device="cpu")
+        if tensor is None or tensor.shape != slot.shape:
+            found = "none" if tensor is None else str(tuple(tensor.shape))
+            raise ValueError(f"{name} should have shape {tuple(slot.shape)}, found {found}")
+        if isinstance(slot, nn.Parameter):
+            module.register_parameter(name, nn.Parameter(tensor))
+        else:
+            module.register_buffer(name, tensor)
+    return module
+
+
+def _weight(tensors: Tensors, name: str = "weight", dims: int | None = None) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None or (dims is not None and tensor.dim() != dims):
+        raise ValueError(f"a tensor '{name}' of {dims} dimensions is needed")
+    return tensor
+
+
+def _conv(attributes: Values, tensors: Tensors) -> nn.Module:
+    from torch import nn
+
+    filters, channels, *kernel = _weight(tensors, dims=4).shape
+    arguments = _arguments(attributes, _CONVOLUTION)
+    return nn.Conv2d(
+        channels * int(arguments.get("groups", 1)),
+        filters,
+        tuple(kernel),  # type: ignore[arg-type]
+        bias=tensors.get("bias") is not None,
+        device="meta",
+        **arguments,
+    )
+
+
+def _deconv(attributes: Values, tensors: Tensors) -> nn.Module:
+    from torch import nn
+
+    channels, filters, *kernel = _weight(tensors, dims=4).shape
+    arguments = _arguments(attributes, ("stride", "padding", "output_padding", "dilation", "groups"))
+    return nn.ConvTranspose2d(
+        channels,
+        filters * int(arguments.get("groups", 1)),
+        tuple(kernel),  # type: ignore[arg-type]
+        bias=tensors.get("bias") is not None,
+        device="meta",
+        **arguments,
+    )
+
+
+def _batch_norm(attributes: Values, tensors: Tensors) -> nn.Module:
+    from torch import nn
+
+    mean = _weight(tensors, "running_mean", dims=1)
+    arguments = _arguments(attributes, ("eps", "momentum"))
+    return nn.BatchNorm2d(mean.shape[0], affine=tensors.get("weight") is not None, device="meta", **arguments)
+
+
+def _group_norm(attributes: Values, tensors: Tensors) -> nn.Module:
+    from torch import nn
+
+    width = _weight(tensors, dims=1).shape[0]
+    arguments = _arguments(attributes, ("eps",))
+    return nn.GroupNorm(int(attributes["num_groups"]), width, device="meta", **arguments)
+
+
+def _linear(_: Values, tensors: Tensors) -> nn.Module:
+    from torch import nn
+
+    rows, columns = _weight(tensors, dims=2).shape
+    return nn.Linear(columns, rows, bias=tensors.get("bias") is not None, device="meta")
+
+
+def _prelu(_: Values, tensors: Tensors) -> nn.Module:
+    from torch import nn
+
+    return nn.PReLU(_weight(tensors, dims=1).shape[0], device="meta")
+
+
+_WITH_TENSORS: dict[str, Callable[[Values, Tensors], nn.Module]] = {
+    "Conv2d": _conv,
+    "ConvTranspose2d": _deconv,
+    "BatchNorm2d": _batch_norm,
+    "GroupNorm": _group_norm,
+    "Linear": _linear,
+    "PReLU": _prelu,
+}
+_OWN_ACTIVATIONS = frozenset({"SiLU", "Mish", "Hardswish", "Hardsigmoid"})
+
+LEAVES = frozenset(_PLAIN) | frozenset(_WITH_TENSORS)
+"""Every class that `build_leaf` knows."""
