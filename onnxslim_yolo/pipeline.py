@@ -3,5 +3,12 @@
 from __future__ import annotations
 
 from onnxslim_yolo.manager import Pass
+from onnxslim_yolo.passes import (
+    FoldAffine,
+    FoldBatchNorm,
+)
 
-PASSES: tuple[type[Pass], ...] = ()
+PASSES: tuple[type[Pass], ...] = (
+    FoldBatchNorm,
+    FoldAffine,
+)

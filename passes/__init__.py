@@ -1,1 +1,15 @@
 """The passes: one file, one class, one rewrite each."""
+
+from __future__ import annotations
+
+if __name__ != "onnxslim_yolo.passes":
+    # Importing this folder under another name would make a second copy of every class.
+    raise ImportError(f"import onnxslim_yolo.passes, not {__name__}: this folder is part of the package onnxslim_yolo")
+
+from onnxslim_yolo.passes.fold_affine import FoldAffine
+from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
+
+__all__ = [
+    "FoldAffine",
+    "FoldBatchNorm",
+]
