@@ -10,7 +10,7 @@
    in the class's `ATTRIBUTES` are taken. Constructors are never called.
 3. `block_class(name, members)` picks the class. A name may stand for several (`Detect` of YOLOv5 has `m` and
    `anchors`, of YOLOv8 `cv2`, `cv3`; `RepConv` of YOLOv7 and of Ultralytics): they are told apart by `MEMBERS`, the
-   sub-modules (or tensors) that must be there. `BLOCKS[name]` is the first of them. `register_block(*names)` adds one.
+   sub-modules (or tensors) that must be there (`a|b`: one of both). `BLOCKS[name]` is the first of them. `register_block(*names)` adds one.
 4. `ATTRIBUTES: Mapping[str, default]` (iterating gives the allowed names). A default of `REQUIRED` means that there is
    none. Values may be numbers, booleans, strings, tuples/lists of such; `stride` may be a tensor.
 5. `OPTIONAL` sub-modules that a checkpoint lacks become None (`bn` of a fused Conv).
@@ -29,7 +29,17 @@ from __future__ import annotations
 if __name__ == "models":
     raise ImportError("import onnxslim_yolo.models: 'models' would be a second copy of every class")
 
-from onnxslim_yolo.models import blocks_c2f, blocks_common, container, heads, heads_dfl
+from onnxslim_yolo.models import (
+    blocks_c2f,
+    blocks_common,
+    blocks_elan,
+    blocks_lite,
+    blocks_rep,
+    container,
+    heads,
+    heads_dfl,
+    yolov6,
+)
 from onnxslim_yolo.models.registry import (
     BLOCKS,
     REQUIRED,
@@ -40,7 +50,17 @@ from onnxslim_yolo.models.registry import (
 )
 from onnxslim_yolo.models.zoo import ARCHITECTURES, build, randomise
 
-FAMILIES = (blocks_common, blocks_c2f, container, heads, heads_dfl)
+FAMILIES = (
+    blocks_common,
+    blocks_c2f,
+    blocks_elan,
+    blocks_lite,
+    blocks_rep,
+    container,
+    heads,
+    heads_dfl,
+    yolov6,
+)
 """The modules whose blocks are registered."""
 
 __all__ = [

@@ -60,15 +60,19 @@ def split_for(x: Tensor, module: nn.Module, total: int) -> tuple[Tensor, Tensor]
     return first, second
 
 
-@register_block("Conv", "DWConv", "CBH", "ConvBNReLU", "ConvBNSiLU", "SimConv", "ConvModule")
+@register_block("Conv", "DWConv", "CBH", "SimConv", "ConvModule")
 class Conv(Block):
-    """conv → bn → act: (b, c1, h, w) → (b, c2, h/s, w/s). `bn` is None in a checkpoint that was fused."""
+    """conv → bn → act: (b, c1, h, w) → (b, c2, h/s, w/s). `bn` is None in a checkpoint that was fused.
 
-    MEMBERS = ("conv", "act")
-    OPTIONAL = ("bn",)
+    YOLOv5-Lite's CBH calls its activation `hardswish`; YOLOv6's ConvModule may have none.
+    """
+
+    MEMBERS = ("conv",)
+    OPTIONAL = ("bn", "act", "hardswish")
     conv: nn.Conv2d
     bn: nn.BatchNorm2d | None
-    act: Unary
+    act: Unary | None
+    hardswish: Unary | None
 
     def __init__(
         self,
@@ -92,13 +96,15 @@ class Conv(Block):
         self.conv = nn.Conv2d(c1, c2, k, s, padding, groups=g, dilation=d, bias=False)
         self.bn = batch_norm(c2)
         self.act = activation(act)
+        self.hardswish = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c1, h, w) → (b, c2, h/s, w/s)."""
         y: Tensor = self.conv(x)
         if self.bn is not None:
             y = self.bn(y)
-        return self.act(y)
+        act = self.act if self.act is not None else self.hardswish
+        return y if act is None else act(y)
 
 
 def dw_conv(c1: int, c2: int, k: int = 1, s: int = 1, act: bool | nn.Module = True) -> Conv:

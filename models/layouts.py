@@ -102,7 +102,7 @@ def yolov5n_seg(nc: int, width: float) -> LayeredModel:
     return finish(net, AnchorDetect, (17, 20, 23), nc, ANCHORS, STRIDES, nm=32, npr=net.width(256))
 
 
-def _pyramid(net: Assembler, levels: tuple[int, int, int], block: Callable[[int, int], None]) -> list[int]:
+def pyramid(net: Assembler, levels: tuple[int, int, int], block: Callable[[int, int], None]) -> list[int]:
     """Top-down, then bottom-up (PAN). `block(c2, position)` appends a stage; returns the three outputs' indices."""
     p3, p4, p5 = levels
     outputs: list[int] = []
@@ -135,7 +135,7 @@ def _yolov8_backbone(width: float, *, pool: bool = True) -> Assembler:
 
 def _yolov8(head: Callable[..., nn.Module], nc: int, width: float, **kw: Any) -> LayeredModel:
     net = _yolov8_backbone(width)
-    outputs = _pyramid(net, (4, 6, 9), lambda c, _: net.block(C2f, c, net.repeats(3)))
+    outputs = pyramid(net, (4, 6, 9), lambda c, _: net.block(C2f, c, net.repeats(3)))
     if head is Segment:
         kw["npr"] = net.width(256)
     return finish(net, head, outputs, nc, STRIDES, **kw)
@@ -184,7 +184,7 @@ def yolov10n(nc: int, width: float) -> LayeredModel:
         else:
             net.block(C2f, c, net.repeats(3))
 
-    outputs = _pyramid(net, (4, 6, 10), stage)
+    outputs = pyramid(net, (4, 6, 10), stage)
     return finish(net, Detect, outputs, nc, STRIDES, light=True, end2end=True)
 
 
@@ -202,7 +202,7 @@ def yolo11n(nc: int, width: float) -> LayeredModel:
     net = _yolo11_backbone(width)
     net.block(SPPF, 1024, 5)
     net.add(C2PSA(net.c(), net.repeats(2)))
-    outputs = _pyramid(net, (4, 6, 10), lambda c, _: net.block(C3k2, c, net.repeats(2), c3k=c == 1024))
+    outputs = pyramid(net, (4, 6, 10), lambda c, _: net.block(C3k2, c, net.repeats(2), c3k=c == 1024))
     return finish(net, Detect, outputs, nc, STRIDES, light=True)
 
 
@@ -215,5 +215,5 @@ def yolo26n(nc: int, width: float) -> LayeredModel:
     def stage(c: int, _: int) -> None:
         net.block(C3k2, c, 1 if c == 1024 else net.repeats(2), c3k=True, attn=c == 1024)
 
-    outputs = _pyramid(net, (4, 6, 10), stage)
+    outputs = pyramid(net, (4, 6, 10), stage)
     return finish(net, Detect, outputs, nc, STRIDES, reg_max=1, light=True, end2end=True)

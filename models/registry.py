@@ -40,7 +40,8 @@ class Block(nn.Module):
 
     Class attributes:
         ATTRIBUTES: the plain attributes `forward` reads, with their default, or `REQUIRED`.
-        MEMBERS: sub-modules that must be present; they also tell classes of one name apart.
+        MEMBERS: sub-modules (or tensors) that must be present, `a|b` meaning one of both; they also tell classes of
+            one name apart.
         OPTIONAL: sub-modules, parameters and buffers that may be absent; they are then None.
     """
 
@@ -95,7 +96,7 @@ def block_class(name: str, members: Collection[str]) -> type[Block]:
             hint="export the model to ONNX with its own code and compile that file",
         )
     for cls in variants:
-        if all(member in members for member in cls.MEMBERS):
+        if all(any(name in members for name in member.split("|")) for member in cls.MEMBERS):
             return cls
     wanted = " or ".join("(" + ", ".join(cls.MEMBERS) + ")" for cls in variants)
     raise InputError(

@@ -10,25 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.models import layouts
+from onnxslim_yolo.models import layouts, layouts_more
 from onnxslim_yolo.models.classic import ResNet
 from onnxslim_yolo.models.classic_shuffle import ShuffleNetV1, ShuffleNetV2
 from onnxslim_yolo.models.heads import Head
 from onnxslim_yolo.models.heads_dfl import Classify
+from onnxslim_yolo.models.yolov6 import YOLOv6
 
 ARCHITECTURES: Final[dict[str, Callable[[int, float], nn.Module]]] = {
     "yolov3-tiny": layouts.yolov3_tiny,
+    "yolov4-tiny": layouts_more.yolov4_tiny,
     "yolov5n": layouts.yolov5n,
     "yolov5n-focus": layouts.yolov5n_focus,
     "yolov5n-seg": layouts.yolov5n_seg,
+    "yolov6n": YOLOv6,
+    "yolov7-tiny": layouts_more.yolov7_tiny,
+    "yolov7-rep": layouts_more.yolov7_rep,
     "yolov8n": layouts.yolov8n,
     "yolov8n-seg": layouts.yolov8n_seg,
     "yolov8n-pose": layouts.yolov8n_pose,
     "yolov8n-obb": layouts.yolov8n_obb,
     "yolov8n-cls": layouts.yolov8n_cls,
+    "yolov9t": layouts_more.yolov9t,
     "yolov10n": layouts.yolov10n,
     "yolo11n": layouts.yolo11n,
+    "yolo12n": layouts_more.yolo12n,
     "yolo26n": layouts.yolo26n,
+    "v5lite-e": layouts_more.v5lite_e,
+    "v5lite-s": layouts_more.v5lite_s,
+    "v5lite-c": layouts_more.v5lite_c,
+    "v5lite-g": layouts_more.v5lite_g,
     "resnet": ResNet,
     "resnet-bottleneck": partial(ResNet, bottleneck=True),
     "regnet": partial(ResNet, bottleneck=True, group_width=8),

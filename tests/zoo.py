@@ -1,4 +1,4 @@
-"""Every architecture as ONNX, traced once and cached on disk: `onnx_bytes("yolov8n")`, `model_path("yolov8n", fold=True)`.
+"""Every architecture as ONNX, traced once and cached: `onnx_bytes("yolov8n")`, `model_path("yolov8n", fold=True)`.
 
 The cache lies under the system's temporary directory, keyed by the options and by the code that makes the files, so
 that tests and parallel workers share it and a change of `models/` or of the tracer empties it.
