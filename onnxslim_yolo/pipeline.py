@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from onnxslim_yolo.manager import Pass
 from onnxslim_yolo.passes import (
+    AbsorbConstants,
+    Canonicalise,
     FoldAffine,
     FoldBatchNorm,
+    PruneChannels,
+    ShuffleToGather,
+    SliceChannels,
+    SnapWidths,
 )
 
 PASSES: tuple[type[Pass], ...] = (
+    Canonicalise,
+    ShuffleToGather,
+    PruneChannels,
+    SnapWidths,
+    AbsorbConstants,
+    SliceChannels,
     FoldBatchNorm,
     FoldAffine,
 )

@@ -55,6 +55,8 @@ class Plan:
         importance: per class, how much it matters; same shape, float64.
         importance_kind: how importance was measured, in words.
         extra: per class, how many zero channels come behind it (padding up to a width); same shape, int64.
+        removable: per class, whether it may be removed at all under what was asked for; same shape, bool.
+        absorbed: whether `absorb` has moved what removed channels contribute into biases.
         applied: whether `slice` has carried the plan out. The choices are then history.
         kept: after slicing: initializer → axis → kept indices, in the source's terms.
         groups: after slicing: every group's widths.
@@ -67,6 +69,8 @@ class Plan:
     importance: Array
     importance_kind: str = ""
     extra: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    removable: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    absorbed: bool = False
     applied: bool = False
     kept: dict[str, dict[int, Indices]] = field(default_factory=dict)
     groups: list[GroupPlan] = field(default_factory=list)
@@ -82,6 +86,7 @@ class Plan:
             wanted=everything.copy(),
             importance=np.zeros(channels.count) if importance is None else importance,
             extra=np.zeros(channels.count, dtype=np.int64),
+            removable=channels.prunable,
         )
 
     def copy(self) -> Plan:
@@ -149,9 +154,10 @@ def _transfer(old: Plan, new: Plan) -> None:
         source, target = known[0][both], use.labels[both]
         new.keep[target] &= old.keep[source]
         new.wanted[target] &= old.wanted[source]
+        new.removable[target] &= old.removable[source]
         new.importance[target] = np.maximum(new.importance[target], old.importance[source])
         new.extra[target] = np.maximum(new.extra[target], old.extra[source])
-    new.importance_kind, new.threshold = old.importance_kind, old.threshold
+    new.importance_kind, new.threshold, new.absorbed = old.importance_kind, old.threshold, old.absorbed
 
 
 def plan_as_json(plan: Plan | None, file: str, sha256: str) -> dict[str, Any]:

@@ -6,10 +6,22 @@ if __name__ != "onnxslim_yolo.passes":
     # Importing this folder under another name would make a second copy of every class.
     raise ImportError(f"import onnxslim_yolo.passes, not {__name__}: this folder is part of the package onnxslim_yolo")
 
+from onnxslim_yolo.passes.absorb import AbsorbConstants
+from onnxslim_yolo.passes.canonicalise import Canonicalise
 from onnxslim_yolo.passes.fold_affine import FoldAffine
 from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
+from onnxslim_yolo.passes.prune import PruneChannels
+from onnxslim_yolo.passes.shuffle import ShuffleToGather
+from onnxslim_yolo.passes.slice import SliceChannels
+from onnxslim_yolo.passes.snap import SnapWidths
 
 __all__ = [
+    "AbsorbConstants",
+    "Canonicalise",
     "FoldAffine",
     "FoldBatchNorm",
+    "PruneChannels",
+    "ShuffleToGather",
+    "SliceChannels",
+    "SnapWidths",
 ]

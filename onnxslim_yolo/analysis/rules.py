@@ -120,7 +120,7 @@ def _elementwise(state: Labelling, node: Node) -> None:
 
 
 def _aligned(labels: Array, rank: int) -> Array:
-    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+    return np.asarray(labels.reshape((1,) * (rank - labels.ndim) + labels.shape))
 
 
 def _slice_constants(state: Labelling, node: Node, labels: Array, rank: int) -> None:

@@ -1,0 +1,92 @@
+"""Where channels are summed over: what a contraction multiplies each of its input's channels by.
+
+A convolution's output is Σ_c W[:, c] ∗ x[c]: removing channel c leaves out one term. These are the places where a mask
+has its effect, where a channel turns out to be read by nobody, and where a removed constant is absorbed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxslim_yolo.analysis.channels import Channels
+from onnxslim_yolo.graph import Array, Node, input_constant
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """One input of one node that sums over channels.
+
+    Attributes:
+        node: the node, and `index` the input.
+        classes: the class of each position along the contracted axis, shape (n,).
+        axis: that axis of the input.
+        taps: the weight's sum over kernel positions for every (output, input position), shape (outputs, n); None where
+            there is no constant weight.
+        reads: whether any weight reads the position, shape (n,).
+        steady: whether a constant input gives a constant output everywhere (no zero padding).
+    """
+
+    node: Node
+    index: int
+    classes: Array
+    axis: int
+    taps: Array | None
+    reads: Array
+    steady: bool
+
+
+def contractions(channels: Channels) -> list[Contraction]:
+    """Every contraction over labelled channels, in the graph's order."""
+    found = []
+    for node, index in channels.contractions:
+        labels = channels.labels_of(node.inputs[index])
+        if labels is None or labels.size == 1:
+            continue
+        axis = int(np.argmax(np.asarray(labels.shape) > 1))
+        taps = _taps(node)
+        reads = np.ones(labels.size, dtype=bool) if taps is None else _reads(node)
+        found.append(Contraction(node, index, labels.reshape(-1), axis, taps, reads, not _pads(node)))
+    return found
+
+
+def _weight_as_matrix(node: Node, weight: Array, *, absolute: bool) -> Array:
+    """(outputs, inputs) with kernel positions summed."""
+    values: Array = (np.abs(weight) if absolute else weight).astype(np.float64)
+    if node.op == "Gemm":
+        return values if node.attrs.get("transB", 0) else values.T
+    if node.op == "MatMul":
+        return values.T
+    summed = values.sum(axis=tuple(range(2, values.ndim)))
+    groups = int(node.attrs.get("group", 1))
+    if node.op == "ConvTranspose":
+        summed = np.concatenate([part.T for part in np.split(summed, groups, axis=0)], axis=0)
+    if groups == 1:
+        return np.asarray(summed)
+    rows, columns = summed.shape
+    full = np.zeros((rows, columns * groups))
+    for g, block in enumerate(np.split(summed, groups, axis=0)):
+        full[g * len(block) : (g + 1) * len(block), g * columns : (g + 1) * columns] = block
+    return full
+
+
+def _taps(node: Node) -> Array | None:
+    weight = input_constant(node, 1)
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or weight is None or weight.ndim < 2:
+        return None
+    return _weight_as_matrix(node, weight, absolute=False)
+
+
+def _reads(node: Node) -> Array:
+    weight = input_constant(node, 1)
+    if weight is None:
+        raise ValueError(f"'{node.name}' has no constant weight")
+    return np.asarray(_weight_as_matrix(node, weight, absolute=True).any(axis=0))
+
+
+def _pads(node: Node) -> bool:
+    if node.op == "ConvTranspose":
+        return True  # overlapping taps: positions differ in how many of them they receive
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    return any(node.attrs.get("pads", ())) or auto not in ("NOTSET", "VALID", b"NOTSET", b"VALID")

@@ -1,0 +1,135 @@
+"""prune: decide which channels go. Only the plan changes; `slice` carries it out.
+
+With `ratio=dead`, channels go that provably contribute nothing (see `analysis.dead`): exact.
+
+With a number R, the ⌊R·n⌋ least important of the n prunable coupled channels in scope go, ranked over the whole network
+(global ranking, as in Liu et al. 2017). Frozen channels are never counted. Then constraints are met by giving channels
+back, the most important first: no tensor becomes empty, the parts of grouped convolutions stay equal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from onnxslim_yolo.analysis.channels import Channels
+from onnxslim_yolo.analysis.constraints import complete
+from onnxslim_yolo.analysis.dead import dead_channels
+from onnxslim_yolo.analysis.importance import Aggregate, Kind, measure
+from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.residual import residual_channels
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.manager import Effect
+from onnxslim_yolo.plan import open_plan
+
+
+@dataclass(frozen=True)
+class PruneChannels:
+    """Mark channels for removal.
+
+    Args:
+        ratio: share in [0, 1) of the prunable channels in scope, or "dead" for those that contribute nothing.
+        scope: "all", or "no-residual": leave what shortcuts tie or bridge alone, and count the rest only.
+        importance: "gamma", "weight", or "auto" (γ where there is one).
+        aggregate: how the several γ of one coupled channel count: their "mean", "max" or "sum".
+        normalise: compare channels within their group only (divide by the group's mean).
+        floor: the least number of channels any tensor keeps.
+        keep: patterns of layers not to touch: a name, a prefix of it at a dot or slash, or with wildcards.
+        absorb: count constants that the `absorb` pass moves into biases as dead, too.
+    """
+
+    name: ClassVar[str] = "prune"
+    effect: ClassVar[Effect] = "plan"
+
+    ratio: float | Literal["dead"] = "dead"
+    scope: Literal["all", "no-residual"] = "all"
+    importance: Kind = "auto"
+    aggregate: Aggregate = "mean"
+    normalise: bool = False
+    floor: int = 1
+    keep: tuple[str, ...] = ()
+    absorb: bool = True
+
+    def __post_init__(self) -> None:
+        if self.ratio != "dead" and not 0 <= self.ratio < 1:
+            raise UsageError(
+                f"the ratio {self.ratio} is not in [0, 1)", hint="0.5 removes half of the prunable channels"
+            )
+        if self.floor < 1:
+            raise UsageError(f"the floor {self.floor} would empty layers; it must be at least 1")
+
+    def run(self, model: Model) -> int:
+        """Plan in place; return the number of coupled channels newly marked.
+
+        Raises:
+            UsageError: a `keep` pattern matches no layer, or nothing in the graph can be pruned.
+        """
+        plan = open_plan(model)
+        channels = plan.channels
+        if not channels.prunable.any() and self.ratio not in ("dead", 0):
+            raise UsageError(
+                _nothing_prunable(channels), file=model.source.file, hint="--prune 0 compiles without pruning"
+            )
+        measured = measure(channels, self.importance, self.aggregate, normalise=self.normalise)
+        plan.importance, plan.importance_kind = measured.values, measured.kind
+        if measured.remark and self.ratio != "dead":
+            model.note(measured.remark)
+        eligible = channels.prunable & ~_protected(channels, self.keep)
+        if self.scope == "no-residual":
+            eligible &= ~residual_channels(model.graph, channels)
+        doomed = self._dead(model, channels) if self.ratio == "dead" else self._lowest(measured.values, eligible)
+        before = plan.keep.copy()
+        keep = before & ~(doomed & eligible)
+        if self.ratio != "dead" and doomed.any():
+            plan.threshold = float(measured.values[doomed].max())
+        plan.removable = doomed & eligible if self.ratio == "dead" else eligible
+        plan.wanted = keep.copy()
+        plan.keep = complete(channels, keep, plan.importance, floor=self.floor)
+        return int((before & ~plan.keep).sum())
+
+    def _dead(self, model: Model, channels: Channels) -> Array:
+        return dead_channels(channels, MomentAnalysis(model.graph, channels.shapes), absorb=self.absorb)
+
+    def _lowest(self, importance: Array, eligible: Array) -> Array:
+        candidates = np.flatnonzero(eligible)
+        # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.
+        count = int(np.floor(float(self.ratio) * len(candidates) + 1e-9))
+        order = candidates[np.argsort(importance[candidates], kind="stable")]
+        doomed = np.zeros(len(importance), dtype=bool)
+        doomed[order[:count]] = True
+        return doomed
+
+
+def _nothing_prunable(channels: Channels) -> str:
+    reasons = {reason for reason in channels.frozen if reason}
+    why = f" ({'; '.join(sorted(reasons)[:3])})" if reasons else " (it has no convolution or linear layer)"
+    return f"nothing in this graph can be pruned{why}"
+
+
+def _protected(channels: Channels, patterns: tuple[str, ...]) -> Array:
+    """Per class, whether a pattern names a layer that makes it."""
+    found = np.zeros(channels.count, dtype=bool)
+    makers = [use for use in channels.uses if use.role == "out" or use.index == 1]
+    names = {name for use in makers for name in (use.node.name, use.constant.name)}
+    for pattern in patterns:
+        hits = [use for use in makers if _matches(pattern, use.node.name) or _matches(pattern, use.constant.name)]
+        if not hits:
+            close = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.4)
+            hint = f"near it: {', '.join(close)}" if close else "`onnxslim-yolo inspect MODEL` lists the layers"
+            raise UsageError(f"--keep '{pattern}' matches no layer", hint=hint)
+        for use in hits:
+            classes = use.labels.reshape(-1)
+            found[classes[classes >= 0]] = True
+    return found
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if any(c in pattern for c in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    bare, pattern = name.lstrip("/"), pattern.lstrip("/")
+    return bare == pattern or bare.startswith((f"{pattern}.", f"{pattern}/"))

@@ -1,0 +1,149 @@
+"""snap: move the planned widths to a grid the runtime likes. Only the plan changes.
+
+A group that keeps k of w channels gets the width t of the grid nearest to k (the smaller one on a tie), never above w.
+Grids: powers of two 8, 16, 32, …; multiples of N; `auto`, multiples of a vector register's channels.
+Groups the ranking left whole stay whole. Below the smallest grid point, halves of it are taken down to 4, then k itself.
+
+t > k: the *most* important of the removed channels come back. t < k: the least important of the kept ones go, unless
+only dead channels may go (`prune{ratio=dead}`): then widths are only completed, and the result stays exact.
+
+With `pad`, a group that is off the grid already (somebody else's pruning) grows to the next grid point above by zero
+channels, which is exact, instead of shrinking.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from onnxslim_yolo.analysis.channels import Channels, Group
+from onnxslim_yolo.analysis.constraints import complete
+from onnxslim_yolo.analysis.importance import measure
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.manager import Effect
+from onnxslim_yolo.plan import Plan, open_plan
+
+Isa = Literal["host", "avx512", "avx2", "neon-fp16", "neon"]
+
+PACK: dict[str, int] = {"avx512": 16, "avx2": 8, "neon-fp16": 8, "neon": 4}
+"""Channels in one vector register: 16 fp32 (AVX-512), 8 (AVX2; NEON with fp16 arithmetic), 4 (NEON)."""
+
+SMALLEST = 4
+"""No finer grid than this: below four channels no runtime fills a register."""
+
+
+@dataclass(frozen=True)
+class SnapWidths:
+    """Snap the widths of pruned groups to a grid.
+
+    Args:
+        to: "pow2", a number N for multiples of N, "auto" for the pack width of `isa`, or "none".
+        isa: the instruction set that "auto" is for; "host" asks this machine.
+        pad: grow unplanned odd widths by zero channels to the grid point above, instead of leaving them.
+    """
+
+    name: ClassVar[str] = "snap"
+    effect: ClassVar[Effect] = "plan"
+
+    to: Literal["none", "pow2", "auto"] | int = "auto"
+    isa: Isa = "host"
+    pad: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.to, int) and self.to < 1:
+            raise UsageError(f"cannot snap to multiples of {self.to}", hint="use none, pow2, auto or a number above 0")
+
+    def run(self, model: Model) -> int:
+        """Change the plan in place; return the number of groups whose width changed."""
+        if self.to == "none":
+            return 0
+        plan = open_plan(model)
+        if not plan.importance.any():
+            plan.importance = measure(plan.channels).values
+        before = [group.kept for group in plan.group_plans()]
+        keep = plan.keep.copy()
+        for unit in _units(plan.channels, self._step()):
+            self._snap(plan, keep, unit)
+        plan.keep = complete(plan.channels, keep, plan.importance)
+        if self.pad:
+            self._pad(plan)
+        return sum(a != b.kept for a, b in zip(before, plan.group_plans(), strict=True))
+
+    def _step(self) -> int:
+        if self.to == "auto":
+            return PACK[host_isa() if self.isa == "host" else self.isa]
+        return self.to if isinstance(self.to, int) else 8
+
+    def _grid(self, width: int) -> list[int]:
+        """Grid points up to a width, ascending."""
+        step = self._step()
+        while step > width and step > SMALLEST:
+            step = max(step // 2, SMALLEST)
+        if self.to == "pow2":
+            return [step << i for i in range(32) if step << i <= width]
+        return list(range(step, width + 1, step))
+
+    def target(self, kept: int, width: int) -> int:
+        """The width that a group of `width` gets when the ranking keeps `kept` of it."""
+        grid = self._grid(width)
+        if kept >= width or not grid:
+            return kept
+        return min(grid, key=lambda point: (abs(point - kept), point))
+
+    def _snap(self, plan: Plan, keep: Array, classes: Array) -> None:
+        kept = classes[keep[classes]]
+        target = self.target(len(kept), len(classes))
+        if target > len(kept):
+            gone = classes[~keep[classes]]
+            best = gone[np.argsort(-plan.importance[gone], kind="stable")]
+            keep[best[: target - len(kept)]] = True
+        elif target < len(kept):
+            allowed = kept[plan.removable[kept]]
+            worst = allowed[np.argsort(plan.importance[allowed], kind="stable")]
+            keep[worst[: len(kept) - target]] = False
+
+    def _pad(self, plan: Plan) -> None:
+        step = self._step()
+        balanced = {int(c) for balance in plan.channels.balances for c in balance.parts.reshape(-1) if c >= 0}
+        for group in plan.channels.groups:
+            kept = group.classes[plan.keep[group.classes]]
+            if not len(kept) or group.frozen or balanced.intersection(kept.tolist()):
+                continue
+            above = -(-len(kept) // step) * step
+            if self.to == "pow2":
+                above = max(step, 1 << (len(kept) - 1).bit_length())
+            plan.extra[kept[-1]] = above - len(kept)
+
+
+def _units(channels: Channels, step: int) -> Iterable[Array]:
+    """What is snapped together: a group; small groups of the same layers (a shuffle's routes) as one."""
+    small: dict[tuple[str, ...], list[Group]] = defaultdict(list)
+    for group in channels.groups:
+        if group.frozen:
+            continue
+        if group.width >= step:
+            yield group.classes
+        else:
+            small[group.members].append(group)
+    for groups in small.values():
+        yield np.concatenate([group.classes for group in groups])
+
+
+def host_isa() -> str:
+    """The widest instruction set of this machine that runtimes use."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "neon-fp16"
+    if platform.machine().lower().startswith("arm"):
+        return "neon"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "avx2"
+    return "avx512" if "avx512f" in flags else "avx2"
