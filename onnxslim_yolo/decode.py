@@ -135,11 +135,13 @@ def _v5_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: 
         rows = table[which, :, cell]
         objectness = sigmoid(rows[:, 4])
         row, label, score = _select_logits(rows[:, 5 : 5 + head.nc], conf, multi_label, objectness)
-        rows, which, cell = rows[row], which[row], cell[row]
+        kept, row = _once(row, len(rows))
+        rows, which, cell = rows[kept], which[kept], cell[kept]
         grid = np.stack((cell % width, cell // width), axis=1).astype(rows.dtype)
         centre = (alpha * sigmoid(rows[:, :2]) - (alpha - 1) / 2 + grid) * stride
         size = (2 * sigmoid(rows[:, 2:4])) ** 2 if head.sizes == "square" else np.exp(rows[:, 2:4])
-        yield _at(centre, size * np.array(anchors, rows.dtype)[which], score, label, rows[:, 5 + head.nc :])
+        boxes = _xyxy(np.concatenate((centre, size * np.array(anchors, rows.dtype)[which]), axis=1))
+        yield Candidates(boxes[row], score, label, rows[row, 5 + head.nc :])
 
 
 def _v8_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: bool) -> Iterator[Candidates]:
@@ -151,8 +153,7 @@ def _v8_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: 
         scores = (level[bins:] if head.joint else outputs[levels + index]).reshape(head.nc, -1)
         cells = np.flatnonzero(scores.max(axis=0) > low)
         row, label, score = _select_logits(scores[:, cells].T, conf, multi_label, None)
-        # One box may carry several classes: DFL once a cell, not once a class.
-        kept, row = np.unique(row, return_inverse=True)
+        kept, row = _once(row, len(cells))
         cells = cells[kept]
         grid = np.stack((cells % width, cells // width), axis=1).astype(level.dtype) + level.dtype.type(0.5)
         sides = distances(boxes[:, cells].T, head.reg_max)
@@ -219,6 +220,13 @@ def _select_logits(
     score = score * objectness[row]
     alive = score > conf
     return row[alive], label[alive], score[alive]
+
+
+def _once(row: Array, count: int) -> tuple[Array, Array]:
+    """Which of `count` rows occur, and `row` as indices into those: a box is decoded once, however many its classes."""
+    used = np.zeros(count, bool)
+    used[row] = True
+    return np.flatnonzero(used), (np.cumsum(used) - 1)[row]
 
 
 def _xyxy(boxes: Array) -> Array:
