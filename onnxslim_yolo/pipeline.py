@@ -9,6 +9,7 @@ from onnxslim_yolo.passes import (
     FoldAffine,
     FoldBatchNorm,
     PruneChannels,
+    ReparamBranches,
     ShuffleToGather,
     SliceChannels,
     SnapWidths,
@@ -21,6 +22,7 @@ PASSES: tuple[type[Pass], ...] = (
     SnapWidths,
     AbsorbConstants,
     SliceChannels,
+    ReparamBranches,
     FoldBatchNorm,
     FoldAffine,
 )

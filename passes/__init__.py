@@ -11,6 +11,7 @@ from onnxslim_yolo.passes.canonicalise import Canonicalise
 from onnxslim_yolo.passes.fold_affine import FoldAffine
 from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
 from onnxslim_yolo.passes.prune import PruneChannels
+from onnxslim_yolo.passes.reparam import ReparamBranches
 from onnxslim_yolo.passes.shuffle import ShuffleToGather
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
@@ -21,6 +22,7 @@ __all__ = [
     "FoldAffine",
     "FoldBatchNorm",
     "PruneChannels",
+    "ReparamBranches",
     "ShuffleToGather",
     "SliceChannels",
     "SnapWidths",

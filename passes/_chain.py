@@ -34,9 +34,9 @@ def fold_chains(graph: gs.Graph, namer: Namer, *, with_batch_norm: bool) -> int:
     while True:
         chains = [chain for chain in affine_chains(graph) if chain.has_batch_norm == with_batch_norm]
         folded = sum(_fold_chain(graph, chain, namer) for chain in chains)
-        sweep(graph)
         if not folded:
             return total
+        sweep(graph)
         graph.nodes = toposort(graph)
         total += folded
 

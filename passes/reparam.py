@@ -2,8 +2,8 @@
 
 Convolution is linear in its kernel, so K1∗x + K2∗x = (K1 + K2)∗x once both kernels are laid on one window. Branches are
 
-1. Conv k×k of any kernel, dilation and groups (asymmetric ones too), a BatchNorm or constant scale and shift on it or in
-   front of it, if exact;
+1. Conv k×k of any kernel, dilation and groups (asymmetric ones too), with a BatchNorm or constant scale and shift on it
+   or in front of it, if exact;
 2. the identity, or a BatchNorm alone: a depthwise 1×1;
 3. AveragePool: depthwise with 1/k², if it has no padding or counts it (`count_include_pad`);
 4. several of these in a row (Diverse Branch Block): 1×1 → k×k with padding only if the 1×1 has no bias, for the k×k
@@ -45,9 +45,9 @@ class ReparamBranches:
         graph, namer, total = model.graph, Namer(model.graph), 0
         while True:
             made = _merge_sums(graph, namer) + _merge_rows(graph, namer)
-            sweep(graph)
             if not made:
                 return total
+            sweep(graph)
             graph.nodes = toposort(graph)
             total += made
 
@@ -64,33 +64,78 @@ def _merge_rows(graph: gs.Graph, namer: Namer) -> int:
     made = 0
     for node in list(graph.nodes):
         row = find_row(graph, node)
-        if row is None:
-            continue
-        merged = _representable(compose_chain(row.steps), node)
-        if merged is not None:
-            output = node.outputs[0]
-            _replace(row.nodes, node, row.base, merged, output, namer)
+        merged = None if row is None else _in_type_of(node, compose_chain(row.steps))
+        if row is not None and merged is not None:
+            _replace(row.nodes, node, row.base, merged, node.outputs[0], namer)
             made += 1
     return made
 
 
 def _carry_out(graph: gs.Graph, merge: Merge, namer: Namer) -> bool:
-    paths = list(merge.paths.values())
+    """Put one convolution in the place of a sum's merged branches. False if its type cannot hold the merged weights."""
+    tree, paths = merge.tree, list(merge.paths.values())
     nodes = [node for path in paths for node in path.nodes]
-    anchor = max((node for node in nodes if node.op == "Conv"), key=lambda node: node.inputs[1].values.size)  # type: ignore[attr-defined]
-    merged = _representable(add([compose_chain(path.steps) for path in paths]), anchor)
+    anchor = max((node for node in nodes if node.op == "Conv"), key=_weights)
+    merged = _in_type_of(anchor, add([compose_chain(path.steps) for path in paths]))
     if merged is None:
         return False
-    tree, base = merge.tree, paths[0].base
+    first = min(merge.paths)
+    root, branch = tree.root.outputs[0], tree.leaves[first]
     leaves = [leaf for index, leaf in enumerate(tree.leaves) if index not in merge.paths]
-    root = tree.root.outputs[0]
-    shape = root.shape if not leaves else None
-    summed = gs.Variable(namer(f"{root.name}_merged"), anchor.outputs[0].dtype, shape) if leaves else root
-    dtype_shape = anchor.outputs[0].shape
-    spare = _take_down(tree)
-    _replace(nodes, anchor, base, merged, summed, namer)
+    _take_down(tree)
+    summed = gs.Variable(namer(f"{root.name}_merged"), branch.dtype, branch.shape) if leaves else root
+    _replace(nodes, anchor, paths[0].base, merged, summed, namer)
     if leaves:
-        summed.shape = dtype_shape if _same_size(merged, anchor) else None
-        leaves.insert(min(merge.paths), summed)
-        _add_up(graph, leaves, root, spare, namer)
+        leaves.insert(first, summed)
+        _add_up(graph, leaves, root, [node.name for node in tree.nodes], namer)
     return True
+
+
+def _weights(node: Node) -> int:
+    return int(np.prod(node.inputs[1].shape))
+
+
+def _in_type_of(node: Node, merged: LinearMap) -> LinearMap | None:
+    """The map in the type of a Conv's weight, or None where that would overflow."""
+    dtype = node.inputs[1].dtype
+    weight, bias = cast(merged.weight, dtype), cast(merged.bias, dtype)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return None
+    return LinearMap(merged.geometry, weight, bias)
+
+
+def _replace(
+    nodes: Iterable[Node], anchor: Node, base: Tensor, merged: LinearMap, output: Tensor, namer: Namer
+) -> None:
+    """Let `anchor`, a Conv among `nodes`, compute `output` from `base` alone; the other nodes go."""
+    old = list(anchor.inputs)
+    weight_name = old[1].name if len(old[1].outputs) == 1 else namer(f"{old[1].name}__{anchor.name}")
+    kept = len(old) > 2 and is_constant(old[2]) and len(old[2].outputs) == 1
+    biased = merged.is_biased or has_input(anchor, 2)
+    for node in nodes:
+        detach(node)
+    inputs: list[Tensor] = [base, gs.Constant(weight_name, merged.weight)]
+    if biased:
+        inputs.append(gs.Constant(old[2].name if kept else namer(bias_name(weight_name)), merged.bias))
+    anchor.inputs, anchor.outputs = inputs, [output]
+    anchor.attrs["group"] = merged.geometry.groups
+    set_windows(anchor, merged.geometry.windows)
+
+
+def _take_down(tree: SumTree) -> None:
+    for node in tree.nodes:
+        detach(node)
+
+
+def _add_up(graph: gs.Graph, leaves: Sequence[Tensor], root: Tensor, names: Sequence[str], namer: Namer) -> None:
+    """Add the leaves from left to right into `root`; the new Adds take the names of the old ones."""
+    free = iter(names)
+    total = leaves[0]
+    for index, leaf in enumerate(leaves[1:], start=2):
+        is_last = index == len(leaves)
+        # Where shapes differ (something is broadcast) the sum's shape is left to inference.
+        shape = total.shape if total.shape == leaf.shape else None
+        partial = root if is_last else gs.Variable(namer(f"{root.name}_sum"), root.dtype, shape)
+        name = next(free, None) or namer(f"{root.name}_add")
+        graph.nodes.append(gs.Node("Add", name, inputs=[total, leaf], outputs=[partial]))
+        total = partial

@@ -117,12 +117,15 @@ def paths_to(graph: gs.Graph, end: Tensor) -> list[Path]:
     if end.shape is not None and len(end.shape) > 2 and isinstance(end.shape[1], int):
         same = identity(end.shape[1], len(end.shape) - 2)
         found.append(Path(end, (), (same,), same.geometry, same.geometry.cost))
-    tensor, nodes, steps, cost = end, (), (), 0  # type: tuple[Tensor, tuple[Node, ...], tuple[LinearMap, ...], int]
+    tensor, cost = end, 0
+    nodes: tuple[Node, ...] = ()
+    steps: tuple[LinearMap, ...] = ()
     while (node := producer(tensor)) is not None and sole_consumer(graph, tensor) is not None:
         step = linear_map_of(node)
         if step is None:
             break
-        tensor, nodes, steps, cost = data_input(node), (node, *nodes), (step, *steps), cost + step.geometry.cost
+        tensor, cost = data_input(node), cost + step.geometry.cost
+        nodes, steps = (node, *nodes), (step, *steps)
         geometry = chain_geometry(steps)
         if geometry is not None:
             found.append(Path(tensor, nodes, steps, geometry, cost))
@@ -140,7 +143,7 @@ def _collect(graph: gs.Graph, node: Node, nodes: list[Node], leaves: list[Tensor
 
 
 def _affordable(paths: dict[int, Path]) -> dict[int, Path] | None:
-    """Two or more of the paths, a convolution among them, whose sum costs no more than they do; None if there are none."""
+    """Two or more of the paths, a convolution among them, whose sum costs no more than they do; else None."""
     order = sorted(paths, key=lambda index: (paths[index].has_conv, paths[index].geometry.cost), reverse=True)
     for start, head in enumerate(order):
         if not paths[head].has_conv:

@@ -145,7 +145,7 @@ def compose(first: LinearMap, second: LinearMap) -> LinearMap:
     outer = outer.reshape(groups, geometry.outputs // groups, middle, *second.geometry.kernel)
     weight = np.zeros((geometry.outputs, per_group, *geometry.kernel))
     for taps in product(*map(range, second.geometry.kernel)):
-        part = outer[_at(taps)] @ inner
+        part = outer[_at(taps, 3)] @ inner
         places = _at(_places(first.geometry, second.geometry, geometry, taps))
         weight[places] += part.reshape(geometry.outputs, per_group, *kernel)
     summed = outer.reshape(groups, geometry.outputs // groups, middle, -1).sum(-1)
@@ -192,9 +192,9 @@ def expand_groups(weight: Array, groups: int, fewer: int) -> Array:
     return wide.reshape(weight.shape[0], ratio * inputs, *kernel)
 
 
-def _at(kernel: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The index of kernel positions, for all output and input channels."""
-    return (slice(None), slice(None), *kernel)
+def _at(kernel: tuple[Any, ...], leading: int = 2) -> tuple[Any, ...]:
+    """The index of kernel positions, for all of the leading axes."""
+    return (*(slice(None),) * leading, *kernel)
 
 
 def _places(first: Geometry, second: Geometry, total: Geometry, taps: tuple[int, ...]) -> tuple[slice, ...]:
