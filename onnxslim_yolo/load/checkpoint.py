@@ -8,7 +8,7 @@ imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,13 @@ class Checkpoint:
         return {key: str(value) for key, value in found.items() if value is not None}
 
 
-def read_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
+def read_checkpoint(path: Path, *, model_yaml: Path | None = None, trust: bool = False) -> Checkpoint:
     """Read a `.pt`/`.pth` of any of the known families, or a `.safetensors` file. Nothing in it is run.
 
     Args:
         path: the file.
+        model_yaml: how the layers of a bare state_dict are wired. Not needed, and not read, where the file holds a
+            model; without it a state_dict's `module` is None.
         trust: also open TorchScript and `torch.export` archives, with torch's own loaders, which can run code.
 
     Raises:
@@ -78,17 +80,31 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
     if path.suffix == ".safetensors":
         from onnxslim_yolo.load.state_dict import read_safetensors
 
-        return Checkpoint(module=None, state_dict=read_safetensors(path))
+        return _with_yaml(Checkpoint(module=None, state_dict=read_safetensors(path)), model_yaml)
     kind = zip_kind(path) if path.is_file() else "other"
     if kind in ("torchscript", "export"):
         return _read_program(path, kind, trust=trust)
     archive = open_archive(path)
     try:
-        return _from_tree(archive)
+        checkpoint = _from_tree(archive)
     except InputError as error:
         raise InputError(error.message, file=path, node=error.node, hint=error.hint) from error
     except (MemoryError, RecursionError) as error:
         raise InputError("is built to exhaust memory", file=path) from error
+    return _with_yaml(checkpoint, model_yaml)
+
+
+def _with_yaml(checkpoint: Checkpoint, model_yaml: Path | None) -> Checkpoint:
+    """A state_dict's module, built as the yaml says."""
+    if checkpoint.module is not None or model_yaml is None:
+        return checkpoint
+    from onnxslim_yolo.load.model_yaml import build_from_yaml, head_facts
+
+    module = build_from_yaml(model_yaml, checkpoint.state_dict)
+    task, stride = head_facts(module)
+    return replace(
+        checkpoint, module=module, state_dict=module.state_dict(), task=task, stride=stride, notes=_notes(module)
+    )
 
 
 def _from_tree(archive: Archive) -> Checkpoint:
@@ -118,9 +134,9 @@ def _module_record(root: Any) -> Record | None:
         return None
     for key in _MODULE_KEYS:
         value = root.get(key)
-        if isinstance(value, Record) and not is_module(value) and is_module(value.attributes.get("ema")):
-            value = value.attributes["ema"]  # a pickled ModelEMA
-        if is_module(value):
+        if isinstance(value, Record) and not is_module(value):
+            value = value.attributes.get("ema")  # a pickled ModelEMA
+        if isinstance(value, Record) and is_module(value):
             return unwrapped(value)
     return None
 
@@ -142,7 +158,7 @@ def _from_module(record: Record, root: Mapping[Any, Any], read: TensorReader) ->
     arguments = attributes.get("args")
     if isinstance(arguments, Record):
         arguments = arguments.attributes
-    options = [each for each in (arguments, root.get("train_args"), root.get("opt")) if isinstance(each, dict)]
+    options = [each for each in (root.get("train_args"), arguments, root.get("opt")) if isinstance(each, dict)]
     sizes = [value for each in options for value in (each.get("imgsz"), each.get("img_size")) if value is not None]
     licence = root.get("license")
     return Checkpoint(
@@ -223,14 +239,18 @@ def _read_program(path: Path, kind: str, *, trust: bool) -> Checkpoint:
             file=path,
             hint=f"give --trust if you know where it comes from, or, from the original model: {EXPORT_CALL}",
         )
-    import torch
-
     try:
-        module: Any = torch.jit.load(str(path), map_location="cpu") if kind == "torchscript" else _exported(path)
+        module: Any = _scripted(path) if kind == "torchscript" else _exported(path)
     except Exception as error:  # both loaders raise anything
         raise InputError(f"torch cannot load it ({str(error).splitlines()[0][:200]})", file=path) from error
     module = module.float().eval() if kind == "torchscript" else module
     return Checkpoint(module=module, state_dict=module.state_dict())
+
+
+def _scripted(path: Path) -> Any:
+    import torch
+
+    return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
 
 
 def _exported(path: Path) -> Any:

@@ -1,0 +1,240 @@
+"""A state_dict and a model yaml → a module: the yaml says how layers are wired, the state_dict how wide they are.
+
+The layers are made from the yaml (`yaml_rows`), then every convolution, BatchNorm and linear layer is made again from
+the state_dict's tensors. Every entry of the state_dict has to be used, and every tensor of the model has to be there.
+BatchNorm's ε is 1e-3, as YOLOv5 and Ultralytics train detectors, and 1e-5 in classifiers; a state_dict does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.load.torch_leaves import LEAVES, build_leaf
+from onnxslim_yolo.load.yaml_rows import HEADS, ROWS, STAGES, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_MAX_BYTES = 1 << 20
+_PROBE = 256
+_EPSILON = {"Classify": 1e-5}
+_USUAL_EPSILON = 1e-3
+_ATTRIBUTES = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode", "num_groups")
+
+
+def build_from_yaml(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
+    """The module a yaml describes, with the state_dict's weights, in eval mode.
+
+    Args:
+        path: YOLOv5's or Ultralytics' model yaml. Of its `scales`, the one is taken that the file's name ends with
+            (`yolov8n.yaml` → n), else the key `scale`, else the first.
+        state: keys `model.<i>.…`, or `<i>.…`.
+
+    Raises:
+        InputError: the yaml is damaged, names unknown modules, or does not fit the state_dict.
+    """
+    document = _read(path)
+    rows = [*_rows(document, "backbone", path), *_rows(document, "head", path)]
+    unknown = sorted({str(row[2]) for row in rows} - set(ROWS))
+    if unknown:
+        raise InputError(f"modules that cannot be built from a yaml: {', '.join(unknown)}", file=path)
+    prefixed = any(key.startswith("model.") for key in state)
+    tensors = {key.removeprefix("model.") if prefixed else key: value for key, value in state.items()}
+    try:
+        return _assemble(rows, document, tensors, *_scale(document, path))
+    except InputError as error:
+        raise InputError(error.message, file=path, node=error.node, hint=error.hint) from error
+
+
+def _assemble(
+    rows: Sequence[list[Any]],
+    document: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    depth: float,
+    width: float,
+    limit: float,
+) -> nn.Module:
+    from onnxslim_yolo.models.container import LayeredModel
+
+    def widen(c: int) -> int:
+        return max(int(-(-min(c, limit) * width // 8)), 1) * 8
+
+    epsilon = _EPSILON.get(rows[-1][2], _USUAL_EPSILON)
+    layers: list[nn.Module] = []
+    channels: list[int] = []
+    unused = set(tensors)
+    for index, (source, number, name, arguments) in enumerate(rows):
+        sources = source if isinstance(source, list) else [source]
+        prefix = f"{index}."
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        row = Row(
+            inputs=tuple(_channels_at(channels, each, document) for each in sources),
+            args=[_argument(each, document) for each in arguments],
+            repeats=max(round(number * depth), 1) if number > 1 else 1,
+            width=widen,
+            tensors=own,
+            options=document,
+            stride=_strides(layers, sources) if name in HEADS and name != "Classify" else (),
+        )
+        layer = _layer(name, row, index)
+        used = _fit(layer, own, index, epsilon)
+        unused -= {f"{prefix}{key}" for key in used}
+        layer.f = source
+        layers.append(layer)
+        channels.append(_channels_out(name, row))
+    if unused:
+        raise InputError(f"{len(unused)} entries of the state_dict fit no layer: {', '.join(sorted(unused)[:5])}")
+    return LayeredModel(layers).eval()
+
+
+def _layer(name: str, row: Row, index: int) -> nn.Module:
+    from torch import nn
+
+    try:
+        if row.repeats == 1 or name in STAGES:
+            return ROWS[name](row)
+        from dataclasses import replace
+
+        first = ROWS[name](row)
+        rest = [ROWS[name](replace(row, inputs=(row.c2,))) for _ in range(row.repeats - 1)]
+        return nn.Sequential(first, *rest)
+    except (TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        raise InputError(f"{name}{row.args} cannot be built ({error})", node=f"model.{index}") from error
+
+
+def _fit(layer: nn.Module, tensors: Mapping[str, Tensor], index: int, epsilon: float) -> set[str]:
+    """Remake a layer's leaves from its tensors. Returns the tensors' names that were used."""
+    from torch import nn
+
+    used: set[str] = set()
+    for path, module in list(layer.named_modules()):
+        names = [*module._parameters, *module._buffers]
+        if not names:
+            continue
+        held = {name: tensors.get(f"{path}.{name}".lstrip(".")) for name in names}
+        missing = [name for name in names if held[name] is None and getattr(module, name) is not None]
+        if set(missing) - {"num_batches_tracked"}:
+            place = f"model.{index}.{path}.{missing[0]}".replace("..", ".")
+            raise InputError(f"the state_dict lacks '{place}'", hint="is it the yaml of this model, and its scale?")
+        used |= {f"{path}.{name}".lstrip(".") for name in names if held[name] is not None}
+        kind = type(module).__name__
+        if kind in LEAVES:
+            _replace(layer, path, build_leaf(kind, _leaf_attributes(module, held, epsilon), held))
+            continue
+        for name, tensor in held.items():
+            if tensor is not None:
+                setattr(module, name, nn.Parameter(tensor) if name in module._parameters else tensor)
+    for module in layer.modules():
+        if callable(settle := getattr(module, "settle", None)):
+            settle()
+    return used
+
+
+def _leaf_attributes(module: nn.Module, held: Mapping[str, Tensor | None], epsilon: float) -> dict[str, Any]:
+    attributes = {name: getattr(module, name) for name in _ATTRIBUTES if hasattr(module, name)}
+    weight = held.get("weight")
+    depthwise = getattr(module, "groups", 1) == getattr(module, "out_channels", 0)
+    if depthwise and weight is not None and weight.dim() == 4 and weight.shape[1] == 1:
+        attributes["groups"] = int(weight.shape[0])
+    if type(module).__name__ == "BatchNorm2d":
+        attributes["eps"] = epsilon
+    return attributes
+
+
+def _replace(layer: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    layer.get_submodule(parent).register_module(name, module)
+
+
+def _strides(layers: Sequence[nn.Module], sources: Sequence[int]) -> tuple[float, ...]:
+    """Pixels per cell at the inputs of the next layer, measured on a blank image."""
+    import torch
+
+    from onnxslim_yolo.models.container import LayeredModel
+
+    channels = next(p.shape[1] for p in layers[0].parameters() if p.dim() == 4)
+    channels = 3 if channels == 12 else channels  # Focus stacks four pixels
+    sizes: list[float] = []
+    for source in sources:
+        tap = torch.nn.Identity()
+        tap.f = source if source >= 0 else len(layers) + source  # type: ignore[assignment]
+        try:
+            with torch.no_grad():
+                y = LayeredModel([*layers, tap]).eval()(torch.zeros(1, channels, _PROBE, _PROBE))
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise InputError(f"the layers' widths do not fit each other ({str(error).splitlines()[0]})") from error
+        sizes.append(_PROBE / y.shape[-1])
+    return tuple(sizes)
+
+
+def _channels_at(channels: Sequence[int], source: Any, document: Mapping[str, Any]) -> int:
+    if not isinstance(source, int) or not -len(channels) - 1 <= source < len(channels):
+        raise InputError(f"a layer takes its input from {source!r}; {len(channels)} layers stand before it")
+    index = source + len(channels) if source < 0 else source
+    return channels[index] if index >= 0 else int(document.get("ch", document.get("channels", 3)))
+
+
+def _channels_out(name: str, row: Row) -> int:
+    if name == "Concat":
+        return sum(row.inputs)
+    if name in HEADS or name.startswith("nn."):
+        return row.c1
+    return row.c2
+
+
+def _argument(value: Any, document: Mapping[str, Any]) -> Any:
+    if not isinstance(value, str):
+        return value
+    named = {"None": None, "True": True, "False": False}
+    return named[value] if value in named else document.get(value, value)
+
+
+def _scale(document: Mapping[str, Any], path: Path) -> tuple[float, float, float]:
+    """Depth, width and the largest nominal width."""
+    scales = document.get("scales")
+    if not isinstance(scales, dict) or not scales:
+        return float(document.get("depth_multiple", 1.0)), float(document.get("width_multiple", 1.0)), float("inf")
+    stem = path.stem.split("-")[0]
+    chosen = stem[-1:] if stem[-1:] in scales else str(document.get("scale", next(iter(scales))))
+    values = scales.get(chosen)
+    if not isinstance(values, list) or len(values) != 3:
+        raise InputError(f"scale '{chosen}' is no [depth, width, largest]: {str(values)[:60]}", file=path)
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise InputError("needs the 'PyYAML' package", file=path, hint="pip install 'onnxslim-yolo[torch]'") from error
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError("is too large for a model yaml", file=path)
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"cannot be read as yaml ({str(error).splitlines()[0]})", file=path) from error
+    if not isinstance(document, dict):
+        raise InputError("is no model yaml: expected 'backbone' and 'head'", file=path)
+    return document
+
+
+def _rows(document: Mapping[str, Any], key: str, path: Path) -> list[list[Any]]:
+    rows = document.get(key)
+    well_formed: Callable[[Any], bool] = lambda row: (  # noqa: E731
+        isinstance(row, list) and len(row) == 4 and type(row[1]) is int and row[1] <= 1000 and isinstance(row[3], list)
+    )
+    if not isinstance(rows, list) or len(rows) > 1000 or not all(map(well_formed, rows)):
+        raise InputError(f"'{key}' is no list of [from, number, module, args]", file=path)
+    return rows
+
+
+def head_facts(module: nn.Module) -> tuple[str, int | None]:
+    """The task of a built model's head, and its largest stride in pixels."""
+    head: Any = list(module.get_submodule("model").children())[-1]
+    tasks = {"Segment": "segment", "Pose": "pose", "OBB": "obb", "Classify": "classify"}
+    task = tasks.get(type(head).__name__, "segment" if getattr(head, "nm", 0) else "detect")
+    strides = getattr(head, "stride", ())
+    return task, int(max(strides)) if strides else None
