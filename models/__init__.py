@@ -10,7 +10,8 @@
    in the class's `ATTRIBUTES` are taken. Constructors are never called.
 3. `block_class(name, members)` picks the class. A name may stand for several (`Detect` of YOLOv5 has `m` and
    `anchors`, of YOLOv8 `cv2`, `cv3`; `RepConv` of YOLOv7 and of Ultralytics): they are told apart by `MEMBERS`, the
-   sub-modules (or tensors) that must be there (`a|b`: one of both). `BLOCKS[name]` is the first of them. `register_block(*names)` adds one.
+   sub-modules (or tensors) that must be there (`a|b`: one of both). `BLOCKS[name]` is the first of them.
+   `register_block(*names)` adds one.
 4. `ATTRIBUTES: Mapping[str, default]` (iterating gives the allowed names). A default of `REQUIRED` means that there is
    none. Values may be numbers, booleans, strings, tuples/lists of such; `stride` may be a tensor.
 5. `OPTIONAL` sub-modules that a checkpoint lacks become None (`bn` of a fused Conv).

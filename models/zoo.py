@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.models import layouts, layouts_more
-from onnxslim_yolo.models.classic import ResNet
+from onnxslim_yolo.models import classic_mobile, layouts, layouts_more
+from onnxslim_yolo.models.classic import ConvNeXt, DenseNet, GoogLeNet, ResNet
 from onnxslim_yolo.models.classic_shuffle import ShuffleNetV1, ShuffleNetV2
+from onnxslim_yolo.models.detectors import RTDETR, YOLOX, NanoDet
 from onnxslim_yolo.models.heads import Head
 from onnxslim_yolo.models.heads_dfl import Classify
 from onnxslim_yolo.models.yolov6 import YOLOv6
@@ -40,9 +41,21 @@ ARCHITECTURES: Final[dict[str, Callable[[int, float], nn.Module]]] = {
     "v5lite-s": layouts_more.v5lite_s,
     "v5lite-c": layouts_more.v5lite_c,
     "v5lite-g": layouts_more.v5lite_g,
+    "yolox": YOLOX,
+    "nanodet": NanoDet,
+    "rtdetr": RTDETR,
     "resnet": ResNet,
     "resnet-bottleneck": partial(ResNet, bottleneck=True),
     "regnet": partial(ResNet, bottleneck=True, group_width=8),
+    "densenet": DenseNet,
+    "googlenet": GoogLeNet,
+    "convnext": ConvNeXt,
+    "repvgg": classic_mobile.repvgg,
+    "mobileone": classic_mobile.mobileone,
+    "mobilenetv2": classic_mobile.mobilenetv2,
+    "mobilenetv3": classic_mobile.mobilenetv3,
+    "efficientnet": classic_mobile.efficientnet,
+    "ghostnet": classic_mobile.ghostnet,
     "shufflenetv1": ShuffleNetV1,
     "shufflenetv2": ShuffleNetV2,
 }
@@ -75,7 +88,7 @@ def build(
         torch.manual_seed(seed)
         model = ARCHITECTURES[name](nc, width)
     for module in model.modules():
-        if isinstance(module, (Head, Classify)):
+        if isinstance(module, (Head, Classify, NanoDet)):
             module.output = head
     return model.eval()
 
