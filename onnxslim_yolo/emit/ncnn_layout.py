@@ -142,4 +142,4 @@ _ORDERS: dict[int, tuple[str, ...]] = {
         *("wdch", "dwch", "wcdh", "cwdh", "dcwh", "cdwh", "hdcw", "dhcw", "hcdw", "chdw", "dchw", "cdhw"),
     ),
 }
-"""ncnn's Permute codes: per rank, the index in the tuple is the code, the text names the new axes from the innermost."""
+"""ncnn's Permute codes: the index in the tuple is the code, the text names the new axes from the innermost on."""

@@ -189,9 +189,9 @@ def variadic(op: int, *, mean: bool = False) -> Lower:
 
 
 def softmax(low: Lowering, node: Node) -> None:
-    """Softmax over one axis; before opset 13 over all axes from `axis` on."""
+    """Softmax over one axis; before opset 13 over all axes from `axis` on (but not our own SoftmaxAxis)."""
     source = low.input(node, 0)
-    old = low.graph.opset < 13
+    old = low.graph.opset < 13 and node.op != "SoftmaxAxis"
     axis = normal_axis(node, int(node.attrs.get("axis", 1 if old else -1)), len(source.shape))
     if old and any(extent != 1 for extent in source.shape[axis + 1 :]):
         size = int(np.prod(source.shape[axis:], dtype=np.int64))
@@ -322,6 +322,7 @@ MATH_OPS: dict[str, Lower] = {
     "Sum": variadic(ADD),
     "Mean": variadic(ADD, mean=True),
     "Softmax": softmax,
+    "SoftmaxAxis": softmax,
     "LogSoftmax": softmax,
     "ReduceSum": reduce(0, neutral=True),
     "ReduceSumSquare": reduce(2),

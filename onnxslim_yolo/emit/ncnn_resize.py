@@ -94,9 +94,7 @@ def _same_pixels(mode: str, rounding: str, wanted: Array, before: int, after: in
         ratio = np.float32(before) / np.float32(after)
         theirs = np.minimum((np.arange(after, dtype=np.float32) * ratio).astype(np.int64), before - 1)
         return bool(np.array_equal(np.clip(rounded, 0, before - 1).astype(np.int64), theirs))
-    if aligned:
-        theirs = x * (before - 1) / (after - 1) if after > 1 else x * 0
-    else:
-        theirs = (x + 0.5) * before / after - 0.5
+    centred, cornered = (x + 0.5) * before / after - 0.5, x * (before - 1) / max(after - 1, 1)
+    theirs = cornered if aligned else centred
     edge = before - 1
     return bool(np.allclose(np.clip(wanted, 0, edge), np.clip(theirs, 0, edge), atol=TOLERANCE, rtol=0))

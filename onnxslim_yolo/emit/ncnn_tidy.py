@@ -40,7 +40,8 @@ def _activation(layer: Layer) -> dict[int, Param] | None:
         return {9: 3, 10: [_number(params.get(0, -FLT_MAX)), _number(params.get(1, FLT_MAX))]}
     if layer.type == "HardSwish":
         return {9: 6, 10: [_number(params.get(0, 0.2)), _number(params.get(1, 0.5))]}
-    return {"Sigmoid": {9: 4}, "Mish": {9: 5}}.get(layer.type)
+    code = {"Sigmoid": 4, "Mish": 5}.get(layer.type)
+    return None if code is None else {9: code}
 
 
 def _number(value: Param) -> float:

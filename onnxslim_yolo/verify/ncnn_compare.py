@@ -1,0 +1,170 @@
+"""Does the ncnn pair compute what the ONNX graph computes? And if not, from which layer on?
+
+The difference of two tensors is the worst |Δ| over the reference's spread (its standard deviation, or its largest
+magnitude where it does not vary), so a tensor of large mean and small variation is not let off lightly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+
+from onnxslim_yolo.emit.ncnn import NcnnModel
+from onnxslim_yolo.emit.ncnn_write import write_pair
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.verify.ncnn_run import DEFAULT_TIMEOUT, run_ncnn
+
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+"""Worst |Δ| / spread that is let pass, by how the weights are stored.
+
+Checks run ncnn without Winograd convolutions (`exact`), whose rounding would hide a small error: it is 5e-5 of the
+spread after a whole YOLO, with them 3e-4, which the exp of a decoded box can carry beyond 1e-3.
+"""
+
+
+@dataclass(frozen=True)
+class BlobDifference:
+    """How one tensor differs.
+
+    Attributes:
+        name: the ONNX name. blob: ncnn's.
+        relative: worst |Δ| / spread; infinite where the shape differs or a value is not finite.
+        index: flat index of the worst element. wanted, found: its two values.
+        reason: what is wrong with the shape, if anything.
+    """
+
+    name: str
+    blob: str
+    relative: float
+    index: int = 0
+    wanted: float = 0.0
+    found: float = 0.0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        detail = self.reason or f"worst element {self.index}: {self.found:.6g} instead of {self.wanted:.6g}"
+        return f"'{self.name}' differs by {self.relative:.2e} of its spread ({detail})"
+
+
+def difference(name: str, blob: str, wanted: Array, found: Array) -> BlobDifference:
+    """Compare a blob with an ONNX tensor of the same elements, whatever their shapes."""
+    if wanted.size != found.size:
+        return BlobDifference(name, blob, math.inf, reason=f"{found.size} elements instead of {wanted.size}")
+    a, b = wanted.astype(np.float64).reshape(-1), found.astype(np.float64).reshape(-1)
+    if not np.isfinite(b).all():
+        worst = int(np.flatnonzero(~np.isfinite(b))[0])
+        return BlobDifference(name, blob, math.inf, worst, float(a[worst]), float(b[worst]))
+    spread = float(a.std()) or float(np.abs(a).max(initial=0.0)) or 1.0
+    deltas = np.abs(a - b)
+    worst = int(deltas.argmax()) if deltas.size else 0
+    return BlobDifference(name, blob, float(deltas.max(initial=0.0)) / spread, worst, float(a[worst]), float(b[worst]))
+
+
+def compare_outputs(
+    model: Model,
+    ncnn: NcnnModel,
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    threads: int = 1,
+    timeout: float = DEFAULT_TIMEOUT,
+    exact: bool = True,
+) -> list[BlobDifference]:
+    """Per output its worst difference over all feeds (ONNX input name → array with batch 1)."""
+    names = {blob: port.onnx for blob, port in ncnn.outputs.items()}
+    runs = compare_blobs(model, ncnn, feeds, names, threads=threads, timeout=timeout, exact=exact)
+    return [max(each, key=lambda d: d.relative) for each in zip(*runs, strict=True)]
+
+
+def compare_blobs(
+    model: Model,
+    ncnn: NcnnModel,
+    feeds: Sequence[Mapping[str, Array]],
+    names: Mapping[str, str] | None = None,
+    *,
+    threads: int = 1,
+    timeout: float = DEFAULT_TIMEOUT,
+    exact: bool = True,
+) -> list[list[BlobDifference]]:
+    """Per feed, the difference of each of these blobs (blob → ONNX name; default all), in the order of the layers."""
+    wanted = known_tensors(model, ncnn.blobs if names is None else names)
+    references = [run_tensors(model, list(dict.fromkeys(wanted.values())), feed) for feed in feeds]
+    inputs = [{blob: feed[port.onnx].reshape(port.dims) for blob, port in ncnn.inputs.items()} for feed in feeds]
+    with _pair(ncnn) as (param, weights):
+        results = run_ncnn(param, weights, inputs, outputs=list(wanted), threads=threads, timeout=timeout, exact=exact)
+    return [
+        [difference(name, blob, reference[name], result[blob]) for blob, name in wanted.items()]
+        for reference, result in zip(references, results, strict=True)
+    ]
+
+
+def first_difference(
+    model: Model, ncnn: NcnnModel, feed: Mapping[str, Array], tolerance: float
+) -> BlobDifference | None:
+    """The first blob, in the order of the layers, that is off by more than the tolerance."""
+    (found,) = compare_blobs(model, ncnn, [feed])
+    return next((each for each in found if each.relative > tolerance), None)
+
+
+def verify_ncnn(
+    model: Model,
+    ncnn: NcnnModel,
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    tolerance: float | None = None,
+    threads: int = 1,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> list[BlobDifference]:
+    """Compare every output; on failure name the first layer that differs.
+
+    Raises:
+        VerificationError: an output is off by more than `tolerance` (default: `TOLERANCE` of the stored weights).
+    """
+    limit = TOLERANCE[ncnn.weights] if tolerance is None else tolerance
+    found = compare_outputs(model, ncnn, feeds, threads=threads, timeout=timeout)
+    bad = [each for each in found if not each.relative <= limit]
+    if not bad:
+        return found
+    culprit = next(filter(None, (first_difference(model, ncnn, feed, limit) for feed in feeds)), None)
+    start = f"; the first layer that differs makes {culprit}" if culprit is not None else ""
+    raise VerificationError(
+        f"ncnn disagrees with onnxruntime by more than {limit:g}: {'; '.join(map(str, bad))}{start}",
+        node=culprit.blob if culprit is not None else bad[0].blob,
+        hint="please report this model; --emit onnx writes the ONNX file alone",
+    )
+
+
+def known_tensors(model: Model, names: Mapping[str, str]) -> dict[str, str]:
+    """Those of blob → ONNX name whose tensor the model has under that name and computes."""
+    present = {tensor.name for node in model.graph.nodes for tensor in node.outputs}
+    return {blob: name for blob, name in names.items() if name in present}
+
+
+def run_tensors(model: Model, names: Sequence[str], feed: Mapping[str, Array]) -> dict[str, Array]:
+    """Inner tensors and outputs by name, computed by onnxruntime without its optimisations."""
+    import onnxruntime
+
+    proto = model.to_onnx()
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    types = {given.name: np.float16 if "float16" in given.type else np.float32 for given in session.get_inputs()}
+    results = session.run(list(names), {name: feed[name].astype(kind) for name, kind in types.items()})
+    return dict(zip(names, results, strict=True))
+
+
+@contextmanager
+def _pair(ncnn: NcnnModel) -> Iterator[tuple[Path, Path]]:
+    with TemporaryDirectory(prefix="onnxslim-ncnn-") as folder:
+        yield write_pair(ncnn, Path(folder))
