@@ -6,6 +6,7 @@ from onnxslim_yolo.manager import Pass
 from onnxslim_yolo.passes import (
     AbsorbConstants,
     Canonicalise,
+    FocusToConv,
     FoldAffine,
     FoldBatchNorm,
     PruneChannels,
@@ -13,6 +14,7 @@ from onnxslim_yolo.passes import (
     ShuffleToGather,
     SliceChannels,
     SnapWidths,
+    SppToSppf,
 )
 
 PASSES: tuple[type[Pass], ...] = (
@@ -25,4 +27,6 @@ PASSES: tuple[type[Pass], ...] = (
     ReparamBranches,
     FoldBatchNorm,
     FoldAffine,
+    FocusToConv,
+    SppToSppf,
 )

@@ -8,6 +8,7 @@ if __name__ != "onnxslim_yolo.passes":
 
 from onnxslim_yolo.passes.absorb import AbsorbConstants
 from onnxslim_yolo.passes.canonicalise import Canonicalise
+from onnxslim_yolo.passes.focus import FocusToConv
 from onnxslim_yolo.passes.fold_affine import FoldAffine
 from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
 from onnxslim_yolo.passes.prune import PruneChannels
@@ -15,10 +16,12 @@ from onnxslim_yolo.passes.reparam import ReparamBranches
 from onnxslim_yolo.passes.shuffle import ShuffleToGather
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
+from onnxslim_yolo.passes.spp import SppToSppf
 
 __all__ = [
     "AbsorbConstants",
     "Canonicalise",
+    "FocusToConv",
     "FoldAffine",
     "FoldBatchNorm",
     "PruneChannels",
@@ -26,4 +29,5 @@ __all__ = [
     "ShuffleToGather",
     "SliceChannels",
     "SnapWidths",
+    "SppToSppf",
 ]

@@ -43,10 +43,12 @@ class FoldBatchNorm:
         """Fold, and return how many BatchNorms (or chains around one) were rewritten."""
         graph, namer = model.graph, Namer(model.graph)
         rewrites = fold_chains(graph, namer, with_batch_norm=True)
-        if self.lone == "affine":
-            rewrites += sum(_write_as_affine(graph, node, namer) for node in list(graph.nodes))
+        written = (
+            sum(_write_as_affine(graph, node, namer) for node in list(graph.nodes)) if self.lone == "affine" else 0
+        )
+        if written:
             sweep(graph)
-        return rewrites
+        return rewrites + written
 
 
 def _write_as_affine(graph: gs.Graph, node: Node, namer: Namer) -> bool:

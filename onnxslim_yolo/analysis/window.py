@@ -137,9 +137,11 @@ def set_windows(node: Node, windows: Sequence[Window]) -> None:
     """Write the windows into a node's attributes."""
     node.attrs["kernel_shape"] = [w.taps for w in windows]
     node.attrs["strides"] = [w.stride for w in windows]
-    node.attrs["dilations"] = [w.step for w in windows]
     node.attrs["pads"] = [w.pads[0] for w in windows] + [w.pads[1] for w in windows]
     node.attrs.pop("auto_pad", None)
+    node.attrs.pop("dilations", None)  # older pools have no such attribute
+    if any(w.step != 1 for w in windows):
+        node.attrs["dilations"] = [w.step for w in windows]
 
 
 def ceil_mode_matters(node: Node, windows: Sequence[Window]) -> bool:
