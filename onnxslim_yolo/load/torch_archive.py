@@ -106,13 +106,12 @@ def zip_kind(path: Path) -> str:
 
 
 def _refuse_other_formats(start: bytes, path: Path) -> None:
-    if start[:2] == b"\x80\x02":
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return
     guesses = (
         (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run 'git lfs pull'"),
         (b"<", "is a web page: the download failed"),
         (b"\x1f\x8b", "is a gzip file: unpack it first"),
-        (b"\x80", "is a pickle, but was not written by torch.save"),
         (b"\x08", "looks like ONNX: name it .onnx"),
     )
     guess = next((text for magic, text in guesses if start.startswith(magic)), "is no checkpoint: unknown format")
