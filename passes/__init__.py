@@ -11,6 +11,8 @@ from onnxslim_yolo.passes.canonicalise import Canonicalise
 from onnxslim_yolo.passes.focus import FocusToConv
 from onnxslim_yolo.passes.fold_affine import FoldAffine
 from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
+from onnxslim_yolo.passes.head import Head
+from onnxslim_yolo.passes.pad_pool import PadToPool
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.reparam import ReparamBranches
 from onnxslim_yolo.passes.shuffle import ShuffleToGather
@@ -24,6 +26,8 @@ __all__ = [
     "FocusToConv",
     "FoldAffine",
     "FoldBatchNorm",
+    "Head",
+    "PadToPool",
     "PruneChannels",
     "ReparamBranches",
     "ShuffleToGather",

@@ -13,7 +13,8 @@ from tests.numeric import build, check_declines, check_rewrite, constants, ops
 
 HEADER = '<ir_version: 8, opset_import: ["": 17]>'
 INTS = """int64[1] i0 = {0}, int64[1] i1 = {1}, int64[1] i2 = {2}, int64[1] i3 = {3}, int64[1] i12 = {12},
-    int64[1] im1 = {-1}, int64[1] far = {9223372036854775807}, int64[2] s01 = {0, 1}, int64[2] farfar = {2147483647, 2147483647},
+    int64[1] im1 = {-1}, int64[1] far = {9223372036854775807}, int64[2] s01 = {0, 1},
+    int64[2] farfar = {2147483647, 2147483647},
     int64[2] a23 = {2, 3}, int64[2] s22 = {2, 2}"""
 ORDER = [(0, 0), (1, 0), (0, 1), (1, 1)]
 

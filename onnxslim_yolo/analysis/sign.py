@@ -1,0 +1,55 @@
+"""Which tensors are provably non-negative."""
+
+from __future__ import annotations
+
+from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant, is_constant, producer
+
+POSITIVE_OPS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt", "ReduceL2"})
+"""No negative output, whatever the input."""
+
+KEEPING_OPS = frozenset(
+    (
+        *("Add", "Sum", "Mul", "Div", "Max", "Min", "Concat"),
+        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean", "ReduceSum"),
+        *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"),
+        *("Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"),
+    )
+)
+"""No negative output if no (data) input is negative."""
+
+_DATA_FIRST = KEEPING_OPS - {"Add", "Sum", "Mul", "Div", "Max", "Min", "Concat"}
+
+
+def is_nonnegative(tensor: Tensor, depth: int = 32) -> bool:
+    """Whether no element can be negative. False means not known. `depth` bounds how many nodes are looked through."""
+    if is_constant(tensor):
+        values = constant_of(tensor)
+        return values is not None and bool((values >= 0).all())
+    node = producer(tensor)
+    if node is None or depth <= 0:
+        return False
+    if node.op in POSITIVE_OPS:
+        return True
+    if node.op in ("Max", "Clip"):
+        return _has_floor(node) or (node.op == "Clip" and is_nonnegative(node.inputs[0], depth - 1))
+    if node.op in ("Pad", "Resize", "Upsample"):
+        return _keeps(node) and is_nonnegative(node.inputs[0], depth - 1)
+    if node.op not in KEEPING_OPS:
+        return False
+    inputs = node.inputs[:1] if node.op in _DATA_FIRST else node.inputs
+    return all(is_nonnegative(data, depth - 1) for data in inputs)
+
+
+def _has_floor(node: Node) -> bool:
+    if node.op == "Max":
+        return any(is_nonnegative(tensor, 1) for tensor in node.inputs)
+    low = input_constant(node, 1) if has_input(node, 1) else node.attrs.get("min")
+    return low is not None and bool((low >= 0) if isinstance(low, (int, float)) else (low >= 0).all())
+
+
+def _keeps(node: Node) -> bool:
+    """Whether a Pad or Resize invents nothing negative: cubic interpolation overshoots, and a Pad may hold anything."""
+    if node.op == "Pad":
+        value = input_constant(node, 2) if has_input(node, 2) else None
+        return not has_input(node, 2) or (value is not None and bool((value >= 0).all()))
+    return node.attrs.get("mode", "nearest") in ("nearest", "linear")
