@@ -81,6 +81,9 @@ def _assemble(
         )
         layer = _layer(name, row, index)
         used = _fit(layer, own, index, epsilon)
+        if used != set(own):
+            extra = ", ".join(sorted(set(own) - used)[:5])
+            raise InputError(f"the state_dict has entries that a {name} has not: {extra}", node=f"model.{index}")
         unused -= {f"{prefix}{key}" for key in used}
         layer.f = source
         layers.append(layer)
@@ -231,10 +234,10 @@ def _rows(document: Mapping[str, Any], key: str, path: Path) -> list[list[Any]]:
     return rows
 
 
-def head_facts(module: nn.Module) -> tuple[str, int | None]:
-    """The task of a built model's head, and its largest stride in pixels."""
+def head_facts(module: nn.Module) -> tuple[str, int]:
+    """The task of a built model's head, and its largest stride in pixels (1 for a classifier, as Ultralytics has it)."""
     head: Any = list(module.get_submodule("model").children())[-1]
     tasks = {"Segment": "segment", "Pose": "pose", "OBB": "obb", "Classify": "classify"}
     task = tasks.get(type(head).__name__, "segment" if getattr(head, "nm", 0) else "detect")
-    strides = getattr(head, "stride", ())
-    return task, int(max(strides)) if strides else None
+    strides = getattr(head, "stride", ()) or (1,)
+    return task, int(max(strides))
