@@ -28,6 +28,7 @@ MAX_ROUNDS = 16
 MAX_FOLDED_ELEMENTS = 1 << 24
 SKELETON_ELEMENTS = 1024
 NO_OPS = frozenset({"Identity", "Dropout", "Cast", "CastLike", "CheckpointBreak"})
+SAME_SHAPE = frozenset({"GroupNormalization"})
 RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 
 
@@ -92,6 +93,12 @@ def _infer_shapes(model: Model, graph: gs.Graph) -> None:
     for tensor in tensors(graph):
         if not is_constant(tensor) and not any(tensor is given for given in graph.inputs):
             tensor.shape = None
+    _set_shapes(model, graph)
+    while _same_shapes(graph):
+        _set_shapes(model, graph)
+
+
+def _set_shapes(model: Model, graph: gs.Graph) -> None:
     proto = Model(graph=_skeleton(graph)).to_onnx()
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
@@ -99,16 +106,37 @@ def _infer_shapes(model: Model, graph: gs.Graph) -> None:
         raise InputError(
             f"shape inference failed: {error}", file=model.source.file, hint="check the model with onnx.checker"
         ) from error
-    shapes = {
-        info.name: [
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in info.type.tensor_type.shape.dim
-        ]
+    kinds = {
+        info.name: info.type.tensor_type
         for info in (*inferred.graph.value_info, *inferred.graph.output)
         if info.type.tensor_type.HasField("shape")
     }
     for tensor in tensors(graph):
-        if not is_constant(tensor) and tensor.shape is None:
-            tensor.shape = shapes.get(tensor.name)
+        kind = kinds.get(tensor.name)
+        if not is_constant(tensor) and kind is not None and static_shape(tensor) is None:
+            tensor.shape = [
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim
+            ]
+            tensor.dtype = tensor.dtype or _numpy_type(kind.elem_type)
+
+
+def _numpy_type(elem_type: int) -> object:
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+    except KeyError:
+        return None
+
+
+def _same_shapes(graph: gs.Graph) -> bool:
+    """Fill in what inference leaves out: operators that keep their first input's shape. Returns whether it could."""
+    found = False
+    for node in graph.nodes:
+        if node.op in SAME_SHAPE and static_shape(node.outputs[0]) is None:
+            shape = static_shape(node.inputs[0])
+            if shape is not None:
+                node.outputs[0].shape, node.outputs[0].dtype = list(shape), node.inputs[0].dtype
+                found = True
+    return found
 
 
 def _skeleton(graph: gs.Graph) -> gs.Graph:

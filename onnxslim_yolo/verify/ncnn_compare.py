@@ -20,7 +20,8 @@ from onnxslim_yolo.emit.ncnn import NcnnModel
 from onnxslim_yolo.emit.ncnn_write import write_pair
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.verify.ncnn_run import DEFAULT_TIMEOUT, run_ncnn
+from onnxslim_yolo.verify.ncnn_reader import read_ncnn
+from onnxslim_yolo.verify.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncnn
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
 """Worst |Δ| / spread that is let pass, by how the weights are stored.
@@ -76,10 +77,16 @@ def compare_outputs(
     threads: int = 1,
     timeout: float = DEFAULT_TIMEOUT,
     exact: bool = True,
+    session: NcnnSession | None = None,
 ) -> list[BlobDifference]:
-    """Per output its worst difference over all feeds (ONNX input name → array with batch 1)."""
+    """Per output its worst difference over all feeds (ONNX input name → array with batch 1).
+
+    A `session` given is reused, with its own options; else a child process is started for this.
+    """
     names = {blob: port.onnx for blob, port in ncnn.outputs.items()}
-    runs = compare_blobs(model, ncnn, feeds, names, threads=threads, timeout=timeout, exact=exact)
+    if len(known_tensors(model, names)) != len(names):
+        raise VerificationError(f"the model does not compute {sorted(names.values())}, it is not the one converted")
+    runs = compare_blobs(model, ncnn, feeds, names, threads=threads, timeout=timeout, exact=exact, session=session)
     return [max(each, key=lambda d: d.relative) for each in zip(*runs, strict=True)]
 
 
@@ -92,13 +99,21 @@ def compare_blobs(
     threads: int = 1,
     timeout: float = DEFAULT_TIMEOUT,
     exact: bool = True,
+    session: NcnnSession | None = None,
 ) -> list[list[BlobDifference]]:
     """Per feed, the difference of each of these blobs (blob → ONNX name; default all), in the order of the layers."""
     wanted = known_tensors(model, ncnn.blobs if names is None else names)
     references = [run_tensors(model, list(dict.fromkeys(wanted.values())), feed) for feed in feeds]
     inputs = [{blob: feed[port.onnx].reshape(port.dims) for blob, port in ncnn.inputs.items()} for feed in feeds]
     with _pair(ncnn) as (param, weights):
-        results = run_ncnn(param, weights, inputs, outputs=list(wanted), threads=threads, timeout=timeout, exact=exact)
+        if session is None:
+            results = run_ncnn(
+                param, weights, inputs, outputs=list(wanted), threads=threads, timeout=timeout, exact=exact
+            )
+        else:
+            read_ncnn(param, weights)
+            session.load(param, weights)
+            results = [session.run(each, list(wanted)) for each in inputs]
     return [
         [difference(name, blob, reference[name], result[blob]) for blob, name in wanted.items()]
         for reference, result in zip(references, results, strict=True)

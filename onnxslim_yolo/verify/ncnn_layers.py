@@ -121,8 +121,19 @@ def _recurrent(gates: int, biases: int) -> WeightRule:
     return rule
 
 
-_PLAIN = ["AbsVal", "ArgMax", "BNLL", "Cast", "CELU", "Clip", "CumulativeSum", "DeepCopy", "Diag", "Dropout", "ELU", "Erf", "Exp", "ExpandDims", "Flatten", "Flip", "Fold", "GELU", "GLU", "HardSigmoid", "HardSwish", "Log", "LRN", "Mish", "MVN", "Noop", "Packing", "Permute", "PixelShuffle", "Pooling", "Pooling1D", "Pooling3D", "Power", "ReLU", "Reorg", "SELU", "Shrink", "ShuffleChannel", "Sigmoid", "Slice", "Softmax", "Softplus", "Spectrogram", "InverseSpectrogram", "SPP", "Split", "StatisticsPooling", "Squeeze", "Swish", "TanH", "Threshold", "Tile", "UnaryOp", "Unfold", "Reduction"]
-_VARIADIC = ["BinaryOp", "Concat", "CopyTo", "Crop", "DetectionOutput", "Einsum", "Eltwise", "GridSample", "Interp", "MatMul", "PriorBox", "Proposal", "PSROIPooling", "Reshape", "ROIAlign", "ROIPooling", "RotaryEmbed", "SDPA", "YoloDetectionOutput", "Yolov3DetectionOutput"]
+_PLAIN = (
+    "AbsVal", "ArgMax", "BNLL", "Cast", "CELU", "Clip", "CumulativeSum", "DeepCopy", "Diag", "Dropout", "ELU",
+    "Erf", "Exp", "ExpandDims", "Flatten", "Flip", "Fold", "GELU", "GLU", "HardSigmoid", "HardSwish", "Log",
+    "LRN", "Mish", "MVN", "Noop", "Packing", "Permute", "PixelShuffle", "Pooling", "Pooling1D", "Pooling3D",
+    "Power", "ReLU", "Reorg", "SELU", "Shrink", "ShuffleChannel", "Sigmoid", "Slice", "Softmax", "Softplus",
+    "Spectrogram", "InverseSpectrogram", "SPP", "Split", "StatisticsPooling", "Squeeze", "Swish", "TanH",
+    "Threshold", "Tile", "UnaryOp", "Unfold", "Reduction",
+)  # fmt: skip
+_VARIADIC = (
+    "BinaryOp", "Concat", "CopyTo", "Crop", "DetectionOutput", "Einsum", "Eltwise", "GridSample", "Interp",
+    "MatMul", "PriorBox", "Proposal", "PSROIPooling", "Reshape", "ROIAlign", "ROIPooling", "RotaryEmbed", "SDPA",
+    "YoloDetectionOutput", "Yolov3DetectionOutput",
+)  # fmt: skip
 _CONVOLUTIONS = ("", "1D", "3D", "DepthWise", "DepthWise1D", "DepthWise3D")
 
 LAYERS: dict[str, LayerSpec] = {

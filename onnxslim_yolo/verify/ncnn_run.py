@@ -53,7 +53,7 @@ class NcnnSession:
         half: bool = False,
         exact: bool = False,
     ) -> None:
-        self._file, self._timeout = param, timeout
+        self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
         self._child = subprocess.Popen(
@@ -64,19 +64,18 @@ class NcnnSession:
             cwd=tempfile.gettempdir(),
             env=environment,
         )
-        request = {
-            "do": "load",
-            "param": str(param.resolve()),
-            "bin": str(weights.resolve()),
-            "threads": threads,
-            "half": half,
-            "exact": exact,
-        }
+        self._options = {"threads": threads, "half": half, "exact": exact}
         try:
-            reply, _ = self._ask(request, [], "loading")
+            self.load(param, weights)
         except BaseException:
             self.close()
             raise
+
+    def load(self, param: Path, weights: Path) -> None:
+        """Load another network in place of the present one, in the same child. Validate the files first."""
+        self._file = param
+        files = {"param": str(param.resolve()), "bin": str(weights.resolve())}
+        reply, _ = self._ask({"do": "load", **files, **self._options}, [], "loading")
         self.inputs: tuple[str, ...] = tuple(reply["inputs"])
         self.outputs: tuple[str, ...] = tuple(reply["outputs"])
 
