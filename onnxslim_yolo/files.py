@@ -37,6 +37,23 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
     return path
 
 
+def move_into(stage: Path, folder: Path) -> None:
+    """Move every file below `stage` to the same place below `folder`, replacing what is there file by file.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        for file in sorted(path for path in stage.rglob("*") if path.is_file()):
+            target = folder / file.relative_to(stage)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)  # noqa: PTH105
+    except OSError as error:
+        raise InputError(
+            f"cannot write: {error.strerror or error}", file=folder, hint="choose another folder with -o"
+        ) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -37,7 +37,7 @@ class Pass(Protocol):
 
     A pass may say what its result has to be compared with by a class attribute `effect`: "exact" (the default: the
     same function), "plan" (only the plan changes), "slice" (the function of the model with the removed channels
-    masked) or "approximate" (a loss that is reported, not checked).
+    masked), "head" (other outputs of the same network) or "approximate" (a loss that is reported, not checked).
     """
 
     name: ClassVar[str]
@@ -47,7 +47,7 @@ class Pass(Protocol):
         ...
 
 
-Effect = typing.Literal["exact", "plan", "slice", "approximate"]
+Effect = typing.Literal["exact", "plan", "slice", "approximate", "head"]
 
 
 def effect_of(step: Pass) -> Effect:
@@ -78,13 +78,15 @@ class PassManager:
         passes: the passes, in order.
         check: check the graph's invariants after every pass that changed something.
         dump_to: a directory that gets the graph after every pass, as `03-fold-bn.onnx`.
-        observe: called after every pass with (pass, copy of the model before, model after); `--verify-each` is one.
+        observe: called after every pass that rewrote something, with (pass, copy of the model before, model after); `--verify-each` is one.
+        first_index: the number that dumps begin with.
     """
 
     passes: Sequence[Pass]
     check: bool = True
     dump_to: Path | None = None
     observe: Observer | None = None
+    first_index: int = 0
 
     def run(self, model: Model) -> list[PassRecord]:
         """Run all passes on the model, in place.
@@ -98,8 +100,8 @@ class PassManager:
             before = model.copy() if self.observe is not None else None
             records.append(self._run_one(step, model, records))
             if self.dump_to is not None:
-                _dump(model, self.dump_to, index, step.name)
-            if self.observe is not None and before is not None:
+                _dump(model, self.dump_to, self.first_index + index, step.name)
+            if self.observe is not None and before is not None and records[-1].rewrites:
                 self.observe(step, before, model)
         return records
 

@@ -56,6 +56,7 @@ class Plan:
         importance_kind: how importance was measured, in words.
         extra: per class, how many zero channels come behind it (padding up to a width); same shape, int64.
         removable: per class, whether it may be removed at all under what was asked for; same shape, bool.
+        lossless: whether only channels go that contribute nothing, so that the outputs must not change.
         absorbed: whether `absorb` has moved what removed channels contribute into biases.
         applied: whether `slice` has carried the plan out. The choices are then history.
         kept: after slicing: initializer → axis → kept indices, in the source's terms.
@@ -70,6 +71,7 @@ class Plan:
     importance_kind: str = ""
     extra: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     removable: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    lossless: bool = True
     absorbed: bool = False
     applied: bool = False
     kept: dict[str, dict[int, Indices]] = field(default_factory=dict)
@@ -157,7 +159,8 @@ def _transfer(old: Plan, new: Plan) -> None:
         new.removable[target] &= old.removable[source]
         new.importance[target] = np.maximum(new.importance[target], old.importance[source])
         new.extra[target] = np.maximum(new.extra[target], old.extra[source])
-    new.importance_kind, new.threshold, new.absorbed = old.importance_kind, old.threshold, old.absorbed
+    new.importance_kind, new.threshold = old.importance_kind, old.threshold
+    new.absorbed, new.lossless = old.absorbed, old.lossless
 
 
 def plan_as_json(plan: Plan | None, file: str, sha256: str) -> dict[str, Any]:

@@ -121,6 +121,8 @@ def _stored_size(model: Model) -> tuple[int, int]:
 def _fold_constants(graph: gs.Graph) -> int:
     folded = 0
     for node in graph.nodes:
+        if not node.outputs:
+            continue  # folded or dropped already, and waiting to be swept
         values = _shape_value(node)
         results = [values] if values is not None else fold(node, graph.opset)
         if results is None:
@@ -183,7 +185,12 @@ def _resolve_reshapes(graph: gs.Graph) -> int:
     """Give a Reshape a constant target when all of it but one entry is known."""
     resolved, name = 0, Namer(graph)
     for node in graph.nodes:
-        if node.op != "Reshape" or is_constant(node.inputs[1]) or node.attrs.get("allowzero", 0):
+        if (
+            node.op != "Reshape"
+            or len(node.inputs) < 2
+            or is_constant(node.inputs[1])
+            or node.attrs.get("allowzero", 0)
+        ):
             continue
         target = _target_from_shape(node) or _target_from_concat(node.inputs[1])
         if target is not None:

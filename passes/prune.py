@@ -88,6 +88,7 @@ class PruneChannels:
         if self.ratio != "dead" and doomed.any():
             plan.threshold = float(measured.values[doomed].max())
         plan.removable = doomed & eligible if self.ratio == "dead" else eligible
+        plan.lossless = plan.lossless and not (doomed.any() and self.ratio != "dead")
         plan.wanted = keep.copy()
         plan.keep = complete(channels, keep, plan.importance, floor=self.floor)
         return int((before & ~plan.keep).sum())

@@ -55,9 +55,9 @@ def _weight_as_matrix(node: Node, weight: Array, *, absolute: bool) -> Array:
     """(outputs, inputs) with kernel positions summed."""
     values: Array = (np.abs(weight) if absolute else weight).astype(np.float64)
     if node.op == "Gemm":
-        return values if node.attrs.get("transB", 0) else values.T
+        return np.asarray(values if node.attrs.get("transB", 0) else values.T)
     if node.op == "MatMul":
-        return values.T
+        return np.asarray(values.T)
     summed = values.sum(axis=tuple(range(2, values.ndim)))
     groups = int(node.attrs.get("group", 1))
     if node.op == "ConvTranspose":

@@ -335,7 +335,7 @@ def _clip(node: Node, x: Array, *bounds: Array) -> Array:
 
 
 def _hard_sigmoid(node: Node, x: Array) -> Array:
-    return np.clip(float(node.attrs.get("alpha", 0.2)) * x + float(node.attrs.get("beta", 0.5)), 0.0, 1.0)
+    return np.asarray(np.clip(float(node.attrs.get("alpha", 0.2)) * x + float(node.attrs.get("beta", 0.5)), 0.0, 1.0))
 
 
 def _gelu(node: Node, x: Array) -> Array:

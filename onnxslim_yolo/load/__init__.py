@@ -1,1 +1,122 @@
-"""load."""
+"""A file → Model. Only what a checkpoint needs imports torch, and only when a checkpoint is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import sha256_of
+from onnxslim_yolo.graph import Model, Source
+from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, refuse_unsupported
+
+__all__ = ["LoadOptions", "load", "load_onnx", "read_model", "read_onnx"]
+
+Head = Literal["keep", "raw", "decoded"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a file is read.
+
+    Attributes:
+        imgsz: (height, width) in pixels; None: what the file says, else 640 for checkpoints.
+        weights: Darknet weights, or the model yaml of a bare state_dict.
+        head: "decoded" or "raw" for what is traced or built here; "keep" means decoded.
+        trust: load archives whose loading runs code (TorchScript, torch.export).
+    """
+
+    imgsz: tuple[int, int] | None = None
+    weights: Path | None = None
+    head: Head = "keep"
+    trust: bool = False
+
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".torchscript")
+
+
+def load(
+    path: str | Path,
+    *,
+    imgsz: int | tuple[int, int] | None = None,
+    weights: str | Path | None = None,
+    trust: bool = False,
+) -> Model:
+    """Read a model (ONNX, PyTorch checkpoint, Darknet cfg) and bring it into canonical form.
+
+    Args:
+        path: the file.
+        imgsz: the input's size in pixels, one number or (height, width), where the file leaves it open.
+        weights: Darknet weights where they do not lie beside the cfg.
+        trust: allow archives whose loading runs code.
+
+    Raises:
+        InputError: the file is broken, unsafe or of an unknown kind.
+        UnsupportedError: the graph has something that cannot be compiled.
+    """
+    from onnxslim_yolo.passes import Canonicalise, ShuffleToGather
+
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    options = LoadOptions(imgsz=size, weights=None if weights is None else Path(weights), trust=trust)
+    model, _ = read_model(Path(path), options)
+    height, width = size or (0, 0)
+    Canonicalise(height, width).run(model)
+    ShuffleToGather().run(model)
+    Canonicalise().run(model)
+    return model
+
+
+def read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProto]:
+    """Read any supported file as it is: the Model, and the proto that is the reference for everything after.
+
+    Raises:
+        InputError, UnsupportedError: as `load`.
+    """
+    if not path.exists():
+        raise InputError("no such file", file=path)
+    suffix = path.suffix.lower()
+    if suffix == ".cfg" or suffix == ".weights":
+        return _from_proto(_darknet(path, options), path)
+    if suffix in CHECKPOINTS:
+        return _from_proto(_checkpoint(path, options), path)
+    proto = read_onnx(path)
+    model = model_of(proto, Source(path.name, sha256_of(path), path.stat().st_size), path)
+    return model, proto
+
+
+def _from_proto(proto: onnx.ModelProto, path: Path) -> tuple[Model, onnx.ModelProto]:
+    refuse_unsupported(proto, path)
+    source = Source(path.name, sha256_of(path), path.stat().st_size)
+    return model_of(proto, source, path), proto
+
+
+def _darknet(path: Path, options: LoadOptions) -> onnx.ModelProto:
+    from onnxslim_yolo.load.darknet import load_darknet
+
+    head = "raw" if options.head == "raw" else "decoded"
+    if path.suffix.lower() == ".weights":
+        cfg = path.with_suffix(".cfg")
+        if not cfg.exists():
+            raise InputError(
+                "Darknet weights need their cfg", file=path, hint=f"give {cfg.name} beside it, or name the cfg"
+            )
+        return load_darknet(cfg, path, imgsz=options.imgsz, head=head)
+    return load_darknet(path, options.weights, imgsz=options.imgsz, head=head)
+
+
+def _checkpoint(path: Path, options: LoadOptions) -> onnx.ModelProto:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "reading a PyTorch checkpoint needs torch, which is not installed",
+            file=path,
+            hint="pip install 'onnxslim-yolo[torch]', or compile an ONNX export that keeps its BatchNorms",
+        ) from error
+    from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint
+
+    head = replace(options, head="raw" if options.head == "raw" else "decoded").head
+    return trace_checkpoint(path, imgsz=options.imgsz, head=head, weights=options.weights, trust=options.trust)

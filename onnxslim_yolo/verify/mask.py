@@ -22,7 +22,7 @@ def masked(model: Model, plan: Plan) -> Model:
         plan: a plan that is not applied.
     """
     graph = copy_graph(model.graph)
-    twin = dict(zip((id(node) for node in model.graph.nodes), graph.nodes, strict=True))
+    by_name = {node.name: node for node in graph.nodes}  # the plan may speak about the model this is a copy of
     name = Namer(graph)
     for node, index in plan.channels.contractions:
         classes = plan.channels.labels_of(node.inputs[index])
@@ -31,7 +31,7 @@ def masked(model: Model, plan: Plan) -> Model:
         keep = np.where(classes == NO_CHANNEL, True, plan.keep[np.maximum(classes, 0)])
         if keep.all():
             continue
-        copy = twin[id(node)]
+        copy = by_name[node.name]
         source = copy.inputs[index]
         dtype = np.float32 if source.dtype is None else source.dtype
         mask = gs.Constant(name(f"{node.name}_mask"), keep.astype(dtype))

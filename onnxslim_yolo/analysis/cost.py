@@ -1,0 +1,58 @@
+"""What a graph costs: multiply-accumulates and parameters, per layer and in sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.graph import input_constant, parameter_count
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's multiply-accumulates at batch 1, and its parameters."""
+
+    name: str
+    op: str
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A graph's cost: MACs at batch 1, parameters (all floating-point constants), nodes, and layers that multiply."""
+
+    macs: int
+    parameters: int
+    nodes: int
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def gflops(self) -> float:
+        """2·MACs in units of 10⁹, as papers count."""
+        return 2 * self.macs / 1e9
+
+
+def cost_of(graph: gs.Graph) -> Cost:
+    """Count a graph whose shapes are inferred. A layer of unknown shape counts zero MACs."""
+    shapes = concrete_shapes(graph)
+    layers: list[LayerCost] = []
+    for node in graph.nodes:
+        if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        out, before = shapes.get(id(node.outputs[0])), shapes.get(id(node.inputs[0]))
+        weight = input_constant(node, 1)
+        size = 0 if weight is None else int(weight.size)
+        macs = 0
+        if out is not None and before is not None:
+            if node.op == "Conv" and weight is not None:
+                macs = int(np.prod(out)) * int(np.prod(weight.shape[1:]))
+            elif node.op == "ConvTranspose" and weight is not None:
+                macs = int(np.prod(before)) * int(np.prod(weight.shape[1:]))
+            else:
+                macs = int(np.prod(out)) * int(before[-2 if node.attrs.get("transA", 0) else -1])
+        layers.append(LayerCost(node.name, node.op, macs, size))
+    return Cost(sum(layer.macs for layer in layers), parameter_count(graph), len(graph.nodes), tuple(layers))

@@ -1,0 +1,58 @@
+"""The pruning ratio that comes down to a share of the source's MACs or parameters, found by bisection.
+
+Removing more of one ranking never costs more, up to the steps of the width grid, so the cost is monotone in the ratio
+but for these steps, and bisection over the ratio ends at the smallest one that meets the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.passes.prune import PruneChannels
+from onnxslim_yolo.passes.slice import SliceChannels
+from onnxslim_yolo.passes.snap import SnapWidths
+
+STEPS = 12
+LARGEST = 0.99
+
+
+def reach(
+    model: Model, prune: PruneChannels, snap: SnapWidths, *, macs: float | None = None, params: float | None = None
+) -> PruneChannels:
+    """The pass `prune` with the smallest ratio at which MACs or parameters are at most the given share.
+
+    Raises:
+        UsageError: even the largest ratio does not come down that far; the message says how far it does.
+    """
+    full = cost_of(model.graph)
+
+    def share(ratio: float) -> float:
+        trial = model.copy()
+        replace(prune, ratio=ratio).run(trial)
+        snap.run(trial)
+        SliceChannels().run(trial)
+        cost = cost_of(trial.graph)
+        return cost.macs / max(full.macs, 1) if macs is not None else cost.parameters / max(full.parameters, 1)
+
+    target = macs if macs is not None else params
+    if target is None:
+        return prune
+    low, high = 0.0, LARGEST
+    least = share(high)
+    if least > target:
+        what = "MACs" if macs is not None else "parameters"
+        raise UsageError(
+            f"the {what} cannot come down to {target:.2f} of the source: pruning all that can be leaves {least:.2f}",
+            file=model.source.file,
+            hint="a higher target, --scope all, fewer --keep, or a finer --snap",
+        )
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if share(middle) <= target:
+            high = middle
+        else:
+            low = middle
+    return replace(prune, ratio=high)

@@ -1,0 +1,236 @@
+"""The journey of a model: load → passes → emit → verify → report. Reads top to bottom as that.
+
+Everything is written into a hidden folder beside the target first, run from there, and moved into place at the end, so
+that a failed check leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxslim_yolo.analysis.cost import Cost, cost_of
+from onnxslim_yolo.emit.onnx import write_onnx
+from onnxslim_yolo.errors import InputError, OnnxSlimError, VerificationError
+from onnxslim_yolo.files import move_into, write_atomically
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.load import LoadOptions, read_model
+from onnxslim_yolo.manager import Pass, PassManager, PassRecord
+from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.pipeline import preparation, remainder
+from onnxslim_yolo.plan import plan_as_json
+from onnxslim_yolo.verify.chain import Chain, EachPass
+from onnxslim_yolo.verify.files import Verification, verify_files
+from onnxslim_yolo.verify.onnx_run import image_like_feeds
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Result:
+    """What a compilation made.
+
+    Attributes:
+        model: the compiled graph.
+        folder: where the files are.
+        onnx, ncnn: the ONNX file and the NCNN folder; None where not asked for.
+        plan, report: the contents of NAME.plan.json and NAME.report.json.
+    """
+
+    model: Model
+    folder: Path
+    onnx: Path | None = None
+    ncnn: Path | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def compile(source: str | Path, *, progress: Progress | None = None, **options: Any) -> Result:
+    """Compile a trained detector.
+
+    Args:
+        source: an ONNX file, a PyTorch checkpoint, or a Darknet cfg.
+        progress: called with the name of each stage as it begins.
+        **options: the fields of `CompileOptions`; as on the command line, with underscores.
+
+    Raises:
+        UsageError, InputError, UnsupportedError: bad options or input.
+        PassError, VerificationError: a pass failed, or what was written does not compute what it should. Nothing in
+            the target folder has changed then.
+    """
+    return compile_with(Path(source), options_from(options), progress or (lambda stage: None))
+
+
+def options_from(options: dict[str, Any]) -> CompileOptions:
+    """CompileOptions from loose Python values: paths as text, `imgsz` as one number, lists for tuples."""
+    values = dict(options)
+    for key in ("out", "weights", "dump_to"):
+        if values.get(key) is not None:
+            values[key] = Path(values[key])
+    if isinstance(values.get("imgsz"), int):
+        values["imgsz"] = (values["imgsz"], values["imgsz"])
+    for key in ("emit", "keep"):
+        if isinstance(values.get(key), str):
+            values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
+        elif values.get(key) is not None:
+            values[key] = tuple(values[key])
+    return CompileOptions(**values)
+
+
+def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Result:
+    """Compile with checked options. See `compile`."""
+    started = time.perf_counter()
+    progress("load")
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, options.head, options.trust))
+    chain = Chain(reference)
+    progress("passes")
+    before, records = _run_passes(model, reference, options, chain)
+    name = options.name or path.stem
+    folder = options.out or Path(f"{name}-slim")
+    with _staging(folder) as stage:
+        progress("emit")
+        result = _emit(model, stage, name, options)
+        verification = None
+        if options.verify:
+            progress("verify")
+            verification = _verify(path, result, chain, options)
+        progress("report")
+        _report(result, path, options, before, records, verification, time.perf_counter() - started)
+        _write_reports(result, stage, name)
+        move_into(stage, folder)
+    result.folder = folder
+    result.onnx = None if result.onnx is None else folder / result.onnx.name
+    result.ncnn = None if result.ncnn is None else folder / result.ncnn.name
+    return result
+
+
+def _run_passes(
+    model: Model, reference: onnx.ModelProto, options: CompileOptions, chain: Chain
+) -> tuple[Cost, list[PassRecord]]:
+    """Prepare, note what the model costs as it came, then do the rest. Returns that cost and a record per pass."""
+    observe = _observer(model, reference, options, chain)
+    first = PassManager(preparation(options), dump_to=options.dump_to, observe=observe)
+    records = first.run(model)
+    before = cost_of(model.graph)
+    rest = PassManager(remainder(options, model), dump_to=options.dump_to, observe=observe, first_index=len(records))
+    return before, records + rest.run(model)
+
+
+def _observer(
+    model: Model, reference: onnx.ModelProto, options: CompileOptions, chain: Chain
+) -> Callable[[Pass, Model, Model], None] | None:
+    if not options.verify and not options.verify_each:
+        return None
+    if not options.verify_each:
+        return chain
+    each: list[EachPass] = []
+
+    def observe(step: Pass, before: Model, after: Model) -> None:
+        chain(step, before, after)
+        if not each:  # the input's size is settled by the first pass
+            each.append(EachPass(reference, image_like_feeds(after, 1)))
+        each[0](step, before, after)
+
+    return observe
+
+
+def _emit(model: Model, stage: Path, name: str, options: CompileOptions) -> Result:
+    result = Result(model=model, folder=stage)
+    if "onnx" in options.emit:
+        result.onnx = write_onnx(model, stage / f"{name}.onnx")
+    if "ncnn" in options.emit:
+        from onnxslim_yolo.emit.ncnn import emit_ncnn
+        from onnxslim_yolo.emit.ncnn_write import write_ncnn
+
+        pair = emit_ncnn(model, weights=options.ncnn_weights)
+        for note in pair.notes:
+            model.note(f"ncnn: {note}")
+        result.ncnn = write_ncnn(pair, stage / f"{name}_ncnn_model", model.metadata)
+        result.report["ncnn"] = {
+            "weights": pair.weights,
+            "inputs": {blob: port.onnx for blob, port in pair.inputs.items()},
+            "outputs": {blob: port.onnx for blob, port in pair.outputs.items()},
+            "cut": list(pair.cut),
+        }
+        result.model = model
+        result.report["_pair"] = pair
+    return result
+
+
+def _verify(path: Path, result: Result, chain: Chain, options: CompileOptions) -> Verification:
+    try:
+        return verify_files(result.model, result.onnx, result.ncnn, result.report.get("_pair"), chain)
+    except VerificationError as error:
+        if options.verify_each:
+            raise
+        culprit = _bisect(path, options)
+        if culprit is None:
+            raise
+        raise VerificationError(f"{error.message}; {culprit}", file=path, hint=error.hint) from error
+
+
+def _bisect(path: Path, options: CompileOptions) -> str | None:
+    """Run the passes again, checking each: the message about the first that breaks something, or None."""
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, options.head, options.trust))
+    from dataclasses import replace
+
+    try:
+        _run_passes(model, reference, replace(options, verify_each=True, dump_to=None), Chain(reference))
+    except OnnxSlimError as error:
+        return error.message
+    return None
+
+
+def _report(
+    result: Result,
+    path: Path,
+    options: CompileOptions,
+    before: Cost,
+    records: list[PassRecord],
+    verification: Verification | None,
+    seconds: float,
+) -> None:
+    from onnxslim_yolo.report.build import build_report
+
+    result.report.pop("_pair", None)
+    source = result.model.source
+    result.plan = plan_as_json(result.model.plan, source.file, source.sha256)
+    result.report = build_report(result, path, options, before, records, verification, seconds)
+
+
+def _write_reports(result: Result, stage: Path, name: str) -> None:
+    write_atomically(stage / f"{name}.plan.json", json.dumps(result.plan, indent=1) + "\n")
+    write_atomically(stage / f"{name}.report.json", json.dumps(result.report, indent=1) + "\n")
+
+
+class _staging:  # noqa: N801 (a context manager, used like a function)
+    """A hidden folder beside the target, gone afterwards whatever happens."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Path:
+        parent = self._folder.resolve().parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            if self._folder.exists() and not self._folder.is_dir():
+                raise InputError(
+                    "is a file, expected a folder to write to", file=self._folder, hint="choose another with -o"
+                )
+            self._stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{self._folder.name}."))
+        except OSError as error:
+            raise InputError(
+                f"cannot write here: {error.strerror or error}", file=self._folder, hint="choose another folder with -o"
+            ) from error
+        return self._stage
+
+    def __exit__(self, *exc: object) -> None:
+        shutil.rmtree(self._stage, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""A checkpoint → an ONNX graph: read it, choose the head, trace it, and put its metadata in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from onnxslim_yolo.errors import InputError, OnnxSlimError
+from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
+from onnxslim_yolo.load.trace import trace
+
+DEFAULT_SIZE = 640
+
+
+def trace_checkpoint(
+    path: Path,
+    *,
+    imgsz: tuple[int, int] | None = None,
+    head: str = "decoded",
+    weights: Path | None = None,
+    trust: bool = False,
+    dynamic: bool = False,
+) -> onnx.ModelProto:
+    """Trace a checkpoint with its BatchNorms kept.
+
+    Args:
+        path: the checkpoint.
+        imgsz: (height, width) in pixels; None: what the checkpoint says, else 640.
+        head: "decoded" or "raw".
+        weights: the model yaml of a bare state_dict.
+        trust: open archives whose loading runs code.
+        dynamic: keep batch, height and width symbolic.
+
+    Raises:
+        InputError: the checkpoint is unsafe, broken, or of unknown classes.
+        VerificationError: the traced graph does not compute what the module computes.
+    """
+    import torch
+
+    checkpoint = read_checkpoint(path, model_yaml=weights, trust=trust)
+    if checkpoint.module is None:
+        raise InputError(
+            "holds a state_dict only: it does not say how the layers are wired",
+            file=path,
+            hint="give the model's yaml with --weights MODEL.yaml",
+        )
+    module = checkpoint.module
+    _set_head(module, head, path)
+    height, width = imgsz or checkpoint.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
+    _check_stride(checkpoint, height, width, path)
+    example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    try:
+        proto = trace(module, example, dynamic=dynamic)
+    except OnnxSlimError as error:
+        raise type(error)(error.message, file=path, node=error.node, hint=error.hint) from error
+    metadata = {entry.key: entry.value for entry in proto.metadata_props} | checkpoint.onnx_metadata()
+    onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
+    return proto
+
+
+def _check_stride(checkpoint: Checkpoint, height: int, width: int, path: Path) -> None:
+    stride = checkpoint.stride or 1
+    if height % stride or width % stride:
+        up = [-(-side // stride) * stride for side in (height, width)]
+        raise InputError(
+            f"the image size {height}x{width} is no multiple of the largest stride, {stride}",
+            file=path,
+            hint=f"--imgsz {up[0]},{up[1]}",
+        )
+
+
+def _set_head(module: object, head: str, path: Path) -> None:
+    """Tell a detection head whether to decode; other tasks have no such choice."""
+    import torch
+
+    layers = getattr(module, "model", None)
+    last = layers[-1] if isinstance(layers, torch.nn.Sequential) and len(layers) else None
+    if last is not None and isinstance(getattr(last, "output", None), str):
+        last.output = head  # type: ignore[assignment]
+    elif head == "raw":
+        raise InputError("its last layer is no detection head, so there are no raw maps", file=path)

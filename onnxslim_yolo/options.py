@@ -1,0 +1,108 @@
+"""What `compile` can be asked for, checked as a whole before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxslim_yolo.errors import UsageError
+
+EMITTERS = ("onnx", "ncnn", "torch")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Options of one compilation; names and meaning as on the command line.
+
+    Attributes:
+        out: folder to write to; None: `NAME-slim` in the working directory.
+        name: stem of the files; None: the input's.
+        imgsz: (height, width) in pixels where the input leaves it open.
+        weights: Darknet weights, or the yaml of a bare state_dict.
+        trust: open archives whose loading runs code.
+        prune: share of the prunable channels to remove, or "dead".
+        target_macs, target_params: share of the source's MACs or parameters to come down to, instead of `prune`.
+        scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
+        snap: "none", "pow2", "auto" or a number: see the pass `snap`.
+        isa: the instruction set that `snap="auto"` is for.
+        target: the runtime to be fast on.
+        compensate: "none" or "constant".
+        emit: what to write.
+        ncnn_weights: how the ncnn pair stores weights.
+        head: "keep", "raw" or "decoded".
+        passes: a textual pipeline instead of the default one.
+        verify: run what is written and compare it with the source.
+        verify_each: compare after every pass as well.
+        dump_to: a folder for the graph after every pass.
+    """
+
+    out: Path | None = None
+    name: str | None = None
+    imgsz: tuple[int, int] | None = None
+    weights: Path | None = None
+    trust: bool = False
+    prune: float | Literal["dead"] = "dead"
+    target_macs: float | None = None
+    target_params: float | None = None
+    scope: Literal["all", "no-residual"] = "all"
+    importance: Literal["auto", "gamma", "weight"] = "auto"
+    aggregate: Literal["mean", "max", "sum"] = "mean"
+    normalise: bool = False
+    floor: int = 1
+    keep: tuple[str, ...] = ()
+    snap: Literal["none", "pow2", "auto"] | int = "auto"
+    isa: Literal["host", "avx512", "avx2", "neon-fp16", "neon"] = "host"
+    target: Literal["ncnn", "onnxruntime"] = "ncnn"
+    compensate: Literal["none", "constant"] = "constant"
+    emit: tuple[str, ...] = ("onnx", "ncnn")
+    ncnn_weights: Literal["fp16", "fp32"] = "fp16"
+    head: Literal["keep", "raw", "decoded"] = "keep"
+    passes: str | None = None
+    verify: bool = True
+    verify_each: bool = False
+    dump_to: Path | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("scope", self.scope, ("all", "no-residual"))
+        _one_of("importance", self.importance, ("auto", "gamma", "weight"))
+        _one_of("target", self.target, ("ncnn", "onnxruntime"))
+        _one_of("compensate", self.compensate, ("none", "constant"))
+        _one_of("ncnn_weights", self.ncnn_weights, ("fp16", "fp32"))
+        _one_of("head", self.head, ("keep", "raw", "decoded"))
+        if isinstance(self.prune, str) and self.prune != "dead":
+            raise UsageError(f"prune takes a ratio in [0, 1) or 'dead', not '{self.prune}'")
+        if not isinstance(self.prune, str) and not 0 <= self.prune < 1:
+            hint = "0.5 removes half of the prunable channels"
+            raise UsageError(f"the pruning ratio {self.prune} is not in [0, 1)", hint=hint)
+        if isinstance(self.snap, str):
+            _one_of("snap", self.snap, ("none", "pow2", "auto"))
+        elif self.snap < 1:
+            raise UsageError(
+                f"cannot snap to multiples of {self.snap}", hint="use none, pow2, auto or a number above 0"
+            )
+        targets = [t for t in (self.target_macs, self.target_params) if t is not None]
+        if len(targets) > 1 or (targets and self.prune != "dead"):
+            raise UsageError("give one of --prune, --target-macs and --target-params")
+        if any(not 0 < t <= 1 for t in targets):
+            raise UsageError(f"a target is a share of the source in (0, 1], not {targets[0]}")
+        if not self.emit:
+            raise UsageError("--emit names nothing to write", hint=f"known: {', '.join(EMITTERS)}")
+        for kind in self.emit:
+            _one_of("emit", kind, EMITTERS)
+        if self.imgsz is not None and any(not 1 <= side <= 1 << 14 for side in self.imgsz):
+            raise UsageError(f"the image size {self.imgsz} is not in [1, 16384]")
+        if self.name is not None and (not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.startswith(".")):
+            raise UsageError(f"'{self.name}' is no file name")
+
+    def as_json(self) -> dict[str, Any]:
+        """The options that differ from their defaults, as plain values."""
+        defaults = CompileOptions()
+        changed = {f.name for f in fields(self) if getattr(self, f.name) != getattr(defaults, f.name)}
+        plain = {key: value for key, value in asdict(self).items() if key in changed}
+        return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name}: '{value}' is none of {', '.join(choices)}")

@@ -1,0 +1,102 @@
+"""report.json: everything a compilation decided, measured and refused, as plain values.
+
+Stable keys: `format`, `version`, `source`, `options`, `before`, `after`, `pruning`, `groups`, `frozen`, `passes`,
+`verification`, `files`, `notes`, `ncnn`, `seconds`. Terminal and HTML report show this and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxslim_yolo._version import __version__
+from onnxslim_yolo.analysis.cost import Cost, cost_of
+from onnxslim_yolo.manager import PassRecord
+from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.plan import Plan
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.compiler import Result
+    from onnxslim_yolo.verify.files import Verification
+
+FORMAT, VERSION = "onnxslim-yolo/report", 1
+BINS = 60
+
+
+def build_report(
+    result: Result,
+    path: Path,
+    options: CompileOptions,
+    before: Cost,
+    records: Sequence[PassRecord],
+    verification: Verification | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """The report of one compilation, ready for json.dumps."""
+    model = result.model
+    plan = model.plan
+    files = {} if result.onnx is None else {result.onnx.name: result.onnx.stat().st_size}
+    if result.ncnn is not None:
+        files |= {f"{result.ncnn.name}/{f.name}": f.stat().st_size for f in sorted(result.ncnn.iterdir())}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "tool": {"name": "onnxslim-yolo", "version": __version__},
+        "source": {"file": path.name, "sha256": model.source.sha256, "bytes": model.source.size},
+        "options": options.as_json(),
+        "before": _cost(before),
+        "after": _cost(cost_of(model.graph)),
+        "pruning": _pruning(plan),
+        "groups": [] if plan is None else [group.as_json() for group in plan.groups or plan.group_plans()],
+        "frozen": _frozen(plan),
+        "passes": [
+            {"name": r.name, "spec": r.spec, "rewrites": r.rewrites, "seconds": round(r.seconds, 4), "nodes": r.nodes}
+            for r in records
+        ],
+        "verification": None if verification is None else verification.as_json(),
+        "files": files,
+        "ncnn": result.report.get("ncnn"),
+        "notes": list(model.notes),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    return {
+        "macs": cost.macs,
+        "parameters": cost.parameters,
+        "nodes": cost.nodes,
+        "layers": [{"name": c.name, "op": c.op, "macs": c.macs, "parameters": c.parameters} for c in cost.layers],
+    }
+
+
+def _pruning(plan: Plan | None) -> dict[str, Any] | None:
+    if plan is None:
+        return None
+    prunable = plan.channels.prunable
+    values = plan.importance[prunable]
+    histogram: dict[str, Any] | None = None
+    if values.size and values.any():
+        counts, edges = np.histogram(values, bins=BINS)
+        histogram = {"counts": counts.tolist(), "edges": [float(e) for e in edges]}
+    return {
+        "channels": plan.channels.count,
+        "prunable": int(prunable.sum()),
+        "removed": plan.removed,
+        "importance": plan.importance_kind,
+        "threshold": plan.threshold,
+        "lossless": plan.lossless,
+        "histogram": histogram,
+    }
+
+
+def _frozen(plan: Plan | None) -> list[dict[str, Any]]:
+    """How many channels each reason freezes, most first."""
+    if plan is None:
+        return []
+    counts = Counter(reason for reason in plan.channels.frozen if reason is not None)
+    return [{"reason": reason, "channels": count} for reason, count in counts.most_common()]

@@ -1,0 +1,143 @@
+"""What a compiled model has to agree with, collected while passes run, and checked once it is written.
+
+Exact passes must leave the function as it was. Some passes change it on purpose, and there the chain gets a new link:
+
+* `slice` (unless only dead channels go): from here on the reference is the model with the removed channels *masked*;
+* `absorb` and other approximate passes: from here on the reference is the model as that pass left it;
+* `head`: the outputs themselves change; the reference is the model as that pass left it.
+
+Each link says: the old reference and the model just before the change compute the same. The last link is between the
+newest reference and the files as written. With dead channels only there is one link: the source against the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.manager import Pass, effect_of
+from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts, worst_of
+from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.verify.onnx_run import Feeds, run_onnx
+
+Runnable = Model | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two models that must compute the same, and between which passes they stand."""
+
+    label: str
+    reference: Runnable
+    candidate: Model
+
+
+@dataclass
+class Chain:
+    """Collects links as an observer of a PassManager (see the module)."""
+
+    reference: Runnable
+    label: str = "source"
+    links: list[Link] = field(default_factory=list)
+
+    def __call__(self, step: Pass, before: Model, after: Model) -> None:
+        """Note what a pass did to the reference."""
+        effect = effect_of(step)
+        plan = before.plan
+        if effect in ("exact", "plan"):
+            return
+        if plan is not None and plan.lossless and effect in ("slice", "approximate"):
+            return
+        if effect == "slice":
+            if plan is not None and not plan.applied and plan.removed:
+                self._link(before, step.name)
+                self.reference, self.label = masked(before, plan), "masked source"
+            return
+        if after.graph is not before.graph:
+            self._link(before, step.name)
+            self.reference, self.label = after.copy(), f"after {step.name}"
+
+    def _link(self, candidate: Model, name: str) -> None:
+        self.links.append(Link(f"{self.label} = before {name}", self.reference, candidate))
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one comparison.
+
+    Attributes:
+        label: what was compared. runtime: where the candidate ran.
+        differences: per output.
+        tolerance: the largest allowed worst |Δ| / spread.
+    """
+
+    label: str
+    runtime: str
+    differences: list[Difference]
+    tolerance: float = TOLERANCE
+
+    @property
+    def worst(self) -> float:
+        """The worst difference of all outputs."""
+        return worst_of(self.differences)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output agrees."""
+        return self.worst <= self.tolerance
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, and the verdict."""
+        return {
+            "label": self.label,
+            "runtime": self.runtime,
+            "tolerance": self.tolerance,
+            "worst": self.worst,
+            "passed": self.passed,
+            "outputs": [d.as_json() for d in self.differences],
+        }
+
+
+def check_links(links: list[Link], feeds: list[Feeds]) -> list[Check]:
+    """Run both ends of every link and compare."""
+    return [check_pair(link.label, link.reference, link.candidate, feeds) for link in links]
+
+
+def check_pair(label: str, reference: Runnable, candidate: Model, feeds: list[Feeds]) -> Check:
+    """Run two models in onnxruntime without optimisations and compare them."""
+    expected, got = run_onnx(reference, feeds), run_onnx(candidate, feeds)
+    return Check(label, "onnxruntime", compare(expected, got, sorted_outputs=sorts(candidate.graph)))
+
+
+class EachPass:
+    """An observer that compares the model before and after every pass at once (`--verify-each`, and bisecting).
+
+    Raises (from its call):
+        VerificationError: a pass changed what it must not; the message names it.
+    """
+
+    def __init__(self, source: Runnable, feeds: list[Feeds]) -> None:
+        self.chain = Chain(source)
+        self.feeds = feeds
+        self.checks: list[Check] = []
+
+    def __call__(self, step: Pass, before: Model, after: Model) -> None:
+        """Check one pass."""
+        self.chain(step, before, after)
+        pending = before.plan is not None and before.plan.lossless and before.plan.absorbed and not before.plan.applied
+        absorbed_now = after.plan is not None and after.plan.absorbed and not after.plan.applied
+        if absorbed_now or (pending and effect_of(step) != "slice"):
+            return  # a bias has taken over what its channels still contribute: comparable once they are cut
+        check = check_pair(f"{self.chain.label} = after {step.name}", self.chain.reference, after, self.feeds)
+        self.checks.append(check)
+        if not check.passed:
+            culprit = max(check.differences, key=lambda d: d.worst)
+            raise VerificationError(
+                f"pass '{step.name}' changed output '{culprit.output}' by {culprit.worst:.2e} of its spread "
+                f"(allowed: {check.tolerance:.0e})",
+                hint=f"leave the pass out with --passes, and report it: '{step.name}' is wrong on this model",
+            )

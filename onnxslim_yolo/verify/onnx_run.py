@@ -1,0 +1,82 @@
+"""Run an ONNX model in onnxruntime, with its graph optimisations off or on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.graph import Array, Model
+
+Feeds = dict[str, Array]
+
+
+def session(model: Model | onnx.ModelProto | bytes | Path, *, optimise: bool, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        VerificationError: onnxruntime refuses the model.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if isinstance(model, Model):
+        model = model.to_onnx()
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    try:
+        return ort.InferenceSession(
+            str(source) if isinstance(source, Path) else source, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise VerificationError(f"onnxruntime refuses the model: {_first_line(error)}") from error
+
+
+def run_onnx(
+    model: Model | onnx.ModelProto | bytes | Path, feeds: list[Feeds], *, optimise: bool = False, threads: int = 0
+) -> list[Feeds]:
+    """Every output by name, for each of the feeds.
+
+    Raises:
+        VerificationError: onnxruntime refuses the model or fails while running it.
+    """
+    runner = session(model, optimise=optimise, threads=threads)
+    names = [output.name for output in runner.get_outputs()]
+    try:
+        return [dict(zip(names, runner.run(names, feed), strict=True)) for feed in feeds]
+    except Exception as error:
+        raise VerificationError(f"onnxruntime fails while running the model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def image_like_feeds(model: Model, count: int = 2, seed: int = 0) -> list[Feeds]:
+    """Deterministic inputs that look like images: smooth patches with noise, in [0, 1]; a symbolic batch is 1.
+
+    Noise averages out in a few layers, and flat inputs hide spatial mistakes; patches at several scales do neither.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        {tensor.name: _image(tensor.shape, tensor.dtype, rng) for tensor in model.graph.inputs} for _ in range(count)
+    ]
+
+
+def _image(shape: Any, dtype: Any, rng: np.random.Generator) -> Array:
+    dims = [int(d) if isinstance(d, (int, np.integer)) and d > 0 else 1 for d in shape or []]
+    image = np.zeros(dims)
+    if len(dims) == 4:
+        for cell in (64, 16, 4, 1):
+            coarse = rng.random([*dims[:2], -(-dims[2] // cell), -(-dims[3] // cell)])
+            image += np.kron(coarse, np.ones((1, 1, cell, cell)))[:, :, : dims[2], : dims[3]] / 4
+    else:
+        image = rng.random(dims)
+    kind = np.dtype(np.float32 if dtype is None else dtype)
+    return np.ascontiguousarray(image * 255 if kind.kind in "iu" else image, dtype=kind)
