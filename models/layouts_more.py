@@ -118,7 +118,7 @@ def yolov7_tiny(nc: int, width: float) -> LayeredModel:
 
 
 def _elan(net: Assembler, c: int, c2: int, *, neck: bool = False) -> int:
-    """YOLOv7's aggregation: two pointwise branches, four 3×3 in a row; every second is kept, in the neck every one."""
+    """YOLOv7's aggregation: two pointwise branches, four 3×3 in a row; every second kept, in the neck all."""
     wide = 2 * c if neck else c
     net.block(Conv, wide, 1, 1)
     net.block(Conv, wide, 1, 1, f=-2)

@@ -123,6 +123,11 @@ def _cache() -> Path:
 @cache
 def _code_hash() -> str:
     digest = hashlib.sha256(torch.__version__.encode())
-    for file in (*sorted((_ROOT / "models").glob("*.py")), _ROOT / "onnxslim_yolo/load/trace.py", Path(__file__)):
+    for file in (
+        *sorted((_ROOT / "models").glob("*.py")),
+        _ROOT / "onnxslim_yolo/load/trace.py",
+        *(_ROOT / "onnxslim_yolo/load").glob("trace_*.py"),
+        Path(__file__),
+    ):
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -16,17 +16,15 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
-from onnxslim_yolo.errors import InputError, UnsupportedError, VerificationError
+from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import MODULE_KEY
+from onnxslim_yolo.load.trace_check import check_norms, check_outputs, flatten_outputs
+from onnxslim_yolo.load.trace_names import all_nodes, module_path, name_transposed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-TOLERANCE = 1e-4
-"""Largest difference between onnxruntime and torch, as a share of an output channel's spread (max − min)."""
 
 DYNAMO_OPSET = 18
 _INTERNAL_METADATA = "pkg."
@@ -68,8 +66,8 @@ def trace(
         norms, expected = _run(module, example)
         proto = _first_success(steps[exporter], module, example, expected, opset, dynamic)
         _tidy(proto, module)
-        _check_norms(proto, module, norms)
-        _check_outputs(proto, module, example, expected)
+        check_norms(proto, module, norms)
+        check_outputs(proto, module, example, expected)
     if path is not None:
         _write(proto, Path(path))
     return proto
@@ -98,19 +96,6 @@ def _tracing_state(module: nn.Module, dynamic: bool) -> Iterator[None]:
             head.dynamic = was
 
 
-def _flatten(value: Any) -> list[Tensor]:
-    """The tensors of a nested output, in the order the exporters list them."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, Sequence):
-        return [tensor for item in value for tensor in _flatten(item)]
-    return []
-
-
 def _run(module: nn.Module, example: Tensor) -> tuple[list[str], list[Tensor]]:
     """Names of the BatchNorms in the order they ran (twice if they ran twice), and the outputs."""
     from torch import nn
@@ -121,7 +106,7 @@ def _run(module: nn.Module, example: Tensor) -> tuple[list[str], list[Tensor]]:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             hooks.append(part.register_forward_hook(lambda *_, name=name: ran.append(name)))
     try:
-        outputs = _flatten(module(example))
+        outputs = flatten_outputs(module(example))
     finally:
         for hook in hooks:
             hook.remove()
@@ -224,14 +209,14 @@ def _tidy(proto: onnx.ModelProto, module: nn.Module) -> None:
     inputs = [value for value in graph.input if value.name not in initializers]
     del graph.input[:]
     graph.input.extend(inputs)
-    _name_transposed(graph, module)
-    used = {name for node in _all_nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    name_transposed(graph, module)
+    used = {name for node in all_nodes(graph) for name in node.input} | {value.name for value in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
     paths = {name for name, _ in module.named_modules()}
-    for node in _all_nodes(graph):
-        path = _module_path(node, paths)
+    for node in all_nodes(graph):
+        path = module_path(node, paths)
         node.doc_string = ""
         del node.metadata_props[:]
         if path:
@@ -243,127 +228,6 @@ def _tidy(proto: onnx.ModelProto, module: nn.Module) -> None:
     graph.name = "main_graph"
     for prop in [p for p in graph.metadata_props if p.key.startswith(_INTERNAL_METADATA)]:
         graph.metadata_props.remove(prop)
-
-
-def _name_transposed(graph: onnx.GraphProto, module: nn.Module) -> None:
-    """Rename what the exporter made of a Linear applied to 3-D input: `onnx::MatMul_12` → `fc.weight.T`.
-
-    The exporter folds the weight's transpose and drops its name. Found by comparing values, so nothing is guessed.
-    """
-    import torch
-
-    paths = {name for name, _ in module.named_modules()}
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in _all_nodes(graph):
-        if node.op_type != "MatMul" or node.input[1] not in tensors:
-            continue
-        owner = module.get_submodule(_module_path(node, paths))
-        tensor, name = tensors[node.input[1]], f"{_module_path(node, paths)}.weight.T"
-        if not isinstance(owner, torch.nn.Linear) or name in tensors:
-            continue
-        if np.array_equal(onnx.numpy_helper.to_array(tensor), owner.weight.detach().cpu().numpy().T):
-            tensor.name = name
-            node.input[1] = name
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _all_nodes(attribute.g)
-
-
-def _module_path(node: onnx.NodeProto, paths: set[str]) -> str:
-    """The path of the module a node was traced in, "" if unknown.
-
-    Dynamo lists it in the node's metadata. TorchScript puts scopes into the node's name: `/model.2/m/m.0/cv1/Conv`,
-    where a component is relative to the one before, and repeats its last part inside a Sequential.
-    """
-    for prop in node.metadata_props:
-        if prop.key == "pkg.torch.onnx.name_scopes":
-            scopes = [scope.strip(" '\"[]") for scope in prop.value.split(",")]
-            return next((scope for scope in reversed(scopes) if scope and scope in paths), "")
-    path = ""
-    for component in node.name.split("/")[1:-1]:
-        parent, _, last = path.rpartition(".")
-        below = f"{path}.{component}".lstrip(".")
-        beside = f"{parent}.{component}".lstrip(".")
-        if component.startswith(f"{last}.") and last and beside in paths:
-            path = beside
-        elif below in paths:
-            path = below
-        else:
-            break
-    return path
-
-
-def _check_norms(proto: onnx.ModelProto, module: nn.Module, ran: list[str]) -> None:
-    """As many BatchNormalization nodes as BatchNorms that ran, with their γ, β, mean, variance and ε."""
-    nodes = [node for node in _all_nodes(proto.graph) if node.op_type == "BatchNormalization"]
-    if len(nodes) != len(ran):
-        raise VerificationError(
-            f"{len(ran)} BatchNorms ran, but {len(nodes)} are in the traced graph", hint="please report this model"
-        )
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    state = module.state_dict()
-    found: list[str] = []
-    for node in nodes:
-        owner = node.input[3].removesuffix(".running_mean")
-        found.append(owner)
-        for name, key in zip(node.input[1:], ("weight", "bias", "running_mean", "running_var"), strict=True):
-            wanted = state.get(f"{owner}.{key}")
-            tensor = constants.get(name)
-            if wanted is None and key in ("weight", "bias") and tensor is not None:
-                continue  # affine=False: the exporter writes ones and zeros
-            if wanted is None or tensor is None or name != f"{owner}.{key}":
-                raise VerificationError(f"expected the initializer '{owner}.{key}', found '{name}'", node=node.name)
-            if not np.array_equal(onnx.numpy_helper.to_array(tensor), wanted.cpu().numpy()):
-                raise VerificationError(f"the initializer '{name}' differs from the module's tensor", node=node.name)
-        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        if not np.isclose(eps, float(getattr(module.get_submodule(owner), "eps", 0.0)), rtol=1e-5, atol=0.0):
-            raise VerificationError(f"ε of '{owner}' became {eps}", node=node.name)
-    if sorted(found) != sorted(ran):
-        missing = sorted(set(ran) - set(found))
-        raise VerificationError(f"BatchNorms that ran are not in the traced graph: {', '.join(missing[:5])}")
-
-
-def _check_outputs(proto: onnx.ModelProto, module: nn.Module, example: Tensor, expected: list[Tensor]) -> None:
-    """onnxruntime against torch, on the example and on noise, worst element per output relative to its spread."""
-    import onnxruntime
-    import torch
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    # onnxruntime 1.31 fuses Pad(0) into MaxPool, whose padding is −∞: wrong on YOLOv3-tiny. Run what is written.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
-    noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(1)).to(example.dtype)
-    for images, reference in ((example, expected), (noise, _flatten(module(noise)))):
-        for i, (got, want) in enumerate(zip(session.run(None, {"images": images.numpy()}), reference, strict=True)):
-            _compare(f"output{i}", got, want.numpy())
-
-
-def _compare(name: str, got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> None:
-    """Worst element relative to its channel's spread, a channel being an index of the shortest axis after the batch.
-
-    Per channel, since boxes in pixels would hide errors of scores in the same tensor. A channel's spread counts as
-    at least a thousandth of the whole tensor's, for rounding grows with what went into it.
-    """
-    if got.shape != want.shape:
-        raise VerificationError(f"shape {got.shape} in onnxruntime, {want.shape} in torch", node=name)
-    if not want.size:
-        return
-    channel = 1 + int(np.argmin(want.shape[1:])) if want.ndim > 2 else None
-    axes = tuple(axis for axis in range(want.ndim) if axis != channel)
-    spread = np.maximum(np.ptp(want, axis=axes, keepdims=True), max(1e-3 * float(np.ptp(want)), 1e-6))
-    worst = float((np.abs(got - want) / spread).max())
-    if not worst <= TOLERANCE:
-        raise VerificationError(
-            f"onnxruntime and torch differ by {worst:.2e} of the output's spread, more than {TOLERANCE:.0e}",
-            node=name,
-        )
 
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
