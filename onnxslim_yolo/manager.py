@@ -78,7 +78,8 @@ class PassManager:
         passes: the passes, in order.
         check: check the graph's invariants after every pass that changed something.
         dump_to: a directory that gets the graph after every pass, as `03-fold-bn.onnx`.
-        observe: called after every pass that rewrote something, with (pass, copy of the model before, model after); `--verify-each` is one.
+        observe: called after every pass that rewrote something, with (pass, copy of the model before, model after);
+            `--verify-each` is one.
         first_index: the number that dumps begin with.
     """
 

@@ -24,6 +24,9 @@ from onnxslim_yolo.graph import Array, Node, Tensor, constant_of, has_input, inp
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(65)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
+LARGEST = 1 << 12
+"""Constants of more elements are position-dependent tables (anchor grids), about which nothing is claimed."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -75,7 +78,8 @@ class MomentAnalysis:
         """What is known about a tensor; all NaN if nothing."""
         value = constant_of(tensor)
         if value is not None:
-            flat = np.asarray(value, dtype=np.float64) if value.size <= 1 << 16 else np.full((1,) * value.ndim, np.nan)
+            small = value.size <= LARGEST and value.dtype.kind in "fiu"
+            flat = np.asarray(value, dtype=np.float64) if small else np.full((1,) * value.ndim, np.nan)
             return _known(flat, np.zeros_like(flat), ~np.isnan(flat))
         found = self._moments.get(id(tensor))
         return found if found is not None else _unknown(len(self._shapes.get(id(tensor)) or ()))

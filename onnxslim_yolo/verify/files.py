@@ -6,14 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.graph import Model, input_constant, is_constant, nodes_of, replace_constant
 from onnxslim_yolo.verify.chain import Chain, Check, check_links
-from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, control, sorts
+from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, control, sorts, worst_of
 from onnxslim_yolo.verify.onnx_run import Feeds, image_like_feeds, run_onnx
 
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.ncnn import NcnnModel
+
+NOISE = 20.0
+"""ncnn may differ by this many times what onnxruntime's own optimisations change, where a model amplifies rounding."""
 
 BLIND = 10.0
 """A check sees nothing unless spoiling one layer by 1 % shows this many times the difference found."""
@@ -27,6 +32,7 @@ class Verification:
         checks: what had to agree.
         control: worst |Δ| / spread after spoiling the layer `control_layer` by 1 %.
         blind: the control was hardly noticed: on this model's weights agreement proves little.
+        noise: difference between two ways onnxruntime runs the same file: rounding alone, as this model amplifies it.
         loss: difference from the source itself, reported and not checked; None where outputs differ in kind.
     """
 
@@ -34,6 +40,7 @@ class Verification:
     control: float = 0.0
     control_layer: str = ""
     blind: bool = False
+    noise: float = 0.0
     loss: Check | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -59,39 +66,61 @@ def verify_files(
         VerificationError: something that must agree does not; the message says what, where and by how much.
     """
     feeds = image_like_feeds(model)
-    found = Verification(checks=check_links(chain.links, feeds))
+    found = Verification(checks=check_links(chain.links, feeds[:1]))
     expected = run_onnx(chain.reference, feeds)
     ordered = sorts(model.graph)
     label = f"{chain.label} = {'files' if onnx_file is None else onnx_file.name}"
-    for optimise in (False, True):
-        got = run_onnx(onnx_file or model, feeds, optimise=optimise)
-        runtime = "onnxruntime, optimised" if optimise else "onnxruntime"
+    plain, optimised = (run_onnx(onnx_file or model, feeds, optimise=optimise) for optimise in (False, True))
+    for runtime, got in (("onnxruntime", plain), ("onnxruntime, optimised", optimised)):
         found.checks.append(Check(label, runtime, compare(expected, got, sorted_outputs=ordered)))
     found.control, found.control_layer = control(model, feeds, expected)
+    found.noise = worst_of(compare(plain, optimised, sorted_outputs=ordered))
     worst = max(check.worst for check in found.checks)
     found.blind = found.control <= max(TOLERANCE, BLIND * worst) and found.control <= BLIND * max(worst, 1e-6)
     _require(found.checks)
     if ncnn_folder is not None and pair is not None:
-        found.checks.append(_verify_ncnn(model, ncnn_folder, pair, feeds))
-        _require(found.checks[-1:])
+        _verify_ncnn(found, model, ncnn_folder, pair, feeds)
     found.loss = _loss(chain, feeds, onnx_file or model)
     return found
 
 
-def _verify_ncnn(model: Model, folder: Path, pair: NcnnModel, feeds: list[Feeds]) -> Check:
-    """Run the pair in ncnn and compare it with the ONNX graph; on failure the first differing layer is named."""
-    from onnxslim_yolo.verify.ncnn_compare import TOLERANCE as NCNN_TOLERANCE
+def _verify_ncnn(found: Verification, model: Model, folder: Path, pair: NcnnModel, feeds: list[Feeds]) -> None:
+    """Run the pair in ncnn and compare it with the ONNX graph; on failure the first differing layer is named.
+
+    Half-precision weights are compared with the graph whose weights are rounded likewise, so that the same tight
+    tolerance holds for them; what the rounding itself costs is a check of its own, reported and not required.
+    """
     from onnxslim_yolo.verify.ncnn_compare import verify_ncnn
     from onnxslim_yolo.verify.ncnn_run import ncnn_files
 
     param, weights = ncnn_files(folder)
     if param.read_text(encoding="utf-8") != pair.param or weights.read_bytes() != pair.bin:
         raise VerificationError("the ncnn files on disk are not what was converted", file=folder)
+    rounded = halved(model) if pair.weights == "fp16" else model
+    tolerance = min(max(TOLERANCE, NOISE * found.noise), max(found.control / 10, TOLERANCE))
     differences = [
         Difference(d.name, d.relative, abs(d.wanted - d.found), 0.0, (d.index,), d.reason)
-        for d in verify_ncnn(model, pair, feeds)
+        for d in verify_ncnn(rounded, pair, feeds, tolerance=tolerance)
     ]
-    return Check(f"ONNX graph = {folder.name}", f"ncnn, {pair.weights}", differences, NCNN_TOLERANCE[pair.weights])
+    label = f"ONNX graph{', weights rounded to fp16' if rounded is not model else ''} = {folder.name}"
+    found.checks.append(Check(label, f"ncnn, {pair.weights}", differences, tolerance))
+    if rounded is not model:
+        loss = compare(run_onnx(model, feeds), run_onnx(rounded, feeds), sorted_outputs=sorts(model.graph))
+        found.checks.append(
+            Check("fp32 weights = fp16 weights (the cost of rounding)", "onnxruntime", loss, float("inf"))
+        )
+
+
+def halved(model: Model) -> Model:
+    """A copy whose convolution and linear weights are rounded to fp16 and back, as the ncnn pair stores them."""
+    copy = model.copy()
+    for node in nodes_of(copy.graph, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+        weight = input_constant(node, 1)
+        if weight is not None and weight.dtype == np.float32 and is_constant(node.inputs[1]):
+            limit = float(np.finfo(np.float16).max)
+            rounded = np.clip(weight, -limit, limit).astype(np.float16).astype(np.float32)
+            replace_constant(node, 1, rounded)
+    return copy
 
 
 def _loss(chain: Chain, feeds: list[Feeds], final: Path | Model) -> Check | None:
