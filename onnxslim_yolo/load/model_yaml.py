@@ -235,7 +235,7 @@ def _rows(document: Mapping[str, Any], key: str, path: Path) -> list[list[Any]]:
 
 
 def head_facts(module: nn.Module) -> tuple[str, int]:
-    """The task of a built model's head, and its largest stride in pixels (1 for a classifier, as Ultralytics has it)."""
+    """The task of a built model's head, and its largest stride in pixels (a classifier's is 1)."""
     head: Any = list(module.get_submodule("model").children())[-1]
     tasks = {"Segment": "segment", "Pose": "pose", "OBB": "obb", "Classify": "classify"}
     task = tasks.get(type(head).__name__, "segment" if getattr(head, "nm", 0) else "detect")

@@ -16,8 +16,9 @@ from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.load import pickle_calls
 from onnxslim_yolo.load.records import Record
 
-_MAX_OPCODES = 6_000_000
+_MAX_OPCODES = 3_000_000
 _MAX_WORK = 16 << 20
+_MAX_INTEGER_BYTES = 64
 
 PersistentLoad: TypeAlias = Callable[[Any], Any]
 
@@ -228,7 +229,13 @@ def _data(layout: str) -> Callable[[PickleMachine], None]:
 
 
 def _long(layout: str) -> Callable[[PickleMachine], None]:
-    return lambda m: m.push(int.from_bytes(m.read(m.number(layout)), "little", signed=True))
+    def step(m: PickleMachine) -> None:
+        size = m.number(layout)
+        if size > _MAX_INTEGER_BYTES:
+            m.fail(f"the pickle has an integer of {size} bytes")
+        m.push(int.from_bytes(m.read(size), "little", signed=True))
+
+    return step
 
 
 def _numeral(layout: str) -> Callable[[PickleMachine], None]:

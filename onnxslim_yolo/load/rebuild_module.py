@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _MAX_DEPTH = 64
 _MAX_PATHS = 50_000
 _MAX_ATTRIBUTE = 10_000
+_MAX_NAMED = 40
 _CONTAINERS = ("Sequential", "ModuleList")
 _WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+_WRAPPERS |= {"AutoShape": "model", "autoShape": "model"}
 
 EXPORT_CALL = (
     "torch.onnx.export(model.eval(), (torch.zeros(1, 3, 640, 640),), 'model.onnx', dynamo=False, opset_version=17, "
@@ -107,7 +109,7 @@ def _is_known(record: Record) -> bool:
 
 
 def _unknown_message(unknown: Mapping[str, str]) -> str:
-    places = ", ".join(f"{name} (at '{path}')" for name, path in sorted(unknown.items()))
+    places = ", ".join(f"{name} (at '{path}')" for name, path in sorted(unknown.items())[:_MAX_NAMED])
     return f"the checkpoint uses {len(unknown)} module class(es) that are not known here: {places}"
 
 
@@ -244,7 +246,9 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         if isinstance(part, (list, tuple)):
             return type(part)(convert(each, depth + 1) for each in part)
         if isinstance(part, dict):
-            return {key: convert(each, depth + 1) for key, each in part.items()}
+            return {convert(key, depth + 1): convert(each, depth + 1) for key, each in part.items()}
+        if isinstance(part, str):
+            budget[0] -= len(part) // 16
         if isinstance(part, (int, float)) and not isinstance(part, bool) and abs(part) > 1 << 32:
             raise InputError(f"an attribute is {str(part)[:20]}, which is too large")
         if part is None or isinstance(part, (bool, int, float, str)):

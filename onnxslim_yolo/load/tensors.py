@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     import torch
 
 _SPARE_BYTES = 64 << 20
-_GROWTH = 8
+_GROWTH = 16
 
 
 class TensorReader:
     """Makes tensors of an archive's records, each once. Floating point becomes float32.
 
-    Together they may take eight times the file's size plus 64 MiB: halves that become floats double it, and what lies
-    beyond are tensors that share one storage over and over.
+    Together they may take, and read, sixteen times the file's size plus 64 MiB: halves that become floats double it,
+    and what lies beyond are tensors that share one storage over and over.
     """
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._left = _GROWTH * archive.size + _SPARE_BYTES
         self._made: dict[int, tuple[TensorRecord, torch.Tensor]] = {}
+        self._last: tuple[Storage | None, bytearray] = (None, bytearray())
 
     def __call__(self, record: TensorRecord) -> torch.Tensor:
         """The tensor, contiguous and independent of the file.
@@ -41,16 +42,27 @@ class TensorReader:
         import torch
 
         count = _checked_count(record, self._archive)
-        self._left -= count * max(4, ITEM_SIZES[record.storage.dtype])
-        if self._left < 0:
-            raise InputError("its tensors together claim far more memory than the file has", file=self._archive.path)
+        self._charge(count * max(4, ITEM_SIZES[record.storage.dtype]))
         dtype = getattr(torch, record.storage.dtype)
         if count == 0:
             return torch.empty(record.size, dtype=torch.float32 if dtype.is_floating_point else dtype)
-        raw = bytearray(self._archive.read_storage(record.storage))
-        tensor = torch.frombuffer(raw, dtype=dtype).as_strided(record.size, record.stride, record.offset)
+        tensor = torch.frombuffer(self._bytes(record.storage), dtype=dtype).as_strided(
+            record.size, record.stride, record.offset
+        )
         converted = tensor.to(torch.float32) if dtype.is_floating_point else tensor
         return converted.clone(memory_format=torch.contiguous_format)
+
+    def _bytes(self, storage: Storage) -> bytearray:
+        """A storage's numbers. Views of one storage usually follow each other, so the last one is kept."""
+        if self._last[0] != storage:
+            self._charge(storage.count * ITEM_SIZES[storage.dtype])
+            self._last = (storage, bytearray(self._archive.read_storage(storage)))
+        return self._last[1]
+
+    def _charge(self, amount: int) -> None:
+        self._left -= amount
+        if self._left < 0:
+            raise InputError("its tensors together claim far more memory than the file has", file=self._archive.path)
 
 
 def _checked_count(record: TensorRecord, archive: Archive) -> int:

@@ -56,7 +56,14 @@ _RENAMED = {
     "SyncBatchNorm": "BatchNorm2d",
     "UpsamplingNearest2d": "Upsample",
 }
-_LIMITS = {"scale_factor": 16, "padding": 1024, "upscale_factor": 16, "downscale_factor": 16}
+_LIMITS = {
+    "size": 1024,
+    "output_size": 1024,
+    "scale_factor": 16,
+    "padding": 1024,
+    "upscale_factor": 16,
+    "downscale_factor": 16,
+}
 _CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
 
 

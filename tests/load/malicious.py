@@ -272,7 +272,7 @@ BOMBS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         raw(PROTO2 + text("x" * 100_000) + b"q\x00" + (name("_codecs", "encode") + b"h\x00\x85R") * 2000 + STOP),
         "over and over",
     ),
-    "a list of lists": (raw(PROTO2 + b"]" * 6_500_000 + STOP), "instructions"),
+    "a list of lists": (raw(PROTO2 + b"]" * 3_100_000 + STOP), "instructions"),
     "storage of 100 GB": (
         raw(state_dict(tensor(storage(count=b"\x8a\x06" + (25 << 30).to_bytes(6, "little"))))),
         "takes? 107374182400|claims|100000",
@@ -284,6 +284,22 @@ BOMBS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
             )
         ),
         "storage of 4",
+    ),
+    "two storages in turn, a thousand times": (
+        lambda path, _: zipped(
+            path,
+            PROTO2
+            + b"}("
+            + b"".join(text(str(n)) + tensor(storage(str(n % 2), b"J\x00\x00\x04\x00")) for n in range(1000))
+            + b"u"
+            + STOP,
+            {"archive/data/0": bytes(1 << 20), "archive/data/1": bytes(1 << 20)},
+        ),
+        "far more memory",
+    ),
+    "one long text ten thousand times": (
+        raw(in_model(text("d") + b"](" + text("x" * 1_000_000) + b"q\x63" + b"h\x63" * 9000 + b"e")),
+        "too large",
     ),
     "the same storage a million times": (
         lambda path, _: zipped(
