@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.models.blocks_common import Conv, dw_conv
 from onnxslim_yolo.models.heads import DFL, Head, Proto
 from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
@@ -134,6 +135,15 @@ class _WithExtra(Detect):
     """A head with a third tower `cv4` of `extra` numbers a cell, appended to the decoded boxes."""
 
     cv4: nn.ModuleList
+
+    def settle(self) -> None:
+        """Refuses one-to-one towers, for which only plain detection is known here."""
+        super().settle()
+        if self.one2one_cv2 is not None:
+            raise UnsupportedError(
+                f"a {type(self).__name__} head with one-to-one towers (end to end) cannot be rebuilt",
+                hint="export the model to ONNX with its own code and compile that file",
+            )
 
     def _towers(self, ch: Sequence[int], extra: int) -> nn.ModuleList:
         c4 = max(ch[0] // 4, extra)

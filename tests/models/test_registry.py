@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-from onnxslim_yolo.errors import InputError  # noqa: E402
+from onnxslim_yolo.errors import InputError, UnsupportedError  # noqa: E402
 from onnxslim_yolo.models import BLOCKS, Block, block_class, rebuild  # noqa: E402
 from onnxslim_yolo.models.blocks_common import C3Pruned, Conv  # noqa: E402
 from tests.zoo import images, module  # noqa: E402
@@ -65,6 +65,13 @@ def test_unknown_names_and_wrong_members_are_refused():
         block_class("Detect", {"nothing"})
     with pytest.raises(InputError, match="lacks the attribute 'add'"):
         rebuild("Bottleneck", modules={"cv1": Conv(1, 1), "cv2": Conv(1, 1)}, parameters={}, buffers={}, attributes={})
+
+
+def test_an_end_to_end_mask_head_is_refused_instead_of_mixing_its_towers():
+    head = module("yolov8n-seg").model[-1]
+    towers = {"one2one_cv2": head.cv2, "one2one_cv3": head.cv3}
+    with pytest.raises(UnsupportedError, match="one-to-one"):
+        rebuild("Segment", modules=head._modules | towers, parameters={}, buffers={}, attributes=vars(head))
 
 
 def test_defaults_stand_in_for_what_old_checkpoints_lack():
