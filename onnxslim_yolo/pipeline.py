@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onnxslim_yolo.manager import Pass, parse_pipeline
 from onnxslim_yolo.passes import (
     AbsorbConstants,
+    Activations,
     Canonicalise,
     FocusToConv,
     FoldAffine,
@@ -38,6 +39,7 @@ PASSES: tuple[type[Pass], ...] = (
     ReparamBranches,
     FoldBatchNorm,
     FoldAffine,
+    Activations,
     PadToPool,
 )
 """Every pass of this package, in the order in which the default pipeline runs them."""
@@ -82,4 +84,4 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
 
 
 def _fusing() -> list[Pass]:
-    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), PadToPool(), Canonicalise()]
+    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), Activations(), PadToPool(), Canonicalise()]

@@ -16,12 +16,14 @@ from onnxslim_yolo.passes.pad_pool import PadToPool
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.reparam import ReparamBranches
 from onnxslim_yolo.passes.shuffle import ShuffleToGather
+from onnxslim_yolo.passes.silu import Activations
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
 from onnxslim_yolo.passes.spp import SppToSppf
 
 __all__ = [
     "AbsorbConstants",
+    "Activations",
     "Canonicalise",
     "FocusToConv",
     "FoldAffine",

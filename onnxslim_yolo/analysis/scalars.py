@@ -1,0 +1,173 @@
+"""Reading arithmetic with scalar constants off a graph: products, lines, clamps and powers, however they are spelt.
+
+All look through nodes whose result nothing else reads, so that a match can be replaced as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant, producer, sole_consumer
+
+
+@dataclass(frozen=True)
+class Product:
+    """coefficient · Π factors, computed by `nodes` (last first)."""
+
+    coefficient: float
+    factors: tuple[Tensor, ...]
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """scale · base + shift."""
+
+    scale: float
+    shift: float
+    base: Tensor
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """min(max(base, low), high)."""
+
+    low: float
+    high: float
+    base: Tensor
+    nodes: tuple[Node, ...]
+
+
+def scalar_of(tensor: Tensor, like: Tensor | None = None) -> float | None:
+    """The value of a constant of one element (that does not raise the rank of `like`), else None."""
+    values = constant_of(tensor)
+    if values is None or values.size != 1 or values.dtype.kind not in "fiu":
+        return None
+    if like is not None and values.ndim > (0 if like.shape is None else len(like.shape)):
+        return None
+    return float(values.reshape(-1)[0])
+
+
+def inner(graph: gs.Graph, tensor: Tensor, *ops: str) -> Node | None:
+    """The node that computes a tensor which only one node reads, if it is one of `ops`."""
+    node = producer(tensor)
+    return node if node is not None and node.op in ops and sole_consumer(graph, tensor) is not None else None
+
+
+def operand_and_scalar(node: Node) -> tuple[int, float] | None:
+    """Of a node with two inputs, the index of the one that is no constant, and the value of the other, a scalar."""
+    if len(node.inputs) != 2:
+        return None
+    for index in (0, 1):
+        value = scalar_of(node.inputs[1 - index], node.inputs[index])
+        if value is not None and constant_of(node.inputs[index]) is None:
+            return index, value
+    return None
+
+
+def product(graph: gs.Graph, node: Node) -> Product | None:
+    """A tree of Mul, and Div by scalars, as one product; None if the node is none."""
+    if node.op not in ("Mul", "Div"):
+        return None
+    scalar = operand_and_scalar(node)
+    if node.op == "Div":
+        if scalar is None or scalar[0] != 0 or scalar[1] == 0:
+            return None
+        coefficient, parts = 1 / scalar[1], [node.inputs[0]]
+    else:
+        coefficient, parts = (1.0, list(node.inputs)) if scalar is None else (scalar[1], [node.inputs[scalar[0]]])
+    factors: list[Tensor] = []
+    nodes = [node]
+    for part in parts:
+        below = inner(graph, part, "Mul", "Div")
+        deeper = None if below is None else product(graph, below)
+        if deeper is None:
+            factors.append(part)
+            continue
+        coefficient *= deeper.coefficient
+        factors += deeper.factors
+        nodes += deeper.nodes
+    return Product(coefficient, tuple(factors), tuple(nodes))
+
+
+def lines(graph: gs.Graph, tensor: Tensor) -> list[Line]:
+    """The tensor as scale·base + shift, for every base it can be written with, the tensor itself first."""
+    found = [Line(1.0, 0.0, tensor, ())]
+    while (node := inner(graph, found[-1].base, "Add", "Sub", "Mul", "Div")) is not None:
+        operand = operand_and_scalar(node)
+        if operand is None:
+            break
+        (index, value), last = operand, found[-1]
+        if node.op in ("Mul", "Div"):
+            if node.op == "Div" and (index != 0 or value == 0):
+                break
+            scale, shift = (value if node.op == "Mul" else 1 / value), 0.0
+        else:
+            scale = -1.0 if node.op == "Sub" and index == 1 else 1.0
+            shift = -value if node.op == "Sub" and index == 0 else value
+        total = Line(last.scale * scale, last.scale * shift + last.shift, node.inputs[index], (*last.nodes, node))
+        found.append(total)
+    return found
+
+
+def clamp(graph: gs.Graph, node: Node) -> Clamp | None:
+    """A chain of Clip, Relu, and Min and Max with scalars as one clamp; None if the node is none."""
+    bounds = _bounds(node)
+    if bounds is None:
+        return None
+    index, low, high = bounds
+    base = node.inputs[index]
+    below = inner(graph, base, "Clip", "Relu", "Min", "Max")
+    first = None if below is None else clamp(graph, below)
+    if first is None:
+        return Clamp(low, high, base, (node,))
+    # min(max(min(max(x, l1), h1), l2), h2): the outer clamp applies to the inner one's bounds.
+    return Clamp(min(max(first.low, low), high), min(max(first.high, low), high), first.base, (node, *first.nodes))
+
+
+def _bounds(node: Node) -> tuple[int, float, float] | None:
+    """The index of the input that a node clamps, and between what."""
+    if node.op == "Relu":
+        return 0, 0.0, inf
+    if node.op in ("Min", "Max"):
+        operand = operand_and_scalar(node)
+        if operand is None:
+            return None
+        return (operand[0], -inf, operand[1]) if node.op == "Min" else (operand[0], operand[1], inf)
+    if node.op != "Clip":
+        return None
+    limits = []
+    for index, name, default in ((1, "min", -inf), (2, "max", inf)):
+        if has_input(node, index) and input_constant(node, index) is None:
+            return None
+        value = scalar_of(node.inputs[index]) if has_input(node, index) else node.attrs.get(name)
+        limits.append(default if value is None else float(value))
+    return 0, limits[0], limits[1]
+
+
+def monomial(graph: gs.Graph, tensor: Tensor, variable: Tensor) -> tuple[float, float, tuple[Node, ...]] | None:
+    """(c, n, nodes) if the tensor is c·variableⁿ, else None."""
+    if tensor is variable:
+        return 1.0, 1.0, ()
+    node = inner(graph, tensor, "Mul", "Div", "Pow")
+    if node is None:
+        return None
+    if node.op == "Pow":
+        power, base = scalar_of(node.inputs[1]), monomial(graph, node.inputs[0], variable)
+        if power is None or base is None:
+            return None
+        return float(base[0] ** power), base[1] * power, (node, *base[2])
+    found = product(graph, node)
+    if found is None:
+        return None
+    coefficient, degree, nodes = found.coefficient, 0.0, found.nodes
+    for factor in found.factors:
+        part = monomial(graph, factor, variable)
+        if part is None:
+            return None
+        coefficient, degree, nodes = coefficient * part[0], degree + part[1], (*nodes, *part[2])
+    return coefficient, degree, nodes
