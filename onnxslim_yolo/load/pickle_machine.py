@@ -16,7 +16,7 @@ from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.load import pickle_calls
 from onnxslim_yolo.load.records import Record
 
-_MAX_OPCODES = 3_000_000
+_MAX_OPCODES = 1_500_000
 _MAX_WORK = 16 << 20
 _MAX_INTEGER_BYTES = 64
 

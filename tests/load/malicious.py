@@ -272,7 +272,7 @@ BOMBS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         raw(PROTO2 + text("x" * 100_000) + b"q\x00" + (name("_codecs", "encode") + b"h\x00\x85R") * 2000 + STOP),
         "over and over",
     ),
-    "a list of lists": (raw(PROTO2 + b"]" * 3_100_000 + STOP), "instructions"),
+    "a list of lists": (raw(PROTO2 + b"]" * 1_600_000 + STOP), "instructions"),
     "storage of 100 GB": (
         raw(state_dict(tensor(storage(count=b"\x8a\x06" + (25 << 30).to_bytes(6, "little"))))),
         "takes? 107374182400|claims|100000",
