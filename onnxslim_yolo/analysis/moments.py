@@ -24,8 +24,8 @@ from onnxslim_yolo.graph import Array, Node, Tensor, constant_of, has_input, inp
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(65)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
-LARGEST = 1 << 12
-"""Constants of more elements are position-dependent tables (anchor grids), about which nothing is claimed."""
+LARGEST = 1 << 13
+"""What varies over more elements depends on the position (decoded boxes, anchor grids): nothing is claimed about it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class MomentAnalysis:
             results = []
         for index, (tensor, shape) in enumerate(zip(outputs, shapes, strict=True)):
             fits = index < len(results) and shape is not None and results[index].mean.ndim == len(shape)
+            fits = fits and results[index].mean.size <= LARGEST
             self._moments[id(tensor)] = results[index] if fits else _unknown(len(shape or ()))
 
     def shape(self, tensor: Tensor) -> Shape:
