@@ -49,7 +49,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def candidates(outputs: Sequence[Array], head: HeadSpec, image: int, conf: float, multi_label: bool) -> Candidates:
-    """The boxes of one image of the batch whose score exceeds `conf`: the best class of each, or all with `multi_label`.
+    """The boxes of one image whose score exceeds `conf`: the best class of each, or with `multi_label` all.
 
     Raises:
         InputError: an output's shape does not fit the head.
@@ -121,9 +121,7 @@ def _fastestdet(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_lab
     grid = np.stack((cell % width, cell // width), axis=1).astype(box.dtype)
     stride = head.strides[0]
     whole = np.array([width, height], box.dtype) * stride
-    yield _at(
-        (grid + np.tanh(box[:, :2])) * stride, sigmoid(box[:, 2:]) * whole, score, label, np.zeros((len(row), 0))
-    )
+    yield _at((grid + np.tanh(box[:, :2])) * stride, sigmoid(box[:, 2:]) * whole, score, label, np.zeros((len(row), 0)))
 
 
 def _v5_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: bool) -> Iterator[Candidates]:
@@ -138,7 +136,8 @@ def _v5_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: 
         kept, row = _once(row, len(rows))
         rows, which, cell = rows[kept], which[kept], cell[kept]
         grid = np.stack((cell % width, cell // width), axis=1).astype(rows.dtype)
-        centre = (alpha * sigmoid(rows[:, :2]) - (alpha - 1) / 2 + grid) * stride
+        linear = head.centres == "linear"
+        centre = ((rows[:, :2] if linear else alpha * sigmoid(rows[:, :2]) - (alpha - 1) / 2) + grid) * stride
         size = (2 * sigmoid(rows[:, 2:4])) ** 2 if head.sizes == "square" else np.exp(rows[:, 2:4])
         boxes = _xyxy(np.concatenate((centre, size * np.array(anchors, rows.dtype)[which]), axis=1))
         yield Candidates(boxes[row], score, label, rows[row, 5 + head.nc :])
@@ -163,7 +162,7 @@ def _v8_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: 
 
 
 def distances(boxes: Array, reg_max: int) -> Array:
-    """(n, 4·reg_max) logits → (n, 4) expected distances left, top, right, bottom in cells (Generalized Focal Loss, §3)."""
+    """(n, 4·reg_max) logits → (n, 4) expected left, top, right, bottom in cells (Generalized Focal Loss, §3)."""
     if reg_max == 1:
         return boxes
     bins = boxes.reshape(-1, 4, reg_max)
@@ -172,9 +171,7 @@ def distances(boxes: Array, reg_max: int) -> Array:
     return expected
 
 
-def _place(
-    head: HeadSpec, sides: Array, grid: Array, stride: float, extra: Array | None
-) -> tuple[Array, Array]:
+def _place(head: HeadSpec, sides: Array, grid: Array, stride: float, extra: Array | None) -> tuple[Array, Array]:
     """Boxes (n, 4) and further numbers (n, e), in pixels. A rotated box is given by its unrotated corners."""
     low, high = grid - sides[:, :2], grid + sides[:, 2:]
     if extra is None or head.extra == "mask":

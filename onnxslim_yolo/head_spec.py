@@ -43,6 +43,7 @@ class HeadSpec:
         strides: pixels per cell and level; raw heads and fastestdet.
         anchors: per level (w, h) in pixels; v5-raw.
         scale_xy: v5-raw: a centre is (α·σ(x) − (α − 1)/2 + cell)·stride; YOLOv5's α is 2.
+        centres: v5-raw: "logistic" as above, or "linear" for (x + cell)·stride (YOLOX).
         sizes: v5-raw: "square" for anchor·(2σ(w))², "exp" for anchor·exp(w).
         reg_max: v8-raw: bins a side; 1 is a plain distance.
         joint: v8-raw: boxes and classes of a level share one map; else all box maps come first, then all class maps.
@@ -57,6 +58,7 @@ class HeadSpec:
     strides: tuple[float, ...] = ()
     anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
     scale_xy: float = 2.0
+    centres: Literal["logistic", "linear"] = "logistic"
     sizes: Literal["square", "exp"] = "square"
     reg_max: int = 16
     joint: bool = True

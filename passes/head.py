@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from onnxslim_yolo.analysis.decode_region import Unrecognised
+from onnxslim_yolo.analysis.decode_region import UnrecognisedError
 from onnxslim_yolo.analysis.head import HeadCut, find_head
 from onnxslim_yolo.graph import Model, sweep
 from onnxslim_yolo.head_spec import HEAD_KEY
@@ -46,7 +46,7 @@ class Head:
             return 0
         try:
             cut = find_head(model)
-        except Unrecognised as reason:
+        except UnrecognisedError as reason:
             model.note(f"head: left as it is: {reason}")
             return 0
         apply_cut(model, cut)

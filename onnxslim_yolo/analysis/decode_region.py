@@ -29,10 +29,10 @@ from onnxslim_yolo.graph import (
 from onnxslim_yolo.shapes import infer_shapes
 
 FREE_SIZE = 160
-"""The image side, pixels, that a model with a free input size is looked at with: 525 cells in three levels, for a best 300."""
+"""The image side, pixels, at which a model of free input size is looked at: 525 cells, enough for a best 300."""
 
 
-class Unrecognised(Exception):
+class UnrecognisedError(Exception):
     """The graph does not end in a head that is known; the message is the reason, for people."""
 
 
@@ -61,20 +61,20 @@ def find_region(model: Model) -> Region:
     """The decode of a model's first table of boxes.
 
     Raises:
-        Unrecognised: there is no table, or what computes it does not start at convolutions' maps.
+        UnrecognisedError: there is no table, or what computes it does not start at convolutions' maps.
     """
     graph = model.graph
     tables = [output for output in graph.outputs if output.shape is None or len(output.shape) == 3]
     if not tables:
-        raise Unrecognised("no output is a table of boxes (rank 3): there is no decode to cut off")
+        raise UnrecognisedError("no output is a table of boxes (rank 3): there is no decode to cut off")
     boundary, sources, inside = _walk(tables[0])
     if tables[0] in [*boundary] or not inside:
-        raise Unrecognised("the table of boxes is itself a convolution's output")
+        raise UnrecognisedError("the table of boxes is itself a convolution's output")
     nodes = {id(node): node for node in inside}
     maps = _move_forward(graph, boundary, nodes)
     size, shapes = _shapes(model, [*maps, *sources])
     if any(len(shape) != 4 for shape in shapes[: len(maps)]):
-        raise Unrecognised("the decode does not start at feature maps of rank 4")
+        raise UnrecognisedError("the decode does not start at feature maps of rank 4")
     order = {id(node): index for index, node in enumerate(graph.nodes)}
     return Region(
         table=tables[0],
@@ -108,7 +108,7 @@ def _walk(table: Tensor) -> tuple[list[Tensor], list[Tensor], list[Node]]:
         if is_constant(tensor) or is_empty(tensor):
             continue
         if node is None:
-            raise Unrecognised(f"the boxes depend on the input '{tensor.name}' past every convolution")
+            raise UnrecognisedError(f"the boxes depend on the input '{tensor.name}' past every convolution")
         if id(node) in inside:
             continue
         if _is_learned(node):
@@ -205,7 +205,7 @@ def _measured(model: Model, tensors: Sequence[Tensor]) -> tuple[tuple[int, int],
     graph, image = model.graph, model.graph.inputs[0]
     declared = list(image.shape) if image.shape is not None else [1, 3, None, None]
     if len(graph.inputs) != 1 or len(declared) != 4:
-        raise Unrecognised("the model has not exactly one image (b, 3, h, w) as its input")
+        raise UnrecognisedError("the model has not exactly one image (b, 3, h, w) as its input")
     defaults = (1, 3, FREE_SIZE, FREE_SIZE)
     shape = tuple(dim if isinstance(dim, int) and dim > 0 else d for dim, d in zip(declared, defaults, strict=True))
     part = _part(graph, graph.nodes, [image], tensors)
@@ -249,7 +249,7 @@ def _run(graph: gs.Graph, feeds: dict[str, Array], what: str) -> list[Array]:
         values: list[Array] = session.run(None, feeds)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         reason = str(error).strip().splitlines()[0][:200]
-        raise Unrecognised(f"{what} cannot be run by itself: {reason}") from error
+        raise UnrecognisedError(f"{what} cannot be run by itself: {reason}") from error
     return values
 
 

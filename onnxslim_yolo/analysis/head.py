@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxslim_yolo.analysis.decode_region import Region, Unrecognised, find_region, run_region
+from onnxslim_yolo.analysis.decode_region import Region, UnrecognisedError, find_region, run_region
 from onnxslim_yolo.decode import Candidates, candidates
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Array, Model, Tensor, static_shape
@@ -52,12 +52,12 @@ def find_head(model: Model) -> HeadCut:
     """The decode behind a detector's last convolutions.
 
     Raises:
-        Unrecognised: the reason why there is none that could be cut off.
+        UnrecognisedError: the reason why there is none that could be cut off.
     """
     region = find_region(model)
     zeros = run_region(model, region, [np.zeros(shape, np.float32) for shape in region.shapes])
     if zeros.ndim != 3:
-        raise Unrecognised(f"the table of boxes has rank {zeros.ndim}, not 3")
+        raise UnrecognisedError(f"the table of boxes has rank {zeros.ndim}, not 3")
     probe = _Probe(model, region)
     tried = 0
     for guess in _hypotheses(model, region, zeros):
@@ -68,7 +68,7 @@ def find_head(model: Model) -> HeadCut:
     shapes = ", ".join("x".join(map(str, shape)) for shape in region.shapes)
     reason = f"none of {tried} known decodes gives what it computes" if tried else "no known decode has such shapes"
     table = "x".join(map(str, zeros.shape))
-    raise Unrecognised(f"the decode from maps {shapes} to a table {table} is not recognised: {reason}")
+    raise UnrecognisedError(f"the decode from maps {shapes} to a table {table} is not recognised: {reason}")
 
 
 def _declared_shapes(model: Model, region: Region, guess: _Hypothesis) -> tuple[tuple[int | str, ...], ...]:
@@ -137,7 +137,7 @@ def _hypotheses(model: Model, region: Region, zeros: Array) -> Iterator[_Hypothe
     for levels in _level_orders(region):
         strides = _strides(region, levels)
         if strides is None:
-            raise Unrecognised("the maps' sizes are no common divisors of the input's height and width")
+            raise UnrecognisedError("the maps' sizes are no common divisors of the input's height and width")
         cells = sum(region.shapes[level[0]][2] * region.shapes[level[0]][3] for level in levels)
         rows, columns = zeros.shape[1:]
         if all(len(level) == 1 for level in levels) and rows % cells == 0:
@@ -201,6 +201,7 @@ def _anchored(
     table = HeadSpec("v5", nc, extra=extra, extra_channels=columns - 5 - nc)
     yield _Hypothesis(spec, table, tuple(levels))
     yield _Hypothesis(replace(spec, sizes="exp"), table, tuple(levels))
+    yield _Hypothesis(replace(spec, scale_xy=1.0, centres="linear", sizes="exp"), table, tuple(levels))
 
 
 def _anchor_free(
@@ -216,8 +217,11 @@ def _anchor_free(
             continue
         spec = HeadSpec("v8-raw", nc, strides=strides, reg_max=bins // 4, joint="cls" not in roles)
         for extra in _extra_kinds(further):
-            described = {"extra": extra, "extra_channels": further}
-            yield _Hypothesis(replace(spec, **described), replace(table, nc=nc, **described), _in_order(roles))
+            yield _Hypothesis(
+                replace(spec, extra=extra, extra_channels=further),
+                replace(table, nc=nc, extra=extra, extra_channels=further),
+                _in_order(roles),
+            )
 
 
 def _end2end(region: Region, levels: Sequence[Sequence[int]], strides: tuple[float, ...]) -> Iterator[_Hypothesis]:

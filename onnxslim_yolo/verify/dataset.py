@@ -151,8 +151,9 @@ def _names(file: Path, names: Any) -> tuple[str, ...]:
 
 def _sources(file: Path, data: Mapping[str, Any], split: str) -> list[str]:
     value = data.get(split)
-    sources = value if isinstance(value, list) else [value]
-    if not sources or not all(isinstance(source, str) and source for source in sources):
+    found = value if isinstance(value, list) else [value]
+    sources = [source for source in found if isinstance(source, str) and source]
+    if not sources or len(sources) != len(found):
         known = ", ".join(key for key in ("train", "val", "test", "calib") if data.get(key)) or "none"
         raise InputError(f"has no split '{split}' (a folder or a list of images); it has: {known}", file=file)
     return sources

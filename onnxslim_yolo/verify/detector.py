@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Detector:
         return self.network.size
 
     def __call__(self, images: Array) -> list[Detections]:
-        """(b, 3, h, w) RGB float32 in [0, 1] → detections in pixels of the input. b is 1 unless the model takes more."""
+        """(b, 3, h, w) RGB float32 in [0, 1] → detections in the input's pixels; b is 1 unless the model takes more."""
         if self.head is None:
             self.head = self._identify(self.network.run(images))
         if self.head.bgr:
@@ -105,9 +106,7 @@ def open_network(path: Path, *, size: tuple[int, int] | None = None, threads: in
     return _open_checkpoint(path, size, threads)
 
 
-def open_onnx(
-    source: Path | bytes, file: Path, size: tuple[int, int] | None = None, threads: int = 1
-) -> Network:
+def open_onnx(source: Path | bytes, file: Path, size: tuple[int, int] | None = None, threads: int = 1) -> Network:
     """An ONNX model, from a file or from bytes, in onnxruntime with one session. Raises as `open_network`."""
     import onnxruntime as ort
 
@@ -135,15 +134,24 @@ def open_onnx(
 
 
 def _open_ncnn(path: Path, size: tuple[int, int] | None, threads: int) -> Network:
-    folder = path if path.is_dir() else path.parent
     from onnxslim_yolo.verify.ncnn_run import NcnnRunner
 
-    metadata = _ncnn_metadata(folder / "metadata.yaml")
-    runner = NcnnRunner(path, threads=threads)
-    return Network(path, _input_size(path, [None, None], size, metadata), metadata, runner)
+    return Network(path, ncnn_input_size(path, size), _ncnn_metadata(path), NcnnRunner(path, threads=threads))
 
 
-def _ncnn_metadata(file: Path) -> dict[str, str]:
+def ncnn_input_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(h, w) of an NCNN folder's or `.param`'s input: `size`, else what metadata.yaml says, else the Input layer."""
+    from onnxslim_yolo.verify.ncnn_reader import read_ncnn
+    from onnxslim_yolo.verify.ncnn_run import ncnn_files
+
+    net = read_ncnn(*ncnn_files(path))
+    # Parameters 0 and 1 of an Input layer are width and height; 0 stands for any.
+    sides = [(layer.integer(1), layer.integer(0)) for layer in net.layers if layer.type == "Input"]
+    return _input_size(path, sides[0] if sides else [None, None], size, _ncnn_metadata(path))
+
+
+def _ncnn_metadata(path: Path) -> dict[str, str]:
+    file = (path if path.is_dir() else path.parent) / "metadata.yaml"
     if not file.is_file():
         return {}
     try:
@@ -152,14 +160,20 @@ def _ncnn_metadata(file: Path) -> dict[str, str]:
         raise InputError(f"cannot be read as yaml: {error}", file=file) from error
     if not isinstance(data, dict):
         raise InputError("expected a mapping", file=file)
-    return {str(key): str(value) for key, value in data.items()}
+    # A description that was written as JSON may come back as the mapping it spells.
+    return {
+        str(key): json.dumps(value)
+        if str(key).startswith("onnxslim_yolo.") and not isinstance(value, str)
+        else str(value)
+        for key, value in data.items()
+    }
 
 
 def _open_checkpoint(path: Path, size: tuple[int, int] | None, threads: int) -> Network:
-    from onnxslim_yolo.load import load
+    from onnxslim_yolo.load import LoadOptions, read_model
 
-    model = load(path, imgsz=size)
-    return open_onnx(model.to_onnx().SerializeToString(), path, size, threads)
+    _, proto = read_model(path, LoadOptions(imgsz=size))
+    return open_onnx(proto.SerializeToString(), path, size, threads)
 
 
 def _input_size(

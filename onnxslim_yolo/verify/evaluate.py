@@ -108,17 +108,13 @@ def evaluate(predict: Predict, dataset: Dataset, *, max_det: int = 300, progress
         height, width = placement.source
         true_boxes = relative * np.array([width, height, width, height])
         boxes = placement.undo(found.boxes)
-        pairs.append(
-            ImageBoxes(placement.source, boxes, found.scores, found.classes, true_boxes, true_classes)
-        )
+        pairs.append(ImageBoxes(placement.source, boxes, found.scores, found.classes, true_boxes, true_classes))
         if progress is not None:
             progress(done, len(dataset.images))
     return score(pairs, dataset.names, max_det=max_det, seconds=seconds)
 
 
-def score(
-    pairs: Sequence[ImageBoxes], names: Sequence[str], *, max_det: int = 300, seconds: float = 0.0
-) -> EvalResult:
+def score(pairs: Sequence[ImageBoxes], names: Sequence[str], *, max_det: int = 300, seconds: float = 0.0) -> EvalResult:
     """Count found boxes against true ones.
 
     Raises:

@@ -1,10 +1,10 @@
 """Images as detectors want them: read, letterboxed to a fixed size, RGB, NCHW float32 in [0, 1]; and boxes back.
 
 The letterbox is the ecosystem's (Ultralytics' predictor): scale by r = min(H/h, W/w), resize bilinearly to
-(round(w·r), round(h·r)), centre on a canvas of grey 114. Pillow decodes JPEGs to the very bytes that OpenCV does (both
-bundle libjpeg-turbo). The resize is OpenCV's 8-bit `INTER_LINEAR` written with numpy: pixel centres at +½, weights of 11
-bits, the two truncating shifts of its fixed-point kernel. It differs from OpenCV 4 and 5 on x86 by one grey level on
-about 0.1 % of the values. OpenCV itself is no dependency: it is 150 MB, and its headless wheel overwrites the files of
+(round(w·r), round(h·r)), centre on a canvas of grey 114. Pillow decodes JPEGs to the very bytes that OpenCV does
+(both bundle libjpeg-turbo). The resize is OpenCV's 8-bit `INTER_LINEAR` written with numpy: pixel centres at +½,
+weights of 11 bits, the two truncating shifts of its fixed-point kernel. It differs from OpenCV 5 on x86 by one grey
+level on about 0.1 % of the values. OpenCV itself is no dependency: it is 150 MB, and its headless wheel overwrites the files of
 the `opencv-python` that Ultralytics installs.
 """
 
@@ -90,7 +90,8 @@ def letterbox(image: Array, size: tuple[int, int]) -> tuple[Array, Letterbox]:
 
 def to_input(image: Array) -> Array:
     """(h, w, 3) uint8 → (1, 3, h, w) float32 in [0, 1], contiguous."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+    planes: Array = np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)
+    return planes / np.float32(255)
 
 
 def load_input(path: Path, size: tuple[int, int]) -> tuple[Array, Letterbox]:
@@ -109,7 +110,8 @@ def resize_bilinear(image: Array, size: tuple[int, int]) -> Array:
     rows = (wide[:, x0] * a0[:, None] + wide[:, x1] * a1[:, None]) >> 4
     upper = (rows[y0] * b0[:, None, None]) >> 16
     lower = (rows[y1] * b1[:, None, None]) >> 16
-    return ((upper + lower + 2) >> 2).clip(0, 255).astype(np.uint8)
+    resized: Array = ((upper + lower + 2) >> 2).clip(0, 255).astype(np.uint8)
+    return resized
 
 
 def _taps(source: int, target: int) -> tuple[Array, Array, Array, Array]:
@@ -125,7 +127,7 @@ def _taps(source: int, target: int) -> tuple[Array, Array, Array, Array]:
 
 
 def list_images(source: Path) -> tuple[Path, ...]:
-    """The images of a folder (searched recursively), of a `.txt` list of paths, or the one image given; sorted or as listed.
+    """The images of a folder (recursively, sorted), of a `.txt` list of paths (as listed), or the one image given.
 
     Paths in a list are relative to the list's folder.
 

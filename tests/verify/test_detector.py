@@ -1,0 +1,70 @@
+"""Opening models of every runtime as detectors."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxslim_yolo.emit.ncnn import emit_ncnn
+from onnxslim_yolo.emit.ncnn_write import write_ncnn
+from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.passes.head import Head
+from onnxslim_yolo.verify.detector import Detector, declared_size, open_network
+from tests.zoo import model_path
+
+IMAGE = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov8n"])
+def test_one_detector_in_four_shapes(tmp_path, name: str) -> None:
+    decoded = Model.from_onnx(onnx.load(model_path(name)))
+    raw = decoded.copy()
+    assert Head().run(raw) == 1
+    onnx.save(raw.to_onnx(), tmp_path / "raw.onnx")
+    write_ncnn(emit_ncnn(raw, weights="fp32"), tmp_path / "raw_ncnn_model", raw.metadata)
+    write_ncnn(emit_ncnn(decoded, weights="fp32"), tmp_path / "dec_ncnn_model", decoded.metadata)
+    files = [model_path(name), tmp_path / "raw.onnx", tmp_path / "raw_ncnn_model", tmp_path / "dec_ncnn_model"]
+    found = [Detector(open_network(file, threads=1), conf=0.05)(IMAGE)[0] for file in files]
+    assert len(found[0]) > 5
+    for other in found[1:]:
+        assert len(other) == len(found[0])
+        np.testing.assert_allclose(other.scores, found[0].scores, atol=1e-5)
+        np.testing.assert_allclose(np.sort(other.boxes, axis=0), np.sort(found[0].boxes, axis=0), atol=0.01)
+
+
+def test_input_sizes(tmp_path) -> None:
+    assert open_network(model_path("yolov8n")).size == (64, 64)
+    with pytest.raises(UsageError, match="fixed to 64x64"):
+        open_network(model_path("yolov8n"), size=(96, 96))
+    free = model_path("yolov8n", dynamic=True)
+    assert open_network(free, size=(96, 128)).size == (96, 128)
+    assert open_network(free).size == (640, 640)
+    proto = onnx.load(free)
+    onnx.helper.set_model_props(proto, {"imgsz": "[224, 320]"})
+    onnx.save(proto, tmp_path / "free.onnx")
+    assert open_network(tmp_path / "free.onnx").size == (224, 320)
+    assert declared_size({"imgsz": "320"}) == (320, 320) and declared_size({"imgsz": "big"}) is None
+
+
+def test_broken_files_are_named(tmp_path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"nothing")
+    (tmp_path / "folder").mkdir()
+    for name in ("x.onnx", "gone.onnx", "folder"):
+        with pytest.raises(InputError, match=name):
+            open_network(tmp_path / name)
+
+
+def test_unknown_heads_name_the_file() -> None:
+    with pytest.raises(UnsupportedError, match="onnx"):
+        Detector(open_network(model_path("resnet")))(IMAGE)
+
+
+def test_description_survives_yaml(tmp_path) -> None:
+    model = Model.from_onnx(onnx.load(model_path("yolov8n")))
+    Head().run(model)
+    folder = tmp_path / "n_ncnn_model"
+    write_ncnn(emit_ncnn(model), folder, model.metadata)
+    metadata = open_network(folder).metadata
+    assert json.loads(metadata["onnxslim_yolo.head"])["kind"] == "v8-raw"
