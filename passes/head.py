@@ -18,8 +18,10 @@ from typing import ClassVar, Literal
 
 from onnxslim_yolo.analysis.decode_region import UnrecognisedError
 from onnxslim_yolo.analysis.head import HeadCut, find_head
-from onnxslim_yolo.graph import Model, sweep
-from onnxslim_yolo.head_spec import HEAD_KEY
+from onnxslim_yolo.graph import Model, Namer, Tensor, static_shape, sweep
+from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.passes.decode_nodes import DecodeWriter, write_v5, write_v8
+from onnxslim_yolo.shapes import reinfer
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Head:
     """Where the network ends: `raw` at the maps of its last convolutions; `keep` leaves it as it is.
 
     Options:
-        to: `raw` cuts the decode off. `decoded` asks for boxes as the output: nothing to do for a model that has them,
-            and refused with a note for one that ends in raw maps. `keep` does nothing.
+        to: `raw` cuts the decode off. `decoded` writes one behind raw maps that the metadata describe; a model whose
+            output is a table of boxes already stays. `keep` does nothing.
     """
 
     name: ClassVar[str] = "head"
@@ -41,7 +43,7 @@ class Head:
         if self.to == "keep":
             return 0
         if self.to == "decoded":
-            return _expect_decoded(model)
+            return _decode(model)
         if HEAD_KEY in model.metadata:
             return 0
         try:
@@ -64,8 +66,38 @@ def apply_cut(model: Model, cut: HeadCut) -> None:
     model.metadata[HEAD_KEY] = cut.spec.to_json()
 
 
-def _expect_decoded(model: Model) -> int:
-    if any(output.shape is not None and len(output.shape) == 3 for output in model.graph.outputs):
+def _decode(model: Model) -> int:
+    graph = model.graph
+    if any(output.shape is not None and len(output.shape) == 3 for output in graph.outputs):
         return 0
-    model.note("head: the model ends in raw maps; decode them with onnxslim_yolo.postprocess")
-    return 0
+    try:
+        head, maps, cells = _described(model)
+    except UnrecognisedError as reason:
+        model.note(f"head: left as it is: {reason}")
+        return 0
+    write = DecodeWriter(model)
+    table = (write_v5 if head.kind == "v5-raw" else write_v8)(write, maps, cells, head)
+    table.name, table.shape = Namer(graph)("boxes"), None
+    graph.outputs = [table, *graph.outputs[head.outputs :]]
+    del model.metadata[HEAD_KEY]
+    reinfer(graph)
+    return 1
+
+
+def _described(model: Model) -> tuple[HeadSpec, list[Tensor], list[tuple[int, int]]]:
+    """The head that the metadata describe, its maps, and each level's (h, w)."""
+    if HEAD_KEY not in model.metadata:
+        raise UnrecognisedError("the outputs are no table of boxes, and the metadata do not describe the head")
+    head = HeadSpec.from_json(model.metadata[HEAD_KEY])
+    if not head.kind.endswith("-raw") or head.end2end or (head.extra and head.kind == "v8-raw"):
+        raise UnrecognisedError(
+            f"writing the decode of a {head.kind} head with ranking, masks or points is not offered"
+        )
+    if model.opset < 13:
+        raise UnrecognisedError(f"writing a decode needs opset 13 or later; the model has {model.opset}")
+    maps = model.graph.outputs[: head.outputs]
+    shapes = [static_shape(tensor) for tensor in maps]
+    found = [shape for shape in shapes if shape is not None and len(shape) == 4]
+    if len(found) != head.outputs:
+        raise UnrecognisedError("writing a decode needs a fixed input size: the grid becomes a constant")
+    return head, list(maps), [(shape[2], shape[3]) for shape in found[: head.levels]]

@@ -4,8 +4,8 @@ The letterbox is the ecosystem's (Ultralytics' predictor): scale by r = min(H/h,
 (round(w·r), round(h·r)), centre on a canvas of grey 114. Pillow decodes JPEGs to the very bytes that OpenCV does
 (both bundle libjpeg-turbo). The resize is OpenCV's 8-bit `INTER_LINEAR` written with numpy: pixel centres at +½,
 weights of 11 bits, the two truncating shifts of its fixed-point kernel. It differs from OpenCV 5 on x86 by one grey
-level on about 0.1 % of the values. OpenCV itself is no dependency: it is 150 MB, and its headless wheel overwrites the files of
-the `opencv-python` that Ultralytics installs.
+level on about 0.1 % of the values. OpenCV itself is no dependency: it is 150 MB, and its headless wheel overwrites
+the files of the `opencv-python` that Ultralytics installs.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ def letterbox(image: Array, size: tuple[int, int]) -> tuple[Array, Letterbox]:
 
 def to_input(image: Array) -> Array:
     """(h, w, 3) uint8 → (1, 3, h, w) float32 in [0, 1], contiguous."""
-    planes: Array = np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)
-    return planes / np.float32(255)
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32)
+    scaled: Array = planes / np.float32(255)
+    return scaled
 
 
 def load_input(path: Path, size: tuple[int, int]) -> tuple[Array, Letterbox]:
