@@ -140,14 +140,14 @@ def compile_command(
 
       onnxslim-yolo compile yolov4-tiny.cfg --emit ncnn --head raw
     """
-    _settle(debug, quiet, verbose)
+    settle(debug, quiet, verbose)
     from onnxslim_yolo.compiler import compile_with
     from onnxslim_yolo.options import CompileOptions
 
     options = CompileOptions(
         out=output,
         name=name,
-        imgsz=_size(imgsz),
+        imgsz=parse_size(imgsz),
         weights=weights,
         trust=trust,
         prune=_ratio(prune),
@@ -173,7 +173,7 @@ def compile_command(
     with _progress(quiet or as_json) as progress:
         result = compile_with(source, options, progress)
     if as_json:
-        _print_json(result.report)
+        print_json(result.report)
     elif not quiet:
         from onnxslim_yolo.report.terminal import show_report
 
@@ -184,13 +184,13 @@ def compile_command(
 @app.command()
 def passes(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the passes with their options, as `--passes` spells them."""
-    _settle(debug)
+    settle(debug)
     from onnxslim_yolo.manager import available_passes, options_of
 
     known = available_passes()
     if as_json:
         rows = {n: [{"name": o, "type": t, "default": d} for o, t, d in options_of(cls)] for n, cls in known.items()}
-        return _print_json(rows)
+        return print_json(rows)
     from rich.table import Table
 
     table = Table("pass", "option", "type", "default", box=None, pad_edge=False)
@@ -202,11 +202,13 @@ def passes(as_json: AsJson = False, debug: Debug = False) -> None:
     return out.print(table)
 
 
-def _settle(debug: bool, quiet: bool = False, verbose: bool = False) -> None:
+def settle(debug: bool, quiet: bool = False, verbose: bool = False) -> None:
+    """Note what every command shares."""
     settings.debug, settings.quiet, settings.verbose = debug, quiet, verbose
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """JSON on standard output, and nothing else there."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
@@ -246,7 +248,8 @@ def _snap(text: str) -> Any:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) from `N` or `H,W`. Raises UsageError."""
     if text is None:
         return None
     parts = text.replace("x", ",").split(",")
@@ -254,3 +257,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
         raise UsageError(f"--imgsz takes N or H,W in pixels, not '{text}'")
     sides = [int(part) for part in parts]
     return sides[0], sides[-1]
+
+
+# The other commands register themselves on `app`.
+from onnxslim_yolo import cli_models as _commands  # noqa: E402, F401

@@ -65,11 +65,13 @@ def image_like_feeds(model: Model, count: int = 2, seed: int = 0) -> list[Feeds]
     """
     rng = np.random.default_rng(seed)
     return [
-        {tensor.name: _image(tensor.shape, tensor.dtype, rng) for tensor in model.graph.inputs} for _ in range(count)
+        {tensor.name: image_like(tensor.shape, rng, tensor.dtype) for tensor in model.graph.inputs}
+        for _ in range(count)
     ]
 
 
-def _image(shape: Any, dtype: Any, rng: np.random.Generator) -> Array:
+def image_like(shape: Any, rng: np.random.Generator, dtype: Any = None) -> Array:
+    """One input of the given shape: patches at several scales for an image, noise for anything else."""
     dims = [int(d) if isinstance(d, (int, np.integer)) and d > 0 else 1 for d in shape or []]
     image = np.zeros(dims)
     if len(dims) == 4:
