@@ -1,0 +1,205 @@
+"""A report, or the difference of two, as GitHub-flavoured Markdown: a step summary, a pull request's comment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from onnxslim_yolo.report.command import command_of
+from onnxslim_yolo.report.wording import (
+    bytes_text,
+    change_text,
+    control_text,
+    count_text,
+    loss_text,
+    members_text,
+    printable,
+    pruning_text,
+    ratio_text,
+    size_of_result,
+    small_text,
+    verdict_of_all,
+    verdicts,
+)
+
+MOST = 30
+"""Rows of a list before the rest is only counted: comments have a limit, and so have readers."""
+_MARKS = {"PASS": "✅", "FAIL": "❌", "BLIND": "⚠️", "NOT VERIFIED": "⚠️", "info": "ℹ️"}
+_FIGURES = {
+    "parameters": ("Parameters", count_text),
+    "macs": ("MACs", count_text),
+    "bytes": ("File size", bytes_text),
+    "latency_ms": ("Latency", lambda value: f"{value:.2f} ms"),
+    "nodes": ("Nodes", count_text),
+    "removed": ("Channels removed", count_text),
+    "difference_from_source": ("Difference from the source", small_text),
+}
+
+
+def markdown_summary(report: Mapping[str, Any]) -> str:
+    """One compilation: sizes before and after, channels, verification with its control, frozen groups, notes."""
+    verdict = verdict_of_all(report)
+    lines = [
+        f"### onnxslim-yolo: {_code(report['source']['file'])}",
+        "",
+        f"{_MARKS[verdict]} **{verdict}** · {_text(pruning_text(report))}",
+        "",
+        *_table(("", "before", "after", "ratio"), _sizes(report)),
+        *_verification(report),
+        *_section("Files", _table(("file", "size"), [(_code(n), bytes_text(s)) for n, s in report["files"].items()])),
+        *_widths(report),
+        *_section(
+            "Left whole, and why",
+            _table(("channels", "reason"), [(str(f["channels"]), _text(f["reason"])) for f in report["frozen"]]),
+        ),
+        *_section("Notes", _bullets(report["notes"])),
+        "",
+        "```sh",
+        printable(command_of(report)).replace("```", "'''"),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_diff(diff: Mapping[str, Any]) -> str:
+    """Two compilations: figures, files, options, verification and widths that changed."""
+    old, new = diff["old"], diff["new"]
+    verdict = diff["verification"]["new"]["verdict"]
+    source = "same input" if diff["same_source"] else f"input changed: {old['sha256'][:12]} → {new['sha256'][:12]}"
+    lines = [
+        f"### onnxslim-yolo: {_code(new['file'])}",
+        "",
+        f"{_MARKS.get(verdict, '')} **{verdict}** (was {diff['verification']['old']['verdict']}) · {_text(source)}",
+        "",
+        *_table(("", "old", "new", "change"), _figure_rows(diff["figures"])),
+        *_section("Files", _table(("file", "old", "new", "change"), _file_rows(diff["files"]))),
+        *_section("Options", _table(("option", "old", "new"), _option_rows(diff["options"]))),
+        *_section("Widths", _table(("layers", "old", "new"), _width_rows(diff["widths"]))),
+        *_section("New notes", _bullets(diff["notes"]["new"])),
+        *_section("Notes that are gone", _bullets(diff["notes"]["gone"])),
+    ]
+    if not any((diff["widths"], diff["options"])) and all(f["old"] == f["new"] for f in diff["figures"].values()):
+        lines += ["", "Nothing changed."]
+    return "\n".join(lines) + "\n"
+
+
+def _sizes(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    before, after = report["before"], report["after"]
+    rows = [
+        ("Parameters", before["parameters"], after["parameters"], count_text),
+        ("MACs", before["macs"], after["macs"], count_text),
+        ("File size", report["source"]["bytes"], size_of_result(report), bytes_text),
+    ]
+    shown = [(n, form(a), "–" if b is None else form(b), ratio_text(b, a)) for n, a, b, form in rows]
+    one, two = before.get("latency_ms"), after.get("latency_ms")
+    return (
+        shown if None in (one, two) else [*shown, ("Latency", f"{one:.2f} ms", f"{two:.2f} ms", ratio_text(two, one))]
+    )
+
+
+def _verification(report: Mapping[str, Any]) -> list[str]:
+    if report["verification"] is None:
+        return ["", "Nothing that was written has been run (`--no-verify`)."]
+    rows = [
+        (
+            f"{_MARKS[v.word]} {v.word}",
+            _text(v.label),
+            _text(v.runtime),
+            small_text(v.worst),
+            "–" if v.tolerance is None else small_text(v.tolerance),
+        )
+        for v in verdicts(report)
+    ]
+    lines = _section("Verification", _table(("", "compared", "in", "worst", "allowed"), rows))
+    lines += ["", f"Control: {_text(control_text(report))}."]
+    loss = loss_text(report)
+    return lines if loss is None else [*lines, "", f"Difference from the source: {_text(loss)}."]
+
+
+def _widths(report: Mapping[str, Any]) -> list[str]:
+    changed = [g for g in report["groups"] if g["kept"] != g["width"]]
+    rows = [(_code(members_text(g["members"], 2)), str(g["width"]), str(g["wanted"]), str(g["kept"])) for g in changed]
+    return _section(
+        f"Widths: {len(changed)} of {len(report['groups'])} groups changed",
+        _table(("layers", "before", "wanted", "kept"), rows),
+        folded=True,
+    )
+
+
+def _figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for name, (title, form) in _FIGURES.items():
+        pair = figures.get(name)
+        if pair is None or (pair["old"] is None and pair["new"] is None):
+            continue
+        shown = ["–" if value is None else form(value) for value in (pair["old"], pair["new"])]
+        rows.append((title, *shown, change_text(pair["old"], pair["new"])))
+    return rows
+
+
+def _file_rows(files: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            _code(name),
+            *("–" if pair[k] is None else bytes_text(pair[k]) for k in ("old", "new")),
+            change_text(pair["old"], pair["new"]),
+        )
+        for name, pair in files.items()
+    ]
+
+
+def _option_rows(options: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (_code(name), *("default" if pair[k] is None else _code(pair[k]) for k in ("old", "new")))
+        for name, pair in options.items()
+    ]
+
+
+def _width_rows(widths: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [(_code(members_text(row["members"], 2)), _width(row["old"]), _width(row["new"])) for row in widths]
+
+
+def _width(width: Mapping[str, int] | None) -> str:
+    return "–" if width is None else f"{width['kept']} of {width['width']}"
+
+
+def _section(title: str, body: list[str], *, folded: bool = False) -> list[str]:
+    """A titled part; nothing where its body is empty."""
+    if not body:
+        return []
+    if folded:
+        return ["", "<details>", f"<summary>{title}</summary>", "", *body, "", "</details>"]
+    return ["", f"**{title}**", "", *body]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    align = ["---", *("---:" if name in _RIGHT else "---" for name in head[1:])]
+    lines = [_row(head), _row(align), *(_row(row) for row in rows[:MOST])]
+    return [*lines, "", f"… and {len(rows) - MOST} more"] if len(rows) > MOST else lines
+
+
+_RIGHT = ("before", "after", "ratio", "wanted", "kept", "old", "new", "change", "size", "worst", "allowed")
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _bullets(notes: Sequence[str]) -> list[str]:
+    lines = [f"- {_text(note)}" for note in notes[:MOST]]
+    return [*lines, f"- … and {len(notes) - MOST} more"] if len(notes) > MOST else lines
+
+
+def _code(value: object) -> str:
+    """A name from a file as a code span: no character in it can end the span, the cell or the line."""
+    return "`" + printable(value).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _text(value: object) -> str:
+    """Text from a file with everything that Markdown or HTML would act on escaped, mentions included."""
+    text = printable(value).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "`*_[]|#~!":
+        text = text.replace(character, "\\" + character)
+    return text.replace("@", "@\u200b")

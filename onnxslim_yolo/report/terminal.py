@@ -1,0 +1,207 @@
+"""The report in the terminal: what changed, whether it still is the same detector, what was left whole and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxslim_yolo.report.wording import (
+    bytes_text,
+    control_text,
+    count_text,
+    loss_text,
+    members_text,
+    printable,
+    pruning_text,
+    ratio_text,
+    size_of_result,
+    small_text,
+    verdict_of_all,
+    verdicts,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+MOST = 12
+"""Rows of a long list that are shown unless everything is asked for."""
+BAR = 16
+"""Characters of a width's bar."""
+_STYLES = {"PASS": "bold green", "FAIL": "bold red", "BLIND": "bold yellow", "NOT VERIFIED": "bold yellow"}
+_ASCII = str.maketrans(
+    {"→": "->", "×": "x", "γ": "gamma", "–": "-", "…": "...", "█": "#", "░": ".", "∞": "inf", "·": "-", "−": "-"}
+)
+"""For consoles whose encoding lacks them."""
+
+Report = Mapping[str, Any]
+
+
+def show_report(report: dict[str, Any], console: Console, *, verbose: bool = False) -> None:
+    """Print a report. `verbose` adds the passes, the unchanged groups, and whatever a long list leaves out."""
+    most = len(report["groups"]) + len(report["notes"]) + len(report["frozen"]) if verbose else MOST
+    printer = _Printer(console)
+    _headline(report, printer)
+    _verification(report, printer)
+    _groups(report, printer, most, verbose)
+    _frozen(report, printer, most)
+    _notes(report["notes"], printer, most)
+    if verbose:
+        _passes(report, printer)
+    _files(report, printer)
+
+
+class _Printer:
+    """Prints text as it is, without markup, in characters that the console has."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._unicode = (console.encoding or "").lower().replace("-", "").startswith("utf")
+
+    def text(self, *parts: str | tuple[str, str]) -> Text:
+        """Parts, plain or with a style, as one rich text."""
+        from rich.text import Text
+
+        pairs = [(part, "") if isinstance(part, str) else part for part in parts]
+        return Text.assemble(*[(self._encodable(text), style) for text, style in pairs])
+
+    def line(self, *parts: str | tuple[str, str]) -> None:
+        """One paragraph, wrapped at the console's width."""
+        self._console.print(self.text(*parts))
+
+    def show(self, renderable: RenderableType) -> None:
+        """A table, or an empty line."""
+        self._console.print(renderable)
+
+    def rows(self, table: Table, rows: Sequence[Sequence[str | tuple[str, str]]]) -> None:
+        """Fill a table and print it."""
+        for row in rows:
+            table.add_row(*[self.text(cell) for cell in row])
+        self.show(table)
+
+    def _encodable(self, text: str) -> str:
+        if self._unicode:
+            return text.encode("utf-8", "backslashreplace").decode("utf-8")
+        encoding = self._console.encoding or "ascii"
+        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _table(*columns: str, head: bool = True, left: Sequence[int] = (0,)) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=head, header_style="dim")
+    for index, column in enumerate(columns):
+        justify = "left" if index in left else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=justify == "right")
+    return table
+
+
+def _headline(report: Report, printer: _Printer) -> None:
+    source, files = report["source"], report["files"]
+    names = [name for name in files if "/" not in name]
+    names += list(dict.fromkeys(name.split("/")[0] for name in files if "/" in name))
+    result = ", ".join(printable(name) for name in names) or "nothing written"
+    printer.line((f"{printable(source['file'])} → {result}", "bold"), (f"  {report['seconds']:.1f} s", "dim"))
+    before, after = report["before"], report["after"]
+    rows = [
+        ("size", source["bytes"], size_of_result(report), bytes_text),
+        ("parameters", before["parameters"], after["parameters"], count_text),
+        ("MACs", before["macs"], after["macs"], count_text),
+        ("nodes", before["nodes"], after["nodes"], count_text),
+    ]
+    if None not in (before.get("latency_ms"), after.get("latency_ms")):
+        rows.append(("latency", before["latency_ms"], after["latency_ms"], lambda value: f"{value:.2f} ms"))
+    table = _table("", "before", "after", "ratio")
+    shown = [(n, form(a), "–" if b is None else form(b), (ratio_text(b, a), "bold")) for n, a, b, form in rows]
+    printer.rows(table, shown)
+    printer.line(("channels  ", "dim"), pruning_text(report))
+
+
+def _verification(report: Report, printer: _Printer) -> None:
+    verdict = verdict_of_all(report)
+    printer.show("")
+    if report["verification"] is None:
+        printer.line((verdict, _STYLES[verdict]), ": what was written has not been run")
+        return
+    checks = verdicts(report)
+    required = [v for v in checks if v.tolerance is not None]
+    printer.line((verdict, _STYLES[verdict]), f"  {len(required)} comparisons; worst element in units of its spread")
+    table = _table("", "compared", "worst", "allowed", left=(0, 1))
+    rows = []
+    for v in checks:
+        allowed = "–" if v.tolerance is None else small_text(v.tolerance)
+        label = f"{printable(v.label)} ({printable(v.runtime)})"
+        rows.append(((v.word, _STYLES.get(v.word, "dim")), label, small_text(v.worst), allowed))
+    printer.rows(table, rows)
+    printer.line(("control  ", "dim"), control_text(report))
+    loss = loss_text(report)
+    if loss is not None:
+        printer.line(("loss     ", "dim"), loss)
+
+
+def _groups(report: Report, printer: _Printer, most: int, verbose: bool) -> None:
+    groups = report["groups"]
+    if not groups:
+        return
+    changed = [g for g in groups if verbose or g["kept"] != g["width"]]
+    largest = sorted(changed, key=lambda g: g["kept"] - g["width"])[:most]
+    chosen = {id(g) for g in largest}
+    same = sum(g["kept"] == g["width"] for g in groups)
+    printer.show("")
+    if changed:
+        table = _table("group", "width", "wanted", "kept", "", left=(0, 4))
+        printer.rows(table, [_group_row(g) for g in changed if id(g) in chosen])
+    hidden = [f"{len(changed) - len(largest)} more groups changed"] if len(changed) > len(largest) else []
+    hidden += [f"{same} of {len(groups)} groups as they were"] if same and not verbose else []
+    if hidden:
+        printer.line((f"{'; '.join(hidden)} (-v shows all)", "dim"))
+
+
+def _group_row(group: Report) -> tuple[str | tuple[str, str], ...]:
+    width, kept = group["width"], group["kept"]
+    full = min(BAR, round(BAR * kept / width)) if width else 0
+    bar = ("frozen", "dim") if group["frozen"] is not None else ("█" * full + "░" * (BAR - full), "cyan")
+    return members_text(group["members"]), str(width), str(group["wanted"]), str(kept), bar
+
+
+def _frozen(report: Report, printer: _Printer, most: int) -> None:
+    frozen = report["frozen"]
+    if not frozen:
+        return
+    printer.show("")
+    table = _table("frozen", "why", left=(1,))
+    printer.rows(table, [(str(f["channels"]), printable(f["reason"])) for f in frozen[:most]])
+    if len(frozen) > most:
+        rest = sum(f["channels"] for f in frozen[most:])
+        printer.line((f"{rest} more channels for {len(frozen) - most} more reasons (-v shows all)", "dim"))
+
+
+def _notes(notes: Sequence[str], printer: _Printer, most: int) -> None:
+    if not notes:
+        return
+    printer.show("")
+    table = _table("", "", head=False, left=(0, 1))
+    printer.rows(table, [(("note", "yellow"), printable(note)) for note in notes[:most]])
+    if len(notes) > most:
+        printer.line((f"{len(notes) - most} more notes (-v shows all)", "dim"))
+
+
+def _passes(report: Report, printer: _Printer) -> None:
+    printer.show("")
+    table = _table("pass", "rewrites", "nodes", "ms")
+    printer.rows(
+        table,
+        [
+            (printable(p["spec"]), str(p["rewrites"]), str(p["nodes"]), f"{1e3 * p['seconds']:.1f}")
+            for p in report["passes"]
+        ],
+    )
+
+
+def _files(report: Report, printer: _Printer) -> None:
+    if not report["files"]:
+        return
+    printer.show("")
+    table = _table("written", "size")
+    printer.rows(table, [(printable(name), bytes_text(size)) for name, size in report["files"].items()])

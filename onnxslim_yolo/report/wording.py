@@ -1,0 +1,159 @@
+"""How figures, verdicts and names are put, the same in the terminal, in HTML and in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def count_text(value: float) -> str:
+    """A count with three digits and an SI prefix: 919041 → '919 k'."""
+    for size, prefix in _STEPS:
+        if abs(value) >= size * 0.9995:
+            return f"{_three(value / size)} {prefix}"
+    return _three(value)
+
+
+def bytes_text(value: float) -> str:
+    """A size in SI units: 3759486 → '3.76 MB'."""
+    text = count_text(value)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
+def _three(value: float) -> str:
+    if value == int(value) and abs(value) < 1000:
+        return str(int(value))
+    return f"{value:.{max(0, 2 - int(math.floor(math.log10(abs(value)))))}f}"
+
+
+def ratio_text(after: float | None, before: float | None) -> str:
+    """`after` as a share of `before`: '0.26×'; '–' where there is nothing to divide by."""
+    if not before or after is None:
+        return "–"
+    return f"{after / before:.2f}×"
+
+
+def percent_text(part: float, whole: float) -> str:
+    """A share in per cent without decimals; '0 %' of nothing."""
+    return f"{100 * part / whole:.0f} %" if whole else "0 %"
+
+
+def change_text(old: float | None, new: float | None) -> str:
+    """The relative change with its sign: '−11.5 %'; '±0' where nothing changed, '–' where one is missing."""
+    if old is None or new is None:
+        return "–"
+    if old == new:
+        return "±0"
+    if not old:
+        return "new"
+    change = 100 * (new - old) / old
+    return f"{'+' if change > 0 else '−'}{abs(change):.1f} %"
+
+
+def small_text(value: float | None) -> str:
+    """A difference in two digits, '0' where it is exactly zero, '∞' and 'NaN' where it is no number."""
+    if value is None or math.isinf(value):
+        return "∞"
+    if math.isnan(value):
+        return "NaN"
+    return "0" if value == 0 else f"{value:.2g}" if abs(value) >= 0.01 else f"{value:.1e}"
+
+
+def printable(text: object) -> str:
+    """Text from a file made harmless to show: control, escape and direction characters are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+
+
+def members_text(members: Sequence[str], most: int = 1) -> str:
+    """The first names of a group's layers, and how many more there are."""
+    shown = ", ".join(printable(name) for name in members[:most])
+    rest = len(members) - most
+    return shown + (f" +{rest}" if rest > 0 else "") if members else "(unnamed)"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison as people read it.
+
+    Attributes:
+        label: what was compared. runtime: in what.
+        worst: the worst element's difference, in units of the output's spread.
+        tolerance: what was allowed; None: the figure is reported, nothing was required.
+        word: 'PASS', 'FAIL' or 'info'.
+    """
+
+    label: str
+    runtime: str
+    worst: float
+    tolerance: float | None
+    word: str
+
+
+def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
+    """Every comparison of a report's verification, in the order they were made; none where it was skipped."""
+    verification = report.get("verification")
+    return [] if verification is None else [_verdict(check) for check in verification["checks"]]
+
+
+def _verdict(check: Mapping[str, Any]) -> Verdict:
+    tolerance = check["tolerance"]
+    worst = math.inf if check["worst"] is None else check["worst"]
+    required = tolerance is not None and math.isfinite(tolerance)
+    word = "info" if not required else "PASS" if check["passed"] else "FAIL"
+    return Verdict(check["label"], check["runtime"], worst, tolerance if required else None, word)
+
+
+def verdict_of_all(report: Mapping[str, Any]) -> str:
+    """'PASS', 'FAIL', 'BLIND' (agreement proves little: the control was not noticed) or 'NOT VERIFIED'."""
+    if report.get("verification") is None:
+        return "NOT VERIFIED"
+    if any(v.word == "FAIL" for v in verdicts(report)):
+        return "FAIL"
+    return "PASS" if report["verification"]["control"]["noticed"] else "BLIND"
+
+
+def control_text(report: Mapping[str, Any]) -> str:
+    """The control in one sentence."""
+    control = report["verification"]["control"]
+    layer, share = printable(control["layer"]) or "a layer", percent_text(control["spoiled_by"], 1)
+    seen = f"spoiling {layer} by {share} shows {small_text(control['worst'])}"
+    if not control["noticed"]:
+        return f"{seen}: not clearly noticed, so agreement proves little on these weights"
+    worst = max((v.worst for v in verdicts(report) if v.tolerance is not None), default=0.0)
+    return (
+        f"{seen}, {control['worst'] / worst:.0f} times the worst above" if worst else f"{seen}; above it is exactly 0"
+    )
+
+
+def loss_text(report: Mapping[str, Any]) -> str | None:
+    """How far the result is from the unpruned source, in one sentence; None where that was not measured."""
+    loss = (report.get("verification") or {}).get("difference_from_source")
+    if loss is None:
+        return None
+    return f"{small_text(loss['worst'])} of the output's spread at the worst element, by pruning; reported, not checked"
+
+
+def size_of_result(report: Mapping[str, Any]) -> int | None:
+    """Bytes of the ONNX file written, or of the NCNN pair where there is no ONNX."""
+    files: Mapping[str, int] = report["files"]
+    onnx = [size for name, size in files.items() if name.endswith(".onnx")]
+    pair = [size for name, size in files.items() if name.endswith((".ncnn.bin", ".ncnn.param"))]
+    return onnx[0] if onnx else sum(pair) or None
+
+
+def pruning_text(report: Mapping[str, Any]) -> str:
+    """How many channels went, of how many, ranked by what."""
+    pruning = report["pruning"]
+    if pruning is None:
+        return "no channels were ranked"
+    removed, prunable = pruning["removed"], pruning["prunable"]
+    text = f"{removed} of {prunable} prunable removed ({percent_text(removed, prunable)})"
+    if pruning["lossless"]:
+        return f"{text}, all of them without effect on the output"
+    kind = {"gamma": "|γ|", "weight": "weight norm"}.get(pruning["importance"], str(pruning["importance"] or ""))
+    threshold = "" if pruning["threshold"] is None else f", threshold {pruning['threshold']:.3g}"
+    return f"{text}, by {kind}{threshold}" if kind else text
