@@ -39,7 +39,7 @@ _TYPES = (
 _DATES = ("datetime", "date", "time", "timedelta", "timezone")
 _STANDARD = frozenset(
     {"collections.OrderedDict", "collections.defaultdict", "collections.Counter", "collections.deque"}
-    | {"_codecs.encode", "argparse.Namespace", "types.SimpleNamespace"}
+    | {"_codecs.encode", "builtins.getattr", "argparse.Namespace", "types.SimpleNamespace"}
     | {f"builtins.{name}" for name in _TYPES}
     | {f"datetime.{name}" for name in _DATES}
     | {
@@ -178,6 +178,13 @@ def _typed(_: str, function: Any, kind: Any, arguments: Any, _state: Any = None)
     return result
 
 
+def _member(_: str, owner: Any, attribute: Any) -> Global:
+    """A method stored as an attribute (YOLOv5's Segment keeps `Detect.forward`): one more name, never looked up."""
+    if not isinstance(owner, Global):
+        raise TypeError(owner)
+    return mention(owner.name, attribute)
+
+
 def _first(_: str, value: Any = (), *_unused: Any) -> Any:
     return tuple(_sequence(value))
 
@@ -187,6 +194,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "collections.Counter": _mapping,
     "collections.defaultdict": lambda name, _factory=None, pairs=(): _mapping(name, pairs),
     "collections.deque": lambda _, values=(), _length=None: list(_sequence(values)),
+    "builtins.getattr": _member,
     "builtins.list": lambda _, values=(): list(_sequence(values)),
     "builtins.tuple": _first,
     "builtins.dict": _mapping,

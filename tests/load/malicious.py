@@ -189,6 +189,11 @@ CALLS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "open for writing": (reduced(lambda s: Call(open, s, "w")), r"'_?io\.open'"),
     "Path.touch": (raw(call("pathlib", "Path.touch", text("x"))), r"'pathlib\.Path\.touch'"),
     "getattr": (raw(call("builtins", "getattr", text("a"), text("b"))), r"'builtins\.getattr'"),
+    "getattr of a module": (raw(call("builtins", "getattr", name("os", "path"), text("x"))), r"'os\.path'"),
+    "call of what getattr gives": (
+        raw(PROTO2 + name("builtins", "getattr") + b"(" + name("evil", "X") + text("touch") + b"tR)R" + STOP),
+        r"'evil\.X\.touch'",
+    ),
     "import": (raw(call("importlib", "import_module", text("evil"))), r"'importlib\.import_module'"),
     "subprocess": (raw(call("subprocess", "Popen", text("touch x"))), r"'subprocess\.Popen'"),
     "partial": (raw(call("functools", "partial", text("x"))), r"'functools\.partial'"),

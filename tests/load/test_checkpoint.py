@@ -194,6 +194,15 @@ def test_attributes_that_ask_for_much_are_refused(tmp_path):
         read_checkpoint(tmp_path / "best.pt")
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_method_kept_as_an_attribute_is_only_a_name(protocol, tmp_path):
+    """YOLOv5's segmentation head does that; protocol 2 writes it as a call of getattr."""
+    model = small("yolov5n-seg")
+    model.model[-1].detect = type(model.model[-1]).forward
+    save_like_a_trainer(tmp_path / "best.pt", model, pickle_protocol=protocol)
+    assert_same(read_checkpoint(tmp_path / "best.pt").module, model)
+
+
 def test_tensors_that_do_not_fit_are_refused(tmp_path):
     model = small()
     model.model[1].bn.bias = torch.nn.Parameter(torch.zeros(3))
