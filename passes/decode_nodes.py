@@ -26,7 +26,7 @@ class DecodeWriter:
     def __init__(self, model: Model) -> None:
         self._graph, self._namer = model.graph, Namer(model.graph)
 
-    def node(self, op: str, inputs: Sequence[Tensor], count: int = 1, **attrs: object) -> list[Tensor]:
+    def node(self, op: str, inputs: Sequence[Tensor], count: int, **attrs: object) -> list[Tensor]:
         """A node and its outputs."""
         name = self._namer(f"{SCOPE}/{op}")
         outputs: list[Tensor] = [gs.Variable(self._namer(f"{name}_output_{i}"), np.float32) for i in range(count)]
@@ -35,7 +35,7 @@ class DecodeWriter:
 
     def one(self, op: str, *inputs: Tensor, **attrs: object) -> Tensor:
         """A node with one output."""
-        return self.node(op, inputs, **attrs)[0]
+        return self.node(op, inputs, 1, **attrs)[0]
 
     def floats(self, values: object) -> Tensor:
         """A float32 constant."""
