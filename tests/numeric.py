@@ -130,8 +130,11 @@ def assert_same(
             assert difference <= rtol, f"output '{name}' differs by {difference:.2e} > {rtol:.0e} (optimise={setting})"
 
 
-def spoiled(model: AnyModel, weight: str | None = None, by: float = 0.01) -> onnx.ModelProto:
-    """A copy with one weight off by 1 %: the largest element of `weight`, or of the largest initializer."""
+def spoiled(model: AnyModel, weight: str | None = None, by: float = 0.01, *, whole: bool = False) -> onnx.ModelProto:
+    """A copy with one weight off by 1 %: the largest element of `weight`, or of the largest initializer.
+
+    `whole` spoils all elements of it: in a whole network a single one of a million may not show.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(to_proto(model))
     floats = [t for t in proto.graph.initializer if numpy_helper.to_array(t).dtype.kind == "f"]
@@ -140,7 +143,7 @@ def spoiled(model: AnyModel, weight: str | None = None, by: float = 0.01) -> onn
     assert floats, f"no float initializer{f' named {weight}' if weight else ''} to spoil"
     target = max(floats, key=lambda t: math.prod(t.dims))
     values = numpy_helper.to_array(target).copy()
-    worst = np.unravel_index(np.abs(values).argmax(), values.shape)
+    worst = ... if whole else np.unravel_index(np.abs(values).argmax(), values.shape)
     values[worst] *= 1 + by
     target.CopyFrom(numpy_helper.from_array(values, target.name))
     return proto
@@ -152,12 +155,13 @@ def assert_control_fails(
     rtol: float = TIGHT,
     *,
     weight: str | None = None,
+    whole: bool = False,
     feeds: Feeds | None = None,
     seed: int = 0,
 ) -> None:
     """The comparison of `assert_same` must fail once one weight of `after` is off by 1 %."""
     with pytest.raises(AssertionError, match="differs by"):
-        assert_same(before, spoiled(after, weight), rtol, feeds=feeds, seed=seed, optimise=(False,))
+        assert_same(before, spoiled(after, weight, whole=whole), rtol, feeds=feeds, seed=seed, optimise=(False,))
 
 
 def rewritten(model: Model, step: Pass, *, rewrites: int) -> Model:

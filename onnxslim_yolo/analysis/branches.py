@@ -76,10 +76,7 @@ def sum_trees(graph: gs.Graph) -> Iterator[SumTree]:
             continue
         reader = sole_consumer(graph, node.outputs[0])
         if reader is None or reader.op not in SUM_OPS:
-            nodes: list[Node] = []
-            leaves: list[Tensor] = []
-            _collect(graph, node, nodes, leaves)
-            yield SumTree(tuple(nodes), tuple(leaves))
+            yield _tree(graph, node)
 
 
 def find_merge(graph: gs.Graph, tree: SumTree) -> Merge | None:
@@ -111,35 +108,44 @@ def find_row(graph: gs.Graph, node: Node) -> Path | None:
     return None
 
 
-def paths_to(graph: gs.Graph, end: Tensor) -> list[Path]:
-    """The paths that end in a tensor, shortest (the identity) first, as long as their composition is exact."""
-    found: list[Path] = []
+def paths_to(graph: gs.Graph, end: Tensor) -> Iterator[Path]:
+    """The paths that end in a tensor, shortest (the identity) first, as long as their composition is exact.
+
+    What is not exact does not become so with more steps in front: a pointwise, unbiased beginning is what it lacks.
+    """
     if end.shape is not None and len(end.shape) > 2 and isinstance(end.shape[1], int):
         same = identity(end.shape[1], len(end.shape) - 2)
-        found.append(Path(end, (), (same,), same.geometry, same.geometry.cost))
+        yield Path(end, (), (same,), same.geometry, same.geometry.cost)
     tensor, cost = end, 0
     nodes: tuple[Node, ...] = ()
     steps: tuple[LinearMap, ...] = ()
     while (node := producer(tensor)) is not None and sole_consumer(graph, tensor) is not None:
         step = linear_map_of(node)
         if step is None:
-            break
+            return
         tensor, cost = data_input(node), cost + step.geometry.cost
         nodes, steps = (node, *nodes), (step, *steps)
         geometry = chain_geometry(steps)
-        if geometry is not None:
-            found.append(Path(tensor, nodes, steps, geometry, cost))
-    return found
+        if geometry is None:
+            return
+        yield Path(tensor, nodes, steps, geometry, cost)
 
 
-def _collect(graph: gs.Graph, node: Node, nodes: list[Node], leaves: list[Tensor]) -> None:
-    nodes.append(node)
-    for tensor in node.inputs:
-        before = producer(tensor)
-        if before is not None and before.op in SUM_OPS and sole_consumer(graph, tensor) is not None:
-            _collect(graph, before, nodes, leaves)
-        else:
-            leaves.append(tensor)
+def _tree(graph: gs.Graph, root: Node) -> SumTree:
+    nodes: list[Node] = []
+    leaves: list[Tensor] = []
+    stack: list[Tensor | Node] = [root]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, gs.Tensor):
+            before = producer(item)
+            if before is None or before.op not in SUM_OPS or sole_consumer(graph, item) is None:
+                leaves.append(item)
+                continue
+            item = before
+        nodes.append(item)
+        stack += reversed(item.inputs)
+    return SumTree(tuple(nodes), tuple(leaves))
 
 
 def _affordable(paths: dict[int, Path]) -> dict[int, Path] | None:

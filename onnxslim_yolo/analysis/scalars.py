@@ -69,7 +69,11 @@ def operand_and_scalar(node: Node) -> tuple[int, float] | None:
     return None
 
 
-def product(graph: gs.Graph, node: Node) -> Product | None:
+DEPTH = 16
+"""How many nodes deep a product or clamp is followed; no activation comes near it."""
+
+
+def product(graph: gs.Graph, node: Node, depth: int = DEPTH) -> Product | None:
     """A tree of Mul, and Div by scalars, as one product; None if the node is none."""
     if node.op not in ("Mul", "Div"):
         return None
@@ -83,8 +87,8 @@ def product(graph: gs.Graph, node: Node) -> Product | None:
     factors: list[Tensor] = []
     nodes = [node]
     for part in parts:
-        below = inner(graph, part, "Mul", "Div")
-        deeper = None if below is None else product(graph, below)
+        below = inner(graph, part, "Mul", "Div") if depth else None
+        deeper = None if below is None else product(graph, below, depth - 1)
         if deeper is None:
             factors.append(part)
             continue
@@ -97,7 +101,7 @@ def product(graph: gs.Graph, node: Node) -> Product | None:
 def lines(graph: gs.Graph, tensor: Tensor) -> list[Line]:
     """The tensor as scale·base + shift, for every base it can be written with, the tensor itself first."""
     found = [Line(1.0, 0.0, tensor, ())]
-    while (node := inner(graph, found[-1].base, "Add", "Sub", "Mul", "Div")) is not None:
+    while len(found) <= DEPTH and (node := inner(graph, found[-1].base, "Add", "Sub", "Mul", "Div")) is not None:
         operand = operand_and_scalar(node)
         if operand is None:
             break
@@ -114,15 +118,15 @@ def lines(graph: gs.Graph, tensor: Tensor) -> list[Line]:
     return found
 
 
-def clamp(graph: gs.Graph, node: Node) -> Clamp | None:
+def clamp(graph: gs.Graph, node: Node, depth: int = DEPTH) -> Clamp | None:
     """A chain of Clip, Relu, and Min and Max with scalars as one clamp; None if the node is none."""
     bounds = _bounds(node)
     if bounds is None:
         return None
     index, low, high = bounds
     base = node.inputs[index]
-    below = inner(graph, base, "Clip", "Relu", "Min", "Max")
-    first = None if below is None else clamp(graph, below)
+    below = inner(graph, base, "Clip", "Relu", "Min", "Max") if depth else None
+    first = None if below is None else clamp(graph, below, depth - 1)
     if first is None:
         return Clamp(low, high, base, (node,))
     # min(max(min(max(x, l1), h1), l2), h2): the outer clamp applies to the inner one's bounds.
@@ -149,15 +153,17 @@ def _bounds(node: Node) -> tuple[int, float, float] | None:
     return 0, limits[0], limits[1]
 
 
-def monomial(graph: gs.Graph, tensor: Tensor, variable: Tensor) -> tuple[float, float, tuple[Node, ...]] | None:
+def monomial(
+    graph: gs.Graph, tensor: Tensor, variable: Tensor, depth: int = DEPTH
+) -> tuple[float, float, tuple[Node, ...]] | None:
     """(c, n, nodes) if the tensor is c·variableⁿ, else None."""
     if tensor is variable:
         return 1.0, 1.0, ()
-    node = inner(graph, tensor, "Mul", "Div", "Pow")
+    node = inner(graph, tensor, "Mul", "Div", "Pow") if depth else None
     if node is None:
         return None
     if node.op == "Pow":
-        power, base = scalar_of(node.inputs[1]), monomial(graph, node.inputs[0], variable)
+        power, base = scalar_of(node.inputs[1]), monomial(graph, node.inputs[0], variable, depth - 1)
         if power is None or base is None:
             return None
         return float(base[0] ** power), base[1] * power, (node, *base[2])
@@ -166,7 +172,7 @@ def monomial(graph: gs.Graph, tensor: Tensor, variable: Tensor) -> tuple[float, 
         return None
     coefficient, degree, nodes = found.coefficient, 0.0, found.nodes
     for factor in found.factors:
-        part = monomial(graph, factor, variable)
+        part = monomial(graph, factor, variable, depth - 1)
         if part is None:
             return None
         coefficient, degree, nodes = coefficient * part[0], degree + part[1], (*nodes, *part[2])
