@@ -7,6 +7,7 @@ BatchNorm's ε is 1e-3, as YOLOv5 and Ultralytics train detectors, and 1e-5 in c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,13 @@ _MAX_BYTES = 1 << 20
 _PROBE = 256
 _EPSILON = {"Classify": 1e-5}
 _USUAL_EPSILON = 1e-3
+_ACTIVATIONS = {
+    **dict.fromkeys(("SiLU", "ReLU", "ReLU6", "Hardswish", "Mish", "GELU", "Sigmoid"), ""),
+    "LeakyReLU": "negative_slope",
+    "ELU": "alpha",
+}
+"""Activations a yaml may ask for, and the attribute its number is."""
+
 _ATTRIBUTES = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode", "num_groups")
 
 
@@ -80,6 +88,7 @@ def _assemble(
             stride=_strides(layers, sources) if name in HEADS and name != "Classify" else (),
         )
         layer = _layer(name, row, index)
+        _set_activation(layer, document.get("activation"))
         used = _fit(layer, own, index, epsilon)
         if used != set(own):
             extra = ", ".join(sorted(set(own) - used)[:5])
@@ -106,6 +115,22 @@ def _layer(name: str, row: Row, index: int) -> nn.Module:
         return nn.Sequential(first, *rest)
     except (TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
         raise InputError(f"{name}{row.args} cannot be built ({error})", node=f"model.{index}") from error
+
+
+def _set_activation(layer: nn.Module, spelt: Any) -> None:
+    """Put the yaml's `activation: nn.LeakyReLU(0.1)` in the place of SiLU."""
+    from torch import nn
+
+    if spelt is None:
+        return
+    match = re.fullmatch(r"(?:torch\.)?nn\.(\w+)\(\s*(-?[0-9.]+)?\s*,?\s*(?:inplace\s*=\s*\w+)?\s*\)", str(spelt))
+    kind, number = match.groups() if match else (str(spelt)[:40], None)
+    if kind not in _ACTIVATIONS or (number is not None and not _ACTIVATIONS[kind]):
+        raise InputError(f"'activation: {kind}' is not supported; known are {', '.join(sorted(_ACTIVATIONS))}")
+    for path, module in list(layer.named_modules()):
+        if isinstance(module, nn.SiLU):
+            attributes = {} if number is None else {_ACTIVATIONS[kind]: float(number)}
+            _replace(layer, path, build_leaf(kind, attributes, {}))
 
 
 def _fit(layer: nn.Module, tensors: Mapping[str, Tensor], index: int, epsilon: float) -> set[str]:

@@ -105,6 +105,17 @@ def test_widths_come_from_the_weights(files):
     assert torch.equal(run(module), run(model))
 
 
+def test_another_activation(files):
+    model = randomise(build("yolov5n", nc=3))
+    state = model.state_dict()
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.SiLU):
+                setattr(module, name, torch.nn.LeakyReLU(0.2))
+    module = files(state, YOLOV5 + "activation: nn.LeakyReLU(0.2, inplace=True)\n").module
+    assert torch.equal(run(module), run(model))
+
+
 def test_scales_repeats_and_an_anchor_free_head(files):
     from onnxslim_yolo.models.blocks_c2f import C2f
     from onnxslim_yolo.models.blocks_common import SPPF, Bottleneck, Conv
@@ -131,6 +142,8 @@ def test_scales_repeats_and_an_anchor_free_head(files):
         ("  - [-1, 3, C3, [128]]\n", "", "entries that a Conv has not|lacks"),
         ("[[-1, 6], 1, Concat, [1]]", "[[-1, 2], 1, Concat, [1]]", "do not fit each other"),
         ("backbone:", "body:", "'backbone' is no list"),
+        ("nc: 80", "activation: nn.Unheard(0.1)", "'activation: Unheard' is not supported"),
+        ("nc: 80", "activation: __import__('os').system('true')", "is not supported"),
         ("nc: 80", "nc: [", "cannot be read as yaml"),
         ("nc: 80", "nc: !!python/object/apply:os.system ['true']", "cannot be read as yaml"),
     ],
