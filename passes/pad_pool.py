@@ -135,8 +135,10 @@ def _into_average_pool(graph: gs.Graph, pad: Node, node: Node, padding: Padding,
 
 def _into_max_pool(graph: gs.Graph, pad: Node, node: Node, padding: Padding, namer: Namer) -> bool:
     source, windows = pad.inputs[0], windows_of(node, node.attrs["kernel_shape"])
+    if windows is None or source.dtype is None or any(not is_empty(tensor) for tensor in node.outputs[1:]):
+        return False
     dtype = np.dtype(source.dtype)
-    if windows is None or dtype.kind != "f" or any(not is_empty(tensor) for tensor in node.outputs[1:]):
+    if dtype.kind != "f":
         return False
     wide = _widened(windows, padding)
     simple = _fits(wide) and not ceil_mode_matters(node, windows)
