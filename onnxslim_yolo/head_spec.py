@@ -148,7 +148,9 @@ def identify_head(
 def _table(shape: Shape, size: tuple[int, int], nc: int | None, metadata: Mapping[str, str]) -> HeadSpec:
     first, second = shape[1], shape[2]
     rows = first > second
-    if rows and (first == 300 or metadata.get("end2end") == "True" or first < _cells(size, (32,))):
+    # Six columns are a box with score and class, or YOLOv5's with a single class: the number of classes decides.
+    ranked = first == 300 or metadata.get("end2end") == "True" or (second == 6 and nc not in (None, 1))
+    if rows and (ranked or first < _cells(size, (32,))):
         if second < 6:
             raise _unknown([shape], "an end-to-end head has at least 6 numbers a box")
         return HeadSpec("end2end", nc or 0, **_extra(second - 6, metadata))

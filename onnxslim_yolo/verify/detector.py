@@ -14,7 +14,7 @@ import yaml
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.graph import Array
-from onnxslim_yolo.head_spec import HeadSpec, class_names, identify_head
+from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec, class_names, identify_head
 from onnxslim_yolo.postprocess import Detections, postprocess
 
 DEFAULT_SIZE = 640
@@ -78,8 +78,15 @@ class Detector:
         )
 
     def _identify(self, outputs: Sequence[Array]) -> HeadSpec:
+        metadata = self.network.metadata
+        if HEAD_KEY not in metadata and cut_by_emitter(metadata):
+            raise UnsupportedError(
+                "its head was cut where ncnn lacks an operator, and nothing says how to finish it",
+                file=self.network.file,
+                hint="convert it with --head raw, which describes the head in metadata.yaml",
+            )
         try:
-            return identify_head([output.shape for output in outputs], self.size, self.network.metadata, self.nc)
+            return identify_head([output.shape for output in outputs], self.size, metadata, self.nc)
         except UnsupportedError as error:
             raise UnsupportedError(error.message, file=self.network.file, hint=error.hint) from error
 
@@ -163,10 +170,21 @@ def _ncnn_metadata(path: Path) -> dict[str, str]:
     # A description that was written as JSON may come back as the mapping it spells.
     return {
         str(key): json.dumps(value)
-        if str(key).startswith("onnxslim_yolo.") and not isinstance(value, str)
+        if str(key).startswith("onnxslim_yolo") and not isinstance(value, str)
         else str(value)
         for key, value in data.items()
     }
+
+
+def cut_by_emitter(metadata: Mapping[str, str]) -> bool:
+    """Whether an NCNN folder's metadata say that the converter left out the tail of the network."""
+    from onnxslim_yolo.emit.ncnn_write import SECTION
+
+    try:
+        section = json.loads(metadata.get(SECTION, "{}"))
+    except ValueError:
+        return False
+    return isinstance(section, dict) and bool(section.get("cut"))
 
 
 def _open_checkpoint(path: Path, size: tuple[int, int] | None, threads: int) -> Network:
