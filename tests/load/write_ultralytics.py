@@ -15,7 +15,7 @@ import torch  # noqa: TID253
 from torch import nn  # noqa: TID253
 
 
-def calibrate(model: nn.Module, random: torch.Generator) -> None:
+def calibrate(model: nn.Module, random: torch.Generator, size: int = 224) -> None:
     """BatchNorm statistics of real activations and varied γ, β, so that every layer shows in the output."""
 
     def hook(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -27,7 +27,7 @@ def calibrate(model: nn.Module, random: torch.Generator) -> None:
 
     hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
-        model(torch.rand(2, 3, 224, 224, generator=random))
+        model(torch.rand(2, 3, size, size, generator=random))
     for each in hooks:
         each.remove()
 
