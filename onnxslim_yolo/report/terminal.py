@@ -92,8 +92,12 @@ def _table(*columns: str, head: bool = True, left: Sequence[int] = (0,)) -> Tabl
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=head, header_style="dim")
     for index, column in enumerate(columns):
-        justify = "left" if index in left else "right"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=justify == "right")
+        table.add_column(
+            column,
+            justify="left" if index in left else "right",
+            overflow="fold",
+            no_wrap=index not in left,
+        )
     return table
 
 
@@ -134,10 +138,9 @@ def _verification(report: Report, printer: _Printer) -> None:
         label = f"{printable(v.label)} ({printable(v.runtime)})"
         rows.append(((v.word, _STYLES.get(v.word, "dim")), label, small_text(v.worst), allowed))
     printer.rows(table, rows)
-    printer.line(("control  ", "dim"), control_text(report))
     loss = loss_text(report)
-    if loss is not None:
-        printer.line(("loss     ", "dim"), loss)
+    said = [(("control", "dim"), control_text(report))]
+    printer.rows(_table("", "", head=False, left=(0, 1)), said if loss is None else [*said, (("loss", "dim"), loss)])
 
 
 def _groups(report: Report, printer: _Printer, most: int, verbose: bool) -> None:

@@ -27,7 +27,7 @@ def bytes_text(value: float) -> str:
 def _three(value: float) -> str:
     if value == int(value) and abs(value) < 1000:
         return str(int(value))
-    return f"{value:.{max(0, 2 - int(math.floor(math.log10(abs(value)))))}f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def ratio_text(after: float | None, before: float | None) -> str:
@@ -134,7 +134,7 @@ def loss_text(report: Mapping[str, Any]) -> str | None:
     loss = (report.get("verification") or {}).get("difference_from_source")
     if loss is None:
         return None
-    return f"{small_text(loss['worst'])} of the output's spread at the worst element, by pruning; reported, not checked"
+    return f"pruning moves the worst element by {small_text(loss['worst'])} of its output's spread; reported, not checked"
 
 
 def size_of_result(report: Mapping[str, Any]) -> int | None:
@@ -151,8 +151,8 @@ def pruning_text(report: Mapping[str, Any]) -> str:
     if pruning is None:
         return "no channels were ranked"
     removed, prunable = pruning["removed"], pruning["prunable"]
-    text = f"{removed} of {prunable} prunable removed ({percent_text(removed, prunable)})"
-    if pruning["lossless"]:
+    text = f"{removed} of {prunable} prunable channels removed ({percent_text(removed, prunable)})"
+    if pruning["lossless"] and removed:
         return f"{text}, all of them without effect on the output"
     kind = {"gamma": "|γ|", "weight": "weight norm"}.get(pruning["importance"], str(pruning["importance"] or ""))
     threshold = "" if pruning["threshold"] is None else f", threshold {pruning['threshold']:.3g}"

@@ -1,0 +1,167 @@
+"""The report as one HTML file that opens offline: template, style, script, data and plotting library in it.
+
+Names in a report come from strangers' files. Three things keep them text: Jinja2 escapes everything it is given, the
+script only ever sets text, and the page's Content-Security-Policy runs the two scripts whose hashes it lists and loads
+nothing. The same report gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.report import wording
+from onnxslim_yolo.report.command import command_of
+from onnxslim_yolo.report.layers import METRICS, Block, Layer, blocks_of, layers_of
+
+LIBRARY = "vendor/plotly-basic.min.js.gz"
+_TITLES = {"macs": "MACs", "parameters": "Parameters", "latency_ms": "Latency, ms"}
+
+
+def write_html(report: dict[str, Any], path: Path) -> Path:
+    """Write NAME.report.html.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    return write_atomically(path, render_html(report))
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """The page's text."""
+    import jinja2
+    from markupsafe import Markup
+
+    def spelt(value: object) -> object:
+        return wording.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=spelt
+    )
+    words = ("bytes_text", "count_text", "ratio_text", "percent_text", "small_text", "members_text")
+    environment.filters |= {name: getattr(wording, name) for name in words}
+    packed = _resource(LIBRARY)
+    script = _text("report.js")
+    blocks = blocks_of(layers_of(report))
+    return environment.from_string(_text("report.html.j2")).render(
+        report=report,
+        style=Markup(_text("report.css")),  # noqa: S704 (files of this package, not of the user)
+        script=Markup(script),  # noqa: S704
+        library=Markup(base64.b64encode(packed).decode("ascii")),  # noqa: S704
+        policy=_policy(script, gzip.decompress(packed).decode("utf-8")),
+        verdict=wording.verdict_of_all(report),
+        verdicts=wording.verdicts(report),
+        control=None if report["verification"] is None else wording.control_text(report),
+        loss=wording.loss_text(report),
+        pruning=wording.pruning_text(report),
+        command=command_of(report),
+        tiles=_tiles(report),
+        blocks=blocks,
+        tip=layer_tip,
+        metrics=_metrics(blocks),
+        groups=report["groups"],
+        data=_plot_data(report, blocks),
+    )
+
+
+def layer_tip(layer: Layer) -> str:
+    """What hovering over a layer tells, one fact a line."""
+    lines = [f"{wording.printable(layer.name)} ({wording.printable(layer.op)})"]
+    if layer.width:
+        lines.append(f"channels {layer.width} → {layer.kept}, wanted {layer.wanted}")
+    elif layer.share() < 1:
+        lines.append("no channels of its own: cut along with its input")
+    for metric in METRICS:
+        if metric in layer.before:
+            values = (layer.before[metric], layer.after.get(metric, 0))
+            lines.append(f"{_TITLES[metric]} {' → '.join(map(wording.count_text, values))}")
+    if not layer.after:
+        lines.append("gone from the result: removed or fused into another layer")
+    lines += [f"left whole: {wording.printable(reason)}" for reason in layer.frozen]
+    return "\n".join(lines)
+
+
+def _tiles(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The four or five figures on top: title, ratio, before, after, share left in per cent."""
+    before, after, pruning = report["before"], report["after"], report["pruning"]
+    rows = [
+        ("File size", report["source"]["bytes"], wording.size_of_result(report), wording.bytes_text),
+        ("Parameters", before["parameters"], after["parameters"], wording.count_text),
+        ("MACs", before["macs"], after["macs"], wording.count_text),
+    ]
+    if None not in (before.get("latency_ms"), after.get("latency_ms")):
+        rows.append(("Latency", before["latency_ms"], after["latency_ms"], lambda value: f"{value:.2f} ms"))
+    if pruning is not None:
+        kept = pruning["prunable"] - pruning["removed"]
+        rows.append(("Prunable channels", pruning["prunable"], kept, wording.count_text))
+    return [
+        {
+            "title": title,
+            "ratio": wording.ratio_text(two, one),
+            "before": form(one),
+            "after": "–" if two is None else form(two),
+            "left": round(min(100.0, 100 * (two or 0) / one), 1) if one else 100,
+        }
+        for title, one, two, form in rows
+    ]
+
+
+def _metrics(blocks: Sequence[Block]) -> list[tuple[str, str]]:
+    known = {metric for block in blocks for layer in block.layers for metric in (*layer.before, *layer.after)}
+    return [(metric, _TITLES[metric]) for metric in METRICS if metric in known]
+
+
+def _plot_data(report: Mapping[str, Any], blocks: Sequence[Block]) -> dict[str, Any]:
+    """What the script draws; only finite numbers, and names spelt out."""
+    pruning = report["pruning"] or {}
+    threshold = pruning.get("threshold")
+    return {
+        "histogram": pruning.get("histogram"),
+        "threshold": threshold if threshold is not None and math.isfinite(threshold) else None,
+        "importance": {"gamma": "|γ|", "weight": "weight norm"}.get(
+            pruning.get("importance") or "", wording.printable(pruning.get("importance") or "importance")
+        ),
+        "groups": [
+            {
+                "name": wording.members_text(group["members"], 3),
+                "width": group["width"],
+                "wanted": group["wanted"],
+                "kept": group["kept"],
+                "frozen": None if group["frozen"] is None else wording.printable(group["frozen"]),
+            }
+            for group in report["groups"]
+        ],
+        "layers": [
+            {
+                "name": wording.printable(layer.name),
+                "block": wording.printable(block.name),
+                "before": dict(layer.before),
+                "after": dict(layer.after),
+            }
+            for block in blocks
+            for layer in block.layers
+        ],
+    }
+
+
+def _policy(*scripts: str) -> str:
+    """The Content-Security-Policy: these scripts and nothing else, from nowhere."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}; base-uri 'none'"
+
+
+def _resource(name: str) -> bytes:
+    return resources.files("onnxslim_yolo.report").joinpath(name).read_bytes()
+
+
+def _text(name: str) -> str:
+    """A file of this package with LF line ends, as an HTML parser sees it before it hashes a script."""
+    return _resource(name).decode("utf-8").replace("\r\n", "\n")
