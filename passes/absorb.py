@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
-from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
 from onnxslim_yolo.graph import (
     Array,
     Model,
@@ -44,12 +44,14 @@ class AbsorbConstants:
 
     Args:
         scope: "all", or "exact": only channels that provably are constants.
+        variance_floor: channels whose running variance is below this count as constant, too (see `prune`).
     """
 
     name: ClassVar[str] = "absorb"
     effect: ClassVar[Effect] = "approximate"
 
     scope: Literal["all", "exact"] = "all"
+    variance_floor: float = VARIANCE_FLOOR
 
     def run(self, model: Model) -> int:
         """Shift biases in place; return the number of contractions shifted."""
@@ -58,7 +60,7 @@ class AbsorbConstants:
         plan = open_plan(model)
         if plan.absorbed or plan.keep.all():
             return 0
-        moments = MomentAnalysis(model.graph, plan.channels.shapes)
+        moments = MomentAnalysis(model.graph, plan.channels.shapes, self.variance_floor)
         places = contractions(plan.channels)
         # All shifts before any is applied: each speaks about the graph as analysed.
         shifts = [self._shift(place, ~plan.keep, moments) for place in places]

@@ -20,7 +20,7 @@ from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.importance import Aggregate, Kind, measure
-from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
@@ -41,6 +41,7 @@ class PruneChannels:
         floor: the least number of channels any tensor keeps.
         keep: patterns of layers not to touch: a name, a prefix of it at a dot or slash, or with wildcards.
         absorb: count constants that the `absorb` pass moves into biases as dead, too.
+        variance_floor: count channels whose running variance is below this as constant, too.
     """
 
     name: ClassVar[str] = "prune"
@@ -54,6 +55,7 @@ class PruneChannels:
     floor: int = 1
     keep: tuple[str, ...] = ()
     absorb: bool = True
+    variance_floor: float = VARIANCE_FLOOR
 
     def __post_init__(self) -> None:
         if self.ratio != "dead" and not 0 <= self.ratio < 1:
@@ -94,7 +96,8 @@ class PruneChannels:
         return int((before & ~plan.keep).sum())
 
     def _dead(self, model: Model, channels: Channels) -> Array:
-        return dead_channels(channels, MomentAnalysis(model.graph, channels.shapes), absorb=self.absorb)
+        moments = MomentAnalysis(model.graph, channels.shapes, self.variance_floor)
+        return dead_channels(channels, moments, absorb=self.absorb)
 
     def _lowest(self, importance: Array, eligible: Array) -> Array:
         candidates = np.flatnonzero(eligible)

@@ -1,7 +1,7 @@
 """snap: move the planned widths to a grid the runtime likes. Only the plan changes.
 
 A group that keeps k of w channels gets the width t of the grid nearest to k (the smaller one on a tie), never above w.
-Grids: powers of two 8, 16, 32, …; multiples of N; `auto`, what a register holds.
+Grids: powers of two 8, 16, …; multiples of N; `auto`, what a register holds.
 Groups the ranking left whole stay whole. Below the smallest grid point, halves of it are taken down to 4, then k itself.
 
 t > k: the *most* important of the removed channels come back. t < k: the least important of the kept ones go, unless

@@ -1,0 +1,178 @@
+"""How long compiling takes, and how it grows. Run: python bench/compile_time.py [--peers VENV_PYTHON]
+
+Writes bench/results/compile_time.{json,md}. Times are wall times of whole commands (interpreter start included) and
+thread CPU times of single stages, the least of five runs: on a shared machine the minimum is what the work costs.
+
+Peers (onnxsim 0.8.1, OnnxSlim, Torch-Pruning 1.6.1) run in the interpreter given with --peers, which needs them
+installed; without it their rows are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+
+from onnxslim_yolo.analysis.channels import analyse_channels
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.load import load
+from onnxslim_yolo.load.trace import trace
+from onnxslim_yolo.models import build, randomise
+from onnxslim_yolo.passes import PruneChannels, SliceChannels
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = 5
+
+
+def export(folder: Path, name: str, arch: str, width: float) -> Path:
+    path = folder / f"{name}.onnx"
+    module = randomise(build(arch, width=width), 0)
+    trace(module, torch.rand(1, 3, 640, 640), path)
+    return path
+
+
+def deep(folder: Path, nodes: int) -> Path:
+    """A plain residual network of about this many nodes: conv, BatchNorm, ReLU, with an Add every other block."""
+    rng = np.random.default_rng(0)
+    channels, made = 32, []
+    tensor = gs.Variable("images", np.float32, [1, 3, 64, 64])
+    start, shortcut = tensor, None
+    for k in range(nodes // 4):
+        cin = 3 if k == 0 else channels
+        weight = gs.Constant(f"w{k}", (rng.standard_normal((channels, cin, 3, 3)) / (3 * cin**0.5)).astype(np.float32))
+        norm = [gs.Constant(f"{p}{k}", v) for p, v in zip("gbmv", _norm(rng, channels), strict=True)]
+        conv, bn, act = (gs.Variable(f"{p}{k}", np.float32) for p in ("c", "n", "a"))
+        made += [
+            gs.Node("Conv", f"conv{k}", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, [tensor, weight], [conv]),
+            gs.Node("BatchNormalization", f"bn{k}", {}, [conv, *norm], [bn]),
+            gs.Node("Relu", f"relu{k}", {}, [bn], [act]),
+        ]
+        tensor = act
+        if k % 2 == 0:
+            if shortcut is not None:
+                total = gs.Variable(f"s{k}", np.float32)
+                made.append(gs.Node("Add", f"add{k}", {}, [tensor, shortcut], [total]))
+                tensor = total
+            shortcut = tensor if k % 20 else None
+    head = gs.Variable("output", np.float32, None)
+    weight = gs.Constant("head", rng.standard_normal((8, channels, 1, 1)).astype(np.float32))
+    made.append(gs.Node("Conv", "head", {}, [tensor, weight], [head]))
+    path = folder / f"deep{len(made)}.onnx"
+    onnx.save(gs.export_onnx(gs.Graph(made, [start], [head], opset=17)), path)
+    return path
+
+
+def _norm(rng: np.random.Generator, n: int) -> list[np.ndarray]:
+    ones = np.ones(n, np.float32)
+    return [rng.random(n).astype(np.float32) + 0.5, 0 * ones, 0 * ones, ones]
+
+
+def stages(path: Path) -> dict[str, float]:
+    """Least thread CPU seconds of channel analysis, and of prune + slice, on the canonical graph."""
+    model = load(path)
+    analysis, cutting = [], []
+    for _ in range(RUNS):
+        start = time.thread_time()
+        analyse_channels(model.graph)
+        analysis.append(time.thread_time() - start)
+        trial: Model = model.copy()
+        start = time.thread_time()
+        PruneChannels(ratio=0.5).run(trial)
+        SliceChannels().run(trial)
+        cutting.append(time.thread_time() - start)
+    return {"analysis_s": min(analysis), "prune_and_slice_s": min(cutting)}
+
+
+def command(path: Path, folder: Path) -> dict[str, float]:
+    """Least wall and CPU seconds, and peak memory in MB, of the whole command."""
+    line = [
+        sys.executable,
+        "-m",
+        "onnxslim_yolo",
+        "compile",
+        str(path),
+        "--prune",
+        "0.5",
+        "--no-verify",
+        "--emit",
+        "onnx",
+    ]
+    line += ["-q", "-o", str(folder / "out")]
+    wall, cpu = [], []
+    for _ in range(RUNS):
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(line, check=True)
+        wall.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return {"wall_s": min(wall), "cpu_s": min(cpu), "peak_mb": peak(line)}
+
+
+def peak(line: list[str]) -> float:
+    """Peak resident memory of the command alone, in MB."""
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
+    )
+    return float(subprocess.run([sys.executable, "-c", code, *line], check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", help="interpreter with onnxsim, onnxslim and torch-pruning")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        paths = [
+            export(folder, "yolov8n", "yolov8n", 1.0),
+            export(folder, "yolov8-270MB", "yolov8n", 4.75),
+            deep(folder, 1000),
+            deep(folder, 5000),
+        ]
+        for path in paths:
+            nodes = len(onnx.load(path, load_external_data=False).graph.node)
+            row = {"model": path.stem, "nodes": nodes, "mb": path.stat().st_size / 1e6}
+            rows.append(row | stages(path) | command(path, folder))
+            print(rows[-1], flush=True)
+        peers = run_peers(arguments.peers, paths[0]) if arguments.peers else []
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "compile_time.json").write_text(json.dumps({"compile": rows, "peers": peers}, indent=1) + "\n")
+    (RESULTS / "compile_time.md").write_text(table(rows, peers))
+
+
+def run_peers(python: str, path: Path) -> list[dict[str, object]]:
+    script = Path(__file__).with_name("peers_compile.py")
+    done = subprocess.run([python, str(script), str(path)], check=True, capture_output=True, text=True)
+    found: list[dict[str, object]] = json.loads(done.stdout)
+    return found
+
+
+def table(rows: list[dict[str, float]], peers: list[dict[str, object]]) -> str:
+    lines = [
+        "| model | nodes | MB | analysis s | prune+slice s | command wall s | CPU s | peak MB | peak / size |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['model']} | {r['nodes']} | {r['mb']:.1f} | {r['analysis_s']:.3f} | {r['prune_and_slice_s']:.3f} | "
+        f"{r['wall_s']:.2f} | {r['cpu_s']:.2f} | {r['peak_mb']:.0f} | {r['peak_mb'] / r['mb']:.1f} |"
+        for r in rows
+    ]
+    if peers:
+        lines += ["", "| peer | seconds | parameters left | remark |", "|---|---|---|---|"]
+        lines += [f"| {p['name']} | {p['seconds']} | {p['left']} | {p['remark']} |" for p in peers]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

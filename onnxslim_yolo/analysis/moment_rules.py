@@ -1,0 +1,243 @@
+"""Moments through operators that move, sum or pick elements: the table `RULES`, one row an operator."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
+from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
+from onnxslim_yolo.analysis.movement import MOVERS, axes_of
+from onnxslim_yolo.graph import Array, Node, has_input, input_constant, is_empty
+
+
+def _move(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    data = node.inputs if node.op == "Concat" else node.inputs[:1]
+    moments = [analysis.of(tensor) for tensor in data]
+    shapes = [analysis.shape(tensor) for tensor in data]
+    outputs = [analysis.shape(tensor) for tensor in node.outputs if not is_empty(tensor)]
+    fields = []
+    for pick in ("mean", "variance", "exact"):
+        # NaN compares unequal to itself and would stop descriptors from collapsing; move a stand-in.
+        arrays = [np.nan_to_num(getattr(m, pick), nan=np.inf) if pick != "exact" else m.exact for m in moments]
+        fields.append(MOVERS[node.op](node, arrays, shapes, outputs))
+    return [
+        known(np.where(np.isinf(mean), np.nan, mean), np.where(np.isinf(variance), np.nan, variance), exact)
+        for mean, variance, exact in zip(*fields, strict=True)
+    ]
+
+
+def _batch_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    gamma, beta, mu, var = (input_constant(node, index) for index in range(1, 5))
+    if gamma is None or beta is None or mu is None or var is None:
+        return []
+    rank = len(analysis.shape(node.outputs[0]))
+    gamma, beta, mu, var = (_per_channel(v, rank) for v in (gamma, beta, mu, var))
+    before = analysis.of(node.inputs[0])
+    scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
+    exact = before.exact | (gamma == 0) | (var < analysis.variance_floor)
+    mean = np.where(gamma == 0, beta, np.where(before.exact, beta + (before.mean - mu) * scale, beta))
+    # With the running variance far below ε, the normalised variance is var/(var+ε), not 1.
+    share = var / (var + float(node.attrs.get("epsilon", 1e-5)))
+    return [known(mean, gamma**2 * share, exact)]
+
+
+def _per_channel(values: Array, rank: int) -> Array:
+    return np.asarray(values, dtype=np.float64).reshape([1, -1] + [1] * (rank - 2))
+
+
+def _conv(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    weight, bias = input_constant(node, 1), input_constant(node, 2)
+    if weight is None or (has_input(node, 2) and bias is None):
+        return []
+    rank = len(analysis.shape(node.outputs[0]))
+    groups = int(node.attrs.get("group", 1))
+    before = analysis.of(node.inputs[0])
+    if before.mean.ndim != rank or any(before.mean.shape[k] > 1 for k in range(rank) if k != 1):
+        return []
+    cin = analysis.shape(node.inputs[0])[1]
+    taps = np.asarray(weight, dtype=np.float64).sum(axis=tuple(range(2, weight.ndim)))
+    reads = np.abs(weight).sum(axis=tuple(range(2, weight.ndim))) > 0
+    mean, variance, exact = (
+        np.broadcast_to(a, (1, cin) + (1,) * (rank - 2)).reshape(groups, -1)
+        for a in (before.mean, before.variance, before.exact)
+    )
+    rows = [slice(g * (len(taps) // groups), (g + 1) * (len(taps) // groups)) for g in range(groups)]
+    filled = np.where(np.isnan(mean), 0.0, mean)
+    out = np.concatenate([taps[r] @ filled[g] for g, r in enumerate(rows)])
+    spread = np.concatenate(
+        [taps[r] ** 2 @ np.where(np.isnan(variance[g]), 0.0, variance[g]) for g, r in enumerate(rows)]
+    )
+    blind = np.concatenate([reads[r] @ np.isnan(mean[g]) for g, r in enumerate(rows)]) > 0
+    # Zero padding: a constant input stays constant at the borders only if it is zero.
+    steady = exact & ((mean == 0) | (not _pads(node)))
+    unsteady = np.concatenate([reads[r] @ ~steady[g] for g, r in enumerate(rows)]) > 0
+    out = out + (0.0 if bias is None else np.asarray(bias, dtype=np.float64))
+    as_map = (1, -1) + (1,) * (rank - 2)
+    return [
+        known(
+            np.where(blind, np.nan, out).reshape(as_map),
+            np.where(blind, np.nan, spread).reshape(as_map),
+            ~unsteady.reshape(as_map),
+        )
+    ]
+
+
+def _pads(node: Node) -> bool:
+    """Whether a convolution may pad."""
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    return any(node.attrs.get("pads", ())) or auto not in ("NOTSET", "VALID", b"NOTSET", b"VALID")
+
+
+def _gemm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    weight, bias = input_constant(node, 1), input_constant(node, 2)
+    if weight is None or node.attrs.get("transA", 0) or (has_input(node, 2) and bias is None):
+        return []
+    matrix = np.asarray(weight if node.attrs.get("transB", 0) else weight.T, dtype=np.float64)
+    before = analysis.of(node.inputs[0])
+    depth = matrix.shape[1]
+    rank = before.mean.ndim
+    rows = 1 if bias is None or bias.ndim < 2 else bias.shape[0]
+    if weight.ndim != 2 or rows > 1 or any(before.mean.shape[k] > 1 for k in range(rank - 1)):
+        return []
+    mean, exact = (np.broadcast_to(a, (1,) * (rank - 1) + (depth,)).reshape(-1) for a in (before.mean, before.exact))
+    reads = matrix != 0
+    out = float(node.attrs.get("alpha", 1.0)) * (matrix @ np.where(np.isnan(mean), 0.0, mean))
+    if bias is not None:
+        out = out + float(node.attrs.get("beta", 1.0)) * np.broadcast_to(
+            np.asarray(bias, np.float64), (1, len(out))
+        ).reshape(-1)
+    blind, unsteady = (reads @ np.isnan(mean)) > 0, (reads @ ~exact) > 0
+    shape = (1,) * (rank - 1) + (-1,)
+    return [
+        known(
+            np.where(blind, np.nan, out).reshape(shape),
+            np.full((*shape[:-1], len(out)), np.nan),
+            ~unsteady.reshape(shape),
+        )
+    ]
+
+
+def _matmul(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """By a constant matrix, as Gemm; of two computed ones, a row or column of zeros makes zeros."""
+    if input_constant(node, 1) is not None:
+        return _gemm(analysis, node)
+    rank = len(analysis.shape(node.outputs[0]))
+    factors = [analysis.of(tensor) for tensor in node.inputs]
+    if min(factor.mean.ndim for factor in factors) < 2:
+        return []
+    rows, columns = (
+        (factor.exact & (factor.mean == 0)).all(axis=k, keepdims=True)
+        for factor, k in zip(factors, (-1, -2), strict=True)
+    )
+    zero = align(rows, rank) | align(columns, rank)
+    return [known(np.where(zero, 0.0, np.nan), np.where(zero, 0.0, np.nan), zero)]
+
+
+def _conv_transpose(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Positions differ in how many taps they receive: only what reads zeros alone is known, and is the bias."""
+    weight, bias = input_constant(node, 1), input_constant(node, 2)
+    before = analysis.of(node.inputs[0])
+    rank = len(analysis.shape(node.outputs[0]))
+    if (
+        weight is None
+        or (has_input(node, 2) and bias is None)
+        or before.mean.ndim != rank
+        or _varies_over_space(before)
+    ):
+        return []
+    groups = int(node.attrs.get("group", 1))
+    reads = np.abs(weight).sum(axis=tuple(range(2, weight.ndim))) > 0
+    zero = np.broadcast_to(before.exact & (before.mean == 0), (1, len(weight)) + (1,) * (rank - 2)).reshape(-1, 1)
+    unsteady = (reads & ~zero).reshape(groups, -1, weight.shape[1]).any(axis=1).reshape(-1)
+    value = np.zeros(len(unsteady)) if bias is None else np.asarray(bias, dtype=np.float64)
+    value = np.where(unsteady, np.nan, value).reshape((1, -1) + (1,) * (rank - 2))
+    return [known(value, np.full_like(value, np.nan), ~np.isnan(value))]
+
+
+def _reduce_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Mean, maximum or minimum over positions: a constant stays that constant."""
+    before = analysis.of(node.inputs[0])
+    rank = before.mean.ndim
+    given = axes_of(node)
+    axes = sorted({axis % rank for axis in given}) if given else list(range(rank))
+    if any(before.mean.shape[axis] > 1 for axis in axes) or analysis.shape(node.inputs[0])[0] != 1 and 0 in axes:
+        return []
+    fields = (before.mean, before.variance, before.exact)
+    if not node.attrs.get("keepdims", 1):
+        fields = tuple(np.squeeze(field, axis=tuple(axes)) for field in fields)
+    return [known(*fields)]
+
+
+def _depth_to_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Known where the block² channels that make one channel's pixels are known to be the same constant."""
+    before = analysis.of(node.inputs[0])
+    if before.mean.shape[1] == 1 or _varies_over_space(before):
+        return [known(before.mean, before.variance, before.exact)] if before.mean.size == 1 else []
+    block = int(node.attrs["blocksize"]) ** 2
+    by_row = node.attrs.get("mode", "DCR") == "DCR"
+    mean, exact = (
+        field.reshape(block, -1) if by_row else field.reshape(-1, block).T for field in (before.mean, before.exact)
+    )
+    same = exact.all(axis=0) & (mean == mean[:1]).all(axis=0)
+    value = np.where(same, mean[0], np.nan).reshape(1, -1, 1, 1)
+    return [known(value, np.full_like(value, np.nan), same.reshape(1, -1, 1, 1))]
+
+
+def _pass_through(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Max pooling, global average, nearest resizing: a constant stays that constant."""
+    before = analysis.of(node.inputs[0])
+    if _varies_over_space(before):
+        return []
+    return [known(before.mean, before.variance, before.exact)]
+
+
+def _varies_over_space(moments: Moments) -> bool:
+    return any(moments.mean.shape[k] > 1 for k in range(2, moments.mean.ndim))
+
+
+def _average_pool(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    before = analysis.of(node.inputs[0])
+    if _varies_over_space(before):
+        return []
+    edges = bool(node.attrs.get("count_include_pad", 0)) and _pads(node)
+    return [known(before.mean, before.variance, before.exact & ((before.mean == 0) | (not edges)))]
+
+
+def _resize(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    shape, after = analysis.shape(node.inputs[0]), analysis.shape(node.outputs[0])
+    if shape[:2] != after[:2] or node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return []
+    return _pass_through(analysis, node)
+
+
+def _pad(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    before = analysis.of(node.inputs[0])
+    value = input_constant(node, 2) if has_input(node, 2) else np.asarray(node.attrs.get("value", 0.0))
+    if value is None or analysis.shape(node.inputs[0])[:2] != analysis.shape(node.outputs[0])[:2]:
+        return []
+    if _varies_over_space(before):
+        return []
+    same = before.mean == float(np.asarray(value).reshape(-1)[0])
+    return [known(before.mean, before.variance, before.exact & same)]
+
+
+RULES: dict[str, Rule] = {
+    **{op: elementwise(function) for op, function in FUNCTIONS.items()},
+    **{op: _move for op in MOVERS if op not in ("Expand", "Tile")},
+    "BatchNormalization": _batch_norm,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "DepthToSpace": _depth_to_space,
+    "ReduceMean": _reduce_space,
+    "ReduceMax": _reduce_space,
+    "ReduceMin": _reduce_space,
+    "MaxPool": _pass_through,
+    "GlobalAveragePool": _pass_through,
+    "GlobalMaxPool": _pass_through,
+    "AveragePool": _average_pool,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Pad": _pad,
+}
