@@ -32,7 +32,7 @@ def dead_channels(channels: Channels, moments: MomentAnalysis, *, absorb: bool =
         value = along(known.mean, place.axis, len(place.classes))
         harmless = exact & (value == 0)
         if absorb and place.taps is not None and place.steady:
-            harmless |= exact
+            harmless |= exact & np.isfinite(value)
         harmless |= ~place.reads
         needed = place.classes[~harmless]
         alive[needed[needed != NO_CHANNEL]] = True
@@ -40,7 +40,15 @@ def dead_channels(channels: Channels, moments: MomentAnalysis, *, absorb: bool =
 
 
 def along(descriptor: Array, axis: int, size: int) -> Array:
-    """A descriptor's values along one axis; False or NaN where it varies along others."""
-    if any(descriptor.shape[k] > 1 for k in range(descriptor.ndim) if k != axis):
-        return np.full(size, False if descriptor.dtype == bool else np.nan)
-    return np.broadcast_to(descriptor.reshape(-1), (size,))
+    """A descriptor along one axis, shape (size,): what holds everywhere along the others, or their common value.
+
+    Truth values are joined by "and"; numbers that differ along the other axes become NaN.
+    """
+    axis %= descriptor.ndim
+    rows = np.moveaxis(descriptor, axis, 0).reshape(descriptor.shape[axis], -1)
+    joined = (
+        rows.all(axis=1)
+        if descriptor.dtype == bool
+        else np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
+    )
+    return np.broadcast_to(joined, (size,))

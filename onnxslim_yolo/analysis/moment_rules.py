@@ -160,12 +160,10 @@ def _reduce_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     rank = before.mean.ndim
     given = axes_of(node)
     axes = sorted({axis % rank for axis in given}) if given else list(range(rank))
-    if any(before.mean.shape[axis] > 1 for axis in axes) or analysis.shape(node.inputs[0])[0] != 1 and 0 in axes:
+    if any(before.mean.shape[axis] > 1 for axis in axes) or (analysis.shape(node.inputs[0])[0] != 1 and 0 in axes):
         return []
-    fields = (before.mean, before.variance, before.exact)
-    if not node.attrs.get("keepdims", 1):
-        fields = tuple(np.squeeze(field, axis=tuple(axes)) for field in fields)
-    return [known(*fields)]
+    gone = () if node.attrs.get("keepdims", 1) else tuple(axes)
+    return [known(*(np.squeeze(field, axis=gone) for field in (before.mean, before.variance, before.exact)))]
 
 
 def _depth_to_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:

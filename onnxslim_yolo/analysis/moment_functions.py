@@ -1,0 +1,146 @@
+"""Moments through element-wise operators: a table of functions, and how one of them acts on distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxslim_yolo.analysis.moments import NODES, WEIGHTS, MomentAnalysis, Moments, Rule, gaussian_samples, known
+from onnxslim_yolo.graph import Array, Node, has_input, is_constant, is_empty
+
+
+def from_samples(samples: Array, exact: Array, base: int) -> Moments:
+    """Moments of what has these values at the quadrature nodes; exact values are taken as they are."""
+    weights = WEIGHTS.reshape((-1,) + (1,) * (samples.ndim - 1))
+    mean = (weights * samples).sum(axis=0)
+    variance = (weights * (samples - mean[None]) ** 2).sum(axis=0)
+    mean = np.where(exact, samples[len(NODES) // 2], mean)
+    return Moments(mean, np.where(exact, 0.0, variance), np.broadcast_to(exact, mean.shape), base, samples)
+
+
+def align(array: Array, rank: int, lead: int = 0) -> Array:
+    """The array with axes of size 1 put in front (behind `lead` axes), up to a rank."""
+    return np.asarray(array.reshape(array.shape[:lead] + (1,) * (rank - array.ndim + lead) + array.shape[lead:]))
+
+
+def elementwise(function: Callable[..., Array]) -> Rule:
+    """Any element-wise operator: a function of one random base keeps its exact distribution."""
+
+    def rule(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+        rank = len(analysis.shape(node.outputs[0]))
+        operands = [t for t in node.inputs if not is_empty(t)]
+        moments = [analysis.of(t) for t in operands]
+        exact = np.ones((1,) * rank, dtype=bool)
+        for m in moments:
+            exact = exact & align(m.exact, rank)
+        bases = {m.base or id(t) for t, m in zip(operands, moments, strict=True) if not is_constant(t)}
+        if len(bases) > 1:
+            return [_independent(node, [_aligned(m, rank) for m in moments], exact)]
+        samples = [align(m.samples if m.samples is not None else gaussian_samples(m), rank, lead=1) for m in moments]
+        result = np.asarray(function(node, *samples), dtype=np.float64)
+        if node.op == "Mul":
+            zero = _is_zero([_aligned(m, rank) for m in moments])
+            result, exact = np.where(zero, 0.0, result), exact | zero
+        return [from_samples(result, exact, next(iter(bases), 0))]
+
+    return rule
+
+
+def _aligned(moments: Moments, rank: int) -> Moments:
+    return Moments(align(moments.mean, rank), align(moments.variance, rank), align(moments.exact, rank))
+
+
+def _independent(node: Node, parts: list[Moments], exact: Array) -> Moments:
+    """Sums and products of independent variables; for other operators, what constants alone decide."""
+    mean, variance = parts[0].mean, parts[0].variance
+    for other in parts[1:]:
+        if node.op in ("Add", "Sum"):
+            mean, variance = mean + other.mean, variance + other.variance
+        elif node.op == "Sub":
+            mean, variance = mean - other.mean, variance + other.variance
+        elif node.op == "Mul":
+            square = variance * other.variance + variance * other.mean**2 + other.variance * mean**2
+            mean, variance = mean * other.mean, square
+        else:
+            mean, variance = np.full_like(mean + other.mean, np.nan), np.full_like(variance + other.variance, np.nan)
+            exact = np.zeros_like(exact)
+    if node.op == "Mul":
+        zero = _is_zero(parts)
+        mean, variance, exact = np.where(zero, 0.0, mean), np.where(zero, 0.0, variance), exact | zero
+    return known(mean, variance, exact & ~np.isnan(mean))
+
+
+def _is_zero(factors: list[Moments]) -> Array:
+    """Where a product is zero because a factor is, whatever the others are."""
+    zero = np.zeros((1,) * factors[0].mean.ndim, dtype=bool)
+    for factor in factors:
+        zero = zero | (factor.exact & (factor.mean == 0))
+    return zero
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(0.0, x)
+
+
+def _erf(x: Array) -> Array:
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
+
+
+def _clip(node: Node, x: Array, *bounds: Array) -> Array:
+    low, high = node.attrs.get("min"), node.attrs.get("max")
+    given = [index for index in (1, 2) if has_input(node, index)]
+    for index, bound in zip(given, bounds, strict=False):
+        low, high = (bound, high) if index == 1 else (low, bound)
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
+def _hard_sigmoid(node: Node, x: Array) -> Array:
+    return np.asarray(np.clip(float(node.attrs.get("alpha", 0.2)) * x + float(node.attrs.get("beta", 0.5)), 0.0, 1.0))
+
+
+def _gelu(node: Node, x: Array) -> Array:
+    if str(node.attrs.get("approximate", "none")) == "tanh":
+        return np.asarray(0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1.0 + _erf(x / np.sqrt(2.0))))
+
+
+FUNCTIONS: dict[str, Callable[..., Array]] = {
+    "Add": lambda n, *xs: sum(xs[1:], xs[0]),
+    "Sum": lambda n, *xs: sum(xs[1:], xs[0]),
+    "Sub": lambda n, a, b: a - b,
+    "Mul": lambda n, a, b: a * b,
+    "Div": lambda n, a, b: a / b,
+    "Pow": lambda n, a, b: np.power(a, b),
+    "Max": lambda n, *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
+    "Min": lambda n, *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
+    "Neg": lambda n, x: -x,
+    "Abs": lambda n, x: np.abs(x),
+    "Exp": lambda n, x: np.exp(x),
+    "Log": lambda n, x: np.log(x),
+    "Sqrt": lambda n, x: np.sqrt(x),
+    "Reciprocal": lambda n, x: 1.0 / x,
+    "Erf": lambda n, x: _erf(x),
+    "Relu": lambda n, x: np.maximum(x, 0.0),
+    "LeakyRelu": lambda n, x: np.where(x >= 0, x, float(n.attrs.get("alpha", 0.01)) * x),
+    "PRelu": lambda n, x, slope: np.where(x >= 0, x, slope * x),
+    "Elu": lambda n, x: np.where(x >= 0, x, float(n.attrs.get("alpha", 1.0)) * np.expm1(np.minimum(x, 0.0))),
+    "Selu": lambda n, x: (
+        float(n.attrs.get("gamma", 1.05070102214813232421875))
+        * np.where(x >= 0, x, float(n.attrs.get("alpha", 1.67326319217681884765625)) * np.expm1(np.minimum(x, 0.0)))
+    ),
+    "Sigmoid": lambda n, x: _sigmoid(x),
+    "Tanh": lambda n, x: np.tanh(x),
+    "Softplus": lambda n, x: _softplus(x),
+    "Mish": lambda n, x: x * np.tanh(_softplus(x)),
+    "HardSwish": lambda n, x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "HardSigmoid": _hard_sigmoid,
+    "Gelu": _gelu,
+    "Clip": _clip,
+}
