@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, err, out, parse_size, print_json, settle
-from onnxslim_yolo.errors import InputError, UsageError, VerificationError
+from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
 
 ImageSize = Annotated[str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")]
 
@@ -36,9 +36,16 @@ def trace(
     if head not in ("decoded", "raw"):
         raise UsageError(f"--head takes decoded or raw, not '{head}'")
     target = output or Path(f"{checkpoint.stem}.onnx")
-    options = LoadOptions(parse_size(imgsz), weights, "raw" if head == "raw" else "decoded", trust)
+    options = LoadOptions(parse_size(imgsz), weights, trust=trust)
     with err.status("tracing") if err.is_terminal and not quiet else nullcontext():
         model, _ = read_model(checkpoint, options)
+        if head == "raw":
+            # Cut from the decoded graph, so that the file says how its maps are decoded.
+            from onnxslim_yolo.passes import Canonicalise, Head
+
+            Canonicalise().run(model)
+            if not Head("raw").run(model):
+                raise UnsupportedError("; ".join(model.notes) or "its head is not recognised", file=checkpoint)
         model.save(target)
     if not quiet:
         norms = sum(node.op == "BatchNormalization" for node in model.graph.nodes)
@@ -159,9 +166,7 @@ def evaluate_command(
 
 @app.command()
 def bench(
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL…", help="ONNX files and NCNN folders; the first is the base.")
-    ],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="ONNX or NCNN; the first is the base.")],
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     rounds: Annotated[int, typer.Option(help="Rounds; every model once a round, in random order.")] = 21,
     imgsz: ImageSize = None,

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from onnxslim_yolo.analysis.cost import Cost, cost_of
 from onnxslim_yolo.emit.onnx import write_onnx
-from onnxslim_yolo.errors import InputError, OnnxSlimError, VerificationError
+from onnxslim_yolo.errors import InputError, OnnxSlimError, UnsupportedError, VerificationError
 from onnxslim_yolo.files import move_into, write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
@@ -28,8 +28,11 @@ from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.plan import plan_as_json
 from onnxslim_yolo.verify.chain import Chain, EachPass
-from onnxslim_yolo.verify.files import Verification, verify_files
+from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 from onnxslim_yolo.verify.onnx_run import image_like_feeds
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.emit.ncnn import NcnnModel
 
 Progress = Callable[[str], None]
 
@@ -89,7 +92,7 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
     """Compile with checked options. See `compile`."""
     started = time.perf_counter()
     progress("load")
-    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, options.head, options.trust))
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
     chain = Chain(reference)
     progress("passes")
     before, records = _run_passes(model, reference, options, chain)
@@ -97,13 +100,13 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
     folder = options.out or Path(f"{name}-slim")
     with _staging(folder) as stage:
         progress("emit")
-        result = _emit(model, stage, name, options)
+        result, ncnn = _emit(model, stage, name, options)
         verification = None
         if options.verify:
             progress("verify")
-            verification = _verify(path, result, chain, options)
+            verification = _verify(path, result, ncnn, chain, options)
         progress("report")
-        _report(result, path, options, before, records, verification, time.perf_counter() - started)
+        _report(result, ncnn, path, options, before, records, verification, time.perf_counter() - started)
         _write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder
@@ -142,32 +145,44 @@ def _observer(
     return observe
 
 
-def _emit(model: Model, stage: Path, name: str, options: CompileOptions) -> Result:
-    result = Result(model=model, folder=stage)
+def _emit(model: Model, stage: Path, name: str, options: CompileOptions) -> tuple[Result, NcnnFiles | None]:
+    result, ncnn = Result(model=model, folder=stage), None
     if "onnx" in options.emit:
         result.onnx = write_onnx(model, stage / f"{name}.onnx")
     if "ncnn" in options.emit:
-        from onnxslim_yolo.emit.ncnn import emit_ncnn
         from onnxslim_yolo.emit.ncnn_write import write_ncnn
 
-        pair = emit_ncnn(model, weights=options.ncnn_weights)
-        for note in pair.notes:
-            model.note(f"ncnn: {note}")
-        result.ncnn = write_ncnn(pair, stage / f"{name}_ncnn_model", model.metadata)
-        result.report["ncnn"] = {
-            "weights": pair.weights,
-            "inputs": {blob: port.onnx for blob, port in pair.inputs.items()},
-            "outputs": {blob: port.onnx for blob, port in pair.outputs.items()},
-            "cut": list(pair.cut),
-        }
-        result.model = model
-        result.report["_pair"] = pair
-    return result
+        source, pair = _convert(model, options)
+        result.ncnn = write_ncnn(pair, stage / f"{name}_ncnn_model", source.metadata)
+        ncnn = NcnnFiles(result.ncnn, pair, source)
+    return result, ncnn
 
 
-def _verify(path: Path, result: Result, chain: Chain, options: CompileOptions) -> Verification:
+def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
+    """Convert to ncnn; a head that ncnn cannot express is cut to its raw maps, and the metadata says how to decode."""
+    from onnxslim_yolo.emit.ncnn import emit_ncnn
+    from onnxslim_yolo.passes import Canonicalise, Head
+
+    source = model
     try:
-        return verify_files(result.model, result.onnx, result.ncnn, result.report.get("_pair"), chain)
+        pair = emit_ncnn(model, weights=options.ncnn_weights, cut=False)
+    except UnsupportedError as error:
+        raw = model.copy()
+        if Head("raw").run(raw):
+            Canonicalise().run(raw)
+            source = raw
+            model.note(
+                f"ncnn: {error.message}; the head is cut to its raw maps, which onnxslim_yolo.postprocess decodes"
+            )
+        pair = emit_ncnn(source, weights=options.ncnn_weights)
+    for note in pair.notes:
+        model.note(f"ncnn: {note}")
+    return source, pair
+
+
+def _verify(path: Path, result: Result, ncnn: NcnnFiles | None, chain: Chain, options: CompileOptions) -> Verification:
+    try:
+        return verify_files(result.model, result.onnx, ncnn, chain)
     except VerificationError as error:
         if options.verify_each:
             raise
@@ -179,7 +194,7 @@ def _verify(path: Path, result: Result, chain: Chain, options: CompileOptions) -
 
 def _bisect(path: Path, options: CompileOptions) -> str | None:
     """Run the passes again, checking each: the message about the first that breaks something, or None."""
-    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, options.head, options.trust))
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
     from dataclasses import replace
 
     try:
@@ -191,6 +206,7 @@ def _bisect(path: Path, options: CompileOptions) -> str | None:
 
 def _report(
     result: Result,
+    ncnn: NcnnFiles | None,
     path: Path,
     options: CompileOptions,
     before: Cost,
@@ -200,15 +216,19 @@ def _report(
 ) -> None:
     from onnxslim_yolo.report.build import build_report
 
-    result.report.pop("_pair", None)
     source = result.model.source
     result.plan = plan_as_json(result.model.plan, source.file, source.sha256)
-    result.report = build_report(result, path, options, before, records, verification, seconds)
+    result.report = build_report(
+        result, None if ncnn is None else ncnn.pair, path, options, before, records, verification, seconds
+    )
 
 
 def _write_reports(result: Result, stage: Path, name: str) -> None:
+    from onnxslim_yolo.report.html import write_html
+
     write_atomically(stage / f"{name}.plan.json", json.dumps(result.plan, indent=1) + "\n")
     write_atomically(stage / f"{name}.report.json", json.dumps(result.report, indent=1) + "\n")
+    write_html(result.report, stage / f"{name}.report.html")
 
 
 class _staging:  # noqa: N801 (a context manager, used like a function)

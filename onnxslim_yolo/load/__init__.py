@@ -25,7 +25,7 @@ class LoadOptions:
     Attributes:
         imgsz: (height, width) in pixels; None: what the file says, else 640 for checkpoints.
         weights: Darknet weights, or the model yaml of a bare state_dict.
-        head: "decoded" or "raw" for what is traced or built here; "keep" means decoded.
+        head: "raw" for the maps before decoding, of what is traced or built here; otherwise boxes.
         trust: load archives whose loading runs code (TorchScript, torch.export).
     """
 

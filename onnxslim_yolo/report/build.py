@@ -21,6 +21,7 @@ from onnxslim_yolo.plan import Plan
 
 if TYPE_CHECKING:
     from onnxslim_yolo.compiler import Result
+    from onnxslim_yolo.emit.ncnn import NcnnModel
     from onnxslim_yolo.verify.files import Verification
 
 FORMAT, VERSION = "onnxslim-yolo/report", 1
@@ -29,6 +30,7 @@ BINS = 60
 
 def build_report(
     result: Result,
+    pair: NcnnModel | None,
     path: Path,
     options: CompileOptions,
     before: Cost,
@@ -59,9 +61,18 @@ def build_report(
         ],
         "verification": None if verification is None else verification.as_json(),
         "files": files,
-        "ncnn": result.report.get("ncnn"),
+        "ncnn": None if pair is None else _ncnn(pair),
         "notes": list(model.notes),
         "seconds": round(seconds, 3),
+    }
+
+
+def _ncnn(pair: NcnnModel) -> dict[str, Any]:
+    return {
+        "weights": pair.weights,
+        "inputs": {blob: port.onnx for blob, port in pair.inputs.items()},
+        "outputs": {blob: port.onnx for blob, port in pair.outputs.items()},
+        "cut": list(pair.cut),
     }
 
 

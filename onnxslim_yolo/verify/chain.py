@@ -102,15 +102,17 @@ class Check:
         }
 
 
-def check_links(links: list[Link], feeds: list[Feeds]) -> list[Check]:
+def check_links(links: list[Link], feeds: list[Feeds], tolerance: float = TOLERANCE) -> list[Check]:
     """Run both ends of every link and compare."""
-    return [check_pair(link.label, link.reference, link.candidate, feeds) for link in links]
+    return [check_pair(link.label, link.reference, link.candidate, feeds, tolerance) for link in links]
 
 
-def check_pair(label: str, reference: Runnable, candidate: Model, feeds: list[Feeds]) -> Check:
+def check_pair(
+    label: str, reference: Runnable, candidate: Model, feeds: list[Feeds], tolerance: float = TOLERANCE
+) -> Check:
     """Run two models in onnxruntime without optimisations and compare them."""
     expected, got = run_onnx(reference, feeds), run_onnx(candidate, feeds)
-    return Check(label, "onnxruntime", compare(expected, got, sorted_outputs=sorts(candidate.graph)))
+    return Check(label, "onnxruntime", compare(expected, got, sorted_outputs=sorts(candidate.graph)), tolerance)
 
 
 class EachPass:

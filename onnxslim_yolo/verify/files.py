@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Model, input_constant, is_constant, nodes_of, replace_constant
+from onnxslim_yolo.graph import Model
 from onnxslim_yolo.verify.chain import Chain, Check, check_links
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, control, sorts, worst_of
 from onnxslim_yolo.verify.onnx_run import Feeds, image_like_feeds, run_onnx
@@ -20,8 +18,31 @@ if TYPE_CHECKING:
 NOISE = 20.0
 """ncnn may differ by this many times what onnxruntime's own optimisations change, where a model amplifies rounding."""
 
-BLIND = 10.0
-"""A check sees nothing unless spoiling one layer by 1 % shows this many times the difference found."""
+MARGIN = 4.0
+"""A tolerance is at most this fraction of what spoiling one layer by 1 % shows: else it would let such a mistake pass."""
+
+FINEST = 1e-6
+"""No tolerance below this: single precision does not carry further."""
+
+
+def sharpen(control: float, noise: float) -> tuple[float, bool]:
+    """The tolerance that would notice what the control does, and whether none can.
+
+    On freshly initialised weights, say, spoiling a layer shows less than rounding does: the check is blind then, and the
+    report says so.
+    """
+    finest = max(FINEST, MARGIN * noise)
+    wanted = control / MARGIN
+    return min(TOLERANCE, max(wanted, finest)), wanted < finest
+
+
+@dataclass(frozen=True)
+class NcnnFiles:
+    """A written NCNN folder, the converted network in memory, and the graph that it was converted from."""
+
+    folder: Path
+    pair: NcnnModel
+    model: Model
 
 
 @dataclass
@@ -57,29 +78,27 @@ class Verification:
         }
 
 
-def verify_files(
-    model: Model, onnx_file: Path | None, ncnn_folder: Path | None, pair: NcnnModel | None, chain: Chain
-) -> Verification:
+def verify_files(model: Model, onnx_file: Path | None, ncnn: NcnnFiles | None, chain: Chain) -> Verification:
     """Run what was written and compare.
 
     Raises:
         VerificationError: something that must agree does not; the message says what, where and by how much.
     """
     feeds = image_like_feeds(model)
-    found = Verification(checks=check_links(chain.links, feeds[:1]))
+    found = Verification()
     expected = run_onnx(chain.reference, feeds)
     ordered = sorts(model.graph)
     label = f"{chain.label} = {'files' if onnx_file is None else onnx_file.name}"
     plain, optimised = (run_onnx(onnx_file or model, feeds, optimise=optimise) for optimise in (False, True))
-    for runtime, got in (("onnxruntime", plain), ("onnxruntime, optimised", optimised)):
-        found.checks.append(Check(label, runtime, compare(expected, got, sorted_outputs=ordered)))
     found.control, found.control_layer = control(model, feeds, expected)
     found.noise = worst_of(compare(plain, optimised, sorted_outputs=ordered))
-    worst = max(check.worst for check in found.checks)
-    found.blind = found.control <= max(TOLERANCE, BLIND * worst) and found.control <= BLIND * max(worst, 1e-6)
+    tolerance, found.blind = sharpen(found.control, found.noise)
+    found.checks += check_links(chain.links, feeds[:1], tolerance)
+    for runtime, got in (("onnxruntime", plain), ("onnxruntime, optimised", optimised)):
+        found.checks.append(Check(label, runtime, compare(expected, got, sorted_outputs=ordered), tolerance))
     _require(found.checks)
-    if ncnn_folder is not None and pair is not None:
-        _verify_ncnn(found, model, ncnn_folder, pair, feeds)
+    if ncnn is not None:
+        _verify_ncnn(found, ncnn.model, ncnn.folder, ncnn.pair, feeds)
     found.loss = _loss(chain, feeds, onnx_file or model)
     return found
 
@@ -90,17 +109,18 @@ def _verify_ncnn(found: Verification, model: Model, folder: Path, pair: NcnnMode
     Half-precision weights are compared with the graph whose weights are rounded likewise, so that the same tight
     tolerance holds for them; what the rounding itself costs is a check of its own, reported and not required.
     """
-    from onnxslim_yolo.verify.ncnn_compare import verify_ncnn
+    from onnxslim_yolo.verify.ncnn_compare import half_weights, verify_ncnn
     from onnxslim_yolo.verify.ncnn_run import ncnn_files
 
     param, weights = ncnn_files(folder)
     if param.read_text(encoding="utf-8") != pair.param or weights.read_bytes() != pair.bin:
         raise VerificationError("the ncnn files on disk are not what was converted", file=folder)
-    rounded = halved(model) if pair.weights == "fp16" else model
-    tolerance = min(max(TOLERANCE, NOISE * found.noise), max(found.control / 10, TOLERANCE))
+    rounded = half_weights(model) if pair.weights == "fp16" else model
+    sharp, _ = sharpen(found.control, found.noise)
+    tolerance = max(sharp, min(NOISE * found.noise, found.control / MARGIN))
     differences = [
         Difference(d.name, d.relative, abs(d.wanted - d.found), 0.0, (d.index,), d.reason)
-        for d in verify_ncnn(rounded, pair, feeds, tolerance=tolerance)
+        for d in verify_ncnn(model, pair, feeds, tolerance=tolerance)
     ]
     label = f"ONNX graph{', weights rounded to fp16' if rounded is not model else ''} = {folder.name}"
     found.checks.append(Check(label, f"ncnn, {pair.weights}", differences, tolerance))
@@ -109,18 +129,6 @@ def _verify_ncnn(found: Verification, model: Model, folder: Path, pair: NcnnMode
         found.checks.append(
             Check("fp32 weights = fp16 weights (the cost of rounding)", "onnxruntime", loss, float("inf"))
         )
-
-
-def halved(model: Model) -> Model:
-    """A copy whose convolution and linear weights are rounded to fp16 and back, as the ncnn pair stores them."""
-    copy = model.copy()
-    for node in nodes_of(copy.graph, "Conv", "ConvTranspose", "Gemm", "MatMul"):
-        weight = input_constant(node, 1)
-        if weight is not None and weight.dtype == np.float32 and is_constant(node.inputs[1]):
-            limit = float(np.finfo(np.float16).max)
-            rounded = np.clip(weight, -limit, limit).astype(np.float16).astype(np.float32)
-            replace_constant(node, 1, rounded)
-    return copy
 
 
 def _loss(chain: Chain, feeds: list[Feeds], final: Path | Model) -> Check | None:
