@@ -52,9 +52,9 @@ def render_html(report: Mapping[str, Any]) -> str:
     blocks = blocks_of(layers_of(report))
     return environment.from_string(_text("report.html.j2")).render(
         report=report,
-        style=Markup(_text("report.css")),  # noqa: S704 (files of this package, not of the user)
-        script=Markup(script),  # noqa: S704
-        library=Markup(base64.b64encode(packed).decode("ascii")),  # noqa: S704
+        style=Markup(_text("report.css")),
+        script=Markup(script),
+        library=Markup(base64.b64encode(packed).decode("ascii")),
         policy=_policy(script, gzip.decompress(packed).decode("utf-8")),
         verdict=wording.verdict_of_all(report),
         verdicts=wording.verdicts(report),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 METRICS = ("macs", "parameters", "latency_ms")
 """What may be known per layer, before and after."""
@@ -53,9 +53,9 @@ class Block:
     name: str
     layers: tuple[Layer, ...]
 
-    def total(self, side: str, metric: str = "macs") -> float:
+    def total(self, side: Literal["before", "after"], metric: str = "macs") -> float:
         """The sum of a metric over the layers, `side` being 'before' or 'after'."""
-        return sum(getattr(layer, side).get(metric, 0) for layer in self.layers)
+        return sum((layer.before if side == "before" else layer.after).get(metric, 0) for layer in self.layers)
 
 
 def layers_of(report: Mapping[str, Any]) -> list[Layer]:

@@ -90,7 +90,9 @@ def _sizes(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
         ("MACs", before["macs"], after["macs"], count_text),
         ("File size", report["source"]["bytes"], size_of_result(report), bytes_text),
     ]
-    shown: list[tuple[str, ...]] = [(n, form(a), "–" if b is None else form(b), ratio_text(b, a)) for n, a, b, form in rows]
+    shown: list[tuple[str, ...]] = [
+        (n, form(a), "–" if b is None else form(b), ratio_text(b, a)) for n, a, b, form in rows
+    ]
     one, two = before.get("latency_ms"), after.get("latency_ms")
     return (
         shown if None in (one, two) else [*shown, ("Latency", f"{one:.2f} ms", f"{two:.2f} ms", ratio_text(two, one))]

@@ -15,7 +15,7 @@ def count_text(value: float) -> str:
     for size, prefix in _STEPS:
         if abs(value) >= size * 0.9995:
             return f"{_three(value / size)} {prefix}"
-    return _three(value)
+    return str(int(value)) if value == int(value) else _three(value)
 
 
 def bytes_text(value: float) -> str:
@@ -25,9 +25,8 @@ def bytes_text(value: float) -> str:
 
 
 def _three(value: float) -> str:
-    if value == int(value) and abs(value) < 1000:
-        return str(int(value))
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    decimals = 2 - math.floor(math.log10(float(f"{abs(value):.2e}")))
+    return f"{value:.{max(0, decimals)}f}"
 
 
 def ratio_text(after: float | None, before: float | None) -> str:
@@ -120,13 +119,12 @@ def control_text(report: Mapping[str, Any]) -> str:
     """The control in one sentence."""
     control = report["verification"]["control"]
     layer, share = printable(control["layer"]) or "a layer", percent_text(control["spoiled_by"], 1)
-    seen = f"spoiling {layer} by {share} shows {small_text(control['worst'])}"
+    shown = math.inf if control["worst"] is None else control["worst"]
+    seen = f"spoiling {layer} by {share} shows {small_text(shown)}"
     if not control["noticed"]:
         return f"{seen}: not clearly noticed, so agreement proves little on these weights"
     worst = max((v.worst for v in verdicts(report) if v.tolerance is not None), default=0.0)
-    return (
-        f"{seen}, {control['worst'] / worst:.0f} times the worst above" if worst else f"{seen}; above it is exactly 0"
-    )
+    return f"{seen}, {shown / worst:.0f} times the worst above" if worst else f"{seen}; above it is exactly 0"
 
 
 def loss_text(report: Mapping[str, Any]) -> str | None:
@@ -134,7 +132,9 @@ def loss_text(report: Mapping[str, Any]) -> str | None:
     loss = (report.get("verification") or {}).get("difference_from_source")
     if loss is None:
         return None
-    return f"pruning moves the worst element by {small_text(loss['worst'])} of its output's spread; reported, not checked"
+    return (
+        f"pruning moves the worst element by {small_text(loss['worst'])} of its output's spread; reported, not checked"
+    )
 
 
 def size_of_result(report: Mapping[str, Any]) -> int | None:

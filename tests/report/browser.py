@@ -18,9 +18,18 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage --remote-debugging-pipe"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 
 
 @dataclass
@@ -55,7 +64,8 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=file.resolve().as_uri())
-        self.wait(f"location.href === {json.dumps(file.resolve().as_uri())} && document.documentElement?.dataset.plots === 'drawn'")
+        address = json.dumps(file.resolve().as_uri())
+        self.wait(f"location.href === {address} && document.documentElement?.dataset.plots === 'drawn'")
 
     def wait(self, condition: str, seconds: float = 20) -> None:
         end = time.monotonic() + seconds
@@ -73,7 +83,8 @@ class Page:
     def hover(self, selector: str) -> None:
         self.js(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
         time.sleep(0.1)
-        box = self.js(f"(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector({selector!r}).getBoundingClientRect())")
+        element = f"document.querySelector({selector!r})"
+        box = self.js(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({element}.getBoundingClientRect())")
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
         time.sleep(0.1)
 

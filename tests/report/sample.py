@@ -1,0 +1,107 @@
+"""A report as compile() writes it, small enough to read, with every kind of entry."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">`|*_\x1b[31m\u202e"
+)
+
+
+def _check(label: str, runtime: str, worst: float, tolerance: float | None = 1e-3) -> dict[str, Any]:
+    passed = tolerance is None or worst <= tolerance
+    return {"label": label, "runtime": runtime, "tolerance": tolerance, "worst": worst, "passed": passed, "outputs": []}
+
+
+def _layer(name: str, macs: int, parameters: int) -> dict[str, Any]:
+    return {"name": name, "op": "Conv", "macs": macs, "parameters": parameters}
+
+
+def _group(index: int, width: int, wanted: int, kept: int, *members: str, frozen: str | None = None) -> dict[str, Any]:
+    return {"id": index, "width": width, "wanted": wanted, "kept": kept, "members": list(members), "frozen": frozen}
+
+
+_REPORT: dict[str, Any] = {
+    "format": "onnxslim-yolo/report",
+    "version": 1,
+    "tool": {"name": "onnxslim-yolo", "version": "0.1.0"},
+    "source": {"file": "best.onnx", "sha256": "ab" * 32, "bytes": 4_000_000},
+    "options": {"out": "my out", "prune": 0.5, "keep": ["model.0", "a b"], "emit": ["onnx"], "verify": False},
+    "before": {
+        "macs": 4000,
+        "parameters": 400,
+        "nodes": 40,
+        "layers": [
+            _layer("/model.0/conv/Conv", 1000, 100),
+            _layer("/model.1/cv1/conv/Conv", 2000, 200),
+            _layer("/model.9/cv2.0/cv2.0.1/Conv", 900, 90),
+            _layer("/model.9/dw/Conv", 100, 10),
+        ],
+    },
+    "after": {
+        "macs": 1600,
+        "parameters": 160,
+        "nodes": 30,
+        "layers": [
+            _layer("/model.0/conv/Conv", 1000, 100),
+            _layer("/model.1/cv1/conv/Conv", 500, 50),
+            _layer("/model.9/cv2.0/cv2.0.1/Conv", 100, 10),
+        ],
+    },
+    "pruning": {
+        "channels": 210,
+        "prunable": 200,
+        "removed": 90,
+        "importance": "gamma",
+        "threshold": 0.25,
+        "lossless": False,
+        "histogram": {"counts": [4, 9, 2], "edges": [0.0, 0.2, 0.4, 0.6]},
+    },
+    "groups": [
+        _group(0, 16, 16, 16, "model.0.conv"),
+        _group(1, 64, 20, 32, "model.1.cv1.conv", "model.1.cv2.conv"),
+        _group(2, 128, 40, 48, "model.1.cv1.conv"),
+        _group(3, 10, 10, 10, "model.9.cv2.0.1", frozen="reaches the output 'output0'"),
+    ],
+    "frozen": [{"reason": "reaches the output 'output0'", "channels": 10}],
+    "passes": [
+        {"name": "prune", "spec": "prune{ratio=0.5}", "rewrites": 90, "seconds": 0.01, "nodes": 40},
+        {"name": "reparam", "spec": "reparam", "rewrites": 0, "seconds": 0.001, "nodes": 40},
+    ],
+    "verification": {
+        "checks": [
+            _check("masked source = best.onnx", "onnxruntime", 2e-6),
+            _check("fp32 weights = fp16 weights (the cost of rounding)", "onnxruntime", 4e-3, None),
+        ],
+        "control": {"layer": "/model.0/conv/Conv", "spoiled_by": 0.01, "worst": 2e-3, "noticed": True},
+        "difference_from_source": _check("source = files", "onnxruntime", 0.7, None),
+    },
+    "files": {"best.onnx": 1_000_000, "best_ncnn_model/model.ncnn.bin": 500_000},
+    "ncnn": None,
+    "notes": ["ranked by weight norms instead of γ"],
+    "seconds": 2.5,
+}
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    """A fresh copy with some top-level fields replaced."""
+    return copy.deepcopy(_REPORT) | changes
+
+
+def hostile() -> dict[str, Any]:
+    """The sample with every name that comes from a file replaced by one that tries to be code."""
+
+    def spoil(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {k: spoil(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [spoil(item, key) for item in value]
+        kept = key in ("format", "importance") or not isinstance(value, str)
+        return value if kept else f"{value}{HOSTILE}"
+
+    report: dict[str, Any] = spoil(sample())
+    report["files"] = {f"{HOSTILE}.onnx": 1}
+    report["options"] = {"out": HOSTILE, "keep": [HOSTILE]}
+    return report

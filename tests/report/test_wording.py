@@ -1,0 +1,113 @@
+import math
+
+import pytest
+
+from onnxslim_yolo.report.command import command_of
+from onnxslim_yolo.report.wording import (
+    bytes_text,
+    change_text,
+    control_text,
+    count_text,
+    loss_text,
+    printable,
+    pruning_text,
+    ratio_text,
+    size_of_result,
+    small_text,
+    verdict_of_all,
+    verdicts,
+)
+from tests.report.sample import sample
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (7, "7"), (999, "999"), (999.6, "1.00 k"), (1328, "1.33 k"), (919041, "919 k"), (999_999, "1.00 M"),
+     (13_840_128, "13.8 M"), (4.4e9, "4.40 G"), (0.5, "0.500")],
+)  # fmt: skip
+def test_counts_have_three_digits(value, text):
+    assert count_text(value) == text
+
+
+def test_sizes_and_ratios():
+    assert bytes_text(258) == "258 B"
+    assert bytes_text(3_759_486) == "3.76 MB"
+    assert ratio_text(1, 4) == "0.25×"
+    assert ratio_text(1, 0) == "–"
+    assert ratio_text(None, 1) == "–"
+    assert change_text(200, 100) == "−50.0 %"
+    assert change_text(100, 110) == "+10.0 %"
+    assert change_text(5, 5) == "±0"
+    assert change_text(None, 5) == "–"
+    assert change_text(0, 5) == "new"
+
+
+def test_differences():
+    assert [small_text(v) for v in (0, 2.08e-6, 0.0149, 14.6, math.inf, math.nan, None)] == [
+        "0", "2.1e-06", "0.015", "15", "∞", "NaN", "∞",
+    ]  # fmt: skip
+
+
+def test_names_cannot_steer_a_terminal():
+    assert printable("a\x1b[31mb\n\u202ec γ") == "a\\x1b[31mb\\n\\u202ec γ"
+    assert printable("\ud800") == "\\ud800"
+
+
+def test_verdicts_tell_required_from_reported():
+    report = sample()
+    assert [(v.word, v.tolerance) for v in verdicts(report)] == [("PASS", 1e-3), ("info", None)]
+    assert verdict_of_all(report) == "PASS"
+    report["verification"]["checks"][1]["tolerance"] = math.inf  # as an older file has it
+    assert [v.word for v in verdicts(report)] == ["PASS", "info"]
+    report["verification"]["control"]["noticed"] = False
+    assert verdict_of_all(report) == "BLIND"
+    report["verification"]["checks"][0] |= {"passed": False, "worst": 0.5}
+    assert verdict_of_all(report) == "FAIL"
+    assert verdict_of_all(sample(verification=None)) == "NOT VERIFIED"
+
+
+def test_control_and_loss():
+    report = sample()
+    assert control_text(report) == "spoiling /model.0/conv/Conv by 1 % shows 2.0e-03, 1000 times the worst above"
+    assert "0.7 of its output's spread" in (loss_text(report) or "")
+    report["verification"]["control"]["noticed"] = False
+    assert "proves little" in control_text(report)
+    assert loss_text(sample(verification=None)) is None
+
+
+def test_pruning_and_result():
+    report = sample()
+    assert pruning_text(report) == "90 of 200 prunable channels removed (45 %), by |γ|, threshold 0.25"
+    assert "without effect" in pruning_text(sample(pruning=report["pruning"] | {"lossless": True}))
+    assert pruning_text(sample(pruning=None)) == "no channels were ranked"
+    assert size_of_result(report) == 1_000_000
+    assert size_of_result(sample(files={"a/model.ncnn.bin": 5, "a/model.ncnn.param": 2, "a/metadata.yaml": 9})) == 7
+    assert size_of_result(sample(files={})) is None
+
+
+def test_command_is_what_a_shell_takes():
+    assert command_of(sample()) == (
+        "onnxslim-yolo compile best.onnx -o 'my out' --prune 0.5 --keep model.0 --keep 'a b' --emit onnx --no-verify"
+    )
+    options = {"imgsz": [320, 640], "target_macs": 0.7, "normalise": True, "trust": False, "verify_each": True}
+    assert command_of(sample(options=options)) == (
+        "onnxslim-yolo compile best.onnx --imgsz 320,640 --target-macs 0.7x --normalise --verify-each"
+    )
+
+
+def test_command_names_options_that_exist():
+    """Every field of the options has a flag that the command line knows."""
+    from dataclasses import fields
+
+    import typer
+
+    from onnxslim_yolo.cli import app
+    from onnxslim_yolo.options import CompileOptions
+
+    group = typer.main.get_command(app)
+    command = group.commands["compile"]  # type: ignore[attr-defined]
+    known = {flag for parameter in command.params for flag in parameter.opts}
+    for field in fields(CompileOptions):
+        flag = command_of(sample(options={field.name: field.name != "verify"})).split()[3]
+        if field.name != "aggregate":  # spelt in a pipeline only
+            assert flag in known, field.name
