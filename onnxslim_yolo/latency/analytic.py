@@ -1,0 +1,120 @@
+"""Latency from packing rules alone: for runtimes and instruction sets of which there is no table.
+
+A layer takes  c₀ + max(arithmetic, memory)  µs, where
+
+* arithmetic = multiply-accumulates at the widths that are computed (onnxruntime pads outputs to whole blocks), over a
+  rate per register lane, times a penalty for each side whose channels do not fill the registers;
+* memory = bytes read and written over a bandwidth.
+
+Pooling and depthwise layers work on k² taps an element and, unpacked, on one channel at a time; that is where the worst
+cliffs are. The constants were fitted to one-layer networks on an AVX-512 core (ncnn 1.0.20261020, onnxruntime 1.31) and
+stand for others only in proportion: good for choosing widths, not for promising milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from onnxslim_yolo.latency.layers import Family, LayerKey
+from onnxslim_yolo.latency.packing import Runtime, lanes_of, pack_of, padded
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What is fitted.
+
+    Attributes:
+        call: µs that any layer takes.
+        macs: 10³ multiply-accumulates per µs and lane, 1×1.
+        winograd: how many times faster 3×3 stride 1 is, per multiply-accumulate.
+        partial: factor for a side whose pack is half a register; odd: for one whose channels are not packed at all.
+        taps: 10³ taps of pooling and depthwise per µs and lane.
+        lonely: by what an unpacked channel's tap is slower than a full register's, at most (compilers vectorise some).
+        bandwidth: 10³ elements moved per µs.
+        exponentials: 10³ of them per µs and lane.
+    """
+
+    call: float
+    macs: float
+    winograd: float
+    partial: float
+    odd: float
+    taps: float
+    lonely: float
+    bandwidth: float
+    exponentials: float
+
+
+CONSTANTS: dict[Runtime, Constants] = {
+    "ncnn": Constants(2.0, 5.3, 2.6, 1.1, 1.35, 1.0, 8.0, 6.0, 0.12),
+    "onnxruntime": Constants(3.0, 5.5, 1.0, 1.05, 1.45, 0.8, 2.0, 4.0, 0.12),
+}
+EXPENSIVE = frozenset({"silu", "sigmoid", "mish", "gelu", "tanh", "elu", "exp"})
+"""Activations that evaluate an exponential."""
+
+
+@dataclass(frozen=True)
+class AnalyticModel:
+    """Predicts layers of a runtime on an instruction set; one thread."""
+
+    runtime: Runtime
+    isa: str
+
+    @property
+    def lanes(self) -> int:
+        """Channels in a register."""
+        return lanes_of(self.isa)
+
+    def predict(self, key: LayerKey) -> float:
+        """µs of one layer."""
+        return self.estimate(key.family, key.ins, key.outs)
+
+    def estimate(self, family: Family, ins: tuple[float, ...], outs: tuple[float, ...]) -> float:
+        """µs for widths that need not be whole (a fraction falls in the class of the nearest whole number)."""
+        constants = CONSTANTS[self.runtime]
+        elements = family.area * sum(outs)
+        if family.kind in ("conv", "group-conv", "deconv", "matmul"):
+            work = self._multiply(family, ins[0], outs[0], constants)
+        elif family.kind in ("depthwise", "maxpool", "avgpool"):
+            work = elements * prod(family.kernel) / (constants.taps * 1e3 * self.lanes)
+            if self._pack(outs[0]) == 1 and family.kind != "avgpool":
+                work *= min(constants.lonely, self.lanes)
+            elif self._pack(outs[0]) < self.lanes:
+                work *= self.lanes / self._pack(outs[0]) / 1.3 if self.runtime == "ncnn" else 1.2
+        elif family.op in EXPENSIVE:
+            work = elements / (constants.exponentials * 1e3 * self.lanes)
+        elif family.op == "view":
+            work = elements * (0.25 if self.runtime == "ncnn" else 0.0) / (constants.bandwidth * 1e3)
+        else:
+            work = elements / (constants.bandwidth * 1e3) * self._repacking(family, ins, outs)
+        inputs = family.area * prod(family.stride) * sum(ins) if family.kind not in ("matmul", "move") else 0.0
+        memory = (inputs + elements) / (4 * constants.bandwidth * 1e3)
+        return constants.call + max(work, memory)
+
+    def _pack(self, width: float) -> int:
+        return pack_of(self.runtime, self.lanes, int(width + 0.5))
+
+    def _multiply(self, family: Family, cin: float, cout: float, constants: Constants) -> float:
+        taps = prod(family.kernel)
+        wide = padded(self.runtime, self.lanes, cout) if self._pack(cin) > 1 else cout
+        macs = family.area * taps * cin * wide / family.groups
+        if family.kind == "deconv":
+            macs /= prod(family.stride)
+        rate = constants.macs * 1e3 * self.lanes
+        if family.kind == "conv" and family.kernel == (3, 3) and family.stride == (1, 1) and min(cin, cout) >= 8:
+            rate *= constants.winograd
+        sides = (cin,) if self.runtime == "onnxruntime" else (cin, cout)
+        for side in sides:
+            pack = self._pack(side)
+            macs *= constants.odd if pack == 1 else constants.partial if pack < self.lanes else 1.0
+        if self._pack(min(cin, cout)) == 1 and family.kind == "group-conv":
+            macs *= 2.0
+        return macs / rate
+
+    def _repacking(self, family: Family, ins: tuple[float, ...], outs: tuple[float, ...]) -> float:
+        """How much slower a copy is whose parts are packed unlike each other or not at all."""
+        if family.kind not in ("concat", "split", "resize", "binary"):
+            return 1.0
+        packs = {self._pack(width) for width in (*ins, *outs)}
+        return 1.0 if len(packs) == 1 and 1 not in packs else 1.5 if 1 not in packs else 2.0

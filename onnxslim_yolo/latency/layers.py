@@ -1,0 +1,284 @@
+"""A graph as the layers that a runtime spends time on.
+
+What runtimes fold is folded here, too, so that a graph before and after fusion reads alike: BatchNormalization behind a
+convolution costs nothing, x·sigmoid(x) is one layer, and a ReLU behind a convolution is part of it.
+
+A `LayerKey` is a `Family` (all that is fixed while widths are chosen: kind, kernel, stride, spatial size) with widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.analysis.movement import Shape
+from onnxslim_yolo.graph import Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, order=True)
+class Family:
+    """What one layer is, apart from its widths.
+
+    Attributes:
+        kind: "conv", "group-conv", "depthwise", "deconv", "maxpool", "avgpool", "resize", "concat", "split", "binary",
+            "gate" (a feature map times one number a channel), "unary", "matmul" or "move" (anything else that copies).
+        op: what exactly: the activation, the arithmetic, the way of resizing; "" for convolutions.
+        kernel, stride: height, width. (1, 1) where there is none.
+        groups: of a "group-conv"; 1 otherwise.
+        size: height and width of the output; of a "split", "concat" and so on the same as of the input.
+    """
+
+    kind: str
+    op: str = ""
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    groups: int = 1
+    size: Pair = (1, 1)
+
+    @property
+    def area(self) -> int:
+        """Output positions."""
+        return self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True, order=True)
+class LayerKey:
+    """A layer: its family, and the channels of each input and output."""
+
+    family: Family
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    activation: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a graph, with the tensors whose channels its widths are."""
+
+    key: LayerKey
+    node: Node
+    ins: tuple[Tensor, ...]
+    outs: tuple[Tensor, ...]
+
+
+FREE = frozenset({"Identity", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Constant", "Shape"})
+"""Operators that no runtime spends time on worth speaking of."""
+
+FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Tanh"})
+"""Activations that both runtimes compute while a convolution writes its result."""
+
+UNARY = {
+    "Sigmoid": "sigmoid", "Relu": "relu", "LeakyRelu": "leaky", "HardSwish": "hardswish", "Mish": "mish",
+    "HardSigmoid": "hardsigmoid", "Clip": "relu", "PRelu": "leaky", "Tanh": "tanh", "Gelu": "gelu", "Erf": "gelu",
+    "Elu": "elu", "Softplus": "mish", "Swish": "silu", "Exp": "exp", "BatchNormalization": "scale",
+    "InstanceNormalization": "scale", "Neg": "scale", "Sqrt": "scale", "Pow": "exp",
+}  # fmt: skip
+BINARY = {"Add": "add", "Sub": "add", "Mul": "mul", "Div": "mul", "Max": "add", "Min": "add", "Sum": "add"}
+
+
+def layers_of(graph: gs.Graph) -> list[LayerKey]:
+    """Every layer worth time, in the graph's order, equal ones as often as they occur.
+
+    A layer whose shapes are not static is left out.
+    """
+    return [layer.key for layer in describe(graph)]
+
+
+def describe(graph: gs.Graph, shapes: Mapping[int, Shape | None] | None = None) -> list[Layer]:
+    """As `layers_of`, with the tensors. `shapes` by the tensors' `id`; worked out where not given."""
+    reader = _Reader(concrete_shapes(graph) if shapes is None else shapes)
+    found: list[Layer] = []
+    for node in graph.nodes:
+        if node.op in FREE or reader.folded(node):
+            continue
+        described = RULES.get(node.op, _move)(reader, node)
+        if described is not None:
+            found.append(described)
+    return found
+
+
+class _Reader:
+    """Shapes of tensors, and what is part of the layer before it."""
+
+    def __init__(self, shapes: Mapping[int, Shape | None]) -> None:
+        self.shapes = shapes
+
+    def shape(self, tensor: Tensor) -> Shape | None:
+        return self.shapes.get(id(tensor))
+
+    def layer(self, node: Node, family: Family, ins: list[Tensor], outs: list[Tensor], act: str = "") -> Layer | None:
+        widths = [tuple(_width(self.shape(t)) for t in side) for side in (ins, outs)]
+        if any(width is None for side in widths for width in side):
+            return None
+        numbers = [tuple(int(width or 0) for width in side) for side in widths]
+        return Layer(LayerKey(family, numbers[0], numbers[1], act), node, tuple(ins), tuple(outs))
+
+    def size(self, tensor: Tensor) -> Pair:
+        shape = self.shape(tensor)
+        if shape is None or len(shape) < 3:
+            return (1, 1)
+        return (shape[2], prod(shape[3:]))
+
+    def folded(self, node: Node) -> bool:
+        """Whether the node is part of the layer before it."""
+        if not node.inputs or not node.outputs:
+            return True
+        before = _alone_before(node)
+        if node.op == "BatchNormalization":
+            return before is not None and before.op in ("Conv", "ConvTranspose", "Gemm")
+        if node.op in FUSED:
+            while before is not None and before.op == "BatchNormalization":
+                before = _alone_before(before)
+            return before is not None and before.op in ("Conv", "Gemm")
+        return node.op == "Sigmoid" and _gated_by(node) is not None
+
+
+def _alone_before(node: Node) -> Node | None:
+    """The node before, if nobody else reads it."""
+    before = producer(node.inputs[0])
+    return before if before is not None and len(node.inputs[0].outputs) == 1 else None
+
+
+def _gated_by(sigmoid: Node) -> Node | None:
+    """The Mul that makes x·sigmoid(x) of it, if that is all its output is for."""
+    readers = consumers(sigmoid.outputs[0])
+    if len(readers) != 1 or readers[0].op != "Mul":
+        return None
+    return readers[0] if any(tensor is sigmoid.inputs[0] for tensor in readers[0].inputs) else None
+
+
+def _width(shape: Shape | None) -> int | None:
+    if shape is None or len(shape) == 0:
+        return None
+    return shape[1] if len(shape) > 1 else shape[0]
+
+
+def _computed(node: Node) -> list[Tensor]:
+    return [tensor for tensor in node.inputs if not is_constant(tensor) and not is_empty(tensor)]
+
+
+def _outputs(node: Node) -> list[Tensor]:
+    return [tensor for tensor in node.outputs if not is_empty(tensor)]
+
+
+def _pair(values: object, default: int = 1) -> Pair:
+    numbers = [int(v) for v in values] if isinstance(values, (list, tuple)) else []
+    return (numbers[0], numbers[-1]) if numbers else (default, default)
+
+
+def _convolution(reader: _Reader, node: Node) -> Layer | None:
+    weight, before = input_constant(node, 1), reader.shape(node.inputs[0])
+    if weight is None or before is None or len(before) < 3:
+        return _move(reader, node)
+    groups = int(node.attrs.get("group", 1))
+    kind = "deconv" if node.op == "ConvTranspose" else "conv"
+    if groups > 1:
+        kind = "depthwise" if groups == before[1] else "group-conv"
+    family = Family(
+        kind,
+        kernel=_pair(list(weight.shape[2:])),
+        stride=_pair(node.attrs.get("strides")),
+        groups=groups if kind == "group-conv" else 1,
+        size=reader.size(node.outputs[0]),
+    )
+    readers = consumers(node.outputs[0])
+    if len(readers) == 1 and readers[0].op == "BatchNormalization":
+        readers = consumers(readers[0].outputs[0])
+    activation = readers[0].op.lower() if len(readers) == 1 and readers[0].op in FUSED else ""
+    return reader.layer(node, family, [node.inputs[0]], [node.outputs[0]], activation)
+
+
+def _pooling(reader: _Reader, node: Node) -> Layer | None:
+    shape = reader.shape(node.inputs[0])
+    if shape is None or len(shape) != 4:
+        return _move(reader, node)
+    whole = node.op.startswith("Global") or node.op == "ReduceMean"
+    family = Family(
+        "maxpool" if "Max" in node.op else "avgpool",
+        kernel=(shape[2], shape[3]) if whole else _pair(node.attrs.get("kernel_shape")),
+        stride=(1, 1) if whole else _pair(node.attrs.get("strides")),
+        size=reader.size(node.outputs[0]),
+    )
+    return reader.layer(node, family, [node.inputs[0]], [node.outputs[0]])
+
+
+def _unary(reader: _Reader, node: Node) -> Layer | None:
+    family = Family("unary", UNARY[node.op], size=reader.size(node.outputs[0]))
+    return reader.layer(node, family, [node.inputs[0]], [node.outputs[0]])
+
+
+def _binary(reader: _Reader, node: Node) -> Layer | None:
+    ins, out = _computed(node), node.outputs[0]
+    silu = node.op == "Mul" and any(
+        (before := producer(tensor)) is not None and before.op == "Sigmoid" and _gated_by(before) is node
+        for tensor in ins
+    )
+    sizes = [reader.size(tensor) for tensor in ins]
+    if silu:
+        return reader.layer(node, Family("unary", "silu", size=reader.size(out)), ins[:1], [out])
+    if len(ins) < 2:
+        return reader.layer(node, Family("unary", "scale", size=reader.size(out)), ins, [out])
+    if sizes[0] != sizes[1]:
+        wide = ins[int(np.argmax([h * w for h, w in sizes]))]
+        return reader.layer(node, Family("gate", BINARY[node.op], size=reader.size(out)), [wide], [out])
+    return reader.layer(node, Family("binary", BINARY[node.op], size=reader.size(out)), ins[:2], [out])
+
+
+def _resize(reader: _Reader, node: Node) -> Layer | None:
+    before, after = reader.size(node.inputs[0]), reader.size(node.outputs[0])
+    factor = (max(1, after[0] // max(before[0], 1)), max(1, after[1] // max(before[1], 1)))
+    mode = node.attrs.get("mode", "nearest")
+    family = Family("resize", "nearest" if mode == "nearest" else "linear", kernel=factor, size=after)
+    return reader.layer(node, family, [node.inputs[0]], [node.outputs[0]])
+
+
+def _concat(reader: _Reader, node: Node) -> Layer | None:
+    shape = reader.shape(node.outputs[0])
+    if shape is None or len(shape) != 4 or int(node.attrs.get("axis", 0)) % 4 != 1:
+        return _move(reader, node)
+    return reader.layer(node, Family("concat", size=reader.size(node.outputs[0])), _computed(node), [node.outputs[0]])
+
+
+def _split(reader: _Reader, node: Node) -> Layer | None:
+    shape, after = reader.shape(node.inputs[0]), reader.shape(node.outputs[0])
+    if shape is None or after is None or len(shape) != 4 or shape[2:] != after[2:]:
+        return _move(reader, node)
+    return reader.layer(node, Family("split", size=reader.size(node.inputs[0])), [node.inputs[0]], _outputs(node))
+
+
+def _product(reader: _Reader, node: Node) -> Layer | None:
+    before, after = reader.shape(node.inputs[0]), reader.shape(node.outputs[0])
+    if before is None or after is None or not before or not after:
+        return None
+    inner = before[-2 if node.attrs.get("transA", 0) else -1]
+    family = Family("matmul", kernel=(1, 1), size=(prod(after[:-1]), 1))
+    return Layer(LayerKey(family, (int(inner),), (int(after[-1]),)), node, (), ())
+
+
+def _move(reader: _Reader, node: Node) -> Layer | None:
+    """An operator without a rule of its own: it reads and writes memory."""
+    shapes = [reader.shape(tensor) for tensor in _outputs(node)]
+    if not _computed(node) or any(shape is None for shape in shapes):
+        return None
+    elements = sum(prod(shape) for shape in shapes if shape is not None)
+    view = node.op in ("Reshape", "Slice")
+    return Layer(LayerKey(Family("move", "view" if view else "copy"), (elements,), (elements,)), node, (), ())
+
+
+RULES: dict[str, Callable[[_Reader, Node], Layer | None]] = {
+    "Conv": _convolution, "ConvTranspose": _convolution,
+    "MaxPool": _pooling, "AveragePool": _pooling, "GlobalAveragePool": _pooling, "GlobalMaxPool": _pooling,
+    "ReduceMean": _pooling,
+    "Resize": _resize, "Upsample": _resize,
+    "Concat": _concat, "Split": _split, "Slice": _split,
+    "MatMul": _product, "Gemm": _product,
+    **dict.fromkeys(UNARY, _unary), **dict.fromkeys(BINARY, _binary),
+}  # fmt: skip
+"""Operator → what layer it is. Anything else is a "move"."""

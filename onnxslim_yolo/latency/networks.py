@@ -1,0 +1,195 @@
+"""One-layer networks, for either runtime, out of a layer's description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxslim_yolo.emit.ncnn_format import Layer as NcnnLayer
+from onnxslim_yolo.emit.ncnn_format import Param, param_text
+from onnxslim_yolo.latency.layers import Family, LayerKey
+
+MEASURABLE = frozenset(
+    {"conv", "group-conv", "depthwise", "maxpool", "avgpool", "resize", "concat", "split", "binary", "gate", "unary"}
+)
+"""Kinds that are measured. What else there is (matrix products, reshapes) is estimated."""
+
+OPSET = 17
+
+
+@dataclass(frozen=True)
+class NcnnSpec:
+    """A network for the measuring process: the `.param` text, [count, tagged] per weight, (c, h, w) per input."""
+
+    param: str
+    weights: list[list[int]]
+    inputs: list[list[int]]
+
+    def as_json(self) -> dict[str, object]:
+        """As the process reads it."""
+        return {"param": self.param, "weights": self.weights, "inputs": self.inputs}
+
+
+NCNN_UNARY: dict[str, tuple[str, dict[int, Param]]] = {
+    "silu": ("Swish", {}), "sigmoid": ("Sigmoid", {}), "relu": ("ReLU", {}), "leaky": ("ReLU", {0: 0.1}),
+    "hardswish": ("HardSwish", {0: 1 / 6, 1: 0.5}), "hardsigmoid": ("HardSigmoid", {0: 1 / 6, 1: 0.5}),
+    "mish": ("Mish", {}), "tanh": ("TanH", {}), "gelu": ("GELU", {}), "elu": ("ELU", {0: 1.0}),
+    "exp": ("Exp", {}), "scale": ("BinaryOp", {0: 2, 1: 1, 2: 0.5}),
+}  # fmt: skip
+ONNX_UNARY: dict[str, str] = {
+    "sigmoid": "Sigmoid", "relu": "Relu", "leaky": "LeakyRelu", "hardswish": "HardSwish", "hardsigmoid": "HardSigmoid",
+    "tanh": "Tanh", "elu": "Elu", "exp": "Exp",
+}  # fmt: skip
+
+
+def can_measure(family: Family) -> bool:
+    """Whether there is a network for it."""
+    return family.kind in MEASURABLE and (family.kind != "unary" or family.op in NCNN_UNARY)
+
+
+def input_shapes(key: LayerKey) -> list[list[int]]:
+    """(c, h, w) of each input of the layer's network."""
+    family = key.family
+    height, width = family.size
+    if family.kind in ("conv", "group-conv", "depthwise"):
+        height, width = height * family.stride[0], width * family.stride[1]
+    elif family.kind == "maxpool":
+        height, width = height * family.stride[0], width * family.stride[1]
+    elif family.kind == "avgpool":
+        height, width = (height - 1) * family.stride[0] + family.kernel[0], (width - 1) * family.stride[1] + family.kernel[1]
+    elif family.kind == "resize":
+        height, width = max(1, height // family.kernel[0]), max(1, width // family.kernel[1])
+    shapes = [[c, height, width] for c in key.ins]
+    return [*shapes, [key.ins[0], 1, 1]] if family.kind == "gate" else shapes
+
+
+def _pads(family: Family) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right, so that the output is the input divided by the stride."""
+    before = [(k - 1) // 2 for k in family.kernel]
+    after = [max(k - s, 0) - b for k, s, b in zip(family.kernel, family.stride, before, strict=True)]
+    return before[0], before[1], max(after[0], 0), max(after[1], 0)
+
+
+def ncnn_network(key: LayerKey) -> NcnnSpec:
+    """Input → ReLU (which packs) → the layer."""
+    layer_type, params, weights = NCNN[key.family.kind](key)
+    shapes = input_shapes(key)
+    layers = [NcnnLayer("Input", f"in{i}", [], [f"in{i}"]) for i in range(len(shapes))]
+    layers += [NcnnLayer("ReLU", f"pre{i}", [f"in{i}"], [f"pre{i}"]) for i in range(len(shapes))]
+    outs = ["out", *(f"out{i}" for i in range(1, len(key.outs)))]
+    layers.append(NcnnLayer(layer_type, "layer", [f"pre{i}" for i in range(len(shapes))], outs, params))
+    return NcnnSpec(param_text(layers), weights, shapes)
+
+
+_Made = tuple[str, dict[int, Param], list[list[int]]]
+
+
+def _ncnn_conv(key: LayerKey) -> _Made:
+    family = key.family
+    top, left, bottom, right = _pads(family)
+    groups = key.ins[0] if family.kind == "depthwise" else family.groups
+    size = key.outs[0] * (key.ins[0] // groups) * prod(family.kernel)
+    params: dict[int, Param] = {
+        0: key.outs[0], 1: family.kernel[1], 11: family.kernel[0], 3: family.stride[1], 13: family.stride[0],
+        4: left, 14: top, 15: right, 16: bottom, 5: 1, 6: size,
+    }  # fmt: skip
+    if groups > 1:
+        params[7] = groups
+    return "ConvolutionDepthWise" if groups > 1 else "Convolution", params, [[size, 1], [key.outs[0], 0]]
+
+
+def _ncnn_pool(key: LayerKey) -> _Made:
+    family = key.family
+    top, left, bottom, right = _pads(family) if family.kind == "maxpool" else (0, 0, 0, 0)
+    params: dict[int, Param] = {
+        0: 0 if family.kind == "maxpool" else 1, 1: family.kernel[1], 11: family.kernel[0], 2: family.stride[1],
+        12: family.stride[0], 3: left, 13: top, 14: right, 15: bottom, 5: 1,
+    }  # fmt: skip
+    return "Pooling", params, []
+
+
+def _ncnn_resize(key: LayerKey) -> _Made:
+    family = key.family
+    mode = 1 if family.op == "nearest" else 2
+    return "Interp", {0: mode, 1: float(family.kernel[0]), 2: float(family.kernel[1])}, []
+
+
+NCNN: dict[str, Callable[[LayerKey], _Made]] = {
+    "conv": _ncnn_conv, "group-conv": _ncnn_conv, "depthwise": _ncnn_conv,
+    "maxpool": _ncnn_pool, "avgpool": _ncnn_pool, "resize": _ncnn_resize,
+    "concat": lambda key: ("Concat", {0: 0}, []),
+    "split": lambda key: ("Slice", {0: list(key.outs), 1: 0}, []),
+    "binary": lambda key: ("BinaryOp", {0: 2 if key.family.op == "mul" else 0}, []),
+    "gate": lambda key: ("BinaryOp", {0: 2 if key.family.op == "mul" else 0}, []),
+    "unary": lambda key: (*NCNN_UNARY[key.family.op], []),
+}  # fmt: skip
+
+
+def onnx_network(keys: Sequence[LayerKey], path: Path) -> Path:
+    """Write a model of independent layers; the nodes of the i-th are named `Li_…`. Returns the path."""
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    inputs: list[onnx.ValueInfoProto] = []
+    outputs: list[onnx.ValueInfoProto] = []
+    random = np.random.default_rng(0)
+    for index, key in enumerate(keys):
+        names = [f"L{index}_in{i}" for i in range(len(input_shapes(key)))]
+        inputs += [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, *shape])
+            for name, shape in zip(names, input_shapes(key), strict=True)
+        ]
+        outs = [f"L{index}_out{i}" for i in range(len(key.outs))]
+        outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outs]
+        op, attributes, constants = _onnx_parts(key)
+        for place, shape in enumerate(constants):
+            values = np.asarray(shape, np.float32) if op == "Resize" else random.normal(0, 0.1, shape).astype(np.float32)
+            if op == "Split":
+                values = np.asarray(shape, np.int64)
+            weights.append(numpy_helper.from_array(values, f"L{index}_w{place}"))
+        extra = [f"L{index}_w{place}" for place in range(len(constants))]
+        if op == "Silu":
+            nodes.append(helper.make_node("Sigmoid", names, [f"L{index}_s"], f"L{index}_sigmoid"))
+            nodes.append(helper.make_node("Mul", [*names, f"L{index}_s"], outs, f"L{index}_mul"))
+            continue
+        operands = [names[0], "", *extra] if op == "Resize" else [*names, *extra]
+        nodes.append(helper.make_node(op, operands, outs, f"L{index}_layer", **attributes))
+    graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8), str(path))
+    return path
+
+
+def _onnx_parts(key: LayerKey) -> tuple[str, dict[str, object], list[Sequence[float]]]:
+    """Operator, attributes, and the shapes of its weights (the values themselves for Resize and Split)."""
+    family = key.family
+    kernel, strides = list(family.kernel), list(family.stride)
+    if family.kind in ("conv", "group-conv", "depthwise"):
+        groups = key.ins[0] if family.kind == "depthwise" else family.groups
+        shape = [key.outs[0], key.ins[0] // groups, *kernel]
+        return "Conv", {"kernel_shape": kernel, "strides": strides, "pads": list(_pads(family)), "group": groups}, [
+            shape, [key.outs[0]]
+        ]  # fmt: skip
+    if family.kind == "maxpool":
+        return "MaxPool", {"kernel_shape": kernel, "strides": strides, "pads": list(_pads(family))}, []
+    if family.kind == "avgpool":
+        return "AveragePool", {"kernel_shape": kernel, "strides": strides}, []
+    if family.kind == "resize":
+        linear = family.op != "nearest"
+        modes = {"coordinate_transformation_mode": "half_pixel"} if linear else {
+            "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"
+        }  # fmt: skip
+        return "Resize", {"mode": family.op, **modes}, [[1, 1, *map(float, family.kernel)]]
+    if family.kind == "concat":
+        return "Concat", {"axis": 1}, []
+    if family.kind == "split":
+        return "Split", {"axis": 1}, [list(key.outs)]
+    if family.kind in ("binary", "gate"):
+        return "Mul" if family.op == "mul" else "Add", {}, []
+    if family.op in ONNX_UNARY:
+        return ONNX_UNARY[family.op], {}, []
+    return ("Mul", {}, [[1]]) if family.op == "scale" else ("Silu", {}, [])

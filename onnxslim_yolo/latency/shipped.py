@@ -1,0 +1,49 @@
+"""Which table a compilation reads: the one it is given, else one that comes with the package, else none.
+
+The choice depends on the runtime and the instruction set only, so that the same input and options give the same bytes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.latency.packing import Runtime, host_isa
+from onnxslim_yolo.latency.table import LatencyTable
+
+DATA = Path(__file__).with_name("data")
+
+
+def shipped_tables() -> list[Path]:
+    """The table files of this package, by name."""
+    return sorted(DATA.glob("*.json"))
+
+
+def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None) -> LatencyTable:
+    """The table to judge latency by.
+
+    Args:
+        runtime: what the model will run in.
+        isa: the instruction set it will run on; "host" is this machine's.
+        path: a table file that goes before any other.
+
+    Raises:
+        InputError: the file is no table.
+        UsageError: the file is a table of another runtime.
+    """
+    if path is None:
+        return _shipped(runtime, host_isa() if isa == "host" else isa)
+    table = LatencyTable.load(path)
+    if table.runtime != runtime:
+        raise UsageError(
+            f"{path} was measured in {table.runtime}, but the target is {runtime}",
+            hint=f"--target {table.runtime}, or profile {runtime}",
+        )
+    return table
+
+
+@cache
+def _shipped(runtime: Runtime, isa: str) -> LatencyTable:
+    path = DATA / f"{runtime}-{isa}.json"
+    return LatencyTable.load(path) if path.is_file() else LatencyTable.analytic(runtime, isa)

@@ -1,0 +1,284 @@
+"""Measured latencies: what a table file holds, and how a layer is looked up in it.
+
+The file is JSON:
+
+    {"format": "onnxslim-yolo/latency", "version": 1,
+     "runtime": "ncnn", "runtime_version": "1.0.20261020", "cpu": "AMD EPYC", "isa": "avx512", "threads": 1,
+     "families": [{"kind": "conv", "op": "", "kernel": [3, 3], "stride": [1, 1], "groups": 1, "size": [40, 40],
+                   "in": [8, 13, 16], "out": [8, 13, 16], "us": [[…], […], […]]},
+                  {"kind": "maxpool", …, "in": [8, 13, 16], "us": […]}]}
+
+`us` holds microseconds: a row per input width and a column per output width for convolutions, one number a width for
+all else ("concat" and "split": two equal parts of that width each). null: not measured.
+
+Look-up. Widths fall in classes (see `packing`). Within the table, latency is interpolated linearly between measured
+widths of the same class. Beyond it, the nearest measured point is scaled by what the analytic model says about the way
+from there: so also for spatial sizes that were not measured (from the nearest below and above, on a logarithmic scale).
+A family of which nothing like it was measured gets the analytic estimate, times the typical ratio of measured to
+analytic in this table.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.latency.analytic import AnalyticModel
+from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
+from onnxslim_yolo.latency.packing import Runtime, lanes_of, pack_of, packs_of, padded
+
+FORMAT, VERSION = "onnxslim-yolo/latency", 1
+SQUARE = frozenset({"conv", "group-conv", "deconv"})
+"""Kinds that are measured over input and output widths; the others over one width."""
+
+Widths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Measured points of one family.
+
+    Attributes:
+        ins, outs: measured widths, ascending; `outs` is empty where there is one width only.
+        us: {(in, out): µs} or {(width,): µs}.
+    """
+
+    ins: Widths
+    outs: Widths
+    us: dict[Widths, float]
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Measured latencies of one runtime on one machine; without families, the analytic model.
+
+    Attributes:
+        runtime, runtime_version: what was measured.
+        cpu, isa, threads: on what.
+        families: what was measured, by family.
+    """
+
+    runtime: Runtime
+    isa: str
+    threads: int = 1
+    runtime_version: str = ""
+    cpu: str = ""
+    families: dict[Family, Grid] = field(default_factory=dict)
+    _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def analytic(cls, runtime: Runtime, isa: str) -> LatencyTable:
+        """A table that holds nothing: every prediction is the analytic model's."""
+        return cls(runtime, isa)
+
+    @classmethod
+    def load(cls, path: Path | str) -> LatencyTable:
+        """Read a table file.
+
+        Raises:
+            InputError: it cannot be read or is no such table; the message says where.
+        """
+        from onnxslim_yolo.latency.table_format import read_table
+
+        return read_table(Path(path))
+
+    def save(self, path: Path | str) -> Path:
+        """Write the table, completely or not at all. Returns the path."""
+        from onnxslim_yolo.files import write_atomically
+        from onnxslim_yolo.latency.table_format import table_as_text
+
+        write_atomically(Path(path), table_as_text(self))
+        return Path(path)
+
+    @property
+    def name(self) -> str:
+        """What the table is, in words."""
+        if not self.families:
+            return f"{self.runtime}, {self.isa}: analytic estimate"
+        return f"{self.runtime} {self.runtime_version}, {self.cpu} ({self.isa}), {self.threads} thread(s)"
+
+    @property
+    def lanes(self) -> int:
+        """Channels in a register of the machine."""
+        return lanes_of(self.isa)
+
+    @cached_property
+    def model(self) -> AnalyticModel:
+        """What stands in where nothing was measured."""
+        return AnalyticModel(self.runtime, self.isa)
+
+    def predict(self, key: LayerKey) -> float:
+        """µs of one layer."""
+        return self.lookup(key.family, key.ins, key.outs)
+
+    def predict_graph(self, graph: gs.Graph) -> float:
+        """µs of a graph: the sum over its layers."""
+        return self.predict_layers(layers_of(graph))
+
+    def predict_layers(self, layers: Iterable[LayerKey]) -> float:
+        """µs of these layers one after another."""
+        return sum(self.predict(key) for key in layers)
+
+    def lookup(self, family: Family, ins: Widths, outs: Widths) -> float:
+        """µs of a layer of a family with these widths. Remembered."""
+        key = (family, ins, outs)
+        known = self._cache.get(key)
+        if known is None:
+            known = self._cache[key] = max(self._lookup(family, ins, outs), 0.0)
+        return known
+
+    def _lookup(self, family: Family, ins: Widths, outs: Widths) -> float:
+        if min((*ins, *outs), default=0) <= 0:
+            return 0.0
+        neighbours = self._neighbours(family)
+        if not neighbours:
+            return self.model.estimate(family, ins, outs) * self._correction.get(family.kind, self._typical)
+        if len(neighbours) == 1:
+            return self._from(neighbours[0], family, ins, outs)
+        low, high = neighbours
+        share = math.log(family.area / low.area) / math.log(high.area / low.area)
+        logs = [math.log(max(self._from(near, family, ins, outs), 1e-3)) for near in (low, high)]
+        return math.exp(logs[0] * (1 - share) + logs[1] * share)
+
+    def _neighbours(self, family: Family) -> list[Family]:
+        """The measured families to go by: the very same, or the same at the nearest sizes below and above."""
+        if family in self.families:
+            return [family]
+        alike = self._alike.get(_without_size(family), [])
+        areas = [other.area for other in alike]
+        if not alike:
+            return []
+        place = bisect_right(areas, family.area)
+        if place and areas[place - 1] == family.area:
+            return [alike[place - 1]]
+        if place == 0 or place == len(alike):
+            return [alike[min(place, len(alike) - 1)]]
+        return [alike[place - 1], alike[place]]
+
+    def _from(self, near: Family, family: Family, ins: Widths, outs: Widths) -> float:
+        """µs by a measured family: interpolated there, scaled from there to what is asked for."""
+        here, there = self._interpolate(near, ins, outs)
+        asked = self.model.estimate(family, tuple(map(float, ins)), tuple(map(float, outs)))
+        return here * asked / max(self.model.estimate(near, *there), 1e-3)
+
+    def _interpolate(self, family: Family, ins: Widths, outs: Widths) -> tuple[float, _Point]:
+        """µs at the nearest point inside what was measured of the same class, and that point's widths."""
+        grid = self.families[family]
+        if family.kind in SQUARE:
+            first = _bracket(*self._axis(grid.ins, ins[0]))
+            second = _bracket(*self._axis(grid.outs, outs[0], ins[0]))
+            us = sum(
+                w1 * w2 * self._measured(family, grid, (c1, c2))
+                for c1, w1 in first for c2, w2 in second
+            )  # fmt: skip
+            return us, ((_mean(first),), (_mean(second),))
+        parts = ins if family.kind == "concat" else outs
+        width = round(sum(parts) / len(parts)) if len(parts) > 1 and family.kind in ("concat", "split") else parts[0]
+        weakest = min(parts, key=lambda part: (pack_of(self.runtime, self.lanes, part), part))
+        near = _bracket(*self._axis(grid.ins, width, pack_like=weakest))
+        us = sum(w * grid.us[(c,)] for c, w in near)
+        at_width = _mean(near)
+        if family.kind == "concat":
+            return us, ((at_width,) * 2, (2 * at_width,))
+        if family.kind == "split":
+            return us, ((2 * at_width,), (at_width,) * 2)
+        return us, (tuple(at_width if c == width else float(c) for c in ins), (at_width,) * len(outs))
+
+    def _measured(self, family: Family, grid: Grid, widths: tuple[int, int]) -> float:
+        """A measured cell; a missing one by its nearest measured neighbour of the same input width, scaled."""
+        if widths in grid.us:
+            return grid.us[widths]
+        near = min(grid.us, key=lambda cell: abs(math.log(cell[0] / widths[0])) + abs(math.log(cell[1] / widths[1])))
+        ratio = self.model.estimate(family, widths[:1], widths[1:]) / self.model.estimate(family, near[:1], near[1:])
+        return grid.us[near] * ratio
+
+    def _axis(
+        self, measured: Widths, width: int, beside: int | None = None, pack_like: int | None = None
+    ) -> tuple[list[tuple[float, int]], float]:
+        """Measured widths of a width's class as (coordinate, width), and the width's own coordinate."""
+        wanted = pack_of(self.runtime, self.lanes, width if pack_like is None else pack_like)
+        order = packs_of(self.runtime, self.lanes)
+        same: list[int] = []
+        for pack in (wanted, *order[order.index(wanted) + 1 :], *reversed(order[: order.index(wanted)])):
+            same = [c for c in measured if pack_of(self.runtime, self.lanes, c) == pack]
+            if same:
+                break
+        stairs = beside is not None and self.runtime == "onnxruntime" and pack_of(self.runtime, self.lanes, beside) > 1
+
+        def coordinate(c: int) -> float:
+            return padded(self.runtime, self.lanes, c) if stairs else float(c)
+
+        return [(coordinate(c), c) for c in same], coordinate(width)
+
+    @cached_property
+    def _alike(self) -> dict[Family, list[Family]]:
+        """Families by what they are apart from their size, ascending by area."""
+        found: dict[Family, list[Family]] = {}
+        for family in sorted(self.families, key=lambda f: f.area):
+            same = found.setdefault(_without_size(family), [])
+            if not same or same[-1].area != family.area:
+                same.append(family)
+        return found
+
+    @cached_property
+    def _correction(self) -> dict[str, float]:
+        """Per kind, the median of measured over analytic."""
+        ratios: dict[str, list[float]] = {}
+        for family, grid in self.families.items():
+            for widths, us in grid.us.items():
+                ins, outs = cell_widths(family, widths)
+                ratios.setdefault(family.kind, []).append(us / self.model.estimate(family, ins, outs))
+        return {kind: float(np.median(values)) for kind, values in ratios.items()}
+
+    @cached_property
+    def _typical(self) -> float:
+        return float(np.median(list(self._correction.values()))) if self._correction else 1.0
+
+
+_Point = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def cell_widths(family: Family, widths: Widths) -> tuple[Widths, Widths]:
+    """The input and output widths of the network that a table's cell was measured with."""
+    if family.kind in SQUARE:
+        return widths[:1], widths[1:]
+    if family.kind == "concat":
+        return widths * 2, (2 * widths[0],)
+    if family.kind == "split":
+        return (2 * widths[0],), widths * 2
+    if family.kind == "binary":
+        return widths * 2, widths
+    return widths, widths
+
+
+def _without_size(family: Family) -> Family:
+    kernel = (0, 0) if family.kind == "avgpool" and family.area == 1 else family.kernel
+    return Family(family.kind, family.op, kernel, family.stride, family.groups)
+
+
+def _bracket(points: list[tuple[float, int]], at: float) -> list[tuple[int, float]]:
+    """The measured widths around a coordinate with their weights; one alone at either end."""
+    ordered = sorted(points)
+    place = bisect_right([c for c, _ in ordered], at)
+    if place and ordered[place - 1][0] == at:
+        same = [width for c, width in ordered if c == at]
+        return [(width, 1 / len(same)) for width in same]
+    if place == 0:
+        return [(ordered[0][1], 1.0)]
+    if place == len(ordered):
+        return [(ordered[-1][1], 1.0)]
+    (low, first), (high, second) = ordered[place - 1], ordered[place]
+    share = (at - low) / (high - low)
+    return [(first, 1 - share), (second, share)]
+
+
+def _mean(points: list[tuple[int, float]]) -> float:
+    return sum(width * weight for width, weight in points)
+
