@@ -117,6 +117,13 @@ def compile_command(
     emit: Annotated[str, typer.Option(metavar="onnx,ncnn", help="What to write.")] = "onnx,ncnn",
     ncnn_weights: Annotated[str, typer.Option(metavar="fp16|fp32", help="How ncnn's weights are stored.")] = "fp16",
     head: Annotated[str, typer.Option(metavar="keep|raw|decoded", help="Where the network ends.")] = "keep",
+    data: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="Labelled images, for mAP before and after.")
+    ] = None,
+    budget: Annotated[Path | None, typer.Option(metavar="TOML", help="Limits that must hold, else exit 4.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50; needs --data.")] = None,
+    require_speedup: Annotated[float | None, typer.Option(metavar="1.2", help="Measured against the source.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time the result against its source.")] = False,
     passes: Annotated[
         str | None, typer.Option(metavar="SPEC", help="A textual pipeline instead of the default.")
     ] = None,
@@ -165,6 +172,11 @@ def compile_command(
         emit=tuple(part.strip() for part in emit.split(",") if part.strip()),
         ncnn_weights=_word(ncnn_weights),
         head=_word(head),
+        data=data,
+        budget=budget,
+        max_drop=max_drop,
+        require_speedup=require_speedup,
+        measure=measure,
         passes=passes,
         verify=not no_verify,
         verify_each=verify_each,

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxslim_yolo.analysis.cost import Cost, cost_of
+from onnxslim_yolo.budget import Budget, read_budget, violations
 from onnxslim_yolo.emit.onnx import write_onnx
-from onnxslim_yolo.errors import InputError, OnnxSlimError, UnsupportedError, VerificationError
+from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UnsupportedError, VerificationError
 from onnxslim_yolo.files import move_into, write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
@@ -93,9 +94,10 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
     started = time.perf_counter()
     progress("load")
     model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
+    budget = _budget(options)
     chain = Chain(reference)
     progress("passes")
-    before, records = _run_passes(model, reference, options, chain)
+    baseline, records = _run_passes(model, reference, options, chain)
     name = options.name or path.stem
     folder = options.out or Path(f"{name}-slim")
     with _staging(folder) as stage:
@@ -105,11 +107,20 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
         if options.verify:
             progress("verify")
             verification = _verify(path, result, ncnn, chain, options)
+        gains = _measure(result, baseline, reference, options, progress)
         progress("report")
-        _report(result, ncnn, path, options, before, records, verification, time.perf_counter() - started)
+        _report(
+            result, ncnn, path, options, cost_of(baseline.graph), records, verification, time.perf_counter() - started
+        )
+        result.report |= gains
         _write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder
+    broken = violations(budget, result.report)
+    if broken:
+        raise BudgetError(
+            "; ".join(broken), file=path, hint=f"the files are in {folder}; prune more or less, or move the limit"
+        )
     result.onnx = None if result.onnx is None else folder / result.onnx.name
     result.ncnn = None if result.ncnn is None else folder / result.ncnn.name
     return result
@@ -117,14 +128,14 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
 
 def _run_passes(
     model: Model, reference: onnx.ModelProto, options: CompileOptions, chain: Chain
-) -> tuple[Cost, list[PassRecord]]:
-    """Prepare, note what the model costs as it came, then do the rest. Returns that cost and a record per pass."""
+) -> tuple[Model, list[PassRecord]]:
+    """Prepare, then do the rest. Returns the model as prepared, to compare with, and a record per pass."""
     observe = _observer(model, reference, options, chain)
     first = PassManager(preparation(options), dump_to=options.dump_to, observe=observe)
     records = first.run(model)
-    before = cost_of(model.graph)
+    baseline = model.copy()
     rest = PassManager(remainder(options, model), dump_to=options.dump_to, observe=observe, first_index=len(records))
-    return before, records + rest.run(model)
+    return baseline, records + rest.run(model)
 
 
 def _observer(
@@ -202,6 +213,33 @@ def _bisect(path: Path, options: CompileOptions) -> str | None:
     except OnnxSlimError as error:
         return error.message
     return None
+
+
+def _budget(options: CompileOptions) -> Budget:
+    limits = Budget() if options.budget is None else read_budget(options.budget)
+    return limits.with_options(options.max_drop, options.require_speedup)
+
+
+def _measure(
+    result: Result, baseline: Model, reference: onnx.ModelProto, options: CompileOptions, progress: Progress
+) -> dict[str, Any]:
+    """Speed and mAP, where a limit or the user asks for them."""
+    from onnxslim_yolo.verify.gain import measure_accuracy, measure_speed, verdict
+
+    found: dict[str, Any] = {}
+    written = [path for path in (result.onnx, result.ncnn) if path is not None]
+    if options.measure or _budget(options).latency_ratio is not None:
+        progress("measure")
+        wanted = result.ncnn if options.target == "ncnn" and result.ncnn is not None else result.onnx or result.ncnn
+        if wanted is not None:
+            found["speed"] = measure_speed(baseline, wanted)
+            slower = verdict(found["speed"])
+            if slower is not None:
+                result.model.note(slower)
+    if options.data is not None:
+        progress("evaluate")
+        found["accuracy"] = measure_accuracy(reference, written, options.data)
+    return found
 
 
 def _report(

@@ -31,6 +31,9 @@ class CompileOptions:
         emit: what to write.
         ncnn_weights: how the ncnn pair stores weights.
         head: "keep", "raw" or "decoded".
+        data: labelled images (data.yaml): mAP of the source and of what is written goes into the report.
+        budget, max_drop, require_speedup: limits that must hold (see `budget`).
+        measure: time the result against its source even if no limit asks for it.
         passes: a textual pipeline instead of the default one.
         verify: run what is written and compare it with the source.
         verify_each: compare after every pass as well.
@@ -58,6 +61,11 @@ class CompileOptions:
     emit: tuple[str, ...] = ("onnx", "ncnn")
     ncnn_weights: Literal["fp16", "fp32"] = "fp16"
     head: Literal["keep", "raw", "decoded"] = "keep"
+    data: Path | None = None
+    budget: Path | None = None
+    max_drop: float | None = None
+    require_speedup: float | None = None
+    measure: bool = False
     passes: str | None = None
     verify: bool = True
     verify_each: bool = False
@@ -90,6 +98,10 @@ class CompileOptions:
             raise UsageError("--emit names nothing to write", hint=f"known: {', '.join(EMITTERS)}")
         for kind in self.emit:
             _one_of("emit", kind, EMITTERS)
+        if self.max_drop is not None and self.data is None:
+            raise UsageError("--max-drop needs labelled images", hint="give them with --data data.yaml")
+        if self.require_speedup is not None and self.require_speedup <= 0:
+            raise UsageError(f"the speedup {self.require_speedup} must be above 0; 1.2 means 1.2 times as fast")
         if self.imgsz is not None and any(not 1 <= side <= 1 << 14 for side in self.imgsz):
             raise UsageError(f"the image size {self.imgsz} is not in [1, 16384]")
         if self.name is not None and (not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.startswith(".")):

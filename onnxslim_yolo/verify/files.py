@@ -19,7 +19,7 @@ NOISE = 20.0
 """ncnn may differ by this many times what onnxruntime's own optimisations change, where a model amplifies rounding."""
 
 MARGIN = 4.0
-"""A tolerance is at most this fraction of what spoiling one layer by 1 % shows: else it would let such a mistake pass."""
+"""What spoiling one layer by 1 % shows must be this many times the tolerance, or such a mistake would pass."""
 
 FINEST = 1e-6
 """No tolerance below this: single precision does not carry further."""
@@ -28,8 +28,8 @@ FINEST = 1e-6
 def sharpen(control: float, noise: float) -> tuple[float, bool]:
     """The tolerance that would notice what the control does, and whether none can.
 
-    On freshly initialised weights, say, spoiling a layer shows less than rounding does: the check is blind then, and the
-    report says so.
+    On freshly initialised weights, say, spoiling a layer shows less than rounding does: then the check is blind, and
+    the report says so.
     """
     finest = max(FINEST, MARGIN * noise)
     wanted = control / MARGIN

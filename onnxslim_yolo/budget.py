@@ -1,0 +1,151 @@
+"""Limits that a compiled model has to keep: a budget file, `--max-drop`, `--require-speedup`. Not met: exit status 4.
+
+A budget is a TOML file; every key is optional:
+
+    params = 2_000_000        # or "0.5x": a share of the source's
+    macs = "0.6x"
+    file_size = "4 MB"        # the ONNX file, or the NCNN folder where no ONNX is written; or "0.5x"
+    max_difference = 1e-3     # worst |Δ| / spread over all checks that must agree
+    latency_ratio = 0.8       # measured, in the target runtime, to the source
+    map_drop = 0.02           # of mAP50, needs --data
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from onnxslim_yolo.errors import InputError
+
+UNITS = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "k": 10**3,
+    "m": 10**6,
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `value`, or at most the share `value` of the source's where `relative`."""
+
+    value: float
+    relative: bool = False
+
+    def allows(self, before: float) -> float:
+        """The absolute limit, given the source's figure."""
+        return self.value * before if self.relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}x" if self.relative else f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of one compilation; None means no limit."""
+
+    params: Limit | None = None
+    macs: Limit | None = None
+    file_size: Limit | None = None
+    max_difference: Limit | None = None
+    latency_ratio: Limit | None = None
+    map_drop: Limit | None = None
+
+    def with_options(self, max_drop: float | None, require_speedup: float | None) -> Budget:
+        """The same with what the command line says on top."""
+        budget = self
+        if max_drop is not None:
+            budget = replace(budget, map_drop=Limit(max_drop))
+        if require_speedup is not None:
+            budget = replace(budget, latency_ratio=Limit(1 / require_speedup))
+        return budget
+
+
+def read_budget(path: Path) -> Budget:
+    """Read a budget file.
+
+    Raises:
+        InputError: no TOML, an unknown key, or a value that is no limit; the message names the key.
+    """
+    data = _toml(path)
+    known = {f.name for f in fields(Budget)}
+    limits: dict[str, Limit] = {}
+    for key, value in data.items():
+        if key not in known:
+            raise InputError(f"unknown key '{key}'", file=path, hint=f"known: {', '.join(sorted(known))}")
+        limits[key] = _limit(key, value, path)
+    return Budget(**limits)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return data
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"is no TOML: {error}", file=path) from error
+
+
+def _limit(key: str, value: Any, path: Path) -> Limit:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return Limit(float(value))
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", value)
+        unit = match.group(2).lower() if match else ""
+        if match and unit == "x" and key in ("params", "macs", "file_size"):
+            return Limit(float(match.group(1)), relative=True)
+        if match and (unit in UNITS or not unit):
+            return Limit(float(match.group(1)) * UNITS.get(unit, 1))
+    raise InputError(
+        f"'{key}': {value!r} is no limit", file=path, hint="a number, a size like '4 MB', or a share like '0.5x'"
+    )
+
+
+def violations(budget: Budget, report: dict[str, Any]) -> list[str]:
+    """Which limits a report breaks, one sentence each."""
+    before, after = report["before"], report["after"]
+    facts: dict[str, tuple[float, float | None]] = {
+        "params": (before["parameters"], after["parameters"]),
+        "macs": (before["macs"], after["macs"]),
+        "file_size": (report["source"]["bytes"], _file_size(report)),
+        "max_difference": (0.0, _worst(report)),
+        "latency_ratio": (1.0, (report.get("speed") or {}).get("ratio")),
+        "map_drop": (0.0, (report.get("accuracy") or {}).get("map50_drop")),
+    }
+    broken = []
+    for option in fields(budget):
+        limit = getattr(budget, option.name)
+        if limit is None:
+            continue
+        source, found = facts[option.name]
+        if found is None:
+            broken.append(f"{option.name}: not measured, so the limit {limit} cannot be shown to hold")
+        elif found > limit.allows(source):
+            broken.append(f"{option.name}: {found:g}, allowed {limit.allows(source):g} ({limit})")
+    return broken
+
+
+def _file_size(report: dict[str, Any]) -> float | None:
+    files = report["files"]
+    single = [size for name, size in files.items() if name.endswith(".onnx")]
+    return float(single[0]) if single else float(sum(files.values())) if files else None
+
+
+def _worst(report: dict[str, Any]) -> float | None:
+    if report["verification"] is None:
+        return None
+    required = [c["worst"] for c in report["verification"]["checks"] if c["tolerance"] != float("inf")]
+    return max(required, default=None)
