@@ -164,6 +164,9 @@ def _fit(layer: nn.Module, tensors: Mapping[str, Tensor], index: int, epsilon: f
 def _leaf_attributes(module: nn.Module, held: Mapping[str, Tensor | None], epsilon: float) -> dict[str, Any]:
     attributes = {name: getattr(module, name) for name in _ATTRIBUTES if hasattr(module, name)}
     weight = held.get("weight")
+    size = getattr(module, "kernel_size", None)
+    if weight is not None and size is not None and tuple(weight.shape[2:]) != tuple(size):
+        raise InputError(f"a kernel should be {size} by the yaml and is {tuple(weight.shape[2:])} in the state_dict")
     depthwise = getattr(module, "groups", 1) == getattr(module, "out_channels", 0)
     if depthwise and weight is not None and weight.dim() == 4 and weight.shape[1] == 1:
         attributes["groups"] = int(weight.shape[0])

@@ -94,7 +94,10 @@ def _focus(row: Row) -> nn.Module:
 def _bottleneck(row: Row) -> nn.Module:
     from onnxslim_yolo.models.blocks_common import Bottleneck
 
-    return Bottleneck(row.c1, row.c2, shortcut=row.arg(1, True))
+    # YOLOv5's begins with a 1×1 convolution, Ultralytics' with a 3×3 one; repeated ones are numbered in front.
+    sizes = {key: int(value.shape[-1]) for key, value in row.tensors.items() if key.endswith(".conv.weight")}
+    first, second = (next((n for k, n in sizes.items() if part in k), 3) for part in ("cv1.", "cv2."))
+    return Bottleneck(row.c1, row.c2, shortcut=row.arg(1, True), k=(first, second))
 
 
 def _c3(row: Row) -> nn.Module:

@@ -142,6 +142,7 @@ def test_scales_repeats_and_an_anchor_free_head(files):
         ("  - [-1, 3, C3, [128]]\n", "", "entries that a Conv has not|lacks"),
         ("[[-1, 6], 1, Concat, [1]]", "[[-1, 2], 1, Concat, [1]]", "do not fit each other"),
         ("backbone:", "body:", "'backbone' is no list"),
+        ("[64, 6, 2, 2]", "[64, 3, 2]", r"kernel should be \(3, 3\)"),
         ("nc: 80", "activation: nn.Unheard(0.1)", "'activation: Unheard' is not supported"),
         ("nc: 80", "activation: __import__('os').system('true')", "is not supported"),
         ("nc: 80", "nc: [", "cannot be read as yaml"),
