@@ -59,19 +59,19 @@ def render_html(report: Mapping[str, Any]) -> str:
         verdict=wording.verdict_of_all(report),
         verdicts=wording.verdicts(report),
         control=None if report["verification"] is None else wording.control_text(report),
-        loss=wording.loss_text(report),
+        said=[("Loss", wording.loss_text(report)), *_measured(report)],
         pruning=wording.pruning_text(report),
         command=command_of(report),
         tiles=_tiles(report),
         blocks=blocks,
-        tip=layer_tip,
+        tip=lambda layer: Markup("\n").join(layer_facts(layer)),
         metrics=_metrics(blocks),
         groups=report["groups"],
         data=_plot_data(report, blocks),
     )
 
 
-def layer_tip(layer: Layer) -> str:
+def layer_facts(layer: Layer) -> list[str]:
     """What hovering over a layer tells, one fact a line."""
     lines = [f"{wording.printable(layer.name)} ({wording.printable(layer.op)})"]
     if layer.width:
@@ -85,32 +85,27 @@ def layer_tip(layer: Layer) -> str:
     if not layer.after:
         lines.append("gone from the result: removed or fused into another layer")
     lines += [f"left whole: {wording.printable(reason)}" for reason in layer.frozen]
-    return "\n".join(lines)
+    return lines
+
+
+def _measured(report: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    return [("Speed", wording.speed_text(report)), ("Accuracy", wording.accuracy_text(report))]
 
 
 def _tiles(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The four or five figures on top: title, ratio, before, after, share left in per cent."""
-    before, after, pruning = report["before"], report["after"], report["pruning"]
-    rows = [
-        ("File size", report["source"]["bytes"], wording.size_of_result(report), wording.bytes_text),
-        ("Parameters", before["parameters"], after["parameters"], wording.count_text),
-        ("MACs", before["macs"], after["macs"], wording.count_text),
-    ]
-    if None not in (before.get("latency_ms"), after.get("latency_ms")):
-        rows.append(("Latency", before["latency_ms"], after["latency_ms"], lambda value: f"{value:.2f} ms"))
+    """The figures on top: title, ratio, before, after, share left in per cent."""
+    shown, pruning = wording.figures(report), report["pruning"]
     if pruning is not None:
         kept = pruning["prunable"] - pruning["removed"]
-        rows.append(("Prunable channels", pruning["prunable"], kept, wording.count_text))
-    return [
-        {
-            "title": title,
-            "ratio": wording.ratio_text(two, one),
-            "before": form(one),
-            "after": "–" if two is None else form(two),
-            "left": round(min(100.0, 100 * (two or 0) / one), 1) if one else 100,
-        }
-        for title, one, two, form in rows
-    ]
+        shown.append(wording.Figure("Prunable channels", pruning["prunable"], kept, wording.count_text))
+    tiles = []
+    for figure in shown:
+        before, after, ratio = figure.texts()
+        left = min(1.0, max(0.0, (figure.after or 0) / figure.before)) if figure.before else 1.0
+        tiles.append(
+            {"title": figure.title, "ratio": ratio, "before": before, "after": after, "left": round(100 * left, 1)}
+        )
+    return tiles
 
 
 def _metrics(blocks: Sequence[Block]) -> list[tuple[str, str]]:

@@ -7,17 +7,18 @@ from typing import Any
 
 from onnxslim_yolo.report.command import command_of
 from onnxslim_yolo.report.wording import (
+    accuracy_text,
     bytes_text,
     change_text,
     control_text,
     count_text,
+    figures,
     loss_text,
     members_text,
     printable,
     pruning_text,
-    ratio_text,
-    size_of_result,
     small_text,
+    speed_text,
     verdict_of_all,
     verdicts,
 )
@@ -29,7 +30,9 @@ _FIGURES = {
     "parameters": ("Parameters", count_text),
     "macs": ("MACs", count_text),
     "bytes": ("File size", bytes_text),
-    "latency_ms": ("Latency", lambda value: f"{value:.2f} ms"),
+    "latency_ms": ("Latency", "{:.2f} ms".format),
+    "latency_ratio": ("Latency ÷ source's", "{:.2f}".format),
+    "map50": ("mAP50", "{:.3f}".format),
     "nodes": ("Nodes", count_text),
     "removed": ("Channels removed", count_text),
     "difference_from_source": ("Difference from the source", small_text),
@@ -46,6 +49,7 @@ def markdown_summary(report: Mapping[str, Any]) -> str:
         "",
         *_table(("", "before", "after", "ratio"), _sizes(report)),
         *_verification(report),
+        *(f"\n{_text(said)}." for said in (speed_text(report), accuracy_text(report)) if said is not None),
         *_section("Files", _table(("file", "size"), [(_code(n), bytes_text(s)) for n, s in report["files"].items()])),
         *_widths(report),
         *_section(
@@ -84,19 +88,7 @@ def markdown_diff(diff: Mapping[str, Any]) -> str:
 
 
 def _sizes(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    before, after = report["before"], report["after"]
-    rows = [
-        ("Parameters", before["parameters"], after["parameters"], count_text),
-        ("MACs", before["macs"], after["macs"], count_text),
-        ("File size", report["source"]["bytes"], size_of_result(report), bytes_text),
-    ]
-    shown: list[tuple[str, ...]] = [
-        (n, form(a), "–" if b is None else form(b), ratio_text(b, a)) for n, a, b, form in rows
-    ]
-    one, two = before.get("latency_ms"), after.get("latency_ms")
-    return (
-        shown if None in (one, two) else [*shown, ("Latency", f"{one:.2f} ms", f"{two:.2f} ms", ratio_text(two, one))]
-    )
+    return [(_text(figure.title), *figure.texts()) for figure in figures(report)]
 
 
 def _verification(report: Mapping[str, Any]) -> list[str]:

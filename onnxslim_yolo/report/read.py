@@ -25,6 +25,7 @@ _COUNT, _NUMBER = "a count", "a number"
 _LAYER = {"name": str, "op": str, "macs": _COUNT, "parameters": _COUNT}
 _COST = {"macs": _COUNT, "parameters": _COUNT, "nodes": _COUNT, "layers": [_LAYER]}
 _CHECK = {"label": str, "runtime": str, "tolerance": _Maybe(_NUMBER), "worst": _Maybe(_NUMBER), "passed": bool}
+_MAP = {"map50": _NUMBER, "map": _NUMBER}
 _SHAPE = {
     "tool": {"name": str, "version": str},
     "source": {"file": str, "sha256": str, "bytes": _COUNT},
@@ -55,6 +56,19 @@ _SHAPE = {
         }
     ),
     "files": dict,
+    "speed": _Maybe(
+        {
+            "runtime": str,
+            "source_ms": _NUMBER,
+            "result_ms": _NUMBER,
+            "ratio": _NUMBER,
+            "quartiles": [_NUMBER],
+            "control": _NUMBER,
+            "threads": _COUNT,
+            "rounds": _COUNT,
+        }
+    ),
+    "accuracy": _Maybe({"data": str, "images": _COUNT, "models": {"source": _MAP}, "map50_drop": _NUMBER}),
     "notes": [str],
     "seconds": _NUMBER,
 }
@@ -83,6 +97,7 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         _check(report, _SHAPE, "")
         _check(list(report["files"].values()), [_COUNT], "files")
+        _check(list(((report["accuracy"] or {}).get("models") or {}).values()), [_MAP], "accuracy.models")
         _consistent(report)
     except _Malformed as error:
         raise InputError(f"is a malformed report: {error}", file=path, hint="compile again") from error

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.report.wording import (
+    accuracy_text,
     bytes_text,
     control_text,
-    count_text,
+    figures,
     loss_text,
     members_text,
     printable,
     pruning_text,
-    ratio_text,
-    size_of_result,
     small_text,
+    speed_text,
     verdict_of_all,
     verdicts,
 )
@@ -44,6 +44,7 @@ def show_report(report: dict[str, Any], console: Console, *, verbose: bool = Fal
     printer = _Printer(console)
     _headline(report, printer)
     _verification(report, printer)
+    _measured(report, printer)
     _groups(report, printer, most, verbose)
     _frozen(report, printer, most)
     _notes(report["notes"], printer, most)
@@ -107,18 +108,11 @@ def _headline(report: Report, printer: _Printer) -> None:
     names += list(dict.fromkeys(name.split("/")[0] for name in files if "/" in name))
     result = ", ".join(printable(name) for name in names) or "nothing written"
     printer.line((f"{printable(source['file'])} → {result}", "bold"), (f"  {report['seconds']:.1f} s", "dim"))
-    before, after = report["before"], report["after"]
-    rows = [
-        ("size", source["bytes"], size_of_result(report), bytes_text),
-        ("parameters", before["parameters"], after["parameters"], count_text),
-        ("MACs", before["macs"], after["macs"], count_text),
-        ("nodes", before["nodes"], after["nodes"], count_text),
-    ]
-    if None not in (before.get("latency_ms"), after.get("latency_ms")):
-        rows.append(("latency", before["latency_ms"], after["latency_ms"], lambda value: f"{value:.2f} ms"))
-    table = _table("", "before", "after", "ratio")
-    shown = [(n, form(a), "–" if b is None else form(b), (ratio_text(b, a), "bold")) for n, a, b, form in rows]
-    printer.rows(table, shown)
+    rows = [(figure.title, *figure.texts()) for figure in figures(report)]
+    printer.rows(
+        _table("", "before", "after", "ratio"),
+        [(title, before, after, (ratio, "bold")) for title, before, after, ratio in rows],
+    )
     printer.line(("channels  ", "dim"), pruning_text(report))
 
 
@@ -138,9 +132,20 @@ def _verification(report: Report, printer: _Printer) -> None:
         label = f"{printable(v.label)} ({printable(v.runtime)})"
         rows.append(((v.word, _STYLES.get(v.word, "dim")), label, small_text(v.worst), allowed))
     printer.rows(table, rows)
-    loss = loss_text(report)
-    said = [(("control", "dim"), control_text(report))]
-    printer.rows(_table("", "", head=False, left=(0, 1)), said if loss is None else [*said, (("loss", "dim"), loss)])
+    said = [("control", control_text(report)), ("loss", loss_text(report))]
+    _sentences(said, printer)
+
+
+def _measured(report: Report, printer: _Printer) -> None:
+    said = [("speed", speed_text(report)), ("accuracy", accuracy_text(report))]
+    if any(text is not None for _, text in said):
+        printer.show("")
+        _sentences(said, printer)
+
+
+def _sentences(said: Sequence[tuple[str, str | None]], printer: _Printer) -> None:
+    rows = [((title, "dim"), text) for title, text in said if text is not None]
+    printer.rows(_table("", "", head=False, left=(0, 1)), rows)
 
 
 def _groups(report: Report, printer: _Printer, most: int, verbose: bool) -> None:

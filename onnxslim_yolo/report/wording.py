@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,12 +145,75 @@ def size_of_result(report: Mapping[str, Any]) -> int | None:
     return onnx[0] if onnx else sum(pair) or None
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One figure before and after; `after` is None where nothing was written, `form` puts it into words."""
+
+    title: str
+    before: float
+    after: float | None
+    form: Callable[[float], str]
+
+    def texts(self) -> tuple[str, str, str]:
+        """Before, after and their ratio."""
+        after = "–" if self.after is None else self.form(self.after)
+        return self.form(self.before), after, ratio_text(self.after, self.before)
+
+
+def figures(report: Mapping[str, Any]) -> list[Figure]:
+    """What is shown first: size, parameters, MACs, and latency and mAP where they were measured."""
+    before, after = report["before"], report["after"]
+    found = [
+        Figure("File size", report["source"]["bytes"], size_of_result(report), bytes_text),
+        Figure("Parameters", before["parameters"], after["parameters"], count_text),
+        Figure("MACs", before["macs"], after["macs"], count_text),
+    ]
+    speed, accuracy = report.get("speed"), report.get("accuracy")
+    if speed is not None:
+        found.append(
+            Figure(f"Latency, {printable(speed['runtime'])}", speed["source_ms"], speed["result_ms"], _milliseconds)
+        )
+    if accuracy is not None:
+        source = accuracy["models"]["source"]["map50"]
+        found.append(Figure("mAP50", source, source - accuracy["map50_drop"], "{:.3f}".format))
+    return found
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f} ms"
+
+
+def speed_text(report: Mapping[str, Any]) -> str | None:
+    """How latency was measured, in one sentence; None where it was not."""
+    speed = report.get("speed")
+    if speed is None:
+        return None
+    quartiles = " to ".join(f"{value:.2f}" for value in speed["quartiles"])
+    threads = f"{speed['threads']} thread{'' if speed['threads'] == 1 else 's'}"
+    return (
+        f"{speed['ratio']:.2f} of the source's latency in {printable(speed['runtime'])} (quartiles {quartiles}; "
+        f"{threads}, {speed['rounds']} rounds in turn); control, the source against itself: {speed['control']:.2f}"
+    )
+
+
+def accuracy_text(report: Mapping[str, Any]) -> str | None:
+    """mAP of the source and of each file, in one sentence; None where it was not measured."""
+    accuracy = report.get("accuracy")
+    if accuracy is None:
+        return None
+    rows = [f"{printable(n)} {m['map50']:.3f} ({m['map']:.3f})" for n, m in accuracy["models"].items()]
+    where = f"{accuracy['images']} images of {printable(accuracy['data'])}"
+    return f"mAP50 (mAP50-95) on {where}: {', '.join(rows)}"
+
+
 def pruning_text(report: Mapping[str, Any]) -> str:
     """How many channels went, of how many, ranked by what."""
     pruning = report["pruning"]
     if pruning is None:
         return "no channels were ranked"
     removed, prunable = pruning["removed"], pruning["prunable"]
+    if pruning["lossless"] and not removed:
+        return f"none of {prunable} prunable channels is dead"
     text = f"{removed} of {prunable} prunable channels removed ({percent_text(removed, prunable)})"
     if pruning["lossless"] and removed:
         return f"{text}, all of them without effect on the output"

@@ -68,8 +68,13 @@ def test_hovering_tells_names_and_reasons(page, report):
     assert page.js("document.getElementById('tip').hidden")
     page.hover(".layer.frozen")
     text = page.js("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
-    assert "/model.9/cv2.0/cv2.0.1/Conv" in text
-    assert "left whole: reaches the output 'output0'" in text
+    assert text.splitlines() == [
+        "/model.9/cv2.0/cv2.0.1/Conv (Conv)",
+        "channels 10 → 10, wanted 10",
+        "MACs 900 → 100",
+        "Parameters 90 → 10",
+        "left whole: reaches the output 'output0'",
+    ]
     page.hover(
         "#width-plot .bars:last-of-type .point:nth-child(2), #width-plot .trace:nth-child(2) .point:nth-child(2)"
     )

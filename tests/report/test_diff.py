@@ -114,7 +114,8 @@ def test_nothing_changed():
 def test_what_changed():
     new = sample(options={"prune": 0.7}, notes=["another"], files={"best.onnx": 900_000})
     new["source"]["sha256"] = "cd" * 32
-    new["after"] |= {"parameters": 80, "latency_ms": 4.0}
+    new["after"]["parameters"] = 80
+    new["speed"]["result_ms"] = 4.0
     new["groups"][1]["kept"] = 16
     diff = diff_reports(sample(), new)
     assert not diff["same_source"]
@@ -130,7 +131,8 @@ def test_what_changed():
     assert json.loads(json.dumps(diff)) == diff
     text = markdown_diff(diff)
     assert "| Parameters | 160 | 80 | −50.0 % |" in text
-    assert "| Latency | – | 4.00 ms | – |" in text
+    assert "| Latency | 8.00 ms | 4.00 ms | −50.0 % |" in text
+    assert "| mAP50 | 0.430 | 0.430 | ±0 |" in text
     assert "| `prune` | `0.5` | `0.7` |" in text
     assert "| `model.1.cv1.conv, model.1.cv2.conv` | 32 of 64 | 16 of 64 |" in text
     assert "Nothing changed" not in text
@@ -147,6 +149,10 @@ def test_summary_has_it_all():
     for part in (
         "| Parameters | 400 | 160 | 0.40× |",
         "✅ **PASS**",
+        "| Latency, ncnn | 12.00 ms | 8.00 ms | 0.67× |",
+        "| mAP50 | 0.450 | 0.430 | 0.96× |",
+        "control, the source against itself: 1.00",
+        "best.onnx 0.430 (0.260)",
         "| `model.1.cv1.conv` | 128 | 40 | 48 |",
         "Control: spoiling /model.0/conv/Conv by 1 %",
         "| 10 | reaches the output 'output0' |",

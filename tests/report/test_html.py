@@ -35,6 +35,9 @@ def test_everything_is_in_it():
         "90 of 200 prunable channels removed",
         "masked source = best.onnx",
         "1000 times the worst above",
+        "Latency, ncnn",
+        "quartiles 0.66 to 0.68",
+        "mAP50 (mAP50-95) on 128 images of coco.yaml",
         "reaches the output &#39;output0&#39;",
         "ranked by weight norms",
         "prune{ratio=0.5}",
@@ -80,7 +83,7 @@ def test_the_library_is_the_one_its_readme_names():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"verification": None},
+        {"verification": None, "speed": None, "accuracy": None},
         {"pruning": None, "groups": [], "frozen": [], "notes": [], "files": {}, "passes": []},
         {"before": {"macs": 0, "parameters": 0, "nodes": 0, "layers": []},
          "after": {"macs": 0, "parameters": 0, "nodes": 0, "layers": []}},

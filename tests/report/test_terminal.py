@@ -23,6 +23,8 @@ def test_tells_what_changed_at_80_columns():
     for part in (
         "best.onnx → best.onnx, best_ncnn_model",
         "4.00 MB  1.00 MB  0.25×",
+        "Latency, ncnn  12.00 ms  8.00 ms  0.67×",
+        "speed     0.67 of the source's latency in ncnn (quartiles 0.66 to 0.68;",
         "90 of 200 prunable channels removed (45 %)",
         "PASS  masked source = best.onnx (onnxruntime)",
         "2.0e-06  1.0e-03",

@@ -79,6 +79,8 @@ def test_pruning_and_result():
     report = sample()
     assert pruning_text(report) == "90 of 200 prunable channels removed (45 %), by |γ|, threshold 0.25"
     assert "without effect" in pruning_text(sample(pruning=report["pruning"] | {"lossless": True}))
+    dead = sample(pruning=report["pruning"] | {"lossless": True, "removed": 0})
+    assert pruning_text(dead) == "none of 200 prunable channels is dead"
     assert pruning_text(sample(pruning=None)) == "no channels were ranked"
     assert size_of_result(report) == 1_000_000
     assert size_of_result(sample(files={"a/model.ncnn.bin": 5, "a/model.ncnn.param": 2, "a/metadata.yaml": 9})) == 7
