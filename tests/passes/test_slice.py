@@ -1,0 +1,404 @@
+"""slice: every construct that ties, moves or counts channels, cut and compared with the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.errors import PassError
+from onnxslim_yolo.manager import PassManager
+from onnxslim_yolo.passes import Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
+from onnxslim_yolo.plan import open_plan, plan_as_json
+from onnxslim_yolo.verify.mask import masked
+from tests.numeric import assert_control_fails, assert_same, build, constants, ops, random_feeds, run_onnx
+from tests.passes.cutting import check_slice, classes_of, onnx_text, remove, remove_random, run, shapes
+
+IMAGE, RESULT = "float[1,3,8,8] x", "float[a,b,c,d] y"
+STEM = "float[8,3,3,3] a.weight, float[8] a.bias"
+FIRST = "a = Conv<pads=[1,1,1,1]>(x, a.weight, a.bias) h = Relu(a)"
+
+
+@dataclass(frozen=True)
+class Construct:
+    """What follows `h`, the eight channels that a convolution makes; `sizes`: initializers once 1, 4, 6 are gone."""
+
+    weights: str
+    body: str
+    sizes: dict[str, tuple[int, ...]]
+    outputs: str = RESULT
+    opset: int = 17
+
+
+def conv(name: str, rows: int, columns: int, kernel: int = 1) -> str:
+    return f"float[{rows},{columns},{kernel},{kernel}] {name}.weight"
+
+
+CONSTRUCTS = {
+    "plain": Construct(
+        f"{conv('b', 4, 8, 3)}, float[4] b.bias",
+        "y = Conv<pads=[1,1,1,1], strides=[2,2]>(h, b.weight, b.bias)",
+        {"a.weight": (5, 3, 3, 3), "a.bias": (5,), "b.weight": (4, 5, 3, 3), "b.bias": (4,)},
+    ),
+    "twice-itself": Construct(
+        conv("b", 4, 16), "c = Concat<axis=1>(h, h) y = Conv(c, b.weight)", {"b.weight": (4, 10, 1, 1)}
+    ),
+    "unequal-split": Construct(
+        f"int64[2] sizes = {{3, 5}}, {conv('b', 4, 3)}, {conv('c', 4, 5)}",
+        "p, q = Split<axis=1>(h, sizes) u = Conv(p, b.weight) v = Conv(q, c.weight) y = Add(u, v)",
+        {"b.weight": (4, 2, 1, 1), "c.weight": (4, 3, 1, 1)},
+    ),
+    "equal-split": Construct(
+        f"{conv('b', 4, 4)}, {conv('c', 4, 4)}",
+        "p, q = Split<axis=-3>(h) u = Conv(p, b.weight) v = Conv(q, c.weight) y = Add(u, v)",
+        {"b.weight": (4, 3, 1, 1), "c.weight": (4, 2, 1, 1)},
+    ),
+    "split-attribute": Construct(
+        f"{conv('b', 4, 3)}, {conv('c', 4, 5)}",
+        "p, q = Split<axis=1, split=[3, 5]>(h) u = Conv(p, b.weight) v = Conv(q, c.weight) y = Add(u, v)",
+        {"b.weight": (4, 2, 1, 1), "c.weight": (4, 3, 1, 1)},
+        opset=12,
+    ),
+    "slice": Construct(
+        f"int64[1] from = {{2}}, int64[1] to = {{-1}}, int64[1] axis = {{1}}, {conv('b', 4, 5)}, {conv('c', 4, 8)}",
+        "p = Slice(h, from, to, axis) u = Conv(p, b.weight) v = Conv(h, c.weight) y = Add(u, v)",
+        {"b.weight": (4, 3, 1, 1), "c.weight": (4, 5, 1, 1)},
+    ),
+    "slice-attributes": Construct(
+        f"{conv('b', 4, 5)}, {conv('c', 4, 8)}",
+        "p = Slice<axes=[1], starts=[2], ends=[7]>(h) u = Conv(p, b.weight) v = Conv(h, c.weight) y = Add(u, v)",
+        {"b.weight": (4, 3, 1, 1), "c.weight": (4, 5, 1, 1)},
+        opset=9,
+    ),
+    "gather": Construct(
+        f"int64[8] order = {{7,0,6,-7,5,2,4,3}}, {conv('b', 4, 8)}",
+        "p = Gather<axis=1>(h, order) y = Conv(p, b.weight)",
+        {"b.weight": (4, 5, 1, 1)},
+    ),
+    "depthwise": Construct(
+        f"float[8,1,3,3] d.weight, float[8] d.bias, {conv('b', 4, 8)}",
+        "p = Conv<group=8, pads=[1,1,1,1]>(h, d.weight, d.bias) r = Relu(p) y = Conv(r, b.weight)",
+        {"d.weight": (5, 1, 3, 3), "d.bias": (5,), "b.weight": (4, 5, 1, 1)},
+    ),
+    "depthwise-multiplier": Construct(
+        f"float[16,1,3,3] d.weight, {conv('b', 4, 16)}",
+        "p = Conv<group=8>(h, d.weight) y = Conv(p, b.weight)",
+        {"d.weight": (10, 1, 3, 3), "b.weight": (4, 10, 1, 1)},
+    ),
+    "transposed": Construct(
+        "float[8,4,2,2] b.weight, float[4] b.bias",
+        "y = ConvTranspose<strides=[2,2]>(h, b.weight, b.bias)",
+        {"b.weight": (5, 4, 2, 2), "b.bias": (4,)},
+    ),
+    "depthwise-transposed": Construct(
+        f"float[8,1,2,2] d.weight, {conv('b', 4, 8)}",
+        "p = ConvTranspose<group=8, strides=[2,2]>(h, d.weight) y = Conv(p, b.weight)",
+        {"d.weight": (5, 1, 2, 2), "b.weight": (4, 5, 1, 1)},
+    ),
+    "squeeze-and-excite": Construct(
+        f"{conv('s', 4, 8)}, float[4] s.bias, {conv('e', 8, 4)}, float[8] e.bias, {conv('b', 4, 8)}",
+        "m = GlobalAveragePool(h) s = Conv(m, s.weight, s.bias) t = Relu(s) e = Conv(t, e.weight, e.bias)"
+        " g = HardSigmoid(e) p = Mul(h, g) y = Conv(p, b.weight)",
+        {"s.weight": (4, 5, 1, 1), "e.weight": (5, 4, 1, 1), "e.bias": (5,), "b.weight": (4, 5, 1, 1)},
+    ),
+    "residual": Construct(
+        f"{conv('m', 8, 8, 3)}, {conv('b', 4, 8)}",
+        "p = Conv<pads=[1,1,1,1]>(h, m.weight) q = Add(h, p) y = Conv(q, b.weight)",
+        {"m.weight": (5, 5, 3, 3), "b.weight": (4, 5, 1, 1)},
+    ),
+    "batch-norm-and-prelu": Construct(
+        "float[8] n.gamma, float[8] n.beta, float[8] n.mean, float[8] n.var, float[8,1,1] slope, " + conv("b", 4, 8),
+        "p = BatchNormalization(h, n.gamma, n.beta, n.mean, n.var) q = PRelu(p, slope) y = Conv(q, b.weight)",
+        {"n.gamma": (5,), "n.beta": (5,), "n.mean": (5,), "n.var": (5,), "slope": (5, 1, 1), "b.weight": (4, 5, 1, 1)},
+    ),
+    "layer-scale": Construct(
+        f"float[1,8,1,1] ls.scale, float[8,1,1] shift, float[1] one, {conv('b', 4, 8)}",
+        "p = Mul(ls.scale, h) q = Sub(p, shift) r = Add(q, one) y = Conv(r, b.weight)",
+        {"ls.scale": (1, 5, 1, 1), "shift": (5, 1, 1), "one": (1,), "b.weight": (4, 5, 1, 1)},
+    ),
+    "pooling-pyramid": Construct(
+        conv("b", 4, 24),
+        "p = MaxPool<kernel_shape=[5,5], pads=[2,2,2,2]>(h) q = MaxPool<kernel_shape=[5,5], pads=[2,2,2,2]>(p)"
+        " c = Concat<axis=1>(h, p, q) y = Conv(c, b.weight)",
+        {"b.weight": (4, 15, 1, 1)},
+    ),
+    "resize-by-scale": Construct(
+        f"float[0] roi, float[4] factors = {{1.0, 1.0, 2.0, 2.0}}, {conv('b', 4, 8)}",
+        'p = Resize<mode="nearest">(h, roi, factors) y = Conv(p, b.weight)',
+        {"b.weight": (4, 5, 1, 1)},
+    ),
+    "resize-to-size": Construct(
+        f"float[0] roi, float[0] none, int64[4] size = {{1, 8, 16, 16}}, {conv('b', 4, 8)}",
+        'p = Resize<mode="linear">(h, roi, none, size) y = Conv(p, b.weight)',
+        {"b.weight": (4, 5, 1, 1)},
+    ),
+    "global-pool-to-gemm": Construct(
+        "int64[2] flat = {1, 8}, float[4,8] fc.weight, float[4] fc.bias",
+        "m = GlobalAveragePool(h) f = Reshape(m, flat) y = Gemm<transB=1>(f, fc.weight, fc.bias)",
+        {"fc.weight": (4, 5), "fc.bias": (4,)},
+        outputs="float[a,b] y",
+    ),
+    "flatten-to-gemm": Construct(
+        "float[512,4] fc.weight, float[4] fc.bias",
+        "f = Flatten(h) y = Gemm(f, fc.weight, fc.bias)",
+        {"fc.weight": (320, 4), "fc.bias": (4,)},
+        outputs="float[a,b] y",
+    ),
+    "mean-over-space-to-matmul": Construct(
+        "int64[2] axes = {2, 3}, float[8,4] fc.weight",
+        "m = ReduceMean<axes=[2,3], keepdims=0>(h) y = MatMul(m, fc.weight)",
+        {"fc.weight": (5, 4)},
+        outputs="float[a,b] y",
+    ),
+    "pixel-shuffle-before": Construct(
+        conv("b", 4, 32),
+        "p = SpaceToDepth<blocksize=2>(h) y = Conv(p, b.weight)",
+        {"b.weight": (4, 20, 1, 1)},
+    ),
+    "tokens": Construct(
+        "int64[3] flat = {1, 8, 64}, float[8,4] fc.weight, float[4] fc.bias",
+        "f = Reshape(h, flat) t = Transpose<perm=[0,2,1]>(f) m = MatMul(t, fc.weight) y = Add(m, fc.bias)",
+        {"fc.weight": (5, 4), "fc.bias": (4,)},
+        outputs="float[a,b,c] y",
+    ),
+    "padded-space": Construct(
+        f"int64[8] pads = {{0,0,1,1,0,0,1,1}}, {conv('b', 4, 8, 3)}",
+        "p = Pad(h, pads) y = Conv(p, b.weight)",
+        {"b.weight": (4, 5, 3, 3)},
+    ),
+    "padded-channels": Construct(
+        f"int64[8] pads = {{0,1,0,0,0,2,0,0}}, {conv('b', 4, 11)}",
+        "p = Pad(h, pads) y = Conv(p, b.weight)",
+        {"b.weight": (4, 8, 1, 1)},
+    ),
+    "instance-norm": Construct(
+        f"float[8] n.gamma, float[8] n.beta, {conv('b', 4, 8)}",
+        "p = InstanceNormalization(h, n.gamma, n.beta) y = Conv(p, b.weight)",
+        {"n.gamma": (5,), "n.beta": (5,), "b.weight": (4, 5, 1, 1)},
+    ),
+    "nested": Construct(
+        f"int64[2] sizes = {{3, 5}}, int64[1] to = {{6}}, int64[1] from = {{1}}, int64[1] axis = {{1}}, "
+        f"{conv('b', 4, 13)}",
+        "p, q = Split<axis=1>(h, sizes) c = Concat<axis=1>(q, p, q) s = Slice(c, from, to, axis)"
+        " t = Concat<axis=1>(h, s) y = Conv(t, b.weight)",
+        {"b.weight": (4, 8, 1, 1)},
+    ),
+}
+
+
+def construct(name: str) -> str:
+    c = CONSTRUCTS[name]
+    return onnx_text(IMAGE, c.outputs, f"{STEM}, {c.weights}", f"{FIRST} {c.body}", c.opset)
+
+
+@pytest.mark.parametrize("name", CONSTRUCTS)
+def test_three_of_eight_channels(name: str) -> None:
+    model = build(construct(name))
+    remove(model, "h", [1, 4, 6])
+    after = check_slice(model)
+    assert shapes(after).items() >= {**CONSTRUCTS[name].sizes, "a.weight": (5, 3, 3, 3), "a.bias": (5,)}.items()
+
+
+@pytest.mark.parametrize("name", CONSTRUCTS)
+def test_any_allowed_channels(name: str) -> None:
+    model = build(construct(name), seed=1)
+    remove_random(model, 0.4, seed=2)
+    check_slice(model)
+
+
+def test_the_kept_weights_are_the_sources() -> None:
+    model = build(construct("plain"))
+    before = constants(model)
+    remove(model, "h", [1, 4, 6])
+    after = constants(check_slice(model))
+    kept = [0, 2, 3, 5, 7]
+    np.testing.assert_array_equal(after["a.weight"], before["a.weight"][kept])
+    np.testing.assert_array_equal(after["b.weight"], before["b.weight"][:, kept])
+
+
+def test_the_mask_notices_a_wrong_channel() -> None:
+    model = build(construct("plain"))
+    plan = remove(model, "h", [1, 4, 6])
+    reference = masked(model, plan)
+    wrong = model.copy()
+    assert wrong.plan is not None
+    classes = classes_of(model, "h")
+    wrong.plan.keep[classes[[1, 2]]] = [True, False]
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_same(reference, run(wrong, SliceChannels()))
+
+
+GROUPED = onnx_text(
+    IMAGE,
+    RESULT,
+    f"{STEM}, float[12,4,3,3] g.weight, float[12] g.bias, {conv('b', 4, 12)}",
+    f"{FIRST} p = Conv<group=2>(h, g.weight, g.bias) r = Relu(p) y = Conv(r, b.weight)",
+)
+
+
+def test_grouped_convolution() -> None:
+    model = build(GROUPED)
+    remove(model, "h", [0, 3, 5, 6])
+    remove(model, "r", [1, 2, 9, 11])
+    after = check_slice(model)
+    assert shapes(after)["g.weight"] == (8, 2, 3, 3)
+    assert after.plan is not None
+    # The groups keep different channels: one list per group.
+    assert after.plan.kept["g.weight"] == {0: [0, 3, 4, 5, 6, 7, 8, 10], 1: [[1, 2], [0, 3]]}
+
+
+def test_unequal_groups_are_refused() -> None:
+    model = build(GROUPED)
+    remove(model, "h", [0])
+    with pytest.raises(PassError, match=r"pass 'slice'.*groups of .* would keep \[3, 4\]"):
+        run(model, SliceChannels())
+
+
+def test_emptied_tensors_and_frozen_channels_are_refused() -> None:
+    model = build(construct("plain"))
+    remove(model, "h", range(8))
+    with pytest.raises(PassError, match="8 channels would become empty"):
+        run(model, SliceChannels())
+    model = build(construct("plain"))
+    remove(model, "y", [0])
+    with pytest.raises(PassError, match="reaches the output 'y'"):
+        run(model, SliceChannels())
+
+
+SHUFFLES = {
+    "reshape": "int64[5] split = {BATCH, 2, 4, 8, 8}, int64[4] join = {BATCH, 8, 8, 8}|"
+    "s = Reshape(h, split) t = Transpose<perm=[0,2,1,3,4]>(s) k = Reshape(t, join)",
+    "reshape-flat": "int64[4] split = {BATCH, 2, 4, 64}, int64[4] join = {BATCH, 8, 8, 8}|"
+    "s = Reshape(h, split) t = Transpose<perm=[0,2,1,3]>(s) k = Reshape(t, join)",
+    "batch-merged": "int64[3] split = {-1, 2, 64}, int64[5] part = {2, -1, 4, 8, 8}, int64 zero = {0}, int64 one = {1}|"
+    "s = Reshape(h, split) t = Transpose<perm=[1,0,2]>(s) u = Reshape(t, part)"
+    " v = Gather<axis=0>(u, zero) w = Gather<axis=0>(u, one) k = Concat<axis=1>(v, w)",
+    "strided": "int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] end = {8}|"
+    "v = Slice(h, zero, end, one, two) w = Slice(h, one, end, one, two) k = Concat<axis=1>(v, w)",
+    "gather": "int64[8] order = {0,4,1,5,2,6,3,7}|k = Gather<axis=1>(h, order)",
+}
+
+
+@pytest.mark.parametrize("batch", ["1", "N"])
+@pytest.mark.parametrize("spelling", SHUFFLES)
+def test_channel_shuffles(spelling: str, batch: str) -> None:
+    """Any channels may go, not only equally many of each part; with a batch of 1 and with a symbolic one."""
+    weights, body = SHUFFLES[spelling].split("|")
+    # 0 copies the dimension, as exporters with a dynamic batch spell it
+    weights = weights.replace("BATCH", "0" if batch == "N" else "1")
+    text = onnx_text(
+        IMAGE.replace("[1", f"[{batch}"),
+        RESULT,
+        f"{STEM}, {weights}, {conv('b', 4, 8)}",
+        f"{FIRST} {body} y = Conv(k, b.weight)",
+    )
+    source = build(text)
+    model = run(source, Canonicalise(), ShuffleToGather(), Canonicalise())
+    assert_same(source, model)
+    remove(model, "h", [0, 1, 6])
+    after = check_slice(model)
+    assert shapes(after)["b.weight"] == (4, 5, 1, 1)
+    assert "Transpose" not in ops(after)
+
+
+QKV = onnx_text(
+    "float[1,3,4,4] x",
+    RESULT,
+    f"{STEM}, {conv('qkv', 24, 8)}, int64[4] heads = {{1, 2, 12, 16}}, int64[3] parts = {{4, 4, 4}}, "
+    f"float scale = {{0.5}}, int64[4] back = {{1, 8, 4, 4}}, {conv('o', 4, 8)}",
+    f"{FIRST} z = Conv(h, qkv.weight) r = Reshape(z, heads) q, k, v = Split<axis=2>(r, parts)"
+    " qt = Transpose<perm=[0,1,3,2]>(q) s = MatMul(qt, k) u = Mul(s, scale) w = Softmax<axis=-1>(u)"
+    " wt = Transpose<perm=[0,1,3,2]>(w) m = MatMul(v, wt) b = Reshape(m, back) y = Conv(b, o.weight)",
+)
+
+
+def test_attention() -> None:
+    """Position p of every head goes at once, in q and k together; what reaches the softmax over tokens is free."""
+    model = build(QKV)
+    classes = classes_of(model, "z").reshape(2, 3, 4)
+    np.testing.assert_array_equal(classes[0], classes[1])
+    np.testing.assert_array_equal(classes[0, 0], classes[0, 1])
+    assert set(classes[0, 2]).isdisjoint(classes[0, 0])
+    assert open_plan(model).channels.prunable[classes].all()
+    remove(model, "z", [1, 2, 8])  # two of q and k, one of v
+    after = check_slice(model)
+    assert shapes(after)["qkv.weight"] == (24 - 2 * (2 + 2 + 1), 8, 1, 1)
+    assert shapes(after)["o.weight"] == (4, 6, 1, 1)
+
+
+def test_layer_norm_freezes_with_the_reason() -> None:
+    text = onnx_text(
+        IMAGE,
+        "float[a,b,c] y",
+        f"{STEM}, int64[3] flat = {{1, 8, 64}}, float[8] n.gamma, float[8] n.beta, float[8,4] fc.weight",
+        f"{FIRST} f = Reshape(h, flat) t = Transpose<perm=[0,2,1]>(f) n = LayerNormalization(t, n.gamma, n.beta)"
+        " y = MatMul(n, fc.weight)",
+    )
+    model = build(text)
+    classes = classes_of(model, "h")
+    reasons = {open_plan(model).channels.frozen[cls] for cls in classes}
+    assert len(reasons) == 1 and "normalises over channels" in str(reasons.pop())
+
+
+def test_zero_padding_of_widths() -> None:
+    """`extra` channels are zeros that nobody's result depends on."""
+    model = build(construct("batch-norm-and-prelu"))
+    plan = remove(model, "h", [2])
+    plan.extra[classes_of(model, "h")[5]] = 3
+    reference = masked(model, plan)
+    after = run(model, SliceChannels())
+    assert shapes(after)["a.weight"] == (10, 3, 3, 3)
+    assert shapes(after)["b.weight"] == (4, 10, 1, 1)
+    assert_same(reference, after)
+    assert_control_fails(reference, after)
+
+
+def test_the_plan_is_in_the_sources_terms_after_two_slicings() -> None:
+    model = build(construct("plain"))
+    before = constants(model)["b.weight"]
+    for positions in ([0, 5], [1, 2]):  # of the remaining 1 2 3 4 6 7: 2 and 3
+        remove(model, "h", positions)
+        PassManager([SliceChannels()]).run(model)
+    assert model.plan is not None
+    assert model.plan.kept["b.weight"] == {1: [1, 4, 6, 7]}
+    np.testing.assert_array_equal(constants(model)["b.weight"], before[:, [1, 4, 6, 7]])
+    json = plan_as_json(model.plan, "m.onnx", "00")
+    assert json["keep"]["a.weight"] == {"0": [1, 4, 6, 7]}
+
+
+def test_shared_weights_are_cut_once() -> None:
+    """A head that runs on two levels: the same weight read twice ties both inputs."""
+    text = onnx_text(
+        IMAGE,
+        f"{RESULT}, float[e,f,g,i] z",
+        f"{STEM}, {conv('l', 8, 3)}, {conv('b', 4, 8)}",
+        f"{FIRST} k = Conv(x, l.weight) y = Conv(h, b.weight) z = Conv(k, b.weight)",
+    )
+    model = build(text)
+    np.testing.assert_array_equal(classes_of(model, "h"), classes_of(model, "k"))
+    remove(model, "h", [3, 4])
+    assert shapes(check_slice(model))["l.weight"] == (6, 3, 1, 1)
+
+
+def test_nothing_planned_changes_nothing() -> None:
+    model = build(construct("plain"))
+    before = model.to_onnx().SerializeToString()
+    assert SliceChannels().run(model) == 0
+    open_plan(model)
+    assert SliceChannels().run(model) == 0
+    assert model.to_onnx().SerializeToString() == before
+
+
+def test_shapes_are_inferred_anew() -> None:
+    model = build(construct("plain"))
+    remove(model, "h", [1, 4, 6])
+    after = run(model, SliceChannels())
+    assert list(after.graph.tensors()["h"].shape or ()) == [1, 5, 8, 8]
+    assert run_onnx(after, random_feeds(after))["y"].shape == (1, 4, 4, 4)
+
+
+def test_ratio_and_slice_from_text() -> None:
+    model = build(construct("plain"))
+    after = run(model, PruneChannels(ratio=0.5), SliceChannels())
+    assert shapes(after)["a.weight"][0] == 4
