@@ -13,6 +13,7 @@ factor* of a dim if both start at the same p.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from math import prod
 from typing import TypeAlias
 
@@ -131,6 +132,68 @@ def permute_order(perm: Sequence[int]) -> int:
     source = ("whdc" if rank == 4 else "whc"[:rank])[::-1]
     wanted = "".join(source[axis] for axis in reversed(perm))
     return _ORDERS[rank].index(wanted)
+
+
+def permutation_of(code: int, rank: int) -> tuple[int, ...]:
+    """The permutation of the dims, outermost first, that a Permute order code stands for."""
+    source = ("whdc" if rank == 4 else "whc"[:rank])[::-1]
+    return tuple(source.index(name) for name in reversed(_ORDERS[rank][code]))
+
+
+def merged(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[int], list[int]]:
+    """A permutation of axes as one of groups that move together: their extents, and their new order.
+
+    Axes of extent 1 vanish.
+    """
+    real = [axis for axis in range(len(shape)) if shape[axis] != 1]
+    moved = [real.index(axis) for axis in perm if shape[axis] != 1]
+    runs: list[list[int]] = []
+    for axis in moved:
+        if runs and runs[-1][-1] + 1 == axis:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    firsts = sorted(run[0] for run in runs)
+    extents = {run[0]: prod(shape[real[axis]] for axis in run) for run in runs}
+    return [extents[first] for first in firsts], [firsts.index(run[0]) for run in runs]
+
+
+def composed(
+    dims: Dims, perm: Sequence[int], sizes: Sequence[int], order: Sequence[int]
+) -> tuple[list[int], list[int]] | None:
+    """A permutation of `dims`, a reshape to `sizes` and a second permutation, as one: groups and their order.
+
+    Both are cut into common factors, which are permuted twice. None if the reshape cuts across the permuted dims.
+    """
+    moved = [dims[axis] for axis in perm]
+    edges = sorted({prod(moved[:i]) for i in range(len(moved) + 1)} | {prod(sizes[:i]) for i in range(len(sizes) + 1)})
+    if any(after % before for before, after in pairwise(edges)):
+        return None
+    factors = [after // before for before, after in pairwise(edges)]
+
+    def within(extents: Sequence[int], index: int) -> list[int]:
+        start, end = prod(extents[:index]), prod(extents[: index + 1])
+        return [number for number, edge in enumerate(edges[:-1]) if start <= edge < end]
+
+    places = [perm.index(axis) for axis in range(len(dims))]
+    original = [number for place in places for number in within(moved, place)]
+    final = [number for group in order for number in within(sizes, group)]
+    return merged([factors[number] for number in original], [original.index(number) for number in final])
+
+
+def order_of_dims(dims: Dims, sizes: Sequence[int], order: Sequence[int]) -> list[int] | None:
+    """The permutation of groups as one of the dims themselves, if each group is a run of whole dims larger than 1."""
+    runs: list[list[int]] = []
+    dim = 0
+    for size in sizes:
+        run: list[int] = []
+        while dim < len(dims) and prod(dims[axis] for axis in run) < size:
+            run.append(dim)
+            dim += 1
+        if prod(dims[axis] for axis in run) != size or any(dims[axis] == 1 for axis in run):
+            return None
+        runs.append(run)
+    return [dim for group in order for dim in runs[group]] if dim == len(dims) else None
 
 
 _ORDERS: dict[int, tuple[str, ...]] = {

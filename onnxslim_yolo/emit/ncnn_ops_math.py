@@ -260,22 +260,30 @@ def matmul(low: Lowering, node: Node) -> None:
     a, b = low.input(node, 0), low.input(node, 1)
     if min(len(a.shape), len(b.shape)) < 2:
         raise unsupported(node, f"operands of shapes {a.shape} and {b.shape}")
-    batches = [int(np.prod(value.shape[:-2], dtype=np.int64)) for value in (a, b)]
     batch = int(np.prod(out_shape[:-2], dtype=np.int64))
-    if any(count not in (1, batch) for count in batches):
-        raise unsupported(node, f"broadcasting the batches of {a.shape} and {b.shape}")
-    views = [_matrix(low, value, count, batch) for value, count in zip((a, b), batches, strict=True)]
+    lead = _batch_dims(a, b, batch)
+    views = [_matrix(low, node, value, lead) for value in (a, b)]
     params: dict[int, Param] = {}
     swapped = _transposed_source(low, views[1])
     if swapped is not None:
         views[1], params = swapped, {0: 1}
-    matrix = out_shape[-2:]
-    low.emit(node, "MatMul", views, matrix if batch == 1 else (batch, *matrix), params, to=node.outputs[0])
+    low.emit(node, "MatMul", views, (*lead, *out_shape[-2:]), params, to=node.outputs[0])
 
 
-def _matrix(low: Lowering, value: Value, count: int, batch: int) -> Value:
-    rows, columns = value.shape[-2:]
-    return low.view(value, (rows, columns) if batch == 1 else (count, rows, columns))
+def _batch_dims(a: Value, b: Value, batch: int) -> Dims:
+    """The batch dims that spare most reshapes: those of an operand whose last two dims are its matrix, else one."""
+    for value in (a, b):
+        if len(value.dims) > 3 and value.dims[-2:] == value.shape[-2:] and int(np.prod(value.dims[:-2])) == batch:
+            return value.dims[:-2]
+    return () if batch == 1 else (batch,)
+
+
+def _matrix(low: Lowering, node: Node, value: Value, lead: Dims) -> Value:
+    """The operand as matrices in these batch dims; a batch of one is broadcast."""
+    count, batch = int(np.prod(value.shape[:-2], dtype=np.int64)), int(np.prod(lead, dtype=np.int64))
+    if count not in (1, batch):
+        raise unsupported(node, f"broadcasting the batch of {value.shape}")
+    return low.view(value, (*(lead if count == batch else (1,) * len(lead)), *value.shape[-2:]))
 
 
 def _transposed_source(low: Lowering, value: Value) -> Value | None:

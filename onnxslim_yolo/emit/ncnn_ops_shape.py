@@ -12,10 +12,14 @@ from onnxslim_yolo.emit.ncnn_gather import gather
 from onnxslim_yolo.emit.ncnn_layout import (
     MAX_DIMS,
     Dims,
+    composed,
     dim_of_axis,
     dim_of_outer_factor,
     dims_showing,
+    merged,
+    order_of_dims,
     padded,
+    permutation_of,
     permute_order,
 )
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, Value, int_list, normal_axis, unsupported
@@ -38,17 +42,31 @@ def transpose(low: Lowering, node: Node) -> None:
     """
     source, rank = low.input(node, 0), len(low.input(node, 0).shape)
     perm = int_list(node.attrs.get("perm", list(reversed(range(rank)))))
-    sizes, order = _merged(source.shape, perm)
+    source, sizes, order = _past_permutes(low, source, *merged(source.shape, perm))
     if order == sorted(order):
         low.alias(node.outputs[0], source, node)
         return
     if _shuffle(low, node, source, sizes, order) or _pixel_shuffle(low, node, source, sizes, order):
         return
-    if 1 not in source.dims and len(source.dims) > len(sizes):
-        exact = [dim_of_axis(source.shape, source.dims, axis) for axis in perm if source.shape[axis] != 1]
-        if None not in exact and len(exact) == len(source.dims):
-            sizes, order = list(source.dims), [dim for dim in exact if dim is not None]
+    whole = order_of_dims(source.dims, sizes, order)
+    if whole is not None:
+        sizes, order = list(source.dims), whole
     emit_permute(low, node, source, sizes, order)
+
+
+def _past_permutes(
+    low: Lowering, source: Value, sizes: list[int], order: list[int]
+) -> tuple[Value, list[int], list[int]]:
+    """Where the source is itself permuted, and perhaps reshaped since: both permutations as one."""
+    while (layer := low.producer(source)).type == "Permute":
+        before = low.dims[layer.inputs[0]]
+        code = layer.params[0]
+        assert isinstance(code, int)
+        both = composed(before, permutation_of(code, len(before)), sizes, order)
+        if both is None or len(both[0]) > MAX_DIMS:
+            break
+        source, (sizes, order) = low.named(layer.inputs[0], before), both
+    return source, sizes, order
 
 
 def emit_permute(low: Lowering, node: Node, source: Value, sizes: list[int], order: list[int]) -> None:
@@ -72,21 +90,6 @@ def emit_permute(low: Lowering, node: Node, source: Value, sizes: list[int], ord
                 node, "Permute", [view], swapped, {0: permute_order((0, 2, 1, 3))}, to=last, suffix=f"/{done}"
             )
         done += 1
-
-
-def _merged(shape: tuple[int, ...], perm: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The extents of the groups of axes that move together, and their new order."""
-    real = [axis for axis in range(len(shape)) if shape[axis] != 1]
-    moved = [real.index(axis) for axis in perm if shape[axis] != 1]
-    runs: list[list[int]] = []
-    for axis in moved:
-        if runs and runs[-1][-1] + 1 == axis:
-            runs[-1].append(axis)
-        else:
-            runs.append([axis])
-    firsts = sorted(run[0] for run in runs)
-    extents = {run[0]: prod(shape[real[axis]] for axis in run) for run in runs}
-    return [extents[first] for first in firsts], [firsts.index(run[0]) for run in runs]
 
 
 def _shuffle(low: Lowering, node: Node, source: Value, sizes: Sequence[int], order: Sequence[int]) -> bool:
