@@ -118,8 +118,8 @@ def _nothing_prunable(channels: Channels) -> str:
 def _protected(channels: Channels, patterns: tuple[str, ...]) -> Array:
     """Per class, whether a pattern names a layer that makes it."""
     found = np.zeros(channels.count, dtype=bool)
-    makers = [use for use in channels.uses if use.role == "out" or use.index == 1]
-    names = {name for use in makers for name in (use.node.name, use.constant.name)}
+    makers = [use for use in channels.uses if use.role == "out" or (use.role == "channel" and use.index == 1)]
+    names = {name for use in makers for name in (use.node.name, use.constant.name.removesuffix(".weight"))}
     for pattern in patterns:
         hits = [use for use in makers if _matches(pattern, use.node.name) or _matches(pattern, use.constant.name)]
         if not hits:
@@ -134,6 +134,6 @@ def _protected(channels: Channels, patterns: tuple[str, ...]) -> Array:
 
 def _matches(pattern: str, name: str) -> bool:
     if any(c in pattern for c in "*?["):
-        return fnmatch.fnmatchcase(name, pattern)
+        return any(fnmatch.fnmatchcase(name, pattern + rest) for rest in ("", ".*", "/*"))
     bare, pattern = name.lstrip("/"), pattern.lstrip("/")
     return bare == pattern or bare.startswith((f"{pattern}.", f"{pattern}/"))

@@ -1,0 +1,152 @@
+"""prune: how many, which, what is protected, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.residual import residual_channels
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.passes import PruneChannels, SliceChannels
+from onnxslim_yolo.plan import open_plan
+from tests.numeric import assert_same, build
+from tests.passes.cutting import classes_of, onnx_text, run, shapes
+from tests.passes.test_snap import chain
+
+
+@pytest.mark.parametrize(("ratio", "removed"), [(0.0, 0), (0.1, 2), (0.3, 6), (0.7, 14), (0.95, 18), (0.99, 18)])
+def test_the_floor_of_ratio_times_count_goes(ratio: float, removed: int) -> None:
+    """⌊R·20⌋, but for the one channel that every tensor keeps."""
+    after = run(chain(10, 10), PruneChannels(ratio=ratio))
+    assert (0 if after.plan is None else after.plan.removed) == removed
+
+
+def test_rounding_of_the_ratio() -> None:
+    """0.7 · 10 is 7, although 0.7 is a little less in binary."""
+    after = run(chain(10), PruneChannels(ratio=0.7))
+    assert after.plan is not None and after.plan.removed == 7
+
+
+def test_the_ranking_is_global() -> None:
+    gammas = {"n0.gamma": np.linspace(1.0, 1.9, 10), "n1.gamma": np.linspace(-0.1, -1.2, 10)}
+    after = run(chain(10, 10, values=gammas), PruneChannels(ratio=0.4))
+    assert after.plan is not None
+    assert after.plan.keep[classes_of(after, "r0")].all()
+    np.testing.assert_array_equal(np.flatnonzero(~after.plan.keep[classes_of(after, "r1")]), np.arange(8))
+    assert after.plan.threshold == pytest.approx(np.abs(gammas["n1.gamma"][7]))
+    assert after.plan.importance_kind == "gamma"
+    assert not after.plan.lossless
+
+
+def test_normalised_within_groups() -> None:
+    gammas = {"n0.gamma": np.linspace(1.0, 1.9, 10), "n1.gamma": np.linspace(0.01, 0.019, 10)}
+    after = run(chain(10, 10, values=gammas), PruneChannels(ratio=0.4, normalise=True))
+    assert after.plan is not None
+    for tensor in ("r0", "r1"):
+        np.testing.assert_array_equal(np.flatnonzero(~after.plan.keep[classes_of(after, tensor)]), np.arange(4))
+
+
+def test_no_tensor_becomes_empty() -> None:
+    gammas = {"n0.gamma": np.full(10, 1.0), "n1.gamma": np.linspace(0.01, 0.019, 10)}
+    model = chain(10, 10, values=gammas)
+    for floor in (1, 3):
+        after = run(model, PruneChannels(ratio=0.5, floor=floor))
+        assert after.plan is not None
+        # the most important come back
+        np.testing.assert_array_equal(
+            np.flatnonzero(after.plan.keep[classes_of(after, "r1")]), np.arange(10 - floor, 10)
+        )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "protected"),
+    [("c0", "r0"), ("c0.weight", "r0"), ("c1*", "r1"), ("/c1", "r1"), ("c[0]", "r0")],
+)
+def test_kept_layers(pattern: str, protected: str) -> None:
+    after = run(chain(10, 10), PruneChannels(ratio=0.5, keep=(pattern,)))
+    assert after.plan is not None
+    for tensor in ("r0", "r1"):
+        assert after.plan.keep[classes_of(after, tensor)].sum() == (10 if tensor == protected else 5)
+
+
+def test_a_pattern_that_matches_nothing() -> None:
+    with pytest.raises(UsageError, match="--keep 'c7' matches no layer") as caught:
+        PruneChannels(ratio=0.5, keep=("c7",)).run(chain(10))
+    assert caught.value.hint is not None and "c0" in caught.value.hint
+    # A prefix ends at a dot or slash: `c` is no prefix of `c0`.
+    with pytest.raises(UsageError, match="--keep 'c' matches no layer"):
+        PruneChannels(ratio=0.5, keep=("c",)).run(chain(10))
+
+
+@pytest.mark.parametrize("ratio", [1.0, -0.1, 1.5, float("nan")])
+def test_ratios_outside_the_range(ratio: float) -> None:
+    with pytest.raises(UsageError, match=r"not in \[0, 1\)"):
+        PruneChannels(ratio=ratio)
+
+
+def test_floors_that_empty_layers() -> None:
+    with pytest.raises(UsageError, match="floor 0"):
+        PruneChannels(floor=0)
+
+
+def test_nothing_to_prune() -> None:
+    text = onnx_text("float[1,3,4,4] x", "float[a,b,c,d] y", "float[4,3,1,1] w", "y = Conv(x, w)")
+    with pytest.raises(UsageError, match=r"nothing in this graph can be pruned .*reaches the output 'y'"):
+        PruneChannels(ratio=0.5).run(build(text))
+    assert PruneChannels().run(build(text)) == 0  # nothing dead is no error
+    assert PruneChannels(ratio=0.0).run(build(text)) == 0
+    with pytest.raises(UsageError, match="no convolution or linear layer"):
+        PruneChannels(ratio=0.5).run(
+            build(onnx_text("float[1,3] x", "float[a,b] y", "", "y = Relu(x)").replace("<>", ""))
+        )
+
+
+RESIDUAL = onnx_text(
+    "float[1,3,4,4] x",
+    "float[a,b,c,d] y",
+    "float[8,3,1,1] s.weight, float[8,8,1,1] c.weight, float[6,8,1,1] d.weight, float[8,6,1,1] e.weight, "
+    "float[5,8,1,1] f.weight, float[2,5,1,1] y.weight",
+    "s = Conv(x, s.weight) c = Conv(s, c.weight) d = Conv(c, d.weight) t = Relu(d) e = Conv(t, e.weight)"
+    " r = Add(c, e) f = Conv(r, f.weight) u = Relu(f) y = Conv(u, y.weight)",
+)
+
+
+def test_scope_without_shortcuts() -> None:
+    """c and e are tied by the Add, d lies on the branch it bridges; s and f are free, and the ratio counts them."""
+    model = build(RESIDUAL)
+    found = residual_channels(model.graph, open_plan(model).channels)
+    spared = {name for name in "scdef" if found[classes_of(model, name)].all()}
+    assert spared == {"c", "d", "e"}
+    assert {name for name in "scdef" if found[classes_of(model, name)].any()} == spared
+    after = run(model, PruneChannels(ratio=0.5, scope="no-residual"), SliceChannels())
+    assert after.plan is not None and after.plan.removed == (8 + 5) // 2
+    assert shapes(after)["d.weight"][0] == 6 and shapes(after)["e.weight"][0] == 8
+    everywhere = run(model, PruneChannels(ratio=0.5))
+    assert everywhere.plan is not None and everywhere.plan.removed == (8 + 8 + 6 + 5) // 2
+
+
+def test_folded_models_are_ranked_by_weights_and_say_so() -> None:
+    model = build(RESIDUAL)
+    after = run(model, PruneChannels(ratio=0.5))
+    assert after.plan is not None and after.plan.importance_kind == "weight"
+    assert any("ranked by weight norms" in note for note in after.notes)
+
+
+DEAD = {"n0.gamma": np.array([0.0, 1, 0, 1, 1, 1]), "n0.beta": np.array([0.0, 1, 0.5, 0, -1, 2])}
+
+
+def test_dead_channels() -> None:
+    """γ = β = 0: nothing. γ = 0, β ≠ 0 before a convolution without padding: a constant that a bias takes over."""
+    model = chain(6, values=DEAD)
+    for absorb, gone in ((True, [0, 2]), (False, [0])):
+        after = run(model, PruneChannels(absorb=absorb))
+        assert after.plan is not None
+        np.testing.assert_array_equal(np.flatnonzero(~after.plan.keep[classes_of(after, "r0")]), gone)
+        assert after.plan.lossless
+    assert_same(model, run(model, PruneChannels(absorb=False), SliceChannels()))
+
+
+def test_two_prunings_add_up() -> None:
+    model = chain(10, values={"n0.gamma": np.arange(10.0)})
+    after = run(model, PruneChannels(), PruneChannels(ratio=0.5))
+    assert after.plan is not None and after.plan.removed == 5
