@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -147,36 +148,48 @@ def size_of_result(report: Mapping[str, Any]) -> int | None:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure before and after; `after` is None where nothing was written, `form` puts it into words."""
+    """One figure before and after; `after` is None where nothing was written, `form` puts it into words.
+
+    `ratio` is given where it was measured by itself, as medians of ratios are not ratios of medians.
+    """
 
     title: str
     before: float
     after: float | None
     form: Callable[[float], str]
+    ratio: float | None = None
 
     def texts(self) -> tuple[str, str, str]:
         """Before, after and their ratio."""
         after = "–" if self.after is None else self.form(self.after)
-        return self.form(self.before), after, ratio_text(self.after, self.before)
+        ratio = ratio_text(self.after, self.before) if self.ratio is None else f"{self.ratio:.2f}×"
+        return self.form(self.before), after, ratio
 
 
 def figures(report: Mapping[str, Any]) -> list[Figure]:
     """What is shown first: size, parameters, MACs, and latency and mAP where they were measured."""
     before, after = report["before"], report["after"]
     found = [
-        Figure("File size", report["source"]["bytes"], size_of_result(report), bytes_text),
+        Figure(_size_title(report), report["source"]["bytes"], size_of_result(report), bytes_text),
         Figure("Parameters", before["parameters"], after["parameters"], count_text),
         Figure("MACs", before["macs"], after["macs"], count_text),
     ]
     speed, accuracy = report.get("speed"), report.get("accuracy")
     if speed is not None:
-        found.append(
-            Figure(f"Latency, {printable(speed['runtime'])}", speed["source_ms"], speed["result_ms"], _milliseconds)
-        )
+        title = f"Latency, {printable(speed['runtime'])}"
+        found.append(Figure(title, speed["source_ms"], speed["result_ms"], _milliseconds, speed["ratio"]))
     if accuracy is not None:
         source = accuracy["models"]["source"]["map50"]
         found.append(Figure("mAP50", source, source - accuracy["map50_drop"], "{:.3f}".format))
     return found
+
+
+def _size_title(report: Mapping[str, Any]) -> str:
+    """Says so where two kinds of file are compared: a checkpoint may hold half precision, an ONNX file does not."""
+    source = PurePath(report["source"]["file"]).suffix.lower()
+    result = ".onnx" if any(name.endswith(".onnx") for name in report["files"]) else ".bin + .param"
+    same = source == result or size_of_result(report) is None
+    return "File size" if same else f"File, {printable(source)} → {result}"
 
 
 def _milliseconds(value: float) -> str:

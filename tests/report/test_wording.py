@@ -8,6 +8,7 @@ from onnxslim_yolo.report.wording import (
     change_text,
     control_text,
     count_text,
+    figures,
     loss_text,
     printable,
     pruning_text,
@@ -85,6 +86,19 @@ def test_pruning_and_result():
     assert size_of_result(report) == 1_000_000
     assert size_of_result(sample(files={"a/model.ncnn.bin": 5, "a/model.ncnn.param": 2, "a/metadata.yaml": 9})) == 7
     assert size_of_result(sample(files={})) is None
+
+
+def test_figures_say_when_they_compare_two_kinds_of_file():
+    report = sample()
+    assert [f.title for f in figures(report)] == ["File size", "Parameters", "MACs", "Latency, ncnn", "mAP50"]
+    report["source"]["file"] = "best.pt"
+    assert figures(report)[0].title == "File, .pt → .onnx"
+    assert figures(sample(files={}))[0].texts() == ("4.00 MB", "–", "–")
+
+
+def test_a_measured_ratio_is_shown_as_measured():
+    report = sample(speed=sample()["speed"] | {"ratio": 0.7})
+    assert figures(report)[3].texts() == ("12.00 ms", "8.00 ms", "0.70×")
 
 
 def test_command_is_what_a_shell_takes():
