@@ -106,8 +106,10 @@ class _Rewriter:
         after = self.shapes.get(id(node.outputs[0]))
         if node.op != "Reshape" or after is None or shape[1] == 1:
             return False
-        # (N, C, H·W) only flattens space; a shuffle splits C, or merges it with the batch.
-        return shape[1] not in after[:2] and any(reader.op in _INNER for reader in consumers(node.outputs[0]))
+        # (N, C, H·W) only flattens space, (C, H·W) drops a batch of 1; a shuffle splits C, or merges it with the batch.
+        if after[:2] == shape[:2] or (shape[0] == 1 and after[0] == shape[1]):
+            return False
+        return any(reader.op in _INNER for reader in consumers(node.outputs[0]))
 
     def _permutation(self, tensor: Tensor, origin: _Origin) -> Array | None:
         """π if the tensor is `root` with its maps taken in the order π, else None."""

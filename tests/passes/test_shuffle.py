@@ -1,0 +1,50 @@
+"""shuffle-to-gather: every spelling of a channel permutation, and what is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.passes import ShuffleToGather
+from tests.numeric import assert_same, build, check_declines, ops, rewritten
+from tests.passes.cutting import onnx_text
+from tests.passes.test_slice import SHUFFLES
+
+ORDERS = {
+    "reshape": [0, 4, 1, 5, 2, 6, 3, 7],
+    "reshape-flat": [0, 4, 1, 5, 2, 6, 3, 7],
+    "batch-merged": [0, 2, 4, 6, 1, 3, 5, 7],
+    "strided": [0, 2, 4, 6, 1, 3, 5, 7],
+}
+
+
+@pytest.mark.parametrize("spelling", ORDERS)
+@pytest.mark.parametrize("batch", ["2", "N"])
+def test_spellings(spelling: str, batch: str) -> None:
+    weights, body = SHUFFLES[spelling].split("|")
+    weights = weights.replace("BATCH", "0")
+    text = onnx_text(f"float[{batch},8,8,8] x", "float[a,b,c,d] y", weights, f"h = Relu(x) {body} y = Neg(k)")
+    source = build(text)
+    after = rewritten(source, ShuffleToGather(), rewrites=1 if spelling.startswith("reshape") else 2)
+    assert set(ops(after)) <= {"Relu", "Gather", "Concat", "Neg"}
+    assert_same(source, after)
+    taken = [node.inputs[1].values for node in after.graph.nodes if node.op == "Gather"]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(np.concatenate(taken), ORDERS[spelling])
+
+
+NO_SHUFFLES = {
+    "pixels-change-places": (
+        "s = Reshape(h, split) t = Transpose<perm=[0,1,3,2,4]>(s) y = Reshape(t, join)",
+        "a,b,c,d",
+    ),
+    "only-flattens-space": ("y = Reshape(h, flat)", "a,b,c"),
+    "heads": ("s = Reshape(h, split) y = Transpose<perm=[0,2,1,3,4]>(s)", "a,b,c,d,e"),
+}
+
+
+@pytest.mark.parametrize("name", NO_SHUFFLES)
+def test_what_is_no_shuffle(name: str) -> None:
+    body, rank = NO_SHUFFLES[name]
+    weights = "int64[5] split = {2, 2, 4, 8, 8}, int64[4] join = {2, 8, 8, 8}, int64[3] flat = {2, 8, 64}"
+    model = build(onnx_text("float[2,8,8,8] x", f"float[{rank}] y", weights, f"h = Relu(x) {body}"))
+    check_declines(model, ShuffleToGather())
