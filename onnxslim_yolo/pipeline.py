@@ -15,6 +15,7 @@ from onnxslim_yolo.passes import (
     Head,
     PadToPool,
     PruneChannels,
+    PruneToLatency,
     ReparamBranches,
     ShuffleToGather,
     SliceChannels,
@@ -33,6 +34,7 @@ PASSES: tuple[type[Pass], ...] = (
     FocusToConv,
     SppToSppf,
     PruneChannels,
+    PruneToLatency,
     SnapWidths,
     AbsorbConstants,
     SliceChannels,
@@ -70,7 +72,7 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         floor=options.floor,
         keep=options.keep,
     )
-    snap = SnapWidths(to=options.snap, isa=options.isa)
+    snap = SnapWidths(to=options.snap, isa=options.isa, runtime=options.target)
     if options.target_macs is not None or options.target_params is not None:
         from onnxslim_yolo.budgeting import reach
 

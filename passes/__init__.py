@@ -20,6 +20,7 @@ from onnxslim_yolo.passes.silu import Activations
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
 from onnxslim_yolo.passes.spp import SppToSppf
+from onnxslim_yolo.passes.to_latency import PruneToLatency
 
 __all__ = [
     "AbsorbConstants",
@@ -31,6 +32,7 @@ __all__ = [
     "Head",
     "PadToPool",
     "PruneChannels",
+    "PruneToLatency",
     "ReparamBranches",
     "ShuffleToGather",
     "SliceChannels",

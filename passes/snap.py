@@ -7,14 +7,16 @@ Groups the ranking left whole stay whole. Below the smallest grid point, halves 
 t > k: the *most* important of the removed channels come back. t < k: the least important of the kept ones go, unless
 only dead channels may go (`prune{ratio=dead}`): then widths are only completed, and the result stays exact.
 
+`auto` chooses by predicted latency instead (see `_auto_widths`): the fastest widths near the planned ones that lose no
+more importance, judged by a stored table, never by a measurement of the moment. Where the graph is too small for that or
+its shapes are not known, its grid is what a register holds.
+
 With `pad`, a group that is off the grid already (somebody else's pruning) grows to the next grid point above by zero
 channels, which is exact, instead of shrinking.
 """
 
 from __future__ import annotations
 
-import platform
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +24,19 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.channels import Channels, Group
+from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.importance import measure
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.latency.packing import PACK, Runtime, host_isa
+from onnxslim_yolo.latency.problem import units_of
+from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.manager import Effect
+from onnxslim_yolo.passes._auto_widths import widths_by_latency
 from onnxslim_yolo.plan import Plan, open_plan
 
 Isa = Literal["host", "avx512", "avx2", "neon-fp16", "neon"]
-
-PACK: dict[str, int] = {"avx512": 16, "avx2": 8, "neon-fp16": 8, "neon": 4}
-"""Channels in one vector register: 16 fp32 (AVX-512), 8 (AVX2; NEON with fp16 arithmetic), 4 (NEON)."""
 
 SMALLEST = 4
 """No finer grid than this: below four channels no runtime fills a register."""
@@ -44,8 +47,10 @@ class SnapWidths:
     """Snap the widths of pruned groups to a grid.
 
     Args:
-        to: "pow2", a number N for multiples of N, "auto" for the pack width of `isa`, or "none".
+        to: "pow2", a number N for multiples of N, "auto" for what is fast on `runtime` and `isa`, or "none".
         isa: the instruction set that "auto" is for; "host" asks this machine.
+        runtime: the runtime that "auto" is for.
+        table: a file of latencies for "auto", made by `onnxslim-yolo profile`, instead of the one shipped.
         pad: grow unplanned odd widths by zero channels to the grid point above, instead of leaving them.
     """
 
@@ -55,6 +60,8 @@ class SnapWidths:
     to: Literal["none", "pow2", "auto"] | int = "auto"
     isa: Isa = "host"
     pad: bool = False
+    runtime: Runtime = "ncnn"
+    table: Path | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.to, int) and self.to < 1:
@@ -68,13 +75,28 @@ class SnapWidths:
         if not plan.importance.any():
             plan.importance = measure(plan.channels).values
         before = [group.kept for group in plan.group_plans()]
-        keep = plan.keep.copy()
-        for unit in _units(plan.channels, self._step()):
-            self._snap(plan, keep, unit)
-        plan.keep = complete(plan.channels, keep, plan.importance)
+        if not (self.to == "auto" and self._by_latency(model, plan)):
+            keep = plan.keep.copy()
+            for unit in _units(plan.channels, self._step()):
+                self._snap(plan, keep, unit)
+            plan.keep = complete(plan.channels, keep, plan.importance)
         if self.pad:
             self._pad(plan)
         return sum(a != b.kept for a, b in zip(before, plan.group_plans(), strict=True))
+
+    def _by_latency(self, model: Model, plan: Plan) -> bool:
+        """Choose widths by latency; False where there is too little to judge by."""
+        table = table_for(self.runtime, self.isa, self.table)
+        chosen = widths_by_latency(model.graph, plan, table)
+        if chosen is None:
+            return False
+        plan.keep, before, after = chosen
+        if after.latency < before.latency:
+            model.note(
+                f"snap: predicted {before.latency / 1000:.2f} ms as ranked, {after.latency / 1000:.2f} ms with these "
+                f"widths ({table.name})"
+            )
+        return True
 
     def _step(self) -> int:
         if self.to == "auto":
@@ -124,26 +146,4 @@ class SnapWidths:
 
 def _units(channels: Channels, step: int) -> Iterable[Array]:
     """What is snapped together: a group; small groups of the same layers (a shuffle's routes) as one."""
-    small: dict[tuple[str, ...], list[Group]] = defaultdict(list)
-    for group in channels.groups:
-        if group.frozen:
-            continue
-        if group.width >= step:
-            yield group.classes
-        else:
-            small[group.members].append(group)
-    for groups in small.values():
-        yield np.concatenate([group.classes for group in groups])
-
-
-def host_isa() -> str:
-    """The widest instruction set of this machine that runtimes use."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return "neon-fp16"
-    if platform.machine().lower().startswith("arm"):
-        return "neon"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "avx2"
-    return "avx512" if "avx512f" in flags else "avx2"
+    return units_of(channels, step)

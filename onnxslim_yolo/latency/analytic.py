@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import prod
 
 from onnxslim_yolo.latency.layers import Family, LayerKey
-from onnxslim_yolo.latency.packing import Runtime, lanes_of, pack_of, padded
+from onnxslim_yolo.latency.packing import ALIGNMENT, Runtime, lanes_of, pack_of, padded
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ CONSTANTS: dict[Runtime, Constants] = {
     "ncnn": Constants(2.0, 5.3, 2.6, 1.1, 1.35, 1.0, 8.0, 6.0, 0.12),
     "onnxruntime": Constants(3.0, 5.5, 1.0, 1.05, 1.45, 0.8, 2.0, 4.0, 0.12),
 }
+REORDERED = 3.0e3
+"""Elements per µs that onnxruntime converts between blocked and plain layout."""
+
 EXPENSIVE = frozenset({"silu", "sigmoid", "mish", "gelu", "tanh", "elu", "exp"})
 """Activations that evaluate an exponential."""
 
@@ -68,7 +71,27 @@ class AnalyticModel:
 
     def predict(self, key: LayerKey) -> float:
         """µs of one layer."""
-        return self.estimate(key.family, key.ins, key.outs)
+        return self.estimate(key.family, key.ins, key.outs) + self.conversion(key.family, key.ins, key.outs)
+
+    def conversion(self, family: Family, ins: tuple[int, ...], outs: tuple[int, ...]) -> float:
+        """µs that onnxruntime spends around a layer on changing layouts; 0 in ncnn, whose layers do it themselves.
+
+        Blocked convolutions feed each other without conversion. A convolution with fewer channels than a block reads
+        plain layout; one whose inputs are not a multiple of 4 works in plain layout altogether; a Concat of blocked
+        tensors needs whole blocks in every part, a Split always plain layout (onnxruntime's `nchwc_transformer.cc`).
+        """
+        if self.runtime != "onnxruntime":
+            return 0.0
+        blocks = [width % self.lanes == 0 for width in (*ins, *outs)]
+        moved = 0.0
+        if family.kind == "conv" and ins[0] > 4 and (ins[0] < self.lanes or ins[0] % ALIGNMENT):
+            moved = family.area * prod(family.stride) * ins[0]
+            plain_output = ins[0] >= self.lanes and outs[0] % ALIGNMENT == 0
+            moved += family.area * outs[0] if plain_output else 0
+        elif family.kind == "split" or (family.kind == "concat" and not all(blocks)):
+            total = max(sum(ins), sum(outs))
+            moved = family.area * total * (2 if total % ALIGNMENT == 0 else 1)
+        return moved / REORDERED
 
     def estimate(self, family: Family, ins: tuple[float, ...], outs: tuple[float, ...]) -> float:
         """µs for widths that need not be whole (a fraction falls in the class of the nearest whole number)."""

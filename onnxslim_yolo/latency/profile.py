@@ -4,6 +4,8 @@ For every family of layers in the graphs, the widths 1 … W (W: the largest in 
 per class of packs, geometrically: each class has its own curve. In rounds, every other sampled width is measured first,
 along the diagonal (equal widths in and out); where interpolating between two measured widths misses one that lies
 between them by more than `TOLERANCE`, that one joins the grid. Convolutions are then measured at all pairs of the grid.
+In the end, what is slower than its wider neighbour of the same class, or much slower than both neighbours suggest, is
+measured once more, and the better of the two times counts: something else may have used the machine.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from onnxslim_yolo.latency.table import SQUARE, Grid, LatencyTable, Widths, cell
 CHILD = Path(__file__).with_name("profile_child.py")
 _START = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 TOLERANCE = 0.12
+DOUBT = 1.15
 SAMPLES: dict[int, Widths] = {
     16: (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
     8: (8, 24, 40, 56, 88, 120, 184, 248, 376, 504, 760, 1016),
@@ -130,6 +133,7 @@ class _Sampler:
         self.sides = [self._candidates(width) for width in (most if self.square else most[:1])]
         self.chosen: set[int] = set()
         self.finished = False
+        self.doubted = False
         self.untried = self._coarse()
 
     def _candidates(self, most: int) -> list[int]:
@@ -177,11 +181,37 @@ class _Sampler:
         fresh -= self.us.keys()
         if fresh:
             return sorted(fresh)
-        if not self.square or self.finished:
+        if self.square and not self.finished:
+            self.finished = True
+            rest = {(a, b) for a in self._grid_side(0) for b in self._grid_side(1)} - self.us.keys()
+            if rest:
+                return sorted(rest)
+        if self.doubted:
             return []
-        self.finished = True
-        ins, outs = self._grid_side(0), self._grid_side(1)
-        return sorted({(a, b) for a in ins for b in outs} - self.us.keys())
+        self.doubted = True
+        return sorted(cell for cell in self.us if self._doubtful(cell))
+
+    def _doubtful(self, cell: Widths) -> bool:
+        """Whether a wider layer of the same class is faster, or the layer is far above the line between neighbours."""
+        here = self.us[cell]
+        if here is None:
+            return False
+        for side in range(len(cell)):
+            pack = pack_of(self.runtime, self.lanes, cell[side])
+            line = sorted(
+                other[side]
+                for other, us in self.us.items()
+                if us is not None
+                and other[:side] + other[side + 1 :] == cell[:side] + cell[side + 1 :]
+                and pack_of(self.runtime, self.lanes, other[side]) == pack
+            )
+            place = line.index(cell[side])
+            low, high = line[max(place - 1, 0)], line[min(place + 1, len(line) - 1)]
+            left, right = (self.us[cell[:side] + (c,) + cell[side + 1 :]] or here for c in (low, high))
+            share = (cell[side] - low) / (high - low) if high > low else 0.0
+            if right < here or (low < cell[side] < high and here > DOUBT * (left * (1 - share) + right * share)):
+                return True
+        return False
 
     def later(self) -> int:
         """About how many more cells there will be."""
@@ -212,7 +242,9 @@ class _Sampler:
         return sorted({self._near(side, c) for c in self.chosen})
 
     def note(self, cell: Widths, us: float | None) -> None:
-        self.us[cell] = us
+        """Keep a measured time; of two, the smaller."""
+        before = self.us.get(cell)
+        self.us[cell] = us if before is None or us is None else min(before, us)
 
     def grid(self) -> Grid | None:
         """All that was measured."""

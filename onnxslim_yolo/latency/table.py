@@ -131,7 +131,8 @@ class LatencyTable:
         key = (family, ins, outs)
         known = self._cache.get(key)
         if known is None:
-            known = self._cache[key] = max(self._lookup(family, ins, outs), 0.0)
+            known = self._lookup(family, ins, outs) + self.model.conversion(family, ins, outs)
+            self._cache[key] = known
         return known
 
     def _lookup(self, family: Family, ins: Widths, outs: Widths) -> float:
