@@ -272,7 +272,10 @@ def detach(node: Node) -> None:
 
 
 def sweep(graph: gs.Graph) -> int:
-    """Remove the nodes from which no graph output can be reached. Returns how many. Linear in the graph's size."""
+    """Remove the nodes from which no graph output can be reached. Linear in the graph's size.
+
+    Returns how many, without those that were detached before: whoever detached them has counted them.
+    """
     live: set[int] = set()
     stack = [producer(tensor) for tensor in graph.outputs]
     while stack:
@@ -283,9 +286,10 @@ def sweep(graph: gs.Graph) -> int:
         stack += [producer(tensor) for tensor in node.inputs]
     dead = [node for node in graph.nodes if id(node) not in live]
     graph.nodes = [node for node in graph.nodes if id(node) in live]
+    removed = sum(1 for node in dead if node.outputs)
     for node in dead:
         detach(node)
-    return len(dead)
+    return removed
 
 
 def toposort(graph: gs.Graph) -> list[Node]:
