@@ -18,13 +18,13 @@ from onnxslim_yolo.analysis.cost import Cost, cost_of
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.plan import Plan
+from onnxslim_yolo.report.read import FORMAT, VERSION
 
 if TYPE_CHECKING:
     from onnxslim_yolo.compiler import Result
     from onnxslim_yolo.emit.ncnn import NcnnModel
     from onnxslim_yolo.verify.files import Verification
 
-FORMAT, VERSION = "onnxslim-yolo/report", 1
 BINS = 60
 
 

@@ -11,17 +11,20 @@ import base64
 import gzip
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.report import wording
 from onnxslim_yolo.report.command import command_of
 from onnxslim_yolo.report.layers import METRICS, Block, Layer, blocks_of, layers_of
 
+MOST = 1500
+"""Layers and groups that are drawn; of more than that the largest, as a page of 10⁵ opens in no browser."""
 LIBRARY = "vendor/plotly-basic.min.js.gz"
+_Item = TypeVar("_Item")
 _TITLES = {"macs": "MACs", "parameters": "Parameters", "latency_ms": "Latency, ms"}
 
 
@@ -49,7 +52,10 @@ def render_html(report: Mapping[str, Any]) -> str:
     environment.filters |= {name: getattr(wording, name) for name in words}
     packed = _resource(LIBRARY)
     script = _text("report.js")
-    blocks = blocks_of(layers_of(report))
+    layers = layers_of(report)
+    drawn = _largest(layers, lambda layer: layer.before.get("macs", 0))
+    groups = _largest(report["groups"], lambda group: group["width"] - group["kept"])
+    blocks = blocks_of(drawn)
     return environment.from_string(_text("report.html.j2")).render(
         report=report,
         style=Markup(_text("report.css")),
@@ -66,9 +72,16 @@ def render_html(report: Mapping[str, Any]) -> str:
         blocks=blocks,
         tip=lambda layer: Markup("\n").join(layer_facts(layer)),
         metrics=_metrics(blocks),
-        groups=report["groups"],
-        data=_plot_data(report, blocks),
+        groups=groups,
+        left_out={"layers": len(layers) - len(drawn), "groups": len(report["groups"]) - len(groups)},
+        data=_plot_data(report, blocks, groups),
     )
+
+
+def _largest(items: Sequence[_Item], size: Callable[[_Item], float]) -> list[_Item]:
+    """The MOST largest, in their old order."""
+    order = sorted(range(len(items)), key=lambda index: -size(items[index]))
+    return [items[index] for index in sorted(order[:MOST])]
 
 
 def layer_facts(layer: Layer) -> list[str]:
@@ -113,7 +126,9 @@ def _metrics(blocks: Sequence[Block]) -> list[tuple[str, str]]:
     return [(metric, _TITLES[metric]) for metric in METRICS if metric in known]
 
 
-def _plot_data(report: Mapping[str, Any], blocks: Sequence[Block]) -> dict[str, Any]:
+def _plot_data(
+    report: Mapping[str, Any], blocks: Sequence[Block], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """What the script draws; only finite numbers, and names spelt out."""
     pruning = report["pruning"] or {}
     threshold = pruning.get("threshold")
@@ -131,7 +146,7 @@ def _plot_data(report: Mapping[str, Any], blocks: Sequence[Block]) -> dict[str, 
                 "kept": group["kept"],
                 "frozen": None if group["frozen"] is None else wording.printable(group["frozen"]),
             }
-            for group in report["groups"]
+            for group in groups
         ],
         "layers": [
             {

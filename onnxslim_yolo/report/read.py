@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.report.build import FORMAT, VERSION
 
+FORMAT, VERSION = "onnxslim-yolo/report", 1
 LARGEST = 1 << 28
 """Bytes. A report of a 10⁵-node graph has 30 MB."""
 

@@ -7,6 +7,7 @@ from importlib import resources
 
 import pytest
 
+from onnxslim_yolo.report import html
 from onnxslim_yolo.report.html import LIBRARY, render_html, write_html
 from tests.report.sample import HOSTILE, hostile, sample
 
@@ -91,6 +92,18 @@ def test_the_library_is_the_one_its_readme_names():
 )  # fmt: skip
 def test_shows_what_there_is(changes):
     assert "<h1>best.onnx</h1>" in render_html(sample(**changes))
+
+
+def test_of_many_layers_the_largest_are_drawn(monkeypatch):
+    monkeypatch.setattr(html, "MOST", 2)
+    text = render_html(sample())
+    assert text.count('class="layer') - text.count('class="layers') == 2
+    assert "2 smaller ones are in" in text
+    assert "2 others are in" in text
+    assert "/model.9/dw/Conv" not in text
+    assert "smaller ones" not in render_html(
+        sample(before=sample()["after"] | {"layers": []}, after=sample()["after"] | {"layers": []})
+    )
 
 
 def test_numbers_that_are_none_do_not_break_the_data():
