@@ -1,7 +1,7 @@
 """Widths by latency: near what the ranking wanted, as fast as they can be, at no more importance lost.
 
-Each group may move between half of its planned width and one and a half of it plus one register; candidates are what
-fills registers, halves and quarters of them. See `onnxslim_yolo.latency.allocate` for how they are chosen.
+Each group may move by one register's channels from its planned width, and down to half of it at most: the ranking is
+respected, its rounding is not. Candidates are what fills registers, halves and quarters of them. See `onnxslim_yolo.latency.allocate` for how they are chosen.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def widths_by_latency(graph: gs.Graph, plan: Plan, table: LatencyTable) -> tuple
 def _candidates(unit: Unit, lanes: int) -> list[int]:
     """Widths worth considering, ascending, the planned one among them."""
     planned, width = unit.planned, unit.width
-    low, high = max(unit.least, (planned + 1) // 2), min(width, planned + planned // 2 + lanes)
+    low = max(unit.least, (planned + 1) // 2, planned - lanes)
+    high = min(width, planned + lanes)
     grids = [step for step in (lanes, lanes // 2, 4) if step >= 4]
     found = {n for step in grids for n in range(step, high + 1, step) if step == lanes or n < 8 * step}
     found = {n for n in found if low <= n <= high and n % unit.step == 0}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from onnxslim_yolo.latency.problem import Choice, WidthProblem
 
 SWEEPS = 6
-STEPS = 14
+STEPS = 9
 ROUNDS = 3
 SLACK = 1e-9
 
@@ -81,7 +81,7 @@ def most_important(
     best = _reckon(problem, choice)
     if best.latency > limit:
         return best
-    for _ in range(2 * STEPS):
+    for _ in range(3 * STEPS):
         price = (low * high) ** 0.5
         choice = descend(problem, candidates, price, choice)
         found = _reckon(problem, choice)
@@ -110,16 +110,10 @@ def descend(problem: WidthProblem, candidates: Sequence[Sequence[int]], price: f
 def _best_width(problem: WidthProblem, unit: int, widths: Sequence[int], price: float, choice: Choice) -> int:
     lost = problem.units[unit].lost
     here = choice[unit]
-    best, least = here, problem.around(unit, choice) + price * lost[here]
-    trial = list(choice)
-    for width in widths:
-        if width == here or price * lost[width] >= least:
-            continue
-        trial[unit] = width
-        total = problem.around(unit, trial) + price * lost[width]
-        if total < least - SLACK:
-            best, least = width, total
-    return best
+    totals = [us + price * lost[n] for us, n in zip(problem.curve(unit, widths, choice), widths, strict=True)]
+    least = min(totals)
+    stay = totals[widths.index(here)] if here in widths else problem.around(unit, choice) + price * lost[here]
+    return here if stay <= least + SLACK else widths[totals.index(least)]
 
 
 def _spend(
@@ -139,15 +133,14 @@ def _spend(
 
     for _ in range(ROUNDS):
         moves = [
-            (-gain_over_cost(move, best), unit, width)
+            (-gain_over_cost(move, best), unit, move.choice[unit])
             for unit, widths in enumerate(candidates)
-            for width in widths
-            if width != best.choice[unit]
-            and getattr(move := _moved(problem, best, unit, width), wanted) < getattr(best, wanted) - SLACK
+            for move in _moves(problem, best, unit, widths)
+            if getattr(move, wanted) < getattr(best, wanted) - SLACK
         ]
         before = best
         for _, unit, width in sorted(moves):
-            move = _moved(problem, best, unit, width)
+            [move] = _moves(problem, best, unit, (width,))
             if allowed(move) and getattr(move, wanted) < getattr(best, wanted) - SLACK:
                 best = move
         if best is before:
@@ -155,13 +148,19 @@ def _spend(
     return best
 
 
-def _moved(problem: WidthProblem, base: Allocation, unit: int, width: int) -> Allocation:
-    choice = list(base.choice)
-    before = problem.around(unit, choice)
-    lost = problem.units[unit].lost
-    change = lost[width] - lost[choice[unit]]
-    choice[unit] = width
-    return Allocation(tuple(choice), base.latency - before + problem.around(unit, choice), base.lost + change)
+def _moves(problem: WidthProblem, base: Allocation, unit: int, widths: Sequence[int]) -> list[Allocation]:
+    """The base with one unit at each of these widths."""
+    choice, lost = list(base.choice), problem.units[unit].lost
+    here = base.choice[unit]
+    before, *after = problem.curve(unit, (here, *widths), choice)
+    return [
+        Allocation(
+            (*choice[:unit], width, *choice[unit + 1 :]),
+            base.latency - before + us,
+            base.lost + lost[width] - lost[here],
+        )
+        for us, width in zip(after, widths, strict=True)
+    ]
 
 
 def _reckon(problem: WidthProblem, choice: Choice) -> Allocation:

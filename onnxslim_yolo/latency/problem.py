@@ -11,6 +11,7 @@ only multiples of p are widths.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -67,9 +68,18 @@ class _Term:
     """One layer, or several equal ones: `count` times the latency of a family at the widths of slots."""
 
     family: Family
-    ins: tuple[_Slot, ...]
-    outs: tuple[_Slot, ...]
+    slots: tuple[_Slot, ...]
+    inputs: int
     count: int
+    known: dict[tuple[int, ...], float] = field(default_factory=dict, compare=False, repr=False)
+
+    def latency(self, widths: tuple[int, ...], table: LatencyTable) -> float:
+        """µs at the widths of the slots, inputs first."""
+        us = self.known.get(widths)
+        if us is None:
+            us = self.count * table.lookup(self.family, widths[: self.inputs], widths[self.inputs :])
+            self.known[widths] = us
+        return us
 
 
 @dataclass
@@ -107,7 +117,7 @@ class WidthProblem:
         problem = cls(units, terms, constant, table)
         problem._terms_of = [[] for _ in units]
         for term in terms:
-            for unit in sorted({u for slot in (*term.ins, *term.outs) for u, _ in slot.parts}):
+            for unit in sorted({u for slot in term.slots for u, _ in slot.parts}):
                 problem._terms_of[unit].append(term)
         return problem
 
@@ -118,20 +128,36 @@ class WidthProblem:
 
     def latency(self, choice: Choice) -> float:
         """µs of the whole network."""
-        return self.constant + sum(self._term(term, choice) for term in self.terms)
+        return self.constant + sum(
+            term.latency(tuple([slot.width(choice) for slot in term.slots]), self.table) for term in self.terms
+        )
 
     def around(self, unit: int, choice: Choice) -> float:
         """µs of the layers that a unit's width matters to."""
-        return sum(self._term(term, choice) for term in self._terms_of[unit])
+        return self.curve(unit, (choice[unit],), choice)[0]
+
+    def curve(self, unit: int, widths: Sequence[int], choice: Choice) -> list[float]:
+        """µs of the layers that a unit's width matters to, for each of these widths of it, the others as chosen."""
+        totals = [0.0] * len(widths)
+        here = choice[unit]
+        for term in self._terms_of[unit]:
+            now = [slot.width(choice) for slot in term.slots]
+            moving = [
+                (place, filled)
+                for place, slot in enumerate(term.slots)
+                for other, filled in slot.parts
+                if other == unit
+            ]
+            for index, width in enumerate(widths):
+                then = list(now)
+                for place, filled in moving:
+                    then[place] += filled[width] - filled[here]
+                totals[index] += term.latency(tuple(then), self.table)
+        return totals
 
     def lost(self, choice: Choice) -> float:
         """Importance that a choice gives up."""
         return sum(unit.lost[n] for unit, n in zip(self.units, choice, strict=True))
-
-    def _term(self, term: _Term, choice: Choice) -> float:
-        ins = tuple([slot.width(choice) for slot in term.ins])
-        outs = tuple([slot.width(choice) for slot in term.outs])
-        return term.count * self.table.lookup(term.family, ins, outs)
 
     def keep(self, plan: Plan, choice: Choice) -> Array:
         """The plan's choice of channels with these widths instead; shape (count,), bool."""
@@ -211,7 +237,7 @@ def _terms(
             continue
         key = (layer.key.family, ins, outs)
         counted[key] = counted.get(key, 0) + 1
-    return [_Term(*key, count) for key, count in counted.items()], constant
+    return [_Term(family, ins + outs, len(ins), count) for (family, ins, outs), count in counted.items()], constant
 
 
 def _slot(

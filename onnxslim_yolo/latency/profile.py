@@ -176,7 +176,8 @@ class _Sampler:
 
     def wanted(self) -> list[Widths]:
         """The cells to measure next; none when done."""
-        self._judge()
+        if not self.finished:
+            self._judge()
         fresh = {self._diagonal(c) for c in self.untried} | {self._diagonal(c) for c in self._between()}
         fresh -= self.us.keys()
         if fresh:

@@ -104,7 +104,7 @@ class LatencyTable:
             return f"{self.runtime}, {self.isa}: analytic estimate"
         return f"{self.runtime} {self.runtime_version}, {self.cpu} ({self.isa}), {self.threads} thread(s)"
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         """Channels in a register of the machine."""
         return lanes_of(self.isa)
@@ -196,9 +196,13 @@ class LatencyTable:
         """A measured cell; a missing one by its nearest measured neighbour of the same input width, scaled."""
         if widths in grid.us:
             return grid.us[widths]
+        key = (family, widths, ())
+        if key in self._cache:
+            return self._cache[key]
         near = min(grid.us, key=lambda cell: abs(math.log(cell[0] / widths[0])) + abs(math.log(cell[1] / widths[1])))
         ratio = self.model.estimate(family, widths[:1], widths[1:]) / self.model.estimate(family, near[:1], near[1:])
-        return grid.us[near] * ratio
+        self._cache[key] = grid.us[near] * ratio
+        return self._cache[key]
 
     def _axis(
         self, measured: Widths, width: int, beside: int | None = None, pack_like: int | None = None
