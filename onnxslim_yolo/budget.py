@@ -133,7 +133,7 @@ def violations(budget: Budget, report: dict[str, Any]) -> list[str]:
         source, found = facts[option.name]
         if found is None:
             broken.append(f"{option.name}: not measured, so the limit {limit} cannot be shown to hold")
-        elif found > limit.allows(source):
+        elif not found <= limit.allows(source):
             broken.append(f"{option.name}: {found:g}, allowed {limit.allows(source):g} ({limit})")
     return broken
 
@@ -147,5 +147,5 @@ def _file_size(report: dict[str, Any]) -> float | None:
 def _worst(report: dict[str, Any]) -> float | None:
     if report["verification"] is None:
         return None
-    required = [c["worst"] for c in report["verification"]["checks"] if c["tolerance"] != float("inf")]
+    required = [c["worst"] for c in report["verification"]["checks"] if c["tolerance"] is not None]
     return max(required, default=None)

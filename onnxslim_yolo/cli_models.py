@@ -129,7 +129,7 @@ def verify(
         raise VerificationError(
             f"{second.name} disagrees with {first.name}: '{culprit.output}' differs by {culprit.worst:.2e} of its "
             f"spread, allowed {tolerance:.0e}{f' ({culprit.note})' if culprit.note else ''}",
-            hint="a pruned model differs from its source; compare it with what `compile` verified, or raise --tolerance",
+            hint="a pruned model differs from its source by what was pruned; --tolerance sets the limit",
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Tensor, is_constant, tensors
@@ -39,7 +40,7 @@ def skeleton(graph: gs.Graph, *, keep_shapes: bool = False) -> onnx.ModelProto:
             inner.append(_value_info(tensor))
     # Outputs of unknown shape: inference fills them in.
     outputs = [_value_info(tensor, with_shape=keep_shapes) for tensor in graph.outputs]
-    nodes = gs.export_onnx(_without_constants(graph), do_type_check=False).graph.node
+    nodes = [OnnxExporter.export_node(node) for node in graph.nodes]
     proto = helper.make_graph(nodes, graph.name or "graph", inputs, outputs, initializers, value_info=inner)
     opsets = [helper.make_opsetid("", graph.opset)]
     opsets += [o for o in graph.import_domains or [] if o.domain not in ("", "ai.onnx")]
@@ -133,19 +134,3 @@ def _keeps_value(tensor: gs.Constant) -> bool:
         return bool(np.dtype(tensor.dtype).kind in "iub") or size <= 8
     except TypeError:
         return False
-
-
-def _without_constants(graph: gs.Graph) -> gs.Graph:
-    """The same nodes in a graph whose export writes no weights: constants stand as variables of the same name."""
-    stand_ins: dict[int, Tensor] = {}
-
-    def light(tensor: Tensor) -> Tensor:
-        if id(tensor) not in stand_ins:
-            stand_ins[id(tensor)] = gs.Variable(tensor.name)
-        return stand_ins[id(tensor)]
-
-    nodes = [
-        gs.Node(n.op, n.name, n.attrs, [light(t) for t in n.inputs], [light(t) for t in n.outputs], n.domain)
-        for n in graph.nodes
-    ]
-    return gs.Graph(nodes=nodes, opset=graph.opset, import_domains=graph.import_domains, ir_version=graph.ir_version)

@@ -91,7 +91,8 @@ def write_sparsity_html(name: str, sparsity: Sparsity, path: Path) -> Path:
         f"{sparsity.suggested:.2f}"
     )
     text = (
-        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p>{facts}</p>"
+        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+        f"<h1>{title}</h1><p>{facts}</p>"
         f'<svg viewBox="0 0 800 210" role="img" aria-label="histogram">{bars}</svg>'
         f"<p>{sparsity.edges[0]:.4f} … {sparsity.edges[-1]:.4f}</p>"
         f"<table><tr><th>group<th>width<th>least<th>median<th>largest<th>frozen</tr>{rows}</table>\n"

@@ -12,6 +12,7 @@ newest reference and the files as written. With dead channels only there is one 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,12 +92,12 @@ class Check:
         return self.worst <= self.tolerance
 
     def as_json(self) -> dict[str, Any]:
-        """All fields, and the verdict."""
+        """All fields, and the verdict. JSON has no infinity: what is not required has the tolerance null."""
         return {
             "label": self.label,
             "runtime": self.runtime,
-            "tolerance": self.tolerance,
-            "worst": self.worst,
+            "tolerance": self.tolerance if math.isfinite(self.tolerance) else None,
+            "worst": self.worst if math.isfinite(self.worst) else None,
             "passed": self.passed,
             "outputs": [d.as_json() for d in self.differences],
         }

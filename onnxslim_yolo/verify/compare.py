@@ -46,8 +46,9 @@ class Difference:
     note: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self) | {"at": list(self.at)}
+        """All fields; null for what is infinite, which JSON cannot say."""
+        finite = {k: v for k, v in asdict(self).items() if not isinstance(v, float) or np.isfinite(v)}
+        return {"worst": None, "absolute": None} | finite | {"at": list(self.at)}
 
 
 def compare(reference: list[Feeds], candidate: list[Feeds], *, sorted_outputs: bool = False) -> list[Difference]:
