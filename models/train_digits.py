@@ -22,7 +22,7 @@ MOST = 6
 """At most so many digits a picture."""
 
 
-def write_digits(folder: Path, *, size: int = 192, train: int = 800, val: int = 160, seed: int = 0) -> Path:
+def write_digits(folder: Path, *, size: int = 192, train: int = 480, val: int = 120, seed: int = 0) -> Path:
     """Write the data set in YOLO's format and return its data.yaml. The same arguments write the same pixels.
 
     Raises:

@@ -1,0 +1,225 @@
+"""A graph as a trainable PyTorch module, and back: the pruned network for anyone's own training loop.
+
+    module = to_torch(model)             # BatchNorms are nn.BatchNorm2d, parameters keep their old names
+    save_module(module, "slim.pt")       # a state_dict and a description; no class of ours is pickled
+    module = load_module("slim.pt")      # ready to train, trace, or compile again
+
+The module walks a *description*: plain lists and numbers that say which operator runs on what. Its parameters live in a
+tree of modules built from their names, so `model.0.conv.weight` is a parameter of `nn.Conv2d` at `model.0.conv`, and the
+state_dict's keys are those of the source. Take the graph before convolutions and BatchNorms are fused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch  # noqa: TID253 (the file is only imported by those who want torch)
+from torch import Tensor, nn  # noqa: TID253
+
+from onnxslim_yolo.emit.torch_describe import FORMAT, VERSION, Description, describe
+from onnxslim_yolo.emit.torch_ops import OPS, same_padding
+from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.graph import Model
+
+Run = Callable[[dict[str, Any]], None]
+
+
+class GraphModule(nn.Module):
+    """The network that a description spells: takes the graph's inputs, returns its outputs (one alone, several as a tuple).
+
+    In training mode BatchNorms use and update statistics of the batch; the batch may have any size.
+    """
+
+    def __init__(self, description: Description, weights: Mapping[str, Tensor]) -> None:
+        """Build the tree of modules, filled with `weights` (names as in the description)."""
+        super().__init__()
+        self._description = description
+        for number, node in enumerate(description["nodes"]):
+            _plant(self, node, weights, number)
+        for key in description["loose"]:
+            _set_parameter(self, key, weights[key], trainable=key not in description["fixed"])
+        for key in description["constants"]:
+            self.register_buffer(_buffer_name(key), weights[key].clone(), persistent=False)
+
+    @property
+    def description(self) -> Description:
+        """What the module computes, as plain data."""
+        return self._description
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata that the graph came with (names, stride, image size)."""
+        return dict(self._description["metadata"])
+
+    def example(self, batch: int = 1) -> Tensor:
+        """Zeros of the shape that the graph was made for: (batch, c, h, w)."""
+        return torch.zeros(batch, *self._description["inputs"][0]["shape"][1:])
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The graph's outputs for its inputs."""
+        given = self._description["inputs"]
+        values: dict[str, Any] = {port["name"]: x for port, x in zip(given, inputs, strict=True)}
+        for node in self._description["nodes"]:
+            self._run(node, values)
+        outputs = tuple(values[name] for name in self._description["outputs"])
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _run(self, node: Mapping[str, Any], values: dict[str, Any]) -> None:
+        if node["module"]:
+            result = self.get_submodule(node["module"])(values[node["inputs"][0]["value"]])
+        else:
+            arguments = [self._argument(source, values) for source in node["inputs"]]
+            try:
+                result = OPS[node["op"]](arguments, node["attributes"])
+            except UnsupportedError as error:
+                raise UnsupportedError(error.message, node=node["name"], hint=error.hint) from error
+        results = result if isinstance(result, tuple) else (result,)
+        for name, value in zip(node["outputs"], results, strict=False):
+            values[name] = value
+
+    def _argument(self, source: Mapping[str, Any] | None, values: Mapping[str, Any]) -> Any:
+        if source is None:
+            return None
+        if "value" in source:
+            return values[source["value"]]
+        if "static" in source:
+            return np.asarray(source["static"], dtype=source["dtype"])
+        if "constant" in source:
+            return self.get_buffer(_buffer_name(source["constant"]))
+        tensor = _lookup(self, source["parameter"])
+        return tensor.t() if source.get("transposed") else tensor
+
+
+def to_torch(model: Model) -> GraphModule:
+    """A graph as a trainable module, in eval mode. The model is left alone.
+
+    Raises:
+        UnsupportedError: an operator has no row in `torch_ops.OPS`, or is used in a way that PyTorch lacks.
+    """
+    description, weights = describe(model)
+    unknown = sorted({node["op"] for node in description["nodes"]} - set(OPS))
+    if unknown:
+        raise UnsupportedError(
+            f"no PyTorch equivalent is known for {', '.join(unknown)}",
+            file=model.source.file,
+            hint="leave torch out of --emit, or apply the plan to your own module with apply-plan",
+        )
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+    return GraphModule(description, tensors).eval()
+
+
+def save_module(module: GraphModule, path: str | Path) -> Path:
+    """Write a module: description, state_dict and constants as plain containers, completely or not at all."""
+    path = Path(path)
+    constants = {key: module.get_buffer(_buffer_name(key)) for key in module.description["constants"]}
+    partial = path.with_name(path.name + ".part")
+    torch.save(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "graph": json.dumps(module.description),
+            "state_dict": dict(module.state_dict()),
+            "constants": constants,
+        },
+        partial,
+    )
+    partial.replace(path)
+    return path
+
+
+def load_module(path: str | Path) -> GraphModule:
+    """Read what `save_module` wrote, in eval mode. Nothing in the file is executed.
+
+    Raises:
+        InputError: the file is missing, broken, or of another kind.
+    """
+    path = Path(path)
+    hint = "give a file written by --emit torch or save_module"
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError("no such file", file=path) from error
+    except Exception as error:  # torch raises anything from EOFError to pickle's own kinds
+        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file=path, hint=hint) from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InputError("is no saved module of this package", file=path, hint=hint)
+    if data.get("version") != VERSION:
+        raise InputError(
+            f"has version {data.get('version')}, expected {VERSION}", file=path, hint="update onnxslim-yolo"
+        )
+    try:
+        description: Description = json.loads(data["graph"])
+        module = GraphModule(description, {**data["state_dict"], **data["constants"]})
+        module.load_state_dict(data["state_dict"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"is damaged: {error}", file=path, hint=hint) from error
+    return module.eval()
+
+
+def _plant(root: nn.Module, node: Mapping[str, Any], weights: Mapping[str, Tensor], number: int) -> None:
+    """Create the nn.Conv2d or nn.BatchNorm2d that a node is, filled."""
+    path = node["module"]
+    if not path:
+        return
+    attrs = node["attributes"]
+    if node["op"] == "BatchNormalization":
+        count = len(weights[f"{path}.weight"])
+        momentum = 1 - attrs.get("momentum", 0.9)
+        module: nn.Module = nn.BatchNorm2d(count, eps=attrs.get("epsilon", 1e-5), momentum=momentum)
+    else:
+        weight = weights[f"{path}.weight"]
+        group = attrs.get("group", 1)
+        module = nn.utils.skip_init(
+            nn.Conv2d,
+            weight.shape[1] * group,
+            weight.shape[0],
+            tuple(weight.shape[2:]),
+            attrs.get("strides") or 1,
+            tuple(same_padding(attrs, 2)[0]),
+            attrs.get("dilations") or 1,
+            group,
+            f"{path}.bias" in weights,
+        )
+    with torch.no_grad():
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if f"{path}.{name}" in weights:
+                tensor.copy_(weights[f"{path}.{name}"])
+    if node.get("fixed"):
+        module.requires_grad_(False)
+    parent, _, last = path.rpartition(".")
+    _branch(root, parent).add_module(last, module)
+
+
+def _branch(root: nn.Module, path: str) -> nn.Module:
+    """The module at a path; plain ones are made where there is none."""
+    for part in filter(None, path.split(".")):
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    return root
+
+
+def _set_parameter(root: nn.Module, key: str, value: Tensor, *, trainable: bool) -> None:
+    path, _, name = key.rpartition(".")
+    owner = _branch(root, path)
+    if value.is_floating_point():
+        owner.register_parameter(name, nn.Parameter(value.clone(), requires_grad=trainable))
+    else:
+        owner.register_buffer(name, value.clone())
+
+
+def _lookup(root: nn.Module, key: str) -> Tensor:
+    path, _, name = key.rpartition(".")
+    found: Tensor = getattr(root.get_submodule(path), name)
+    return found
+
+
+def _buffer_name(key: str) -> str:
+    return f"_constant_{key}"
+
+
+__all__: Sequence[str] = ["GraphModule", "load_module", "save_module", "to_torch"]
