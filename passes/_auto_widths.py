@@ -1,7 +1,8 @@
 """Widths by latency: near what the ranking wanted, as fast as they can be, at no more importance lost.
 
 Each group may move by one register's channels from its planned width, and down to half of it at most: the ranking is
-respected, its rounding is not. Candidates are what fills registers, halves and quarters of them. See `onnxslim_yolo.latency.allocate` for how they are chosen.
+respected, its rounding is not. Candidates are what fills registers, halves and quarters of them. How they are chosen is
+in `onnxslim_yolo.latency.allocate`.
 """
 
 from __future__ import annotations

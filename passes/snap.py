@@ -1,18 +1,19 @@
 """snap: move the planned widths to a grid the runtime likes. Only the plan changes.
 
 A group that keeps k of w channels gets the width t of the grid nearest to k (the smaller one on a tie), never above w.
-Grids: powers of two 8, 16, …; multiples of N; `auto`, what a register holds.
-Groups the ranking left whole stay whole. Below the smallest grid point, halves of it are taken down to 4, then k itself.
+Grids: powers of two 8, 16, …; multiples of N. Groups the ranking left whole stay whole. Below the smallest grid point,
+halves of it are taken down to 4, then k itself.
 
 t > k: the *most* important of the removed channels come back. t < k: the least important of the kept ones go, unless
 only dead channels may go (`prune{ratio=dead}`): then widths are only completed, and the result stays exact.
 
 `auto` chooses by predicted latency instead (see `_auto_widths`): the fastest widths near the planned ones that lose no
-more importance, judged by a stored table, never by a measurement of the moment. Where the graph is too small for that or
-its shapes are not known, its grid is what a register holds.
+more importance, judged by a stored table, never by a measurement of the moment. Where the graph is too small for that
+or its shapes are not known, its grid is what a register holds.
 
-With `pad`, a group that is off the grid already (somebody else's pruning) grows to the next grid point above by zero
-channels, which is exact, instead of shrinking.
+A group that is whole but off the grid (somebody else pruned it to an odd width) is left alone by default. `odd=down`
+takes it to the grid point below, the least important channels going; `odd=up` to the one above, by zero channels, which
+is exact.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class SnapWidths:
         isa: the instruction set that "auto" is for; "host" asks this machine.
         runtime: the runtime that "auto" is for.
         table: a file of latencies for "auto", made by `onnxslim-yolo profile`, instead of the one shipped.
-        pad: grow unplanned odd widths by zero channels to the grid point above, instead of leaving them.
+        odd: what to do with whole groups off the grid: "keep" them, cut them "down", or grow them "up" by zeros.
     """
 
     name: ClassVar[str] = "snap"
@@ -59,7 +60,7 @@ class SnapWidths:
 
     to: Literal["none", "pow2", "auto"] | int = "auto"
     isa: Isa = "host"
-    pad: bool = False
+    odd: Literal["keep", "down", "up"] = "keep"
     runtime: Runtime = "ncnn"
     table: Path | None = None
 
@@ -75,13 +76,16 @@ class SnapWidths:
         if not plan.importance.any():
             plan.importance = measure(plan.channels).values
         before = [group.kept for group in plan.group_plans()]
-        if not (self.to == "auto" and self._by_latency(model, plan)):
+        full = plan.keep.copy()
+        if not (self.to == "auto" and self.odd == "keep" and self._by_latency(model, plan)):
             keep = plan.keep.copy()
             for unit in _units(plan.channels, self._step()):
                 self._snap(plan, keep, unit)
             plan.keep = complete(plan.channels, keep, plan.importance)
-        if self.pad:
+        if self.odd == "up":
             self._pad(plan)
+        # Cutting a channel that `prune` did not find dead changes the function.
+        plan.lossless = plan.lossless and (plan.dead_only or not (full & ~plan.keep).any())
         return sum(a != b.kept for a, b in zip(before, plan.group_plans(), strict=True))
 
     def _by_latency(self, model: Model, plan: Plan) -> bool:
@@ -115,8 +119,10 @@ class SnapWidths:
     def target(self, kept: int, width: int) -> int:
         """The width that a group of `width` gets when the ranking keeps `kept` of it."""
         grid = self._grid(width)
-        if kept >= width or not grid:
+        if not grid or (kept >= width and (self.odd != "down" or width in grid)):
             return kept
+        if kept >= width:
+            return grid[-1]
         return min(grid, key=lambda point: (abs(point - kept), point))
 
     def _snap(self, plan: Plan, keep: Array, classes: Array) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxslim_yolo.emit.ncnn_format import Layer as NcnnLayer
 from onnxslim_yolo.emit.ncnn_format import Param, param_text
+from onnxslim_yolo.graph import Array
 from onnxslim_yolo.latency.layers import Family, LayerKey
 
 MEASURABLE = frozenset(
@@ -57,12 +59,13 @@ def input_shapes(key: LayerKey) -> list[list[int]]:
     """(c, h, w) of each input of the layer's network."""
     family = key.family
     height, width = family.size
-    if family.kind in ("conv", "group-conv", "depthwise"):
-        height, width = height * family.stride[0], width * family.stride[1]
-    elif family.kind == "maxpool":
+    if family.kind in ("conv", "group-conv", "depthwise", "maxpool"):
         height, width = height * family.stride[0], width * family.stride[1]
     elif family.kind == "avgpool":
-        height, width = (height - 1) * family.stride[0] + family.kernel[0], (width - 1) * family.stride[1] + family.kernel[1]
+        height, width = (
+            (height - 1) * family.stride[0] + family.kernel[0],
+            (width - 1) * family.stride[1] + family.kernel[1],
+        )
     elif family.kind == "resize":
         height, width = max(1, height // family.kernel[0]), max(1, width // family.kernel[1])
     shapes = [[c, height, width] for c in key.ins]
@@ -137,59 +140,72 @@ def onnx_network(keys: Sequence[LayerKey], path: Path) -> Path:
     weights: list[onnx.TensorProto] = []
     inputs: list[onnx.ValueInfoProto] = []
     outputs: list[onnx.ValueInfoProto] = []
-    random = np.random.default_rng(0)
     for index, key in enumerate(keys):
-        names = [f"L{index}_in{i}" for i in range(len(input_shapes(key)))]
+        shapes = input_shapes(key)
+        names = [f"L{index}_in{i}" for i in range(len(shapes))]
+        outs = [f"L{index}_out{i}" for i in range(len(key.outs))]
         inputs += [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, *shape])
-            for name, shape in zip(names, input_shapes(key), strict=True)
+            for name, shape in zip(names, shapes, strict=True)
         ]
-        outs = [f"L{index}_out{i}" for i in range(len(key.outs))]
         outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outs]
         op, attributes, constants = _onnx_parts(key)
-        for place, shape in enumerate(constants):
-            values = np.asarray(shape, np.float32) if op == "Resize" else random.normal(0, 0.1, shape).astype(np.float32)
-            if op == "Split":
-                values = np.asarray(shape, np.int64)
-            weights.append(numpy_helper.from_array(values, f"L{index}_w{place}"))
         extra = [f"L{index}_w{place}" for place in range(len(constants))]
+        weights += [numpy_helper.from_array(value, name) for value, name in zip(constants, extra, strict=True)]
         if op == "Silu":
             nodes.append(helper.make_node("Sigmoid", names, [f"L{index}_s"], f"L{index}_sigmoid"))
             nodes.append(helper.make_node("Mul", [*names, f"L{index}_s"], outs, f"L{index}_mul"))
             continue
         operands = [names[0], "", *extra] if op == "Resize" else [*names, *extra]
-        nodes.append(helper.make_node(op, operands, outs, f"L{index}_layer", **attributes))
+        node = helper.make_node(op, operands, outs, f"L{index}_layer")
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        nodes.append(node)
     graph = helper.make_graph(nodes, "layers", inputs, outputs, weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8), str(path))
     return path
 
 
-def _onnx_parts(key: LayerKey) -> tuple[str, dict[str, object], list[Sequence[float]]]:
-    """Operator, attributes, and the shapes of its weights (the values themselves for Resize and Split)."""
+_Parts = tuple[str, dict[str, Any], list[Array]]
+
+
+def _onnx_parts(key: LayerKey) -> _Parts:
+    """Operator, attributes and constant inputs."""
     family = key.family
-    kernel, strides = list(family.kernel), list(family.stride)
-    if family.kind in ("conv", "group-conv", "depthwise"):
-        groups = key.ins[0] if family.kind == "depthwise" else family.groups
-        shape = [key.outs[0], key.ins[0] // groups, *kernel]
-        return "Conv", {"kernel_shape": kernel, "strides": strides, "pads": list(_pads(family)), "group": groups}, [
-            shape, [key.outs[0]]
-        ]  # fmt: skip
-    if family.kind == "maxpool":
-        return "MaxPool", {"kernel_shape": kernel, "strides": strides, "pads": list(_pads(family))}, []
-    if family.kind == "avgpool":
-        return "AveragePool", {"kernel_shape": kernel, "strides": strides}, []
-    if family.kind == "resize":
-        linear = family.op != "nearest"
-        modes = {"coordinate_transformation_mode": "half_pixel"} if linear else {
-            "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"
-        }  # fmt: skip
-        return "Resize", {"mode": family.op, **modes}, [[1, 1, *map(float, family.kernel)]]
-    if family.kind == "concat":
-        return "Concat", {"axis": 1}, []
-    if family.kind == "split":
-        return "Split", {"axis": 1}, [list(key.outs)]
-    if family.kind in ("binary", "gate"):
-        return "Mul" if family.op == "mul" else "Add", {}, []
+    if family.kind in ONNX:
+        return ONNX[family.kind](key)
     if family.op in ONNX_UNARY:
         return ONNX_UNARY[family.op], {}, []
-    return ("Mul", {}, [[1]]) if family.op == "scale" else ("Silu", {}, [])
+    return ("Mul", {}, [np.full(1, 0.5, np.float32)]) if family.op == "scale" else ("Silu", {}, [])
+
+
+def _onnx_conv(key: LayerKey) -> _Parts:
+    family = key.family
+    groups = key.ins[0] if family.kind == "depthwise" else family.groups
+    random = np.random.default_rng(0)
+    shape = (key.outs[0], key.ins[0] // groups, *family.kernel)
+    weight = random.normal(0, 0.1, shape).astype(np.float32)
+    return "Conv", {**_window(family), "group": groups}, [weight, np.zeros(key.outs[0], np.float32)]
+
+
+def _window(family: Family) -> dict[str, Any]:
+    return {"kernel_shape": family.kernel, "strides": family.stride, "pads": _pads(family)}
+
+
+def _onnx_resize(key: LayerKey) -> _Parts:
+    family = key.family
+    modes = {"coordinate_transformation_mode": "half_pixel"}
+    if family.op == "nearest":
+        modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return "Resize", {"mode": family.op, **modes}, [np.array([1, 1, *family.kernel], np.float32)]
+
+
+ONNX: dict[str, Callable[[LayerKey], _Parts]] = {
+    "conv": _onnx_conv, "group-conv": _onnx_conv, "depthwise": _onnx_conv,
+    "maxpool": lambda key: ("MaxPool", _window(key.family), []),
+    "avgpool": lambda key: ("AveragePool", {"kernel_shape": key.family.kernel, "strides": key.family.stride}, []),
+    "resize": _onnx_resize,
+    "concat": lambda key: ("Concat", {"axis": 1}, []),
+    "split": lambda key: ("Split", {"axis": 1}, [np.array(key.outs, np.int64)]),
+    "binary": lambda key: ("Mul" if key.family.op == "mul" else "Add", {}, []),
+    "gate": lambda key: ("Mul" if key.family.op == "mul" else "Add", {}, []),
+}  # fmt: skip

@@ -161,7 +161,7 @@ class WidthProblem:
 
     def keep(self, plan: Plan, choice: Choice) -> Array:
         """The plan's choice of channels with these widths instead; shape (count,), bool."""
-        keep = plan.keep.copy()
+        keep: Array = plan.keep.copy()
         for unit, n in zip(self.units, choice, strict=True):
             keep[unit.order[:n]] = True
             keep[unit.order[n:]] = False
@@ -225,7 +225,9 @@ def _terms(
     constant = 0.0
     for layer in describe(graph, plan.channels.shapes):
         ins, outs = (
-            tuple(_slot(plan, tensor, width, units, place, slots) for tensor, width in zip(tensors, widths, strict=True))
+            tuple(
+                _slot(plan, tensor, width, units, place, slots) for tensor, width in zip(tensors, widths, strict=True)
+            )
             if tensors
             else tuple(_Slot(width, ()) for width in widths)
             for tensors, widths in ((layer.ins, layer.key.ins), (layer.outs, layer.key.outs))

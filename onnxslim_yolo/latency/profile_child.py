@@ -1,10 +1,13 @@
-"""The process that measures single layers: a script of its own, pinned, denormals flushed. Needs nothing of this package.
+"""The process that measures single layers: a script of its own, pinned, denormals flushed, without this package.
 
 Reads one JSON request a line from stdin and answers each with one line `{"us": [µs or null, …]}`:
 
-* `{"runtime": "ncnn", "threads": 1, "nets": [{"param": text, "weights": [[count, tagged], …], "inputs": [[c, h, w], …]}]}`
+* `{"runtime": "ncnn", "threads": 1, "nets": [{"param": text, "weights": [[count, tagged], …],
+  "inputs": [[c, h, w], …]}]}`
 * `{"runtime": "onnxruntime", "threads": 1, "model": path, "count": n}`: a model of n independent layers whose nodes are
   named `L0_…` to `L(n-1)_…`.
+* `{"runtime": …, "threads": 1, "whole": {"param": path, "bin": path} or {"model": path}, "inputs": [[c, h, w]]}`: a
+  whole network.
 
 ncnn: the blobs before the layer are extracted first, in the packed layout the layer wants, by a ReLU in front of it;
 timed is the extraction of the layer's own blob, not converted for the caller. onnxruntime: its profiler's kernel times;
@@ -33,7 +36,7 @@ FEWEST, MOST, ENOUGH = 6, 16, 3e-3
 """Repetitions of one layer: at least, at most, and seconds in sum that suffice."""
 
 FLUSHED = 3 << 20
-"""Bytes written between repetitions: above the second-level cache of common cores (0.25 to 2 MB), below a third-level."""
+"""Bytes written between repetitions: above the second-level cache of common cores (0.25 to 2 MB)."""
 
 _MXCSR_WORD, _MXCSR_BITS = 7, 0x8040  # glibc's fenv_t on x86-64: 28 bytes of x87 state, then MXCSR; FTZ | DAZ
 _FPCR_WORD, _FPCR_BITS = 0, 1 << 24  # glibc's fenv_t on aarch64: FPCR, FPSR; FZ
@@ -47,7 +50,7 @@ def main() -> None:
         request = json.loads(line)
         pin(request["threads"])
         flush_denormals()
-        times = MEASURE[request["runtime"]](request)
+        times = (WHOLE if "whole" in request else MEASURE)[request["runtime"]](request)
         print(json.dumps({"us": times}), file=channel, flush=True)
 
 
@@ -157,6 +160,63 @@ def measure_onnxruntime(request: dict[str, Any]) -> list[float | None]:
     return times
 
 
+def whole_ncnn(request: dict[str, Any]) -> list[float | None]:
+    """µs of a network with its defaults."""
+    import ncnn
+    import numpy as np
+
+    net = ncnn.Net()
+    net.opt.num_threads = request["threads"]
+    net.opt.use_vulkan_compute = False
+    if net.load_param(request["whole"]["param"]) != 0 or net.load_model(request["whole"]["bin"]) != 0:
+        return [None]
+    arrays = [np.random.default_rng(0).random(shape, dtype=np.float32) for shape in request["inputs"]]
+    mats = [ncnn.Mat(array).clone() for array in arrays]
+    outputs = list(net.output_names())
+
+    def call() -> object:
+        extractor = net.create_extractor()
+        for name, mat in zip(net.input_names(), mats):  # noqa: B905 (as many as the network has)
+            extractor.input(name, mat)
+        return [extractor.extract(name) for name in outputs]
+
+    return [repeat(call, request["threads"])]
+
+
+def whole_onnxruntime(request: dict[str, Any]) -> list[float | None]:
+    """µs of a model."""
+    import numpy as np
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = request["threads"], 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    session = ort.InferenceSession(request["whole"]["model"], options, providers=["CPUExecutionProvider"])
+    flush_denormals()
+    random = np.random.default_rng(0)
+    feeds = {
+        i.name: random.random([1, *shape], dtype=np.float32)
+        for i, shape in zip(session.get_inputs(), request["inputs"])  # noqa: B905 (as many as the model has)
+    }
+    return [repeat(lambda: session.run(None, feeds), request["threads"])]
+
+
+def repeat(call: Callable[[], object], threads: int) -> float:
+    """µs of a call, after two that warm it up."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    seconds = []
+    for _ in range(MOST):
+        start = clock()
+        call()
+        seconds.append(clock() - start)
+    return low(seconds[2:])
+
+
+WHOLE: dict[str, Callable[[dict[str, Any]], list[float | None]]] = {
+    "ncnn": whole_ncnn,
+    "onnxruntime": whole_onnxruntime,
+}
 MEASURE: dict[str, Callable[[dict[str, Any]], list[float | None]]] = {
     "ncnn": measure_ncnn,
     "onnxruntime": measure_onnxruntime,

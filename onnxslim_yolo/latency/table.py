@@ -4,12 +4,14 @@ The file is JSON:
 
     {"format": "onnxslim-yolo/latency", "version": 1,
      "runtime": "ncnn", "runtime_version": "1.0.20261020", "cpu": "AMD EPYC", "isa": "avx512", "threads": 1,
+     "scale": 1.08,
      "families": [{"kind": "conv", "op": "", "kernel": [3, 3], "stride": [1, 1], "groups": 1, "size": [40, 40],
                    "in": [8, 13, 16], "out": [8, 13, 16], "us": [[…], […], […]]},
                   {"kind": "maxpool", …, "in": [8, 13, 16], "us": […]}]}
 
 `us` holds microseconds: a row per input width and a column per output width for convolutions, one number a width for
-all else ("concat" and "split": two equal parts of that width each). null: not measured.
+all else ("concat" and "split": two equal parts of that width each). null: not measured. `scale`: how many times as long
+whole networks took as the sum of their layers, since layers one after another compete for the caches.
 
 Look-up. Widths fall in classes (see `packing`). Within the table, latency is interpolated linearly between measured
 widths of the same class. Beyond it, the nearest measured point is scaled by what the analytic model says about the way
@@ -63,6 +65,7 @@ class LatencyTable:
         runtime, runtime_version: what was measured.
         cpu, isa, threads: on what.
         families: what was measured, by family.
+        scale: factor on every prediction, from whole networks.
     """
 
     runtime: Runtime
@@ -71,6 +74,7 @@ class LatencyTable:
     runtime_version: str = ""
     cpu: str = ""
     families: dict[Family, Grid] = field(default_factory=dict)
+    scale: float = 1.0
     _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -131,7 +135,7 @@ class LatencyTable:
         key = (family, ins, outs)
         known = self._cache.get(key)
         if known is None:
-            known = self._lookup(family, ins, outs) + self.model.conversion(family, ins, outs)
+            known = self.scale * (self._lookup(family, ins, outs) + self.model.conversion(family, ins, outs))
             self._cache[key] = known
         return known
 
@@ -286,4 +290,3 @@ def _bracket(points: list[tuple[float, int]], at: float) -> list[tuple[int, floa
 
 def _mean(points: list[tuple[int, float]]) -> float:
     return sum(width * weight for width, weight in points)
-

@@ -27,6 +27,7 @@ def table_as_text(table: LatencyTable) -> str:
         "cpu": table.cpu,
         "isa": table.isa,
         "threads": table.threads,
+        "scale": _rounded(table.scale),
     }
     lines = [json.dumps(_family_as_json(family, table.families[family])) for family in sorted(table.families)]
     return json.dumps(head)[:-1] + ',\n "families": [\n  ' + ",\n  ".join(lines) + "\n ]}\n"
@@ -76,11 +77,13 @@ class _Checker:
 
     def table(self, data: Any) -> LatencyTable:
         self.require(isinstance(data, dict) and data.get("format") == FORMAT, f'"format" is not "{FORMAT}"')
-        self.require(data.get("version") == VERSION, f'version {data.get("version")!r}, expected {VERSION}')
+        self.require(data.get("version") == VERSION, f"version {data.get('version')!r}, expected {VERSION}")
         self.require(data.get("runtime") in RUNTIMES, f'"runtime" is none of {", ".join(RUNTIMES)}')
         self.require(data.get("isa") in PACK, f'"isa" is none of {", ".join(PACK)}')
         self.require(_whole(data.get("threads"), 1, 1024), '"threads" is no number above 0')
         self.require(isinstance(data.get("families"), list), '"families" is no list')
+        scale = self.time(data.get("scale", 1.0), '"scale"')
+        self.require(scale > 0, '"scale" is not above 0')
         families: dict[Family, Grid] = {}
         for index, item in enumerate(data["families"]):
             family, grid = self.family(item, f"families[{index}]")
@@ -93,6 +96,7 @@ class _Checker:
             str(data.get("runtime_version", "")),
             str(data.get("cpu", "")),
             families,
+            scale,
         )
 
     def family(self, item: Any, where: str) -> tuple[Family, Grid]:
@@ -110,7 +114,9 @@ class _Checker:
         us: dict[Widths, float] = {}
         for a, row in zip(ins, rows, strict=True):
             if square:
-                self.require(isinstance(row, list) and len(row) == len(outs), f"{where}: a row has not {len(outs)} values")
+                self.require(
+                    isinstance(row, list) and len(row) == len(outs), f"{where}: a row has not {len(outs)} values"
+                )
                 us.update({(a, b): self.time(v, where) for b, v in zip(outs, row, strict=True) if v is not None})
             elif row is not None:
                 us[(a,)] = self.time(row, where)
@@ -131,7 +137,7 @@ class _Checker:
 
     def time(self, value: Any, where: str) -> float:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-        self.require(good, f"{where}: {value!r} is no time in microseconds")
+        self.require(good, f"{where}: {value!r} is no number of 0 or more")
         return float(value)
 
 

@@ -1,0 +1,48 @@
+"""Make the latency tables that come with the package, on this machine.
+
+    python bench/make_tables.py [--runtime ncnn,onnxruntime] [--models yolov5n,yolov8n] [--sizes 640] [--out DIR]
+
+Besides the networks themselves, random width assignments of them take part in the calibration as wholes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from models_for_bench import model_of
+from random_widths import fused, prepared, with_random_widths
+
+from onnxslim_yolo.latency import host_isa, profile
+from onnxslim_yolo.latency.shipped import DATA
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runtime", default="ncnn,onnxruntime")
+    parser.add_argument("--models", default="yolov5n,yolov8n")
+    parser.add_argument("--sizes", default="640")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=DATA)
+    options = parser.parse_args()
+    graphs = []
+    for name in options.models.split(","):
+        for size in map(int, options.sizes.split(",")):
+            base = prepared(model_of(name, size))
+            graphs.append(fused(base.copy()).graph)
+            # Seeds that no test of the predictions uses.
+            graphs += [with_random_widths(base, 1000 + seed, step).graph for seed, step in enumerate((1, 4, 8, 16))]
+    for runtime in options.runtime.split(","):
+        start = time.perf_counter()
+        table = profile(graphs, target=runtime, threads=options.threads)
+        path = table.save(options.out / f"{runtime}-{host_isa()}.json")
+        cells = sum(len(grid.us) for grid in table.families.values())
+        print(
+            f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, "
+            f"scale {table.scale:.3f}, {time.perf_counter() - start:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Table A: the published case. YOLOv5n pruned by 30, 60 and 70 % of its BatchNorm γ, the last one snapped.
+
+    python bench/table_a.py [--rounds 21] [--sizes 640,320] [--runtimes ncnn,onnxruntime] [--threads 1]
+
+The published channel counts at 70 % come from ../shared/seed-table.json. Latency does not depend on weights, so the
+network has random ones, with γ drawn such that ranking at 70 % gives exactly these counts: what the table keeps lies in
+[0.5, 1], what it removes in [0, 0.5]. "importance" is the share of the sum of γ that is kept.
+Writes bench/results/table-a.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from models_for_bench import model_of
+from predicted_vs_measured import write
+from random_widths import fused, prepared
+
+from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.graph import Model, initializers
+from onnxslim_yolo.latency import table_for
+from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
+from onnxslim_yolo.verify.benchmark import benchmark
+
+RESULTS = Path(__file__).with_name("results")
+SEED = Path(__file__).resolve().parents[2] / "shared" / "seed-table.json"
+PUBLISHED = {"base": "base", "0.3": "0.3", "0.6": "0.6", "0.7": "0.7", "0.7 pow2": "0.7 snapped"}
+ROWS: dict[str, tuple[float, str | int]] = {
+    "base": (0.0, "none"),
+    "0.3": (0.3, "none"),
+    "0.6": (0.6, "none"),
+    "0.7": (0.7, "none"),
+    "0.7 pow2": (0.7, "pow2"),
+    "0.7 auto": (0.7, "auto"),
+    "0.7 x4": (0.7, 4),
+    "0.7 x8": (0.7, 8),
+    "0.7 x16": (0.7, 16),
+}
+"""Name → (ratio, snap). `pow2` is the published snapping."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--sizes", default="640,320")
+    parser.add_argument("--runtimes", default="ncnn,onnxruntime")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    seed = json.loads(SEED.read_text())
+    blocks = [
+        measure(runtime, size, options.rounds, options.threads, seed)
+        for size in map(int, options.sizes.split(","))
+        for runtime in options.runtimes.split(",")
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    suffix = "" if options.threads == 1 else f"-{options.threads}-threads"
+    facts = {"published": seed["published"], "blocks": blocks}
+    (options.out / f"table-a{suffix}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (options.out / f"table-a{suffix}.md").write_text(markdown(blocks, seed["published"]))
+    print(markdown(blocks, seed["published"]))
+
+
+def measure(runtime: str, size: int, rounds: int, threads: int, seed: dict) -> dict:
+    """One runtime at one image size: every row's facts."""
+    base = with_published_gammas(prepared(model_of("yolov5n", size)), seed["channels"])
+    table = table_for(runtime)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for index, (name, (ratio, snap)) in enumerate(ROWS.items()):
+            network, importance, widths = compiled(base, ratio, snap, runtime)
+            stem = Path(folder) / f"{index}"
+            paths.append(write(network, stem, runtime))
+            cost = cost_of(network.graph)
+            rows.append(
+                {
+                    "name": name, "importance": importance, "macs": cost.macs, "parameters": cost.parameters,
+                    "bytes": sum(f.stat().st_size for f in (paths[-1].iterdir() if paths[-1].is_dir() else [paths[-1]])),
+                    "predicted_ms": table.predict_graph(network.graph) / 1000, "widths": widths,
+                }
+            )  # fmt: skip
+        result = benchmark(paths, names=list(ROWS), rounds=rounds, threads=threads)
+    for row, model in zip(rows, result.models, strict=True):
+        row |= {"ms": model.ms, "ms_best": model.ms_best, "ratio": model.ratio, "quartiles": model.ratio_quartiles}
+    return {
+        "runtime": runtime, "size": size, "threads": threads, "rounds": rounds, "clock": result.clock,
+        "control": [result.control, *result.control_quartiles], "resolution": result.resolution,
+        "table": table.name, "machine": result.machine, "rows": rows,
+    }  # fmt: skip
+
+
+def with_published_gammas(model: Model, counts: dict[str, list[int]]) -> Model:
+    """Draw γ (see the module)."""
+    random = np.random.default_rng(0)
+    by_name = {tensor.name: tensor for tensor in initializers(model.graph)}
+    for name, (width, kept) in counts.items():
+        gamma = np.concatenate([random.uniform(0.5, 1.0, kept), random.uniform(0.0, 0.5, width - kept)])
+        tensor = by_name[f"{name}.weight"]
+        assert tensor.values.shape == (width,), name
+        tensor.values = random.permutation(gamma).astype(np.float32)
+    return model
+
+
+def compiled(base: Model, ratio: float, snap: str | int, runtime: str) -> tuple[Model, float, list[int]]:
+    """The pruned, snapped and fused network, the share of importance it keeps, and the groups' widths."""
+    model = base.copy()
+    if not ratio:
+        return fused(model), 1.0, []
+    PruneChannels(ratio=ratio, scope="no-residual").run(model)
+    SnapWidths(to=snap, runtime=runtime).run(model)
+    plan = model.plan
+    assert plan is not None
+    kept = float(plan.importance[plan.keep].sum() / plan.importance.sum())
+    widths = [group.kept for group in plan.group_plans() if not group.frozen]
+    SliceChannels().run(model)
+    return fused(model), kept, widths
+
+
+def markdown(blocks: list[dict], published: dict) -> str:
+    seconds = published["ncnn_seconds"]
+    lines = ["# Table A: YOLOv5n, ratios to the unpruned network", ""]
+    for block in blocks:
+        base = block["rows"][0]
+        lines += [
+            f"## {block['runtime']}, {block['size']} px, {block['threads']} thread(s)",
+            "",
+            f"{block['rounds']} rounds, {block['clock']} time; A/A control {block['control'][0]:.3f} "
+            f"({block['control'][1]:.3f} to {block['control'][2]:.3f}); table: {block['table']}.",
+            "",
+            "| | latency | quartiles | predicted | MACs | importance | file | published latency |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in block["rows"]:
+            old = PUBLISHED.get(row["name"])
+            other = "" if old is None else f"{seconds[old] / seconds['base']:.2f}"
+            lines.append(
+                f"| {row['name']} | {row['ratio']:.3f} | {row['quartiles'][0]:.3f} to {row['quartiles'][1]:.3f} "
+                f"| {row['predicted_ms'] / base['predicted_ms']:.3f} | {row['macs'] / base['macs']:.3f} "
+                f"| {row['importance']:.3f} | {row['bytes'] / base['bytes']:.2f} | {other} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
