@@ -107,7 +107,9 @@ def compile_command(
     target_params: Annotated[str | None, typer.Option(metavar="0.5x", help="The same for parameters.")] = None,
     scope: Annotated[str, typer.Option(metavar="all|no-residual", help="What may be pruned.")] = "all",
     importance: Annotated[str, typer.Option(metavar="auto|gamma|weight", help="How channels are ranked.")] = "auto",
-    keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers not to touch; repeatable.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", "--ignore", metavar="PATTERN", help="Layers not to touch; repeatable.")
+    ] = None,
     floor: Annotated[int, typer.Option(help="The least channels any tensor keeps.")] = 1,
     normalise: Annotated[bool, typer.Option("--normalise", help="Rank channels relative to their layer.")] = False,
     snap: Annotated[str, typer.Option(metavar="none|pow2|N|auto", help="Grid for widths.")] = "auto",

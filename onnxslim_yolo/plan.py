@@ -56,6 +56,7 @@ class Plan:
         importance_kind: how importance was measured, in words.
         extra: per class, how many zero channels come behind it (padding up to a width); same shape, int64.
         removable: per class, whether it may be removed at all under what was asked for; same shape, bool.
+        dead_only: whether only channels that contribute nothing may go, so that whatever goes changes nothing.
         lossless: whether only channels go that contribute nothing, so that the outputs must not change.
         absorbed: whether `absorb` has moved what removed channels contribute into biases.
         applied: whether `slice` has carried the plan out. The choices are then history.
@@ -71,6 +72,7 @@ class Plan:
     importance_kind: str = ""
     extra: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     removable: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    dead_only: bool = False
     lossless: bool = True
     absorbed: bool = False
     applied: bool = False
@@ -160,7 +162,7 @@ def _transfer(old: Plan, new: Plan) -> None:
         new.importance[target] = np.maximum(new.importance[target], old.importance[source])
         new.extra[target] = np.maximum(new.extra[target], old.extra[source])
     new.importance_kind, new.threshold = old.importance_kind, old.threshold
-    new.absorbed, new.lossless = old.absorbed, old.lossless
+    new.absorbed, new.lossless, new.dead_only = old.absorbed, old.lossless, old.dead_only
 
 
 def plan_as_json(plan: Plan | None, file: str, sha256: str) -> dict[str, Any]:

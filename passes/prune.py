@@ -89,6 +89,7 @@ class PruneChannels:
         keep = before & ~(doomed & eligible)
         if self.ratio != "dead" and doomed.any():
             plan.threshold = float(measured.values[doomed].max())
+        plan.dead_only = self.ratio == "dead"
         plan.removable = doomed & eligible if self.ratio == "dead" else eligible
         plan.lossless = plan.lossless and not (doomed.any() and self.ratio != "dead")
         plan.wanted = keep.copy()

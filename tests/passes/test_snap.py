@@ -172,7 +172,7 @@ def test_the_plan_remembers_what_the_ranking_wanted() -> None:
 def test_padding_an_odd_graph_is_exact(to: str | int, expected: tuple[int, int]) -> None:
     """Somebody else pruned to 11 and 19: zero channels fill up to the grid point above."""
     model = chain(11, 19)
-    after = run(model, SnapWidths(to=to, pad=True), SliceChannels())  # type: ignore[arg-type]
+    after = run(model, SnapWidths(to=to, odd="up"), SliceChannels())  # type: ignore[arg-type]
     assert (shapes(after)["c0.weight"][0], shapes(after)["c1.weight"][0]) == expected
     assert_same(model, after)
     assert after.plan is None or after.plan.lossless
@@ -187,3 +187,23 @@ def test_bad_grids_are_refused() -> None:
     for to in (0, -8):
         with pytest.raises(UsageError, match=f"multiples of {to}"):
             SnapWidths(to=to)
+
+
+def test_an_odd_width_of_somebody_elses_goes_down_by_importance_when_asked_to():
+    model = build(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 3, 8, 8] x) => (float[1, 2, 8, 8] y)
+        <float[13, 3, 3, 3] a.weight, float[2, 13, 1, 1] b.weight> {
+            h = Conv<pads = [1, 1, 1, 1]>(x, a.weight)
+            y = Conv(h, b.weight)
+        }"""
+    )
+    norms = [float(np.sqrt((c**2).mean())) for c in np.asarray(model.graph.nodes[0].inputs[1].values)]
+    kept = PassManager([SnapWidths(to=4), SliceChannels()]).run(model.copy())
+    assert kept[0].rewrites == 0, "whole groups stay whole unless asked"
+    PassManager([SnapWidths(to=4, odd="down"), SliceChannels()]).run(model)
+    assert model.plan is not None
+    assert not model.plan.lossless
+    left = model.plan.kept["a.weight"][0]
+    assert len(left) == 12
+    assert min(range(13), key=lambda i: norms[i]) not in left
