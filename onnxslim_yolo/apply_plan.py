@@ -1,0 +1,164 @@
+"""A channel plan applied to a state_dict: what was kept in the graph, kept in anyone's own checkpoint.
+
+    state = apply_plan(json.loads(Path("best.plan.json").read_text()), torch.load("best-weights.pt"))
+
+The user's module, built with the new widths, takes the result with `load_state_dict`. Works on whatever has `shape` and
+`take`-like indexing: numpy arrays and torch tensors alike, without importing torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.graph import Array
+from onnxslim_yolo.plan import FORMAT, VERSION
+
+HINT = "apply a plan to the checkpoint that it was made from, before any fusing"
+
+
+def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: object = None) -> dict[str, Any]:
+    """Cut a state_dict's tensors down to the channels that a plan keeps.
+
+    Args:
+        plan: the content of NAME.plan.json. Its `keep` names tensors, axes and the indices that stay; for the input axis of a
+            grouped convolution there may be one list per group.
+        state_dict: name → tensor (torch or numpy). Left alone.
+        file: named in error messages.
+
+    Returns:
+        A new dictionary in the same order; tensors that the plan does not name are the same objects. A BatchNorm's tensors
+        follow its weight, a bias its convolution's outputs, where the plan names these alone.
+
+    Raises:
+        InputError: the plan is no plan, or does not fit: a tensor is missing, an axis or an index is out of range.
+    """
+    keep = _checked(plan, file)
+    missing = [name for name in keep if _source(name) not in state_dict]
+    if missing:
+        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise InputError(f"the state_dict lacks {listed}, which the plan cuts", file=file, hint=HINT)
+    result = dict(state_dict)
+    for name, axes in keep.items():
+        source = _source(name)
+        flip = source != name
+        for axis, indices in sorted(axes.items()):
+            result[source] = _cut(result[source], 1 - axis if flip else axis, indices, source, file)
+    return result
+
+
+def apply_plan_file(plan: Path, checkpoint: Path, out: Path) -> Path:
+    """What `onnxslim-yolo apply-plan PLAN CKPT -o OUT` does: read both files, write the cut state_dict.
+
+    Checkpoints of whole models become plain state_dicts (fp32 where they were fp16). `.safetensors` gives `.safetensors`.
+
+    Raises:
+        InputError: as `apply_plan`, or a file cannot be read.
+    """
+    import json
+
+    try:
+        content = json.loads(plan.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("no such file", file=plan) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as JSON: {error}", file=plan, hint="give a NAME.plan.json") from error
+    result = apply_plan(content, read_state_dict(checkpoint), file=checkpoint)
+    partial = out.with_name(out.name + ".part")
+    if out.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file({name: tensor.contiguous() for name, tensor in result.items()}, partial)
+    else:
+        import torch
+
+        torch.save(result, partial)
+    partial.replace(out)
+    return out
+
+
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """A checkpoint's weights by name, whatever it is: a state_dict, safetensors, or a pickled model (read safely)."""
+    from onnxslim_yolo.load.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    return dict(checkpoint.state_dict if checkpoint.module is None else checkpoint.module.state_dict())
+
+
+def _checked(plan: Mapping[str, Any], file: object) -> dict[str, dict[int, Any]]:
+    """The plan's `keep`, axes as numbers."""
+    if not isinstance(plan, Mapping) or plan.get("format") != FORMAT:
+        raise InputError("the plan is none of this package's", file=file, hint="give the content of a NAME.plan.json")
+    if plan.get("version") != VERSION:
+        raise InputError(
+            f"the plan has version {plan.get('version')}, expected {VERSION}", file=file, hint="compile again"
+        )
+    try:
+        return {
+            str(name): {int(axis): indices for axis, indices in axes.items()} for name, axes in plan["keep"].items()
+        }
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"the plan's 'keep' is damaged: {error!r}", file=file, hint="compile again") from error
+
+
+def _source(name: str) -> str:
+    """The state_dict's key: a transposed Linear's weight is called `KEY.T` in the graph."""
+    return name[:-2] if name.endswith(".T") else name
+
+
+def _cut(tensor: Any, axis: int, indices: Any, name: str, file: object) -> Any:
+    if not 0 <= axis < len(tensor.shape):
+        raise InputError(f"'{name}' has {len(tensor.shape)} axes, the plan cuts axis {axis}", file=file, hint=HINT)
+    nested = bool(indices) and isinstance(indices[0], list)
+    lists = indices if nested else [indices]
+    length = int(tensor.shape[axis])
+    for one in lists:
+        _check_indices(one, length, name, axis, file)
+    if not nested:
+        return _take(tensor, np.asarray(indices, dtype=np.int64), axis)
+    return _cut_groups(tensor, lists, name, file)
+
+
+def _check_indices(indices: Any, length: int, name: str, axis: int, file: object) -> None:
+    whole = isinstance(indices, list) and all(type(i) is int for i in indices)
+    if not whole or not indices:
+        raise InputError(f"the plan's indices for '{name}', axis {axis}, are no list of numbers", file=file)
+    if indices[0] < 0 or indices[-1] >= length or any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+        raise InputError(
+            f"'{name}' has {length} channels along axis {axis}; the plan's indices {indices[0]} … {indices[-1]} "
+            "do not lie within them in ascending order",
+            file=file,
+            hint=HINT,
+        )
+
+
+def _cut_groups(tensor: Any, lists: list[list[int]], name: str, file: object) -> Any:
+    """A grouped convolution's input axis: each group's rows keep channels of their own."""
+    rows = int(tensor.shape[0])
+    widths = {len(one) for one in lists}
+    if rows % len(lists) or len(widths) != 1:
+        raise InputError(
+            f"'{name}' has {rows} rows, which {len(lists)} groups of {sorted(widths)} channels do not share evenly",
+            file=file,
+            hint=HINT,
+        )
+    per_row = np.repeat(np.asarray(lists, dtype=np.int64), rows // len(lists), axis=0)
+    row = np.arange(rows)[:, None]
+    return tensor[_index(tensor, row), _index(tensor, per_row)]
+
+
+def _take(tensor: Any, indices: Array, axis: int) -> Any:
+    return tensor[(slice(None),) * axis + (_index(tensor, indices),)]
+
+
+def _index(tensor: Any, indices: Array) -> Any:
+    """Indices of the tensor's own kind: torch refuses some numpy arrays."""
+    if isinstance(tensor, np.ndarray):
+        return indices
+    import torch
+
+    return torch.from_numpy(indices)

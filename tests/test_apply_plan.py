@@ -1,0 +1,112 @@
+"""A channel plan on a state_dict: the same tensors as in the sliced graph; nonsense is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.apply_plan import apply_plan, apply_plan_file
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.graph import Array
+
+HEAD = {"format": "onnxslim-yolo/plan", "version": 1}
+
+
+def plan(keep: object) -> dict[str, object]:
+    return {**HEAD, "keep": keep}
+
+
+def state() -> dict[str, Array]:
+    return {
+        "a.weight": np.arange(4 * 3, dtype=np.float32).reshape(4, 3, 1, 1),
+        "a.bias": np.arange(4, dtype=np.float32),
+        "steps": np.array(7),
+    }
+
+
+def test_axes_are_cut_and_the_rest_is_the_same_object() -> None:
+    before = state()
+    after = apply_plan(plan({"a.weight": {"0": [0, 2], "1": [1, 2]}, "a.bias": {"0": [0, 2]}}), before)
+    assert after["a.weight"].reshape(2, 2).tolist() == [[1, 2], [7, 8]]
+    assert after["a.bias"].tolist() == [0, 2]
+    assert after["steps"] is before["steps"]
+    assert list(after) == list(before)
+    assert before["a.weight"].shape == (4, 3, 1, 1)
+
+
+def test_groups_keep_channels_of_their_own() -> None:
+    weight = np.arange(4 * 3, dtype=np.float32).reshape(4, 3)
+    after = apply_plan(plan({"g.weight": {"1": [[0, 1], [1, 2]]}}), {"g.weight": weight})
+    assert after["g.weight"].tolist() == [[0, 1], [3, 4], [7, 8], [10, 11]]
+
+
+def test_groups_are_cut_after_their_rows() -> None:
+    weight = np.arange(6 * 2, dtype=np.float32).reshape(6, 2)
+    after = apply_plan(plan({"g.weight": {"0": [0, 1, 3, 4], "1": [[0], [1]]}}), {"g.weight": weight})
+    assert after["g.weight"].tolist() == [[0], [2], [7], [9]]
+
+
+def test_a_transposed_weight_is_cut_along_its_own_axes() -> None:
+    after = apply_plan(plan({"l.weight.T": {"0": [1], "1": [0, 2]}}), {"l.weight": np.arange(6.0).reshape(3, 2)})
+    assert after["l.weight"].tolist() == [[1], [5]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"keep": {}}, "none of this package's"),
+        ({**HEAD, "version": 9, "keep": {}}, "version 9"),
+        ({**HEAD}, "damaged"),
+        (plan({"a.weight": {"x": [0]}}), "damaged"),
+        (plan({"b.weight": {"0": [0]}}), r"lacks b\.weight"),
+        (plan({"a.bias": {"1": [0]}}), "has 1 axes"),
+        (plan({"a.bias": {"0": [0, 4]}}), "has 4 channels"),
+        (plan({"a.bias": {"0": [2, 1]}}), "ascending"),
+        (plan({"a.bias": {"0": [-1]}}), "has 4 channels"),
+        (plan({"a.bias": {"0": []}}), "no list of numbers"),
+        (plan({"a.bias": {"0": [True]}}), "no list of numbers"),
+        (plan({"a.weight": {"1": [[0], [1], [2]]}}), "do not share evenly"),
+        (plan({"a.weight": {"1": [[0], [1, 2]]}}), "do not share evenly"),
+    ],
+)
+def test_what_does_not_fit_is_refused(content: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        apply_plan(content, state())
+
+
+def test_the_cut_state_is_the_sliced_graphs_initializers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from onnxslim_yolo.graph import Model, initializers
+    from onnxslim_yolo.load.trace import trace
+    from onnxslim_yolo.manager import PassManager
+    from onnxslim_yolo.models import build, randomise
+    from onnxslim_yolo.passes import Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
+    from onnxslim_yolo.plan import plan_as_json
+
+    module = randomise(build("v5lite-s", nc=2, width=0.5), size=64)
+    model = Model.from_onnx(trace(module, torch.zeros(1, 3, 64, 64)))
+    steps = [Canonicalise(), ShuffleToGather(), Canonicalise(), PruneChannels(ratio=0.4), SliceChannels()]
+    PassManager(steps).run(model)
+    (tmp_path / "p.json").write_text(json.dumps(plan_as_json(model.plan, "m", "")))
+    torch.save(module.state_dict(), tmp_path / "full.pt")
+    apply_plan_file(tmp_path / "p.json", tmp_path / "full.pt", tmp_path / "cut.pt")
+    cut = torch.load(tmp_path / "cut.pt", weights_only=True)
+    compared = 0
+    for constant in initializers(model.graph):
+        if constant.name in cut:
+            np.testing.assert_array_equal(cut[constant.name].numpy(), constant.values)
+            compared += 1
+    assert compared > 100
+    assert sum(v.numel() for v in cut.values()) < 0.8 * sum(v.numel() for v in module.state_dict().values())
+
+
+def test_files_that_are_no_plan_are_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "p.json"
+    broken.write_text("{")
+    with pytest.raises(InputError, match="JSON"):
+        apply_plan_file(broken, tmp_path / "c.pt", tmp_path / "o.pt")
+    with pytest.raises(InputError, match="no such file"):
+        apply_plan_file(tmp_path / "none.json", tmp_path / "c.pt", tmp_path / "o.pt")
