@@ -13,6 +13,7 @@ from onnxslim_yolo._version import __version__
 
 if TYPE_CHECKING:
     from onnxslim_yolo.compiler import Result, compile
+    from onnxslim_yolo.emit.torch import load_module
     from onnxslim_yolo.errors import OnnxSlimError
     from onnxslim_yolo.graph import Model
     from onnxslim_yolo.load import load
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "compile",
     "load",
+    "load_module",
     "parse_pipeline",
 ]
 
@@ -38,6 +40,7 @@ _HOME = {
     "Result": "compiler",
     "compile": "compiler",
     "load": "load",
+    "load_module": "emit.torch",
     "parse_pipeline": "manager",
 }
 

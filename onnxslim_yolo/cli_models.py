@@ -223,11 +223,11 @@ def apply_plan_command(
 ) -> None:
     """Cut a checkpoint's weights as a plan says, and write them as a state_dict."""
     settle(debug)
-    from onnxslim_yolo.apply_plan import apply_plan_files
+    from onnxslim_yolo.apply_plan import apply_plan_file
 
     if output.resolve() == checkpoint.resolve():
         raise InputError("would overwrite the checkpoint it reads", file=output)
-    apply_plan_files(plan, checkpoint, output)
+    apply_plan_file(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)
 
 

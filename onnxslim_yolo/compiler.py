@@ -6,12 +6,13 @@ that a failed check leaves what was there before.
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ import onnx
 from onnxslim_yolo.analysis.cost import Cost, cost_of
 from onnxslim_yolo.budget import Budget, read_budget, violations
 from onnxslim_yolo.emit.onnx import write_onnx
-from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UnsupportedError, VerificationError
+from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
 from onnxslim_yolo.files import move_into, write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
@@ -34,8 +35,10 @@ from onnxslim_yolo.verify.onnx_run import image_like_feeds
 
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.ncnn import NcnnModel
+    from onnxslim_yolo.emit.torch import GraphModule
 
 Progress = Callable[[str], None]
+Observer = Callable[[Pass, Model, Model], None]
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Result:
     Attributes:
         model: the compiled graph.
         folder: where the files are.
-        onnx, ncnn: the ONNX file and the NCNN folder; None where not asked for.
+        trainable: the graph as cut, before anything is fused: BatchNorms are still there.
+        onnx, ncnn, torch: the ONNX file, the NCNN folder, the saved module; None where not asked for.
         plan, report: the contents of NAME.plan.json and NAME.report.json.
     """
 
@@ -53,8 +57,20 @@ class Result:
     folder: Path
     onnx: Path | None = None
     ncnn: Path | None = None
+    torch: Path | None = None
+    trainable: Model | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+
+    def to_torch(self) -> GraphModule:
+        """The pruned network as a trainable module, its BatchNorms kept and its parameters under their old names.
+
+        Raises:
+            UnsupportedError: an operator that the module cannot run; it is named. ImportError: torch is missing.
+        """
+        from onnxslim_yolo.emit.torch import to_torch
+
+        return to_torch(self.trainable or self.model)
 
 
 def compile(source: str | Path, *, progress: Progress | None = None, **options: Any) -> Result:
@@ -76,6 +92,12 @@ def compile(source: str | Path, *, progress: Progress | None = None, **options: 
 def options_from(options: dict[str, Any]) -> CompileOptions:
     """CompileOptions from loose Python values: paths as text, `imgsz` as one number, lists for tuples."""
     values = dict(options)
+    known = [option.name for option in fields(CompileOptions)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+            raise UsageError(f"there is no option '{key}'", hint=hint)
     for key in ("out", "weights", "dump_to"):
         if values.get(key) is not None:
             values[key] = Path(values[key])
@@ -97,12 +119,12 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
     budget = _budget(options)
     chain = Chain(reference)
     progress("passes")
-    baseline, records = _run_passes(model, reference, options, chain)
+    baseline, trainable, records = _run_passes(model, reference, options, chain)
     name = options.name or path.stem
     folder = options.out or Path(f"{name}-slim")
     with _staging(folder) as stage:
         progress("emit")
-        result, ncnn = _emit(model, stage, name, options)
+        result, ncnn = _emit(model, trainable, stage, name, options)
         verification = None
         if options.verify:
             progress("verify")
@@ -123,19 +145,31 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
         )
     result.onnx = None if result.onnx is None else folder / result.onnx.name
     result.ncnn = None if result.ncnn is None else folder / result.ncnn.name
+    result.torch = None if result.torch is None else folder / result.torch.name
     return result
 
 
 def _run_passes(
     model: Model, reference: onnx.ModelProto, options: CompileOptions, chain: Chain
-) -> tuple[Model, list[PassRecord]]:
-    """Prepare, then do the rest. Returns the model as prepared, to compare with, and a record per pass."""
+) -> tuple[Model, Model, list[PassRecord]]:
+    """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass."""
     observe = _observer(model, reference, options, chain)
     first = PassManager(preparation(options), dump_to=options.dump_to, observe=observe)
     records = first.run(model)
     baseline = model.copy()
-    rest = PassManager(remainder(options, model), dump_to=options.dump_to, observe=observe, first_index=len(records))
-    return baseline, records + rest.run(model)
+    planning, fusing = _split(remainder(options, model))
+    for steps in (planning, fusing):
+        if steps is fusing:
+            trainable = model.copy()
+        manager = PassManager(steps, dump_to=options.dump_to, observe=observe, first_index=len(records))
+        records += manager.run(model)
+    return baseline, trainable, records
+
+
+def _split(steps: list[Pass]) -> tuple[list[Pass], list[Pass]]:
+    """The passes up to the last `slice`, and those behind it, which fuse."""
+    last = max((index for index, step in enumerate(steps) if step.name == "slice"), default=-1)
+    return steps[: last + 1], steps[last + 1 :]
 
 
 def _observer(
@@ -156,8 +190,10 @@ def _observer(
     return observe
 
 
-def _emit(model: Model, stage: Path, name: str, options: CompileOptions) -> tuple[Result, NcnnFiles | None]:
-    result, ncnn = Result(model=model, folder=stage), None
+def _emit(
+    model: Model, trainable: Model, stage: Path, name: str, options: CompileOptions
+) -> tuple[Result, NcnnFiles | None]:
+    result, ncnn = Result(model=model, folder=stage, trainable=trainable), None
     if "onnx" in options.emit:
         result.onnx = write_onnx(model, stage / f"{name}.onnx")
     if "ncnn" in options.emit:
@@ -166,7 +202,17 @@ def _emit(model: Model, stage: Path, name: str, options: CompileOptions) -> tupl
         source, pair = _convert(model, options)
         result.ncnn = write_ncnn(pair, stage / f"{name}_ncnn_model", source.metadata)
         ncnn = NcnnFiles(result.ncnn, pair, source)
+    if "torch" in options.emit:
+        result.torch = _save_module(trainable, stage / f"{name}.pt")
     return result, ncnn
+
+
+def _save_module(trainable: Model, path: Path) -> Path:
+    try:
+        from onnxslim_yolo.emit.torch import save_module, to_torch
+    except ImportError as error:
+        raise UsageError("--emit torch needs torch", hint="pip install 'onnxslim-yolo[torch]'") from error
+    return save_module(to_torch(trainable), path)
 
 
 def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:

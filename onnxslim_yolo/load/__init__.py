@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 import onnx
 
@@ -120,3 +122,13 @@ def _checkpoint(path: Path, options: LoadOptions) -> onnx.ModelProto:
 
     head = replace(options, head="raw" if options.head == "raw" else "decoded").head
     return trace_checkpoint(path, imgsz=options.imgsz, head=head, weights=options.weights, trust=options.trust)
+
+
+class _Callable(ModuleType):
+    """`onnxslim_yolo.load` is this package once anything has imported it, and the public function before: make both one."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Model:
+        return load(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

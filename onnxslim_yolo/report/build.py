@@ -42,6 +42,8 @@ def build_report(
     model = result.model
     plan = model.plan
     files = {} if result.onnx is None else {result.onnx.name: result.onnx.stat().st_size}
+    if result.torch is not None:
+        files[result.torch.name] = result.torch.stat().st_size
     if result.ncnn is not None:
         files |= {f"{result.ncnn.name}/{f.name}": f.stat().st_size for f in sorted(result.ncnn.iterdir())}
     return {
