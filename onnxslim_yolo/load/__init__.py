@@ -125,7 +125,7 @@ def _checkpoint(path: Path, options: LoadOptions) -> onnx.ModelProto:
 
 
 class _Callable(ModuleType):
-    """`onnxslim_yolo.load` is this package once anything has imported it, and the public function before: make both one."""
+    """`onnxslim_yolo.load` is this package once imported, and the public function before that: be both."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Model:
         return load(*arguments, **options)
