@@ -45,7 +45,7 @@ NCNN_UNARY: dict[str, tuple[str, dict[int, Param]]] = {
     "exp": ("Exp", {}), "scale": ("BinaryOp", {0: 2, 1: 1, 2: 0.5}),
 }  # fmt: skip
 ONNX_UNARY: dict[str, str] = {
-    "sigmoid": "Sigmoid", "relu": "Relu", "leaky": "LeakyRelu", "hardswish": "HardSwish", "hardsigmoid": "HardSigmoid",
+    "sigmoid": "Sigmoid", "relu": "Relu", "leaky": "LeakyRelu", "hardsigmoid": "HardSigmoid",
     "tanh": "Tanh", "elu": "Elu", "exp": "Exp",
 }  # fmt: skip
 
@@ -152,8 +152,8 @@ def onnx_network(keys: Sequence[LayerKey], path: Path) -> Path:
         op, attributes, constants = _onnx_parts(key)
         extra = [f"L{index}_w{place}" for place in range(len(constants))]
         weights += [numpy_helper.from_array(value, name) for value, name in zip(constants, extra, strict=True)]
-        if op == "Silu":
-            nodes.append(helper.make_node("Sigmoid", names, [f"L{index}_s"], f"L{index}_sigmoid"))
+        if op in GATES:
+            nodes.append(helper.make_node(GATES[op], names, [f"L{index}_s"], f"L{index}_gate"))
             nodes.append(helper.make_node("Mul", [*names, f"L{index}_s"], outs, f"L{index}_mul"))
             continue
         operands = [names[0], "", *extra] if op == "Resize" else [*names, *extra]
@@ -165,6 +165,9 @@ def onnx_network(keys: Sequence[LayerKey], path: Path) -> Path:
     return path
 
 
+GATES = {"Silu": "Sigmoid", "HardSwish": "HardSigmoid"}
+"""Activations x·g(x), written with two nodes, as exporters do: what onnxruntime expands itself loses its name."""
+
 _Parts = tuple[str, dict[str, Any], list[Array]]
 
 
@@ -175,7 +178,10 @@ def _onnx_parts(key: LayerKey) -> _Parts:
         return ONNX[family.kind](key)
     if family.op in ONNX_UNARY:
         return ONNX_UNARY[family.op], {}, []
-    return ("Mul", {}, [np.full(1, 0.5, np.float32)]) if family.op == "scale" else ("Silu", {}, [])
+    if family.op == "scale":
+        return "Mul", {}, [np.full(1, 0.5, np.float32)]
+    # What else there is (Mish, GELU) evaluates an exponential an element, as SiLU does.
+    return "HardSwish" if family.op == "hardswish" else "Silu", {}, []
 
 
 def _onnx_conv(key: LayerKey) -> _Parts:

@@ -3,8 +3,9 @@
 The widths 1 … W are sampled per class of packs, geometrically: each class has its own curve. Every other sampled width
 is measured first, along the diagonal (equal widths in and out); where interpolating between two measured widths misses
 one that lies between them by more than `TOLERANCE`, that one joins the grid. Convolutions are then measured at all
-pairs of the grid. In the end, what is slower than its wider neighbour of the same class, or much slower than both neighbours
-suggest, is measured once more, and the better of the two times counts: something else may have used the machine.
+pairs of the grid. In the end, what is slower than its wider neighbour of the same class, or much slower than both
+neighbours suggest, is measured once more, and the better of the two times counts: something else may have used the
+machine.
 """
 
 from __future__ import annotations

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from onnxslim_yolo.latency import Family, LayerKey, layers_of
+from onnxslim_yolo.latency.layers import describe
+from onnxslim_yolo.load import load
+from onnxslim_yolo.pipeline import _fusing
+from tests.latency.models import small
+
+
+def test_every_layer_of_a_small_graph():
+    assert layers_of(small().graph) == [
+        LayerKey(Family("conv", kernel=(3, 3), stride=(2, 2), size=(16, 16)), (3,), (16,)),
+        LayerKey(Family("unary", "silu", size=(16, 16)), (16,), (16,)),
+        LayerKey(Family("conv", kernel=(3, 3), stride=(2, 2), size=(8, 8)), (16,), (24,), "relu"),
+        LayerKey(Family("depthwise", kernel=(3, 3), size=(8, 8)), (24,), (24,)),
+        LayerKey(Family("split", size=(8, 8)), (24,), (10, 14)),
+        LayerKey(Family("maxpool", kernel=(5, 5), size=(8, 8)), (14,), (14,)),
+        LayerKey(Family("resize", "nearest", kernel=(1, 1), size=(8, 8)), (16,), (16,)),
+        LayerKey(Family("concat", size=(8, 8)), (10, 14, 16), (40,)),
+        LayerKey(Family("conv", size=(8, 8)), (40,), (8,)),
+    ]
+
+
+def test_a_sigmoid_with_another_reader_is_a_layer_of_its_own():
+    model = small()
+    sigmoid = next(node for node in model.graph.nodes if node.op == "Sigmoid")
+    model.graph.outputs = [*model.graph.outputs, sigmoid.outputs[0]]
+    assert [layer.node.op for layer in describe(model.graph)].count("Sigmoid") == 0
+    product = next(node for node in model.graph.nodes if node.op == "Mul")
+    product.inputs = [product.inputs[1], product.inputs[1]]
+    assert [layer.node.op for layer in describe(model.graph)].count("Sigmoid") == 1
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "v5lite-s"])
+def test_fusing_changes_no_layer(name):
+    from tests.zoo import model_path
+
+    model = load(model_path(name))
+    before = Counter((key.family, key.ins, key.outs) for key in layers_of(model.graph))
+    for step in _fusing():
+        step.run(model)
+    after = Counter((key.family, key.ins, key.outs) for key in layers_of(model.graph))
+    for counter in (before, after):
+        for key in list(counter):
+            if key[0].kind not in ("conv", "group-conv", "depthwise", "concat", "split", "maxpool", "resize"):
+                del counter[key]
+    assert before == after
+    assert sum(before.values()) > 40
