@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.graph import is_constant, is_empty, tensors
+from onnxslim_yolo.graph import Node, is_constant, is_empty, tensors
 from onnxslim_yolo.shapes import infer_shapes
 
 
@@ -23,9 +24,39 @@ def check_graph(graph: gs.Graph, *, shapes: bool = True) -> None:
     _check_order(graph)
     if shapes:
         try:
-            infer_shapes(graph, keep_shapes=True)
+            types = infer_shapes(graph, keep_shapes=True)
         except Exception as error:
             raise InvariantError(str(error)) from error
+        check_widths(graph, types)
+
+
+def check_widths(graph: gs.Graph, types: dict[str, onnx.TypeProto]) -> None:
+    """Check that weights fit what they are applied to, which onnx's shape inference does not look at.
+
+    Raises:
+        InvariantError: a convolution's weight or a BatchNormalization's parameters are for another number of channels.
+    """
+    for node in graph.nodes:
+        expected = _channels_expected(node)
+        if expected is None or node.inputs[0].name not in types:
+            continue
+        shape = types[node.inputs[0].name].tensor_type.shape.dim
+        found = shape[1].dim_value if len(shape) > 1 and shape[1].HasField("dim_value") else None
+        if found is not None and found != expected:
+            raise InvariantError(
+                f"node '{node.name}' ({node.op}) has weights for {expected} channels, "
+                f"but its input '{node.inputs[0].name}' has {found}"
+            )
+
+
+def _channels_expected(node: Node) -> int | None:
+    """How many channels a node's weights are for; None where it has no constant weights."""
+    if node.op not in ("Conv", "ConvTranspose", "BatchNormalization") or not is_constant(node.inputs[1]):
+        return None
+    shape = [int(dim) for dim in node.inputs[1].shape or ()]
+    if node.op == "Conv":
+        return shape[1] * int(node.attrs.get("group", 1)) if len(shape) > 1 else None
+    return shape[0] if shape else None
 
 
 def _check_names(graph: gs.Graph) -> None:

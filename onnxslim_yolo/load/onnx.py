@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from onnxslim_yolo.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files import sha256_of
-from onnxslim_yolo.graph import Model, Source, initializers
+from onnxslim_yolo.graph import Model, Source, initializers, toposort
+from onnxslim_yolo.shapes import infer_shapes
 
 OLDEST_OPSET = 7
 QUANTISED = frozenset(
@@ -49,15 +51,20 @@ def model_of(proto: onnx.ModelProto, source: Source, path: Path | str | None = N
     """Wrap a checked ModelProto.
 
     Raises:
-        InputError: the graph is malformed: a cycle, two producers of one value, a value nobody computes.
+        InputError: the graph is malformed: a cycle, two producers of one value, a value nobody computes, weights that
+            do not fit what they are applied to.
     """
     try:
         model = Model.from_onnx(proto, source)
+        model.graph.nodes = toposort(model.graph)
+        check_graph(model.graph, shapes=False)
+        check_widths(model.graph, infer_shapes(model.graph, strict=False))
         _check_weights(model)
     except InputError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        known = isinstance(error, (InvariantError, ValueError))
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
         raise InputError(f"the graph is malformed: {reason[:300]}", file=path, hint="run onnx.checker on it") from error
     return model
 
