@@ -3,10 +3,10 @@
     python -m onnxslim_yolo.models.train --data digits --out digits.onnx --sparsity 1.0
     python -m onnxslim_yolo.models.train --data bccd/data.yaml --imgsz 192,256 --out bccd.onnx
 
-AdamW with warm-up and a cosine, light augmentation, an EMA of the weights. With `--sparsity RATE` the γ of `--target` of
-the coupled channels are brought to zero between `--push FROM,TO` (shares of the epochs), then the net settles. Written
-are NAME.onnx (BatchNorm kept, decoded outputs) and NAME.json (how it was made, mAP). A run that was interrupted goes on
-from `--state`, and gives the same weights as one that was not.
+AdamW with warm-up and a cosine, light augmentation, an EMA of the weights. With `--sparsity RATE` the γ of `--target`
+of the coupled channels are brought to zero between `--push FROM,TO` (shares of the epochs), then the net settles.
+Written are NAME.onnx (BatchNorm kept, decoded outputs) and NAME.json (how it was made, mAP). A run that was
+interrupted goes on from `--state`, and gives the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
 from onnxslim_yolo.models.heads import Head
@@ -45,6 +45,7 @@ class Recipe:
         sparsity: rate of `GammaSparsity` (prox); 0: none. target: share of channels to bring to zero.
         push: shares of the epochs between which γ are pushed.
         flips: mirror images at random (wrong for digits).
+        class_gain: weight of the class loss; more for classes that are hard to tell apart.
     """
 
     data: str = "digits"
@@ -62,6 +63,7 @@ class Recipe:
     target: float = 0.6
     push: tuple[float, float] = (0.25, 0.7)
     flips: bool = True
+    class_gain: float = 0.5
 
     def __post_init__(self) -> None:
         if any(side % 32 or side < 64 for side in self.imgsz):
@@ -110,8 +112,8 @@ class Trainer:
         ):
             self._set_lr(self.epoch + number / count)
             self.optimizer.zero_grad()
-            loss, parts = detection_loss(read_head(self.head, self.net(pixels)), boxes, labels)
-            loss.backward()
+            loss, parts = detection_loss(read_head(self.head, self.net(pixels)), boxes, labels, recipe.class_gain)
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), 10.0)
             self.optimizer.step()
             self._average()
@@ -143,7 +145,7 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Go on where `save` was called. Raises InputError if that was another recipe."""
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != json.dumps(asdict(self.recipe)):
+        if _recipe_of(state["recipe"]) != self.recipe:
             raise InputError("was written by a run with other options", file=path, hint="delete it, or name another")
         self.epoch, self.steps, self.seconds = state["epoch"], state["steps"], state["seconds"]
         self.net.load_state_dict(state["net"])
@@ -176,6 +178,12 @@ class Trainer:
                     value.copy_(own[key])
 
 
+def _recipe_of(text: str) -> Recipe:
+    values: dict[str, Any] = json.loads(text)
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Recipe(**plain)
+
+
 def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Decay for convolutions only: neither biases nor γ and β."""
     matrices = [p for p in net.parameters() if p.requires_grad and p.dim() > 1]
@@ -185,9 +193,9 @@ def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any
 
 def export(net: nn.Module, names: Sequence[str], imgsz: tuple[int, int], path: Path, description: str) -> None:
     """Trace with decoded outputs and BatchNorm kept, and note what the ecosystem's tools look for."""
-    from onnxslim_yolo.load.trace import trace
-
     import onnx
+
+    from onnxslim_yolo.load.trace import trace
 
     model = copy.deepcopy(net).eval()
     strides: tuple[float, ...] = (32.0,)
@@ -282,8 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", default=defaults.arch, help="a name of onnxslim_yolo.models.ARCHITECTURES")
     parser.add_argument("--imgsz", default="192,192", help="h,w in pixels, multiples of 32")
     parser.add_argument("--push", default="0.25,0.7", help="shares of the epochs between which γ are pushed")
-    for name in ("width", "lr", "sparsity", "target"):
-        parser.add_argument(f"--{name}", type=float, default=getattr(defaults, name))
+    for name in ("width", "lr", "sparsity", "target", "class_gain"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(defaults, name))
     for name in ("epochs", "batch", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))
     parser.add_argument("--no-flips", action="store_true", help="do not mirror; implied by digits")

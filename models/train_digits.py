@@ -16,9 +16,9 @@ from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.verify.images import resize_bilinear
 
-SIDES = (20, 72)
+SIDES = (28, 84)
 """Smallest and largest side of a digit, pixels at 192; log-uniform."""
-MOST = 6
+MOST = 5
 """At most so many digits a picture."""
 
 
@@ -52,7 +52,11 @@ def _sources() -> tuple[Array, Array, list[Array]]:
     except ImportError as error:
         raise InputError("the data set 'digits' needs scikit-learn", hint="pip install scikit-learn") from error
     bunch: Any = load_digits()
-    return np.asarray(bunch.images) / 16.0, np.asarray(bunch.target), [np.asarray(p) for p in load_sample_images().images]
+    return (
+        np.asarray(bunch.images) / 16.0,
+        np.asarray(bunch.target),
+        [np.asarray(p) for p in load_sample_images().images],
+    )
 
 
 def _half(photo: Array, half: int) -> slice:
@@ -71,15 +75,16 @@ def _scene(
         low, high = (side * size / 192 for side in SIDES)
         side = int(np.exp(random.uniform(np.log(low), np.log(high))))
         x, y = (int(v) for v in random.integers(0, size - side, 2))
-        if any(abs(2 * x + side - 2 * u - s) < side + s and abs(2 * y + side - 2 * v - s) < side + s for u, v, s in taken):
+        if any(
+            abs(2 * x + side - 2 * u - s) < side + s and abs(2 * y + side - 2 * v - s) < side + s for u, v, s in taken
+        ):
             continue  # no room here: a picture with fewer digits
         index = int(random.integers(len(digits)))
         box = _paste(picture, digits[index], x, y, side, random)
         taken.append((x, y, side))
         centre = ((box[0] + box[2]) / 2 / size, (box[1] + box[3]) / 2 / size)
-        rows.append(
-            f"{labels[index]} {centre[0]:.5f} {centre[1]:.5f} {(box[2] - box[0]) / size:.5f} {(box[3] - box[1]) / size:.5f}\n"
-        )
+        width, height = (box[2] - box[0]) / size, (box[3] - box[1]) / size
+        rows.append(f"{labels[index]} {centre[0]:.5f} {centre[1]:.5f} {width:.5f} {height:.5f}\n")
     return picture.astype(np.uint8), rows
 
 
@@ -98,7 +103,9 @@ def _paste(
     picture: Array, digit: Array, x: int, y: int, side: int, random: np.random.Generator
 ) -> tuple[int, int, int, int]:
     """Draw a digit in a colour that stands out from what is behind it; returns the ink's box xyxy."""
-    ink = resize_bilinear((digit * 255).astype(np.uint8)[:, :, None].repeat(3, 2), (side, side))[..., :1] / np.float32(255)
+    ink = resize_bilinear((digit * 255).astype(np.uint8)[:, :, None].repeat(3, 2), (side, side))[..., :1] / np.float32(
+        255
+    )
     behind = picture[y : y + side, x : x + side]
     colour = random.uniform(0, 255, 3).astype(np.float32)
     for _ in range(20):

@@ -26,7 +26,7 @@ from onnxslim_yolo.models.heads_dfl import Detect
 
 TOP_K = 10
 ALPHA, BETA = 0.5, 6.0
-BOX_GAIN, SCORE_GAIN, CLASS_GAIN = 7.5, 0.7, 0.5
+BOX_GAIN, SCORE_GAIN = 7.5, 0.7
 PRIOR = 0.01
 """Score that every prediction starts with: objects are rare."""
 
@@ -57,7 +57,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Targets:
-    """Which prediction is to find what: (b, n) index of the object (-1: none), and (b, n) how well it fits, in [0, 1]."""
+    """Which prediction is to find what: (b, n) index of the object (-1: none), and (b, n) how well it fits: 0 to 1."""
 
     index: Tensor
     quality: Tensor
@@ -143,8 +143,11 @@ def _eligible(found: Predictions, boxes: Tensor, labels: Tensor) -> Tensor:
     return (inside | at_home) & (labels >= 0).unsqueeze(-1)
 
 
-def detection_loss(found: Predictions, boxes: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch, and its parts as numbers. Arguments as for `assign`."""
+def detection_loss(
+    found: Predictions, boxes: Tensor, labels: Tensor, class_gain: float = 0.5
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch, and its parts as numbers. Arguments as for `assign`; `class_gain` weighs the class loss of
+    heads that have an objectness."""
     targets = assign(found, boxes, labels)
     mask = targets.index >= 0
     weight = targets.quality[mask]
@@ -161,7 +164,7 @@ def detection_loss(found: Predictions, boxes: Tensor, labels: Tensor) -> tuple[T
     else:
         score = _bce(found.objectness, targets.quality).sum() / total
         kind = (_bce(found.classes[mask], one_hot).sum(-1) * weight).sum() / total
-    loss = BOX_GAIN * box + SCORE_GAIN * score + CLASS_GAIN * kind
+    loss = BOX_GAIN * box + SCORE_GAIN * score + class_gain * kind
     return loss, {"box": float(box.detach()), "score": float(score.detach()), "class": float(kind.detach())}
 
 

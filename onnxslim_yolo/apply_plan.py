@@ -9,6 +9,7 @@ The user's module, built with the new widths, takes the result with `load_state_
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: 
     """Cut a state_dict's tensors down to the channels that a plan keeps.
 
     Args:
-        plan: the content of NAME.plan.json. Its `keep` names tensors, axes and the indices that stay; for the input axis of a
-            grouped convolution there may be one list per group.
+        plan: the content of NAME.plan.json. Its `keep` names tensors, axes and the indices that stay; for the input
+            axis of a grouped convolution there may be one list per group.
         state_dict: name → tensor (torch or numpy). Left alone.
         file: named in error messages.
 
     Returns:
-        A new dictionary in the same order; tensors that the plan does not name are the same objects. A BatchNorm's tensors
-        follow its weight, a bias its convolution's outputs, where the plan names these alone.
+        A new dictionary in the same order; tensors that the plan does not name are the same objects. A BatchNorm's
+        tensors follow its weight, a bias its convolution's outputs, where the plan names these alone.
 
     Raises:
         InputError: the plan is no plan, or does not fit: a tensor is missing, an axis or an index is out of range.
@@ -54,7 +55,7 @@ def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: 
 def apply_plan_file(plan: Path, checkpoint: Path, out: Path) -> Path:
     """What `onnxslim-yolo apply-plan PLAN CKPT -o OUT` does: read both files, write the cut state_dict.
 
-    Checkpoints of whole models become plain state_dicts (fp32 where they were fp16). `.safetensors` gives `.safetensors`.
+    A checkpoint of a whole model becomes a plain state_dict. The ending `.safetensors` writes that format.
 
     Raises:
         InputError: as `apply_plan`, or a file cannot be read.
@@ -127,7 +128,7 @@ def _check_indices(indices: Any, length: int, name: str, axis: int, file: object
     whole = isinstance(indices, list) and all(type(i) is int for i in indices)
     if not whole or not indices:
         raise InputError(f"the plan's indices for '{name}', axis {axis}, are no list of numbers", file=file)
-    if indices[0] < 0 or indices[-1] >= length or any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+    if indices[0] < 0 or indices[-1] >= length or any(a >= b for a, b in pairwise(indices)):
         raise InputError(
             f"'{name}' has {length} channels along axis {axis}; the plan's indices {indices[0]} … {indices[-1]} "
             "do not lie within them in ascending order",

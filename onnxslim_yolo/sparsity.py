@@ -7,8 +7,8 @@
 
 The hooks run inside `optimizer.step()`, so after accumulation, unscaling and clipping. Two ways to push:
 
-* `subgrad`, the published recipe (Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming",
-  eq. 1, with the decay that the YOLOv5 pruning scripts added). Before the step
+* `subgrad`, the published recipe (Liu et al. 2017, "Learning Efficient Convolutional Networks
+  through Network Slimming", eq. 1, with the decay that the YOLOv5 pruning scripts added). Before the step
 
       γ.grad += rate·(1 − 0.9·epoch/epochs)·sign(γ)        β.grad += bias_mult·rate·sign(β)
 
@@ -18,22 +18,23 @@ The hooks run inside `optimizer.step()`, so after accumulation, unscaling and cl
 
       γ ← sign(γ)·max(|γ| − lr·rate, 0)
 
-  which makes γ exactly zero and survives Adam. `lr` is the learning rate of γ's parameter group at that step. Under Adam
-  a γ moves by at most about lr a step, so a rate below 1 lets γ resist in proportion to how sure their gradient is; a
-  sum of lr over all steps of about 1 brings γ = 1 down to 0. Under SGD the rate weighs the penalty against the loss;
-  momentum multiplies gradients, so it has to be 1 / (1 − momentum) times what `subgrad` takes.
+  which makes γ exactly zero and survives Adam. `lr` is the learning rate of γ's parameter group at that step. Under
+  Adam a γ moves by at most about lr a step, so a rate below 1 lets γ resist in proportion to how sure their gradient
+  is; a sum of lr over all steps of about 1 brings γ = 1 down to 0. Under SGD the rate weighs the penalty against the
+  loss; momentum multiplies gradients, so it has to be 1 / (1 − momentum) times what `subgrad` takes.
   β of channels whose γ is zero follow at bias_mult times the speed: then the channel is dead, and removing it is exact.
 
 Three choices exist because this compiler prunes shortcuts, too, and because L1 alone shrinks every γ alike:
 
-* `coupling` (see `coupled_channels`): γ of channels that shortcuts tie together are shrunk as one, by the proximal step of
-  the group lasso: each by the factor max(0, 1 − lr·rate / rms(γ of the coupled channel)). They reach zero together.
+* `coupling` (see `coupled_channels`): γ of channels that shortcuts tie together are shrunk as one, by the proximal
+  step of the group lasso: each by the factor max(0, 1 − lr·rate / rms(γ of the coupled channel)). They reach zero
+  together.
 * `target`: only this share of the coupled channels, the smallest at that moment, is pushed; the rest train freely.
   The share grows linearly to `target` over the first half of the epochs.
 * `scope="no-residual"` leaves out BatchNorms in modules whose attribute `add` is true, as the published scripts do.
 
-From epoch `epochs` of `set_epoch(epoch, epochs)` on nothing is pushed any more, and zeros of `prox` are held: the network
-settles. An EMA copy follows zeros only slowly: call `apply_zeros(ema)` before it is evaluated or saved.
+From epoch `epochs` of `set_epoch(epoch, epochs)` on nothing is pushed any more, and zeros of `prox` are held: the
+network settles. An EMA copy follows zeros only slowly: call `apply_zeros(ema)` before it is evaluated or saved.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class GammaSparsity:
         self._handle = hook(lambda *_: step())
 
     def set_epoch(self, epoch: int, epochs: int) -> GammaStatistics:
-        """Tell where training stands: `epoch` counts from 0; from `epochs` on the network settles. Returns statistics."""
+        """Tell where training stands: `epoch` counts from 0; from `epochs` on the network settles."""
         self._progress, self._settled = epoch / max(epochs, 1), epoch >= epochs
         if self._settled and self.mode == "prox" and self._held is None:
             self._held = [gamma != 0 for gamma in self._gammas]

@@ -5,18 +5,19 @@
     module = load_module("slim.pt")      # ready to train, trace, or compile again
 
 The module walks a *description*: plain lists and numbers that say which operator runs on what. Its parameters live in a
-tree of modules built from their names, so `model.0.conv.weight` is a parameter of `nn.Conv2d` at `model.0.conv`, and the
-state_dict's keys are those of the source. Take the graph before convolutions and BatchNorms are fused.
+tree of modules built from their names, so `model.0.conv.weight` is a parameter of `nn.Conv2d` at `model.0.conv`, and
+the state_dict's keys are those of the source. Take the graph before convolutions and BatchNorms are fused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch  # noqa: TID253 (the file is only imported by those who want torch)
 from torch import Tensor, nn  # noqa: TID253
 
@@ -24,12 +25,12 @@ from onnxslim_yolo.emit.torch_describe import FORMAT, VERSION, Description, desc
 from onnxslim_yolo.emit.torch_ops import OPS, same_padding
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import Model
-
-Run = Callable[[dict[str, Any]], None]
+from onnxslim_yolo.load.trace import trace
 
 
 class GraphModule(nn.Module):
-    """The network that a description spells: takes the graph's inputs, returns its outputs (one alone, several as a tuple).
+    """The network that a description spells: takes the graph's inputs, returns its outputs (one alone, several as a
+    tuple).
 
     In training mode BatchNorms use and update statistics of the batch; the batch may have any size.
     """
@@ -160,6 +161,19 @@ def load_module(path: str | Path) -> GraphModule:
     return module.eval()
 
 
+def module_to_onnx(module: GraphModule) -> onnx.ModelProto:
+    """A module as ONNX again, BatchNorms kept, with the metadata that it came with: ready to compile.
+
+    Raises:
+        VerificationError: the trace does not compute what the module computes.
+    """
+    shape = module.description["inputs"][0]["shape"]
+    example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    proto = trace(module, example)
+    onnx.helper.set_model_props(proto, module.metadata)
+    return proto
+
+
 def _plant(root: nn.Module, node: Mapping[str, Any], weights: Mapping[str, Tensor], number: int) -> None:
     """Create the nn.Conv2d or nn.BatchNorm2d that a node is, filled."""
     path = node["module"]
@@ -172,14 +186,13 @@ def _plant(root: nn.Module, node: Mapping[str, Any], weights: Mapping[str, Tenso
         module: nn.Module = nn.BatchNorm2d(count, eps=attrs.get("epsilon", 1e-5), momentum=momentum)
     else:
         weight = weights[f"{path}.weight"]
-        group = attrs.get("group", 1)
-        module = nn.utils.skip_init(
-            nn.Conv2d,
+        group, padding = attrs.get("group", 1), same_padding(attrs, 2)[0]
+        module = nn.Conv2d(
             weight.shape[1] * group,
             weight.shape[0],
-            tuple(weight.shape[2:]),
+            (weight.shape[2], weight.shape[3]),
             attrs.get("strides") or 1,
-            tuple(same_padding(attrs, 2)[0]),
+            (padding[0], padding[1]),
             attrs.get("dilations") or 1,
             group,
             f"{path}.bias" in weights,
@@ -222,4 +235,4 @@ def _buffer_name(key: str) -> str:
     return f"_constant_{key}"
 
 
-__all__: Sequence[str] = ["GraphModule", "load_module", "save_module", "to_torch"]
+__all__: Sequence[str] = ["GraphModule", "load_module", "module_to_onnx", "save_module", "to_torch"]

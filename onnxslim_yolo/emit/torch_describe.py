@@ -2,8 +2,8 @@
 
 Where a weight goes:
 
-* the weight of Conv, ConvTranspose, Gemm, PRelu …, the tensors of BatchNormalization: a parameter (running statistics: a
-  buffer) of the module whose path is the weight's name without `.weight`, or else made from the node's name;
+* the weight of Conv, ConvTranspose, Gemm, PRelu …, the tensors of BatchNormalization: a parameter (running statistics:
+  a buffer) of the module whose path is the weight's name without `.weight`, or else made from the node's name;
 * `KEY.T`, the transposed weight of a Linear: the parameter KEY, transposed when used;
 * any other floating-point constant named like a state_dict's key (`a.b.c`): a parameter of that name;
 * any other: a constant, which no state_dict holds; integers are written into the description.
@@ -12,21 +12,23 @@ Where a weight goes:
 from __future__ import annotations
 
 import re
+import zipfile
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.graph import Array, Model, Node, Tensor, is_empty
+from onnxslim_yolo.graph import Array, Model, Node, Tensor, input_constant, is_empty
 
 FORMAT, VERSION = "onnxslim-yolo/module", 1
 
 Description: TypeAlias = dict[str, Any]
 
 TRACED_ROWS = "traced_rows"
-"""An attribute of ours on Reshape: how long the input's axis 0 was in the graph. With a larger batch it is longer, and so is
-the result's axis 0 by the same factor: (b·k, …)."""
+"""An attribute of ours on Reshape: how long the input's axis 0 was in the graph. With a larger batch it is longer, and
+so is the result's axis 0 by the same factor: (b·k, …)."""
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "Conv": ("weight", "bias"),
@@ -69,7 +71,8 @@ class _Writer:
             "outputs": [tensor.name for tensor in node.outputs],
             "attributes": {key: _plain(value) for key, value in node.attrs.items() if not _is_tensor(value)},
         }
-        if node.op == "Conv" and path and is_expectation(node.inputs[1].values):
+        weight = input_constant(node, 1)
+        if node.op == "Conv" and path and weight is not None and is_expectation(weight):
             entry["fixed"] = True
             self.fixed += [] if whole else [f"{path}.weight"]
         shape = self.shapes.get(id(node.inputs[0]))
@@ -103,7 +106,8 @@ class _Writer:
             return shape is not None and len(shape) == 4
         pads = list(node.attrs.get("pads") or [0] * 4)
         auto = node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
-        return auto and node.inputs[1].values.ndim == 4 and pads[:2] == pads[2:]
+        weight = input_constant(node, 1)
+        return auto and weight is not None and weight.ndim == 4 and pads[:2] == pads[2:]
 
     def _source(self, node: Node, position: int, tensor: Tensor, path: str, whole: bool) -> dict[str, Any] | None:
         if is_empty(tensor):
@@ -156,6 +160,19 @@ def describe(model: Model) -> tuple[Description, dict[str, Array]]:
         "metadata": dict(model.metadata),
     }
     return description, {**writer.weights, **writer.constants}
+
+
+def is_saved_module(path: Path) -> bool:
+    """Whether a file is what `save_module` writes. Looks at its first bytes only, and runs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+            if name is None:
+                return False
+            with archive.open(name) as pickle:
+                return FORMAT.encode() in pickle.read(256)
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def is_expectation(weight: Array) -> bool:

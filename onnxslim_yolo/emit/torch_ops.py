@@ -1,8 +1,9 @@
 """What each ONNX operator is in PyTorch: one row of `OPS` each.
 
-A function takes the node's inputs and attributes and returns its output, or a tuple of outputs. Inputs are tensors, None
-(omitted), or numpy arrays: integers, and floats in the places
-named in `torch_describe.STATIC_FLOATS`. These stay Python numbers, so that a trace of the module has them as constants again. Functions are written so that `torch.onnx.export` gives back the operator they came from.
+A function takes the node's inputs and attributes and returns its output, or a tuple of outputs. Inputs are tensors,
+None (omitted), or numpy arrays: integers, and floats in the places
+named in `torch_describe.STATIC_FLOATS`. These stay Python numbers, so that a trace of the module has them as constants
+again. Functions are written so that `torch.onnx.export` gives back the operator they came from.
 """
 
 from __future__ import annotations
@@ -74,9 +75,7 @@ def _conv_transpose(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
         raise UnsupportedError("a transposed convolution with uneven padding")
     extra = attrs.get("output_padding") or [0, 0]
     strides, dilations = attrs.get("strides") or [1, 1], attrs.get("dilations") or [1, 1]
-    return torch.conv_transpose2d(
-        inputs[0], inputs[1], bias, strides, begin, extra, attrs.get("group", 1), dilations
-    )
+    return torch.conv_transpose2d(inputs[0], inputs[1], bias, strides, begin, extra, attrs.get("group", 1), dilations)
 
 
 def _gemm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
@@ -209,7 +208,7 @@ def _unsqueeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 def _expand(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     x = tensor(inputs[0])
-    return x.expand(torch.broadcast_shapes(tuple(int(n) for n in x.shape), tuple(numbers(inputs[1]))))
+    return x.expand(np.broadcast_shapes(tuple(int(n) for n in x.shape), tuple(numbers(inputs[1]))))
 
 
 def _clip(inputs: Sequence[Any], attrs: Attributes) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxslim_yolo.emit.torch_describe import is_saved_module
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.trace import trace
@@ -38,6 +39,10 @@ def trace_checkpoint(
     """
     import torch
 
+    if is_saved_module(path):
+        from onnxslim_yolo.emit.torch import load_module, module_to_onnx
+
+        return module_to_onnx(load_module(path))
     checkpoint = read_checkpoint(path, model_yaml=weights, trust=trust)
     if checkpoint.module is None:
         raise InputError(

@@ -1,0 +1,156 @@
+"""A graph as a trainable module and back: same outputs, same names, same graph again."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from onnxslim_yolo.emit.torch import load_module, module_to_onnx, save_module, to_torch  # noqa: E402
+from onnxslim_yolo.emit.torch_describe import is_saved_module  # noqa: E402
+from onnxslim_yolo.errors import InputError, UnsupportedError  # noqa: E402
+from onnxslim_yolo.graph import Model, initializers  # noqa: E402
+from onnxslim_yolo.load.trace import trace  # noqa: E402
+from onnxslim_yolo.manager import PassManager  # noqa: E402
+from onnxslim_yolo.models import build, randomise  # noqa: E402
+from onnxslim_yolo.passes import (  # noqa: E402
+    Canonicalise,
+    FoldBatchNorm,
+    PruneChannels,
+    ReparamBranches,
+    ShuffleToGather,
+    SliceChannels,
+)
+
+SIZE = 64
+ARCHITECTURES = ("yolov5n", "yolov8n", "yolo11n", "v5lite-g", "mobilenetv3")
+
+
+def prepared(proto: Any, *steps: Any) -> Model:
+    model = Model.from_onnx(proto)
+    PassManager([Canonicalise(), ShuffleToGather(), Canonicalise(), *steps]).run(model)
+    return model
+
+
+def source(name: str) -> tuple[Any, Any]:
+    module = randomise(build(name, nc=2, width=0.25), size=SIZE)
+    return module, trace(module, torch.zeros(1, 3, SIZE, SIZE))
+
+
+def run_onnx(model: Model, x: Any) -> list[Any]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.to_onnx().SerializeToString(), options)
+    return list(session.run(None, {session.get_inputs()[0].name: x.numpy()}))
+
+
+def run_module(module: Any, x: Any) -> list[Any]:
+    with torch.no_grad():
+        y = module(x)
+    return [part.numpy() for part in (y if isinstance(y, tuple) else (y,))]
+
+
+def worst(first: list[Any], second: list[Any]) -> float:
+    return max(float(np.abs(a - b).max() / a.std()) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_pruned_graph_as_a_module(name: str) -> None:
+    original, proto = source(name)
+    model = prepared(proto, PruneChannels(ratio=0.4), SliceChannels())
+    module = to_torch(model)
+    x = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    want = run_onnx(model, x[:1])
+    assert worst(want, run_module(module, x[:1])) < 1e-4
+    assert (
+        worst(want, [part[:1] for part in run_module(module, x)]) < 1e-4
+    )  # a batch, though the graph is for one image
+    assert set(module.state_dict()) <= set(original.state_dict())
+    norms = {k for k, m in original.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert {k for k, m in module.named_modules() if isinstance(m, torch.nn.BatchNorm2d)} == norms
+    with torch.no_grad():  # the control: one weight spoilt by 1 %
+        next(m for m in module.modules() if isinstance(m, torch.nn.Conv2d)).weight.mul_(1.01)
+    assert worst(want, run_module(module, x[:1])) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "v5lite-g"])
+def test_a_fine_tuned_module_compiles_to_the_same_graph(name: str, tmp_path: Path) -> None:
+    _, proto = source(name)
+    model = prepared(proto, PruneChannels(ratio=0.4), SliceChannels())
+    module = to_torch(model).train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    for _ in range(2):
+        optimizer.zero_grad()
+        y = module(torch.rand(4, 3, SIZE, SIZE))
+        (y[0] if isinstance(y, tuple) else y).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+    changed = sum(not torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert changed > 0.9 * len(before)
+    again = load_module(save_module(module.eval(), tmp_path / "slim.pt"))
+    x = torch.rand(1, 3, SIZE, SIZE)
+    np.testing.assert_array_equal(run_module(again, x)[0], run_module(module, x)[0])
+    fused = [ReparamBranches(), FoldBatchNorm(), Canonicalise()]
+    first, second = prepared(module_to_onnx(again), *fused), model.copy()
+    PassManager(fused).run(second)
+    assert worst(run_onnx(first, x), run_module(module, x)) < 1e-4
+    assert shape_of(first) == shape_of(second)
+
+
+def shape_of(model: Model) -> tuple[Counter[str], Counter[tuple[str, Any]]]:
+    """Operators, and the floating-point initializers' shapes and, for weights, names."""
+    floats = (c for c in initializers(model.graph) if c.values.dtype == np.float32 and c.values.ndim > 1)
+    named = ((c.name if c.name.endswith(".weight") else "", c.values.shape) for c in floats)
+    return Counter(n.op for n in model.graph.nodes), Counter(named)
+
+
+def test_a_saved_module_is_opened_as_a_checkpoint(tmp_path: Path) -> None:
+    from onnxslim_yolo.load import load
+
+    model = prepared(source("yolov5n")[1], PruneChannels(ratio=0.4), SliceChannels())
+    model.metadata["names"] = "{0: 'a', 1: 'b'}"
+    opened = load(save_module(to_torch(model), tmp_path / "slim.pt"))
+    assert opened.metadata["names"] == "{0: 'a', 1: 'b'}"
+    assert Counter(n.op for n in opened.graph.nodes) == Counter(n.op for n in model.graph.nodes)
+
+
+def test_nothing_in_the_file_is_a_class(tmp_path: Path) -> None:
+    path = save_module(to_torch(prepared(source("yolov5n")[1])), tmp_path / "m.pt")
+    with zipfile.ZipFile(path) as archive:
+        pickle = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    assert b"onnxslim_yolo." not in pickle
+    assert is_saved_module(path)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    assert not is_saved_module(tmp_path / "other.pt")
+    with pytest.raises(InputError, match="no saved module"):
+        load_module(tmp_path / "other.pt")
+    (tmp_path / "torn.pt").write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_module(tmp_path / "torn.pt")
+    data = torch.load(path, weights_only=True)
+    torch.save({**data, "graph": data["graph"][:-5]}, tmp_path / "cut.pt")
+    with pytest.raises(InputError, match="damaged"):
+        load_module(tmp_path / "cut.pt")
+    with pytest.raises(InputError, match="no such file"):
+        load_module(tmp_path / "none.pt")
+
+
+def test_an_unknown_operator_is_named() -> None:
+    model = prepared(source("yolov5n")[1])
+    node = next(node for node in model.graph.nodes if node.op == "Sigmoid")
+    node.op = "Celu"
+    with pytest.raises(UnsupportedError, match="Celu"):
+        to_torch(model)
+
+
+def test_bins_are_not_trained() -> None:
+    module = to_torch(prepared(source("yolov8n")[1]))
+    assert [key for key, p in module.named_parameters() if not p.requires_grad] == ["model.22.dfl.conv.weight"]
