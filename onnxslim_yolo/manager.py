@@ -151,7 +151,7 @@ def parse_pipeline(spec: str, registry: dict[str, type[Pass]] | None = None) -> 
         UsageError: an unknown pass or option (with the nearest known one), or a value of the wrong type.
     """
     known = available_passes() if registry is None else registry
-    if not spec.strip():
+    if not spec.strip(" ,"):
         raise UsageError("the pipeline is empty", hint=f"known passes: {', '.join(sorted(known))}")
     return [_parse_pass(item, known) for item in _split_items(spec)]
 
