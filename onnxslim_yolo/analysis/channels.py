@@ -223,7 +223,8 @@ def concrete_shapes(graph: gs.Graph) -> dict[int, Shape | None]:
         InputError: the shapes contradict each other.
     """
     symbolic = [t for t in graph.inputs if t.shape and not isinstance(t.shape[0], (int, np.integer))]
-    if not symbolic:
+    bare = any(t.shape is None for node in graph.nodes for t in node.outputs if not is_empty(t))
+    if not symbolic and not bare:
         return {id(tensor): static_shape(tensor) for tensor in tensors(graph)}
     saved = [(tensor, tensor.shape) for tensor in symbolic]
     try:
