@@ -136,6 +136,18 @@ def open_plan(model: Model) -> Plan:
     return fresh
 
 
+def reopen_plan(model: Model) -> Plan:
+    """Analyse the graph again and carry the waiting plan's choices over: for whoever has added constants to it."""
+    plan = model.plan
+    if plan is None or plan.applied:
+        return open_plan(model)
+    fresh = Plan.full(analyse_channels(model.graph))
+    _transfer(plan, fresh)
+    fresh.kept = plan.kept
+    model.plan = fresh
+    return fresh
+
+
 def _fits(plan: Plan, model: Model) -> bool:
     """Whether the analysis still speaks about this very graph."""
     alive = {id(node) for node in model.graph.nodes}

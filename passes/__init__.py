@@ -14,6 +14,7 @@ from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
 from onnxslim_yolo.passes.head import Head
 from onnxslim_yolo.passes.pad_pool import PadToPool
 from onnxslim_yolo.passes.prune import PruneChannels
+from onnxslim_yolo.passes.reconstruct import Reconstruct
 from onnxslim_yolo.passes.reparam import ReparamBranches
 from onnxslim_yolo.passes.shuffle import ShuffleToGather
 from onnxslim_yolo.passes.silu import Activations
@@ -33,6 +34,7 @@ __all__ = [
     "PadToPool",
     "PruneChannels",
     "PruneToLatency",
+    "Reconstruct",
     "ReparamBranches",
     "ShuffleToGather",
     "SliceChannels",

@@ -67,7 +67,7 @@ class AbsorbConstants:
         name = Namer(model.graph)
         applied = 0
         for place, shift in zip(places, shifts, strict=True):
-            applied += shift is not None and _apply(model, place.node, shift, name)
+            applied += shift is not None and shift_outputs(model, place.node, shift, name)
         plan.absorbed = True
         return applied
 
@@ -85,7 +85,7 @@ class AbsorbConstants:
         return np.asarray(place.taps[:, usable] @ mean[usable])
 
 
-def _apply(model: Model, node: Node, shift: Array, name: Namer) -> bool:
+def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     """Add `shift` to what the node yields per output channel."""
     if not np.any(shift):
         return False

@@ -1,0 +1,172 @@
+"""reconstruct: let the weights of kept channels take over what removed channels contribute, from calibration images.
+
+Two steps, both without labels and without training:
+
+1. *fold* (see `_fold_removed`): at every contraction, removed channels are predicted linearly from kept ones, and that
+   prediction goes into the kept channels' weights and the bias.
+2. *match* (see `_match`): every layer's outputs get back the mean and the variance they had.
+
+Only what stays is edited; the removed channels' weights are cut by `slice`, and the result is the masked model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from onnxslim_yolo.analysis.calibration import CalibrationImages, Images, Statistics, collect
+from onnxslim_yolo.analysis.contraction import Contraction, contractions
+from onnxslim_yolo.analysis.dead import along
+from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, replace_constant
+from onnxslim_yolo.manager import Effect
+from onnxslim_yolo.passes._fold_removed import fold
+from onnxslim_yolo.passes._match import Correction, Moments, corrections, matchable, output_moments
+from onnxslim_yolo.passes.absorb import shift_outputs
+from onnxslim_yolo.plan import Plan, open_plan, reopen_plan
+from onnxslim_yolo.verify.mask import masked
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Fold removed channels into kept ones by calibration statistics, then match moments.
+
+    Args:
+        calib: unlabelled images: a folder, a list, or a data.yaml.
+        images: use so many of them at most, evenly picked; 0 for all.
+        ridge: λ, relative to the mean variance of the kept channels.
+        window: predict from all kernel positions of a convolution together, where that is affordable.
+        match: restore means and variances after folding.
+    """
+
+    name: ClassVar[str] = "reconstruct"
+    effect: ClassVar[Effect] = "approximate"
+
+    calib: Path | None = None
+    images: int = 0
+    ridge: float = 1e-2
+    window: bool = True
+    match: bool = True
+
+    def __post_init__(self) -> None:
+        if self.ridge < 0:
+            raise UsageError(f"the ridge {self.ridge} is negative")
+
+    def run(self, model: Model) -> int:
+        """Edit weights and biases in place; return the number of layers edited.
+
+        Raises:
+            UsageError: there are channels to remove but no `calib`.
+        """
+        if model.plan is None or model.plan.applied:
+            return 0
+        plan = open_plan(model)
+        if plan.absorbed or plan.keep.all():
+            return 0
+        if self.calib is None:
+            raise UsageError("reconstruct needs calibration images", hint="give them with --calib DIR")
+        return reconstruct(model, plan, CalibrationImages(self.calib, model, self.images), self)
+
+
+def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct) -> int:
+    """Fold and match a planned model in place; returns the number of layers edited."""
+    source = output_moments(model, matchable(model), images) if options.match else {}
+    places = cut_places(plan)
+    statistics = collect(model, places, images, window=options.window)
+    shifts = fold_places(model, plan, places, statistics, options.ridge)
+    matched = []
+    if options.match:
+        matched = corrections(masked(model, plan), _as_layers_yield(model, source, shifts), images)
+        _apply_all(model, matched)
+    plan.absorbed = True
+    reopen_plan(model)
+    return len({*shifts, *(correction.node for correction in matched)})
+
+
+def _as_layers_yield(model: Model, wanted: Moments, shifts: dict[str, Array]) -> Moments:
+    """A MatMul's shift stands behind it, in an Add: it has to yield that much less."""
+    outside = {node.name for node in model.graph.nodes if node.op == "MatMul"} & set(shifts)
+    return {n: (mean - shifts[n] if n in outside else mean, variance) for n, (mean, variance) in wanted.items()}
+
+
+def cut_places(plan: Plan) -> list[Contraction]:
+    """The contractions with a constant weight that lose channels."""
+    return [
+        place
+        for place in contractions(plan.channels)
+        if place.taps is not None and ((place.classes >= 0) & ~plan.keep[np.maximum(place.classes, 0)]).any()
+    ]
+
+
+def fold_places(
+    model: Model, plan: Plan, places: list[Contraction], statistics: list[Statistics], ridge: float
+) -> dict[str, Array]:
+    """Fold at these contractions; returns by the edited layer's name what its outputs were shifted by.
+
+    The model's nodes are found by name.
+    """
+    moments = MomentAnalysis(model.graph, plan.channels.shapes) if _any_unknown(statistics) else None
+    by_name = {node.name: node for node in model.graph.nodes}
+    name = Namer(model.graph)
+    edited: dict[str, Array] = {}
+    for place, known in zip(places, statistics, strict=True):
+        node = by_name[place.node.name]
+        weight = input_constant(node, 1)
+        if weight is None:
+            continue
+        expected = _expected(place, moments)
+        folded = fold(place, weight, plan.keep, known, ridge, expected)
+        if folded is None:
+            continue
+        replace_constant(node, 1, folded.weight.astype(weight.dtype))
+        shift_outputs(model, node, folded.shift, name)
+        edited[node.name] = folded.shift
+    return edited
+
+
+def _any_unknown(statistics: list[Statistics]) -> bool:
+    return any(not (np.isfinite(s.mean).all() and np.isfinite(s.covariance).all()) for s in statistics)
+
+
+def _expected(place: Contraction, moments: MomentAnalysis | None) -> Array:
+    if moments is None:
+        return np.zeros(len(place.classes))
+    return along(moments.of(place.node.inputs[place.index]).mean, place.axis, len(place.classes))
+
+
+def _apply_all(model: Model, found: list[Correction]) -> None:
+    by_name = {node.name: node for node in model.graph.nodes}
+    name = Namer(model.graph)
+    for correction in found:
+        apply_correction(model, by_name[correction.node], correction, name)
+
+
+def apply_correction(model: Model, node: Node, correction: Correction, name: Namer) -> None:
+    """Scale and shift what a layer or a BatchNormalization yields per output channel."""
+    weight = input_constant(node, 1)
+    if weight is None:
+        raise ValueError(f"'{node.name}' has no constant weight")
+    scale = correction.scale
+    if node.op == "BatchNormalization":
+        replace_constant(node, 1, (weight * scale).astype(weight.dtype))
+        beta = np.asarray(input_constant(node, 2))
+        replace_constant(node, 2, (beta * scale + correction.shift).astype(beta.dtype))
+        return
+    axis = 0 if node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0)) else 1
+    wide = scale.reshape(-1, weight.shape[1]) if node.op == "ConvTranspose" else scale
+    if node.op == "ConvTranspose":  # (Cin, Cout/groups, …): the rows of a group share its part of the outputs
+        rows = np.repeat(wide, weight.shape[0] // len(wide), axis=0)
+        scaled = weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
+    else:
+        scaled = weight * scale.reshape([-1 if k == axis else 1 for k in range(weight.ndim)])
+    replace_constant(node, 1, scaled.astype(weight.dtype))
+    bias = input_constant(node, 2) if len(node.inputs) > 2 else None
+    if bias is not None:
+        replace_constant(node, 2, (bias * scale).astype(bias.dtype))
+    # The layer's own outputs are shifted: what Gemm multiplies the shift by is divided out again.
+    alpha = float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
+    shift_outputs(model, node, correction.shift / alpha, name)
