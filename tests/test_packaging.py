@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {"passes": "onnxslim_yolo.passes", "models": "onnxslim_yolo.models"}
 """Folders beside the package that are imported as parts of it."""
 
-DATA = {".typed", ".json", ".html", ".js", ".css", ".md"}
+DATA = {".typed", ".json", ".j2", ".js", ".css", ".gz"}
 """Files that are no Python and have to be in the wheel, too."""
 
 if sys.version_info >= (3, 11):
