@@ -6,13 +6,13 @@ The picture of the channel labels (drawn from a real analysis), the report's scr
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from draw_labels import picture  # mkdocs loads hooks with their folder on the path
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench/results"
-sys.path.insert(0, str(HERE))
 
 
 def result_pages() -> dict[str, str]:
@@ -37,7 +37,6 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Any, config: Any) -> Any:
     """mkdocs: add the files."""
-    from draw_labels import picture
     from mkdocs.structure.files import File
 
     files.append(File.generated(config, "channel-labels.svg", content=picture()))

@@ -1,7 +1,7 @@
 """One page per pass, made from its module's docstring; an mkdocs hook, run at every build.
 
-    mkdocs build --strict -f docs/mkdocs.yml        # adds the pages to the site
-    python docs/gen_passes.py FOLDER                # writes them as Markdown files
+mkdocs build --strict -f docs/mkdocs.yml        # adds the pages to the site
+python docs/gen_passes.py FOLDER                # writes them as Markdown files
 """
 
 from __future__ import annotations
