@@ -120,7 +120,8 @@ class GammaSparsity:
         self.names = tuple(norms)
         self._gammas = [norm.weight for norm in norms.values()]
         self._betas = [norm.bias for norm in norms.values()]
-        self._groups = _group_of(self._gammas, optimizer)
+        self._optimizer = optimizer
+        self._rates()  # complains now rather than at the first step
         self._class = _classes(norms, coupling)
         self._progress, self._settled = 0.0, False
         self._held: list[Tensor] | None = None
@@ -193,10 +194,7 @@ class GammaSparsity:
                 return
             flat = torch.cat(list(self._gammas))
             steps = torch.cat(
-                [
-                    torch.full_like(gamma, float(group["lr"]) * self.rate)
-                    for gamma, group in zip(self._gammas, self._groups, strict=True)
-                ]
+                [torch.full_like(gamma, lr * self.rate) for gamma, lr in zip(self._gammas, self._rates(), strict=True)]
             )
             size = self._sizes(flat)
             if self.target is not None:
@@ -210,6 +208,14 @@ class GammaSparsity:
                     limit = steps[start:stop] * self.bias_mult
                     beta.copy_(torch.where(gamma == 0, beta.sign() * (beta.abs() - limit).clamp_min(0), beta))
                 start = stop
+
+    def _rates(self) -> list[float]:
+        """Each γ's learning rate now. Groups are looked up anew: `load_state_dict` replaces an optimiser's."""
+        groups = self._optimizer.param_groups
+        lr = {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+        if any(id(gamma) not in lr for gamma in self._gammas):
+            raise UsageError("a BatchNorm's γ is no parameter of this optimizer", hint="pass the model that it trains")
+        return [lr[id(gamma)] for gamma in self._gammas]
 
     def _sizes(self, flat: Tensor) -> Tensor:
         """Root mean square of each γ's coupled channel, shape as `flat`; |γ| for channels on their own."""
@@ -331,13 +337,6 @@ def _in_scope(model: nn.Module, scope: Scope) -> dict[str, Any]:
     if not norms:
         raise UsageError("the model has no BatchNorm with γ in scope: nothing to make sparse")
     return norms
-
-
-def _group_of(gammas: Sequence[Tensor], optimizer: Optimizer) -> list[dict[str, Any]]:
-    owner = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    if any(id(gamma) not in owner for gamma in gammas):
-        raise UsageError("a BatchNorm's γ is no parameter of this optimizer", hint="pass the model that it trains")
-    return [owner[id(gamma)] for gamma in gammas]
 
 
 def _classes(norms: Mapping[str, Any], coupling: Mapping[str, Array] | None) -> Tensor | None:

@@ -74,6 +74,16 @@ def test_the_proximal_step_is_the_soft_threshold() -> None:
     torch.testing.assert_close(model.bn.weight.detach(), want, rtol=0, atol=1e-6)
 
 
+def test_the_rate_follows_the_optimizer_even_after_resuming() -> None:
+    model = Half()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    GammaSparsity(model, optimizer, 1.0)
+    optimizer.load_state_dict(optimizer.state_dict())  # which replaces the groups
+    optimizer.param_groups[0]["lr"] = 0.25
+    optimizer.step()
+    torch.testing.assert_close(model.bn.weight.detach(), torch.full((10,), 0.75))
+
+
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 1.0), (5, 0.55), (9, 0.19)])
 def test_the_subgradient_is_the_published_one(epoch: int, factor: float) -> None:
     model = Half()
