@@ -80,7 +80,7 @@ def measure(runtime: str, size: int, rounds: int, threads: int, seed: dict) -> d
             rows.append(
                 {
                     "name": name, "importance": importance, "macs": cost.macs, "parameters": cost.parameters,
-                    "bytes": sum(f.stat().st_size for f in (paths[-1].iterdir() if paths[-1].is_dir() else [paths[-1]])),
+                    "bytes": sum(f.stat().st_size for f in [paths[-1], *paths[-1].glob("*")] if f.is_file()),
                     "predicted_ms": table.predict_graph(network.graph) / 1000, "widths": widths,
                 }
             )  # fmt: skip

@@ -21,7 +21,7 @@ from onnxslim_yolo.passes.silu import Activations
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
 from onnxslim_yolo.passes.spp import SppToSppf
-from onnxslim_yolo.passes.to_latency import PruneToLatency
+from onnxslim_yolo.passes.to_target import PruneToTarget
 
 __all__ = [
     "AbsorbConstants",
@@ -33,7 +33,7 @@ __all__ = [
     "Head",
     "PadToPool",
     "PruneChannels",
-    "PruneToLatency",
+    "PruneToTarget",
     "Reconstruct",
     "ReparamBranches",
     "ShuffleToGather",

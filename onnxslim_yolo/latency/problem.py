@@ -20,8 +20,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, Group
 from onnxslim_yolo.graph import Array, Tensor
+from onnxslim_yolo.latency.costs import Costs
 from onnxslim_yolo.latency.layers import Family, describe
-from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.plan import Plan
 
 Choice = list[int]
@@ -73,11 +73,11 @@ class _Term:
     count: int
     known: dict[tuple[int, ...], float] = field(default_factory=dict, compare=False, repr=False)
 
-    def latency(self, widths: tuple[int, ...], table: LatencyTable) -> float:
+    def latency(self, widths: tuple[int, ...], costs: Costs) -> float:
         """µs at the widths of the slots, inputs first."""
         us = self.known.get(widths)
         if us is None:
-            us = self.count * table.lookup(self.family, widths[: self.inputs], widths[self.inputs :])
+            us = self.count * costs.lookup(self.family, widths[: self.inputs], widths[self.inputs :])
             self.known[widths] = us
         return us
 
@@ -90,19 +90,17 @@ class WidthProblem:
         units: see `Unit`.
         terms: the layers whose latency depends on a width.
         constant: µs of all other layers.
-        table: where latency comes from.
+        costs: where latency comes from (or what else is to be small).
     """
 
     units: list[Unit]
     terms: list[_Term]
     constant: float
-    table: LatencyTable
+    costs: Costs
     _terms_of: list[list[_Term]] = field(default_factory=list)
 
     @classmethod
-    def of(
-        cls, graph: gs.Graph, plan: Plan, table: LatencyTable, *, step: int = 1, saturating: bool = False
-    ) -> WidthProblem:
+    def of(cls, graph: gs.Graph, plan: Plan, costs: Costs, *, step: int = 1, saturating: bool = False) -> WidthProblem:
         """The problem of a graph and a plan for it.
 
         Args:
@@ -113,8 +111,8 @@ class WidthProblem:
         """
         units = [_unit(plan, classes, saturating) for classes in units_of(plan.channels, step)]
         place = {int(c): u for u, unit in enumerate(units) for c in unit.order}
-        terms, constant = _terms(graph, plan, table, units, place)
-        problem = cls(units, terms, constant, table)
+        terms, constant = _terms(graph, plan, costs, units, place)
+        problem = cls(units, terms, constant, costs)
         problem._terms_of = [[] for _ in units]
         for term in terms:
             for unit in sorted({u for slot in term.slots for u, _ in slot.parts}):
@@ -129,7 +127,7 @@ class WidthProblem:
     def latency(self, choice: Choice) -> float:
         """µs of the whole network."""
         return self.constant + sum(
-            term.latency(tuple([slot.width(choice) for slot in term.slots]), self.table) for term in self.terms
+            term.latency(tuple([slot.width(choice) for slot in term.slots]), self.costs) for term in self.terms
         )
 
     def around(self, unit: int, choice: Choice) -> float:
@@ -152,7 +150,7 @@ class WidthProblem:
                 then = list(now)
                 for place, filled in moving:
                     then[place] += filled[width] - filled[here]
-                totals[index] += term.latency(tuple(then), self.table)
+                totals[index] += term.latency(tuple(then), self.costs)
         return totals
 
     def lost(self, choice: Choice) -> float:
@@ -218,7 +216,7 @@ def _turns(plan: Plan, classes: Array, fixed: Array) -> tuple[Array, int]:
 
 
 def _terms(
-    graph: gs.Graph, plan: Plan, table: LatencyTable, units: list[Unit], place: dict[int, int]
+    graph: gs.Graph, plan: Plan, costs: Costs, units: list[Unit], place: dict[int, int]
 ) -> tuple[list[_Term], float]:
     slots: dict[tuple[int, int], _Slot] = {}
     counted: dict[tuple[Family, tuple[_Slot, ...], tuple[_Slot, ...]], int] = {}
@@ -233,9 +231,8 @@ def _terms(
             for tensors, widths in ((layer.ins, layer.key.ins), (layer.outs, layer.key.outs))
         )
         if not any(slot.parts for slot in (*ins, *outs)):
-            constant += table.predict(
-                type(layer.key)(layer.key.family, tuple(s.fixed for s in ins), tuple(s.fixed for s in outs))
-            )
+            widths = tuple(s.fixed for s in ins), tuple(s.fixed for s in outs)
+            constant += costs.lookup(layer.key.family, *widths)
             continue
         key = (layer.key.family, ins, outs)
         counted[key] = counted.get(key, 0) + 1

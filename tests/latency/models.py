@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import onnx
@@ -32,6 +33,19 @@ net (float[1, 3, 32, 32] x) => (float[1, 8, 8, 8] y)
   y = Conv <kernel_shape = [1, 1]> (e, w2)
 }
 """
+
+
+@cache
+def _loaded(name: str, options: tuple[tuple[str, object], ...]) -> Model:
+    from onnxslim_yolo.load import load
+    from tests.zoo import model_path
+
+    return load(model_path(name, **dict(options)))
+
+
+def zoo(name: str, **options: object) -> Model:
+    """A fresh copy of a network of the zoo; read once."""
+    return _loaded(name, tuple(sorted(options.items()))).copy()
 
 
 def small() -> Model:

@@ -6,9 +6,8 @@ import pytest
 
 from onnxslim_yolo.latency import Family, LayerKey, layers_of
 from onnxslim_yolo.latency.layers import describe
-from onnxslim_yolo.load import load
 from onnxslim_yolo.pipeline import _fusing
-from tests.latency.models import small
+from tests.latency.models import small, zoo
 
 
 def test_every_layer_of_a_small_graph():
@@ -37,9 +36,8 @@ def test_a_sigmoid_with_another_reader_is_a_layer_of_its_own():
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "v5lite-s"])
 def test_fusing_changes_no_layer(name):
-    from tests.zoo import model_path
 
-    model = load(model_path(name))
+    model = zoo(name)
     before = Counter((key.family, key.ins, key.outs) for key in layers_of(model.graph))
     for step in _fusing():
         step.run(model)

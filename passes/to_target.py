@@ -1,0 +1,139 @@
+"""prune-to: choose every width so that a cost meets a limit at the least importance lost.
+
+Instead of one threshold over the whole network, each group's width is an unknown: a knapsack over importance lost and
+cost gained, coupled layers counted together (see `onnxslim_yolo.latency.allocate`; Shen et al. 2022, "Structural
+Pruning via Latency-Saliency Knapsack", have the idea for one PyTorch network). What a group loses counts as
+I·ln(I / kept): the less is left of a group, the dearer the next channel.
+
+The cost is predicted latency, or multiply-accumulates, or parameters. Only the plan changes; widths come out of the
+grid of the instruction set, so there is nothing left to snap.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from onnxslim_yolo.analysis.constraints import complete
+from onnxslim_yolo.analysis.importance import Aggregate, Kind
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.latency.allocate import most_important
+from onnxslim_yolo.latency.costs import Costs, Multiplications, Parameters
+from onnxslim_yolo.latency.packing import Runtime, host_isa
+from onnxslim_yolo.latency.problem import Unit, WidthProblem
+from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.manager import Effect
+from onnxslim_yolo.passes.prune import PruneChannels
+from onnxslim_yolo.passes.snap import Isa
+from onnxslim_yolo.plan import Plan, open_plan
+
+_TARGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(x|ms)")
+_WAY_OUT = "a higher target, --scope all, or fewer --keep"
+
+
+@dataclass(frozen=True)
+class PruneToTarget:
+    """Plan widths for a limit on latency, multiply-accumulates or parameters.
+
+    Args:
+        target: "0.6x", a share of the source's cost in (0, 1]; for latency also "12ms" on the table's machine.
+        cost: "latency" (predicted), "macs" or "params".
+        runtime, isa, table: whose latency; see the pass `snap`.
+        scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
+    """
+
+    name: ClassVar[str] = "prune-to"
+    effect: ClassVar[Effect] = "plan"
+
+    target: str = "0.7x"
+    cost: Literal["latency", "macs", "params"] = "latency"
+    runtime: Runtime = "ncnn"
+    isa: Isa = "host"
+    table: Path | None = None
+    scope: Literal["all", "no-residual"] = "all"
+    importance: Kind = "auto"
+    aggregate: Aggregate = "mean"
+    normalise: bool = False
+    floor: int = 1
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if parse_target(self.target)[1] == "ms" and self.cost != "latency":
+            raise UsageError(f"{self.cost} cannot be '{self.target}'", hint="a share of the source, like 0.6x")
+
+    def run(self, model: Model) -> int:
+        """Plan in place; return the number of coupled channels newly marked.
+
+        Raises:
+            UsageError: the limit cannot be met, or nothing in the graph can be pruned, or its shapes are not known.
+        """
+        prune = PruneChannels(
+            0.0, self.scope, self.importance, self.aggregate, self.normalise, self.floor, self.keep
+        )  # fmt: skip
+        prune.run(model)
+        plan = open_plan(model)
+        before, costs = plan.keep.copy(), self._costs()
+        problem = WidthProblem.of(model.graph, plan, costs, step=costs.lanes, saturating=True)
+        if not problem.terms:
+            raise UsageError(
+                f"{self.cost} cannot be predicted: shapes are not known", file=model.source.file, hint="--imgsz"
+            )
+        source = problem.latency(problem.planned)
+        number, unit = parse_target(self.target)
+        limit = number * source if unit == "x" else number * 1000
+        if source > limit:
+            self._choose(problem, plan, limit)
+        after = problem.latency([int(plan.keep[u.order].sum()) for u in problem.units])
+        if after > limit * (1 + 1e-9):
+            plan.keep = before
+            raise UsageError(
+                f"{self.cost} cannot come down to {self._words(limit)}: pruning all that can be leaves "
+                f"{self._words(after)} of {self._words(source)} ({costs.name})",
+                file=model.source.file,
+                hint=_WAY_OUT,
+            )
+        plan.lossless = plan.lossless and bool(plan.keep.all())
+        plan.wanted = plan.keep.copy()
+        model.note(f"{self.cost}: {self._words(source)} as it came, {self._words(after)} pruned ({costs.name})")
+        return int((before & ~plan.keep).sum())
+
+    def _costs(self) -> Costs:
+        isa = host_isa() if self.isa == "host" else self.isa
+        if self.cost == "latency":
+            return table_for(self.runtime, isa, self.table)
+        return Multiplications(isa) if self.cost == "macs" else Parameters(isa)
+
+    def _choose(self, problem: WidthProblem, plan: Plan, limit: float) -> None:
+        candidates = [_candidates(u, problem.costs.lanes, self.floor) for u in problem.units]
+        found = most_important(problem, candidates, limit, list(problem.planned))
+        plan.keep = complete(plan.channels, problem.keep(plan, list(found.choice)), plan.importance, floor=self.floor)
+
+    def _words(self, cost: float) -> str:
+        return f"{cost / 1000:.2f} ms" if self.cost == "latency" else f"{cost / 1e6:.2f} M"
+
+
+def parse_target(text: str) -> tuple[float, Literal["x", "ms"]]:
+    """A limit as (number, unit).
+
+    Raises:
+        UsageError: it is neither a share in (0, 1] like "0.6x" nor a time like "12ms".
+    """
+    found = _TARGET.fullmatch(text.strip())
+    number = float(found[1]) if found else 0.0
+    if found is None or number <= 0 or (found[2] == "x" and number > 1):
+        raise UsageError(f"the target '{text}' is neither a share like 0.6x nor a time like 12ms")
+    return number, "x" if found[2] == "x" else "ms"
+
+
+def _candidates(unit: Unit, lanes: int, floor: int) -> list[int]:
+    """Widths that fill registers, finer ones where the width is small; the whole width among them."""
+    least = min(max(unit.least, floor, min(4, unit.width)), unit.width)
+    found = set(range(lanes, unit.width, lanes))
+    for step, most in ((lanes // 2, 8 * lanes // 2), (4, 2 * lanes)):
+        found |= set(range(step, min(unit.width, most + 1), step)) if step >= 4 else set()
+    fitting = {n for n in found if least <= n < unit.width and n % unit.step == 0}
+    smallest = -(-least // unit.step) * unit.step
+    return sorted(fitting | {smallest, unit.width})

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.latency import table_for
+from onnxslim_yolo.manager import PassManager, parse_pipeline
+from onnxslim_yolo.passes import PruneToTarget, SliceChannels
+from onnxslim_yolo.passes.to_target import parse_target
+from onnxslim_yolo.plan import open_plan
+from tests.latency.models import zoo
+
+
+def network():
+    """Large enough that widths matter more than what any call of a layer costs."""
+    return zoo("yolov8n", width=1.0, size=320)
+
+
+def predicted(model, runtime: str = "ncnn") -> float:
+    return table_for(runtime, "avx512").predict_graph(model.graph)
+
+
+@pytest.mark.parametrize("runtime", ["ncnn", "onnxruntime"])
+@pytest.mark.parametrize("share", [0.9, 0.5])
+def test_the_share_is_met_and_not_far_undershot(runtime, share):
+    model = network()
+    before = predicted(model, runtime)
+    step = PruneToTarget(f"{share}x", runtime=runtime, isa="avx512")
+    PassManager([step, SliceChannels()]).run(model)
+    assert 0.9 * share < predicted(model, runtime) / before <= share * 1.01
+
+
+def test_milliseconds():
+    model = network()
+    limit = 0.7 * predicted(model) / 1000
+    PassManager([PruneToTarget(f"{limit:.4f}ms", isa="avx512"), SliceChannels()]).run(model)
+    assert predicted(model) / 1000 <= limit * 1.01
+
+
+def test_a_tighter_limit_keeps_less():
+    kept = []
+    for share in (0.9, 0.7, 0.4):
+        model = network()
+        PruneToTarget(f"{share}x", isa="avx512").run(model)
+        plan = open_plan(model)
+        kept.append(plan.importance[plan.keep].sum())
+    assert kept == sorted(kept, reverse=True)
+
+
+def test_a_limit_that_holds_already_changes_nothing():
+    model = zoo("yolov8n")
+    assert PruneToTarget("1x", isa="avx512").run(model) == 0
+    assert open_plan(model).keep.all()
+
+
+def test_no_layer_is_starved():
+    """The stem is the slowest layer and has few channels: a sum of importance would take nearly all of them."""
+    model = network()
+    PruneToTarget("0.5x", isa="avx512").run(model)
+    plan = open_plan(model)
+    shares = [group.kept / group.width for group in plan.group_plans() if not group.frozen and group.width >= 16]
+    assert min(shares) >= 0.1
+
+
+def test_the_unreachable_is_refused_with_what_can_be_reached():
+    model = zoo("yolov8n")
+    with pytest.raises(UsageError, match="cannot come down to"):
+        PruneToTarget("0.01x", isa="avx512").run(model)
+    assert open_plan(model).keep.all()
+
+
+def test_what_may_not_be_touched_stays():
+    model = network()
+    PruneToTarget("0.8x", isa="avx512", keep=("model.0",)).run(model)
+    plan = open_plan(model)
+    assert not plan.keep.all()
+    assert plan.keep[~plan.removable].all()
+
+
+def test_the_same_every_time():
+    choices = []
+    for _ in range(2):
+        model = network()
+        PruneToTarget("0.7x", isa="avx512").run(model)
+        choices.append(open_plan(model).keep.copy())
+    assert np.array_equal(*choices)
+
+
+@pytest.mark.parametrize("text", ["", "0.6", "x", "0x", "1.5x", "-1ms", "0ms", "nanx", "12s", "1e3ms"])
+def test_what_is_no_target_is_refused(text):
+    with pytest.raises(UsageError, match="neither a share"):
+        PruneToTarget(text)
+
+
+def test_spelling():
+    assert parse_target("0.6x") == (0.6, "x")
+    assert parse_target("12ms") == (12.0, "ms")
+    assert parse_pipeline("prune-to{target=12ms runtime=onnxruntime}") == [PruneToTarget("12ms", runtime="onnxruntime")]
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_other_costs(cost):
+    model = network()
+    before = cost_of(model.graph)
+    PassManager([PruneToTarget("0.6x", cost, isa="avx512"), SliceChannels()]).run(model)
+    after = cost_of(model.graph)
+    share = after.macs / before.macs if cost == "macs" else after.parameters / before.parameters
+    assert 0.57 < share <= 0.605
+
+
+def test_only_latency_has_milliseconds():
+    with pytest.raises(UsageError, match="macs cannot be '12ms'"):
+        PruneToTarget("12ms", "macs")
