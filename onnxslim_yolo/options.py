@@ -22,6 +22,8 @@ class CompileOptions:
         weights: Darknet weights, or the yaml of a bare state_dict.
         trust: open archives whose loading runs code.
         prune: share of the prunable channels to remove, or "dead".
+        target_latency: predicted latency to come down to, instead of `prune`: "0.6x" of the source's, or "12ms".
+        table: a file of latencies made by `onnxslim-yolo profile`, instead of the shipped one.
         target_macs, target_params: share of the source's MACs or parameters to come down to, instead of `prune`.
         scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
@@ -46,6 +48,8 @@ class CompileOptions:
     weights: Path | None = None
     trust: bool = False
     prune: float | Literal["dead"] = "dead"
+    target_latency: str | None = None
+    table: Path | None = None
     target_macs: float | None = None
     target_params: float | None = None
     scope: Literal["all", "no-residual"] = "all"
@@ -90,8 +94,9 @@ class CompileOptions:
                 f"cannot snap to multiples of {self.snap}", hint="use none, pow2, auto or a number above 0"
             )
         targets = [t for t in (self.target_macs, self.target_params) if t is not None]
-        if len(targets) > 1 or (targets and self.prune != "dead"):
-            raise UsageError("give one of --prune, --target-macs and --target-params")
+        asked = len(targets) + (self.target_latency is not None)
+        if asked > 1 or (asked and self.prune != "dead"):
+            raise UsageError("give one of --prune, --target-latency, --target-macs and --target-params")
         if any(not 0 < t <= 1 for t in targets):
             raise UsageError(f"a target is a share of the source in (0, 1], not {targets[0]}")
         if not self.emit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from onnxslim_yolo.manager import Pass, parse_pipeline
 from onnxslim_yolo.passes import (
@@ -63,7 +63,7 @@ def remainder(options: CompileOptions, model: Model) -> list[Pass]:
 
 
 def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
-    if options.prune == 0 and options.target_macs is None and options.target_params is None:
+    if options.prune == 0 and _target(options) is None:
         return []
     prune = PruneChannels(
         ratio=options.prune,
@@ -74,17 +74,51 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         floor=options.floor,
         keep=options.keep,
     )
-    snap = SnapWidths(to=options.snap, isa=options.isa, runtime=options.target)
-    if options.target_macs is not None or options.target_params is not None:
-        from onnxslim_yolo.budgeting import reach
-
-        prune = reach(model, prune, snap, macs=options.target_macs, params=options.target_params)
-    steps: list[Pass] = [prune, snap]
-    if prune.ratio == "dead":
+    snap = SnapWidths(to=options.snap, isa=options.isa, runtime=options.target, table=options.table)
+    target = _target(options)
+    steps = _to_target(target, prune, snap, options, model) if target is not None else [prune, snap]
+    if target is None and prune.ratio == "dead":
         steps.append(AbsorbConstants(scope="exact"))
     elif options.compensate == "constant":
         steps.append(AbsorbConstants())
     return [*steps, SliceChannels()]
+
+
+Cost = Literal["latency", "macs", "params"]
+
+
+def _target(options: CompileOptions) -> tuple[Cost, str] | None:
+    """The limit that is asked for instead of a ratio: of what cost, and how much."""
+    if options.target_latency is not None:
+        return "latency", options.target_latency
+    if options.target_macs is not None:
+        return "macs", f"{options.target_macs:g}x"
+    return None if options.target_params is None else ("params", f"{options.target_params:g}x")
+
+
+def _to_target(
+    target: tuple[Cost, str], prune: PruneChannels, snap: SnapWidths, options: CompileOptions, model: Model
+) -> list[Pass]:
+    """Widths as a knapsack; where the user wants another grid than `auto`, the ratio that meets the limit on it."""
+    cost, limit = target
+    if options.snap != "auto" and cost != "latency":
+        from onnxslim_yolo.budgeting import reach
+
+        return [reach(model, prune, snap, macs=options.target_macs, params=options.target_params), snap]
+    knapsack = PruneToTarget(
+        target=limit,
+        cost=cost,
+        runtime=options.target,
+        isa=options.isa,
+        table=options.table,
+        scope=options.scope,
+        importance=options.importance,
+        aggregate=options.aggregate,
+        normalise=options.normalise,
+        floor=options.floor,
+        keep=options.keep,
+    )
+    return [knapsack]
 
 
 def _fusing() -> list[Pass]:
