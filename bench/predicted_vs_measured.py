@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--runtime", default="ncnn", choices=("ncnn", "onnxruntime"))
+    parser.add_argument("--seed", type=int, default=100, help="of the first assignment, a multiple of 4")
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--model", default="yolov5n")
     parser.add_argument("--table", type=Path)
@@ -40,7 +41,7 @@ def main() -> None:
     table = table_for(options.runtime, "host", options.table)
     base = prepared(model_of(options.model, options.size))
     networks = [fused(base.copy())]
-    networks += [with_random_widths(base, seed, STEPS[seed % len(STEPS)]) for seed in range(options.count)]
+    networks += [with_random_widths(base, options.seed + i, STEPS[i % len(STEPS)]) for i in range(options.count)]
     predicted = np.array([table.predict_graph(network.graph) / 1000 for network in networks])
     with tempfile.TemporaryDirectory() as folder:
         paths = [write(network, Path(folder) / f"m{i}", options.runtime) for i, network in enumerate(networks)]
@@ -51,6 +52,7 @@ def main() -> None:
     facts["against_fastest_round"] = summary(predicted, fastest)
     facts |= {
         "runtime": options.runtime, "size": options.size, "model": options.model, "assignments": options.count,
+        "seed": options.seed,
         "table": table.name, "rounds": options.rounds, "clock": result.clock, "machine": result.machine,
         "control": [result.control, *result.control_quartiles],
         "rows": [

@@ -63,6 +63,8 @@ class Plan:
         kept: after slicing: initializer → axis → kept indices, in the source's terms.
         groups: after slicing: every group's widths.
         threshold: the importance at which the ranking cut, if it cut at one.
+        snapped: what `keep` was before and after widths were chosen by latency, so that choosing again starts from the
+            same place.
     """
 
     channels: Channels
@@ -79,6 +81,7 @@ class Plan:
     kept: dict[str, dict[int, Indices]] = field(default_factory=dict)
     groups: list[GroupPlan] = field(default_factory=list)
     threshold: float | None = None
+    snapped: tuple[Array, Array] | None = None
 
     @classmethod
     def full(cls, channels: Channels, importance: Array | None = None) -> Plan:

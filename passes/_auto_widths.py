@@ -7,6 +7,9 @@ in `onnxslim_yolo.latency.allocate`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.constraints import complete
@@ -25,6 +28,7 @@ def widths_by_latency(graph: gs.Graph, plan: Plan, table: LatencyTable) -> tuple
 
     The result loses no more importance than the plan does, and is predicted no slower.
     """
+    plan = replace(plan, keep=wished(plan))
     problem = WidthProblem.of(graph, plan, table, step=table.lanes)
     if len(problem.units) < FEWEST_UNITS or not problem.terms:
         return None
@@ -41,6 +45,13 @@ def widths_by_latency(graph: gs.Graph, plan: Plan, table: LatencyTable) -> tuple
     if after.latency >= before.latency:
         return plan.keep, before, before
     return keep, before, after
+
+
+def wished(plan: Plan) -> Array:
+    """What was to be kept before widths were chosen, if they have been chosen already: to choose again from there."""
+    if plan.snapped is not None and np.array_equal(plan.keep, plan.snapped[1]):
+        return plan.snapped[0]
+    return plan.keep
 
 
 def _candidates(unit: Unit, lanes: int) -> list[int]:

@@ -34,7 +34,7 @@ from onnxslim_yolo.latency.packing import PACK, Runtime, host_isa
 from onnxslim_yolo.latency.problem import units_of
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.manager import Effect
-from onnxslim_yolo.passes._auto_widths import widths_by_latency
+from onnxslim_yolo.passes._auto_widths import widths_by_latency, wished
 from onnxslim_yolo.plan import Plan, open_plan
 
 Isa = Literal["host", "avx512", "avx2", "neon-fp16", "neon"]
@@ -94,7 +94,9 @@ class SnapWidths:
         chosen = widths_by_latency(model.graph, plan, table)
         if chosen is None:
             return False
+        start = wished(plan)
         plan.keep, before, after = chosen
+        plan.snapped = (start, plan.keep.copy())
         if after.latency < before.latency:
             model.note(
                 f"snap: predicted {before.latency / 1000:.2f} ms as ranked, {after.latency / 1000:.2f} ms with these "

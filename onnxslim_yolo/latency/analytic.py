@@ -77,19 +77,16 @@ class AnalyticModel:
         """µs that onnxruntime spends around a layer on changing layouts; 0 in ncnn, whose layers do it themselves.
 
         Blocked convolutions feed each other without conversion. A convolution with fewer channels than a block reads
-        plain layout; one whose inputs are not a multiple of 4 works in plain layout altogether; a Concat of blocked
-        tensors needs whole blocks in every part, a Split always plain layout (onnxruntime's `nchwc_transformer.cc`).
-        What a neighbour hands over is not known here: odd widths, which work in plain layout, are taken to have odd
-        neighbours half the time, and parts of a Concat that are no multiple of 4 to be plain already.
+        plain layout; a Concat of blocked tensors needs whole blocks in every part, a Split always plain layout
+        (onnxruntime's `nchwc_transformer.cc`). What a neighbour hands over is not known here: where a width is no
+        multiple of 4, the layers around are taken to be in plain layout, too.
         """
         if self.runtime != "onnxruntime":
             return 0.0
         blocks = [width % self.lanes == 0 for width in (*ins, *outs)]
         moved = 0.0
-        if family.kind == "conv" and ins[0] > 4 and (ins[0] < self.lanes or ins[0] % ALIGNMENT):
-            moved = family.area * prod(family.stride) * ins[0] * (1.0 if ins[0] < self.lanes else 0.5)
-            plain_output = ins[0] >= self.lanes and outs[0] % ALIGNMENT == 0
-            moved += family.area * outs[0] if plain_output else 0
+        if family.kind == "conv" and 4 < ins[0] < self.lanes:
+            moved = family.area * prod(family.stride) * ins[0]
         elif family.kind == "split" or (family.kind == "concat" and not all(blocks)):
             moved = family.area * sum(w for w in (*ins, *outs) if w % ALIGNMENT == 0)
         return moved / REORDERED

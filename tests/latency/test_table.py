@@ -39,7 +39,7 @@ def test_measured_points_are_returned_as_measured():
         assert table.predict(conv(cin, cout)) == pytest.approx(us, rel=1e-9)
 
 
-@pytest.mark.parametrize("widths", [(48, 48), (40, 24), (20, 52), (57, 13), (61, 32), (33, 61)])
+@pytest.mark.parametrize("widths", [(48, 48), (40, 24), (20, 52), (57, 13), (51, 32), (33, 55)])
 def test_what_is_bilinear_within_a_class_is_interpolated_exactly(widths):
     assert made_up().predict(conv(*widths)) == pytest.approx(cost(conv(*widths)), rel=1e-9)
 
