@@ -2,9 +2,9 @@
 
     python bench/support_table.py [NAME …]        # only these rows anew; the rest as kept in bench/results/support.json
 
-Every architecture of `models.zoo.ARCHITECTURES` at its published nano size, with random weights, is compiled with half of
-its channels removed, emitted as ONNX and NCNN, and run in both runtimes. "yes" means that the written file was run and
-agreed with the source under the same mask, by the same check as in every compilation.
+Every architecture of `models.zoo.ARCHITECTURES` at its published nano size, with random weights, is compiled with half
+of its channels removed, emitted as ONNX and NCNN, and run in both runtimes. "yes" means that the written file was run
+and agreed with the source under the same mask, by the same check as in every compilation.
 """
 
 from __future__ import annotations
