@@ -46,6 +46,7 @@ class Recipe:
         push: shares of the epochs between which γ are pushed.
         flips: mirror images at random (wrong for digits).
         class_gain: weight of the class loss; more for classes that are hard to tell apart.
+        init: the `--state` of an earlier run of the same architecture, whose weights to begin with.
     """
 
     data: str = "digits"
@@ -64,6 +65,7 @@ class Recipe:
     push: tuple[float, float] = (0.25, 0.7)
     flips: bool = True
     class_gain: float = 0.5
+    init: str = ""
 
     def __post_init__(self) -> None:
         if any(side % 32 or side < 64 for side in self.imgsz):
@@ -79,12 +81,15 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, names: Sequence[str]) -> None:
         self.recipe, self.names, self.epoch, self.seconds = recipe, tuple(names), 0, 0.0
-        self.net = build(recipe.arch, nc=len(names), width=recipe.width, seed=recipe.seed, head="raw")
+        net: Any = build(recipe.arch, nc=len(names), width=recipe.width, seed=recipe.seed, head="raw")
+        self.net: nn.Module = net.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
         self.head = next(part for part in self.net.modules() if isinstance(part, Head))
         start_rare(self.head)
+        if recipe.init:
+            self.net.load_state_dict(torch.load(recipe.init, weights_only=True)["ema"])
         self.ema = copy.deepcopy(self.net)
         self.steps = 0
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.net, recipe.weight_decay), lr=recipe.lr)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.net, recipe.weight_decay), lr=recipe.lr, fused=True)
         self.sparsity: GammaSparsity | None = None
         if recipe.sparsity:
             coupling = coupled_channels(self.net, torch.zeros(1, 3, *recipe.imgsz))
@@ -112,7 +117,8 @@ class Trainer:
         ):
             self._set_lr(self.epoch + number / count)
             self.optimizer.zero_grad()
-            loss, parts = detection_loss(read_head(self.head, self.net(pixels)), boxes, labels, recipe.class_gain)
+            raw = self.net(pixels.contiguous(memory_format=torch.channels_last))
+            loss, parts = detection_loss(read_head(self.head, raw), boxes, labels, recipe.class_gain)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), 10.0)
             self.optimizer.step()
@@ -169,13 +175,14 @@ class Trainer:
     def _average(self) -> None:
         self.steps += 1
         decay = self.recipe.ema * (1 - math.exp(-self.steps / 100))
-        own = self.net.state_dict()
+        own, average = (_tensors(net) for net in (self.net, self.ema))
         with torch.no_grad():
-            for key, value in self.ema.state_dict().items():
-                if value.dtype.is_floating_point:
-                    value.lerp_(own[key], 1 - decay)
-                else:
-                    value.copy_(own[key])
+            torch._foreach_lerp_(average, own, 1 - decay)
+
+
+def _tensors(net: nn.Module) -> list[torch.Tensor]:
+    """What an average is taken of: parameters and running statistics."""
+    return [*net.parameters(), *(buffer for buffer in net.buffers() if buffer.is_floating_point())]
 
 
 def _recipe_of(text: str) -> Recipe:
@@ -288,6 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m onnxslim_yolo.models.train", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", default=defaults.data, help="digits (made on the spot), or a data.yaml")
     parser.add_argument("--arch", default=defaults.arch, help="a name of onnxslim_yolo.models.ARCHITECTURES")
+    parser.add_argument(
+        "--init", default=defaults.init, help="the --state of an earlier run, to begin with its weights"
+    )
     parser.add_argument("--imgsz", default="192,192", help="h,w in pixels, multiples of 32")
     parser.add_argument("--push", default="0.25,0.7", help="shares of the epochs between which γ are pushed")
     for name in ("width", "lr", "sparsity", "target", "class_gain"):

@@ -102,16 +102,11 @@ def _ground(photo: Array, size: int, random: np.random.Generator) -> Array:
 def _paste(
     picture: Array, digit: Array, x: int, y: int, side: int, random: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draw a digit in a colour that stands out from what is behind it; returns the ink's box xyxy."""
-    ink = resize_bilinear((digit * 255).astype(np.uint8)[:, :, None].repeat(3, 2), (side, side))[..., :1] / np.float32(
-        255
-    )
-    behind = picture[y : y + side, x : x + side]
-    colour = random.uniform(0, 255, 3).astype(np.float32)
-    for _ in range(20):
-        if abs(float(colour.mean()) - float(behind.mean())) > 70:
-            break
-        colour = random.uniform(0, 255, 3).astype(np.float32)
+    """Draw a digit in a light colour on a darkened patch, like a number plate; returns the ink's box xyxy."""
+    grey = (digit * 255).astype(np.uint8)[:, :, None].repeat(3, 2)
+    ink = resize_bilinear(grey, (side, side))[..., :1] / np.float32(255)
+    behind = picture[y : y + side, x : x + side] * np.float32(random.uniform(0.2, 0.6))
+    colour = random.uniform(150, 255, 3).astype(np.float32)
     picture[y : y + side, x : x + side] = behind * (1 - ink) + colour * ink
     rows, columns = np.nonzero(ink[..., 0].max(1) > 0.25)[0], np.nonzero(ink[..., 0].max(0) > 0.25)[0]
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1

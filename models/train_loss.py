@@ -83,7 +83,7 @@ def _read_anchors(head: AnchorDetect, raw: Sequence[Tensor]) -> Predictions:
     boxes, classes, objectness, centres, strides = [], [], [], [], []
     for level, (x, stride) in enumerate(zip(raw, head.stride, strict=True)):
         b, _, h, w = x.shape
-        y = x.view(b, head.na, head.no, h, w).permute(0, 1, 3, 4, 2)
+        y = x.reshape(b, head.na, head.no, h, w).permute(0, 1, 3, 4, 2)
         anchor = head.anchors[level].view(1, head.na, 1, 1, 2) * stride
         cells = head.grid(x, 0.5).permute(0, 2, 3, 1).unsqueeze(1).expand(1, head.na, h, w, 2)
         centre = (y[..., :2].sigmoid() * 2 - 1 + cells) * stride
