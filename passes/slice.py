@@ -38,6 +38,7 @@ from onnxslim_yolo.graph import (
     is_empty,
     replace_constant,
     set_input,
+    toposort,
 )
 from onnxslim_yolo.manager import Effect
 from onnxslim_yolo.plan import Indices, Plan, open_plan
@@ -73,6 +74,7 @@ class SliceChannels:
                 update(cutter, node)
         cut = cutter.cut_initializers()
         plan.applied = True
+        model.graph.nodes = toposort(model.graph)
         reinfer(model.graph)
         return cut
 
@@ -222,12 +224,28 @@ def _slice(cutter: _Cutter, node: Node) -> None:
         if classes is None or taken == range(shape[axis]):
             continue
         if taken.step != 1:
-            raise ValueError(f"Slice '{node.name}' steps through channels; canonicalise turns it into a Gather first")
+            _gather_instead(cutter, node, len(shape), axis, classes, list(taken))
+            continue
         starts = cutter.starts(classes)
         _set_bounds(cutter, node, len(shape), axis, int(starts[taken.start]), int(starts[taken.stop]))
 
 
-def _set_bounds(cutter: _Cutter, node: Node, rank: int, axis: int, start: int, end: int) -> None:
+def _gather_instead(cutter: _Cutter, node: Node, rank: int, axis: int, classes: Array, taken: list[int]) -> None:
+    """A Slice that steps through channels takes no regular pattern of those that are left: a Gather behind it does."""
+    _set_bounds(cutter, node, rank, axis, 0, np.iinfo(np.int64).max, step=1)
+    output = node.outputs[0]
+    inner = gs.Variable(cutter.name(f"{output.name}_all"), output.dtype)
+    node.outputs = [inner]
+    starts, copies = cutter.starts(classes), cutter.copies(classes)
+    indices = np.concatenate([np.arange(starts[i], starts[i] + copies[i]) for i in taken]).astype(np.int64)
+    constant = gs.Constant(cutter.name(f"{node.name}_channels"), indices)
+    gather = gs.Node("Gather", cutter.name(f"{node.name}_gather"), {"axis": axis}, [inner, constant], [output])
+    cutter.model.graph.nodes.append(gather)
+
+
+def _set_bounds(
+    cutter: _Cutter, node: Node, rank: int, axis: int, start: int, end: int, step: int | None = None
+) -> None:
     if "starts" in node.attrs:
         axes = [int(a) % rank for a in node.attrs.get("axes", range(len(node.attrs["starts"])))]
         position = axes.index(axis)
@@ -237,7 +255,9 @@ def _set_bounds(cutter: _Cutter, node: Node, rank: int, axis: int, start: int, e
     given = input_constant(node, 3)
     axes = list(range(rank)) if given is None else [int(a) % rank for a in given.reshape(-1)]
     position = axes.index(axis)
-    for index, value in ((1, start), (2, end)):
+    for index, value in ((1, start), (2, end), (4, step)):
+        if value is None:
+            continue
         bounds = np.array(input_constant(node, index))
         bounds.reshape(-1)[position] = value
         replace_constant(node, index, bounds, cutter.name(f"{node.name}_bounds"))

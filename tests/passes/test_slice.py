@@ -71,6 +71,18 @@ CONSTRUCTS = {
         {"b.weight": (4, 3, 1, 1), "c.weight": (4, 5, 1, 1)},
         opset=9,
     ),
+    "slice-that-steps": Construct(
+        f"int64[2] from = {{0, 1}}, int64[2] to = {{8, 7}}, int64[2] axes = {{1, 2}}, int64[2] by = {{2, 1}}, "
+        f"{conv('b', 4, 4)}",
+        "p = Slice(h, from, to, axes, by) y = Conv(p, b.weight)",
+        {"b.weight": (4, 2, 1, 1)},
+    ),
+    "slice-that-reverses": Construct(
+        f"int64[1] from = {{-1}}, int64[1] to = {{-100}}, int64[1] axes = {{1}}, int64[1] by = {{-1}}, "
+        f"{conv('b', 4, 8)}",
+        "p = Slice(h, from, to, axes, by) y = Conv(p, b.weight)",
+        {"b.weight": (4, 5, 1, 1)},
+    ),
     "gather": Construct(
         f"int64[8] order = {{7,0,6,-7,5,2,4,3}}, {conv('b', 4, 8)}",
         "p = Gather<axis=1>(h, order) y = Conv(p, b.weight)",
