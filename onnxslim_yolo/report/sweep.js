@@ -19,5 +19,5 @@
     xaxis: { ...axis(data.titles.cost), rangemode: "tozero" }, yaxis: vertical, font: { color: ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", legend: { orientation: "h" },
     margin: { l: 60, r: 20, t: 20, b: 60 },
-  }, { responsive: true, displaylogo: false });
+  }, { responsive: true, displaylogo: false }).then(() => { document.documentElement.dataset.plots = "drawn"; });
 })();
