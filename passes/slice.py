@@ -255,9 +255,8 @@ def _set_bounds(
     given = input_constant(node, 3)
     axes = list(range(rank)) if given is None else [int(a) % rank for a in given.reshape(-1)]
     position = axes.index(axis)
-    for index, value in ((1, start), (2, end), (4, step)):
-        if value is None:
-            continue
+    changed = [(1, start), (2, end)] if step is None else [(1, start), (2, end), (4, step)]
+    for index, value in changed:
         bounds = np.array(input_constant(node, index))
         bounds.reshape(-1)[position] = value
         replace_constant(node, index, bounds, cutter.name(f"{node.name}_bounds"))
