@@ -13,12 +13,12 @@ A budget is a TOML file; every key is optional:
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.toml import read_toml
 
 UNITS = {
     "b": 1,
@@ -75,7 +75,7 @@ def read_budget(path: Path) -> Budget:
     Raises:
         InputError: no TOML, an unknown key, or a value that is no limit; the message names the key.
     """
-    data = _toml(path)
+    data = read_toml(path)
     known = {f.name for f in fields(Budget)}
     limits: dict[str, Limit] = {}
     for key, value in data.items():
@@ -83,20 +83,6 @@ def read_budget(path: Path) -> Budget:
             raise InputError(f"unknown key '{key}'", file=path, hint=f"known: {', '.join(sorted(known))}")
         limits[key] = _limit(key, value, path)
     return Budget(**limits)
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return data
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"is no TOML: {error}", file=path) from error
 
 
 def _limit(key: str, value: Any, path: Path) -> Limit:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from onnxslim_yolo._version import __version__
+from onnxslim_yolo.cli_config import merged, merged_as_toml, use_config, use_no_config
+from onnxslim_yolo.cli_options import compile_options
+from onnxslim_yolo.cli_options import parse_size as parse_size
 from onnxslim_yolo.errors import OnnxSlimError, UsageError
 
 app = typer.Typer(
@@ -90,7 +93,10 @@ def _root(
 
 @app.command("compile")
 def compile_command(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An .onnx, .pt, or Darknet .cfg file.")],
+    context: typer.Context,
+    source: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="An .onnx, .pt, or Darknet .cfg file.", show_default=False)
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to write to (default: NAME-slim).")] = None,
     name: Annotated[str | None, typer.Option(help="Stem of the written files (default: the input's).")] = None,
     imgsz: Annotated[
@@ -101,6 +107,9 @@ def compile_command(
     prune: Annotated[
         str, typer.Option(metavar="R|dead", help="Share of prunable channels to remove, or 'dead'.")
     ] = "dead",
+    target_latency: Annotated[
+        str | None, typer.Option(metavar="0.6x|12ms", help="Come down to this predicted latency on --target.")
+    ] = None,
     target_macs: Annotated[
         str | None, typer.Option(metavar="0.7x", help="Come down to this share of the MACs.")
     ] = None,
@@ -134,6 +143,22 @@ def compile_command(
     print_after_all: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Dump the graph after every pass.")
     ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep results here; the same input and options return at once.")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append a Markdown summary, as for $GITHUB_STEP_SUMMARY.")
+    ] = None,
+    no_config: Annotated[
+        bool, typer.Option("--no-config", callback=use_no_config, is_eager=True, help="Ignore configuration files.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", callback=use_config, is_eager=True, help="Read the options' defaults from here."),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print what the file and the command line come to, and stop.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
     verbose: Verbose = False,
@@ -149,50 +174,27 @@ def compile_command(
 
       onnxslim-yolo compile yolov4-tiny.cfg --emit ncnn --head raw
     """
+    given = locals()
     settle(debug, quiet, verbose)
-    from onnxslim_yolo.compiler import compile_with
-    from onnxslim_yolo.options import CompileOptions
+    if print_config:
+        facts = merged(context, given)
+        return print_json(facts) if as_json else typer.echo(merged_as_toml(facts), nl=False)
+    if source is None:
+        raise UsageError("there is no input to compile", hint="onnxslim-yolo compile INPUT; see --help")
+    options = compile_options(given)
+    from onnxslim_yolo.ci import Job, compile_job
 
-    options = CompileOptions(
-        out=output,
-        name=name,
-        imgsz=parse_size(imgsz),
-        weights=weights,
-        trust=trust,
-        prune=_ratio(prune),
-        target_macs=_share("--target-macs", target_macs),
-        target_params=_share("--target-params", target_params),
-        scope=_word(scope),
-        importance=_word(importance),
-        keep=tuple(keep or ()),
-        floor=floor,
-        normalise=normalise,
-        snap=_snap(snap),
-        isa=_word(isa),
-        target=_word(target),
-        compensate=_word(compensate),
-        emit=tuple(part.strip() for part in emit.split(",") if part.strip()),
-        ncnn_weights=_word(ncnn_weights),
-        head=_word(head),
-        data=data,
-        budget=budget,
-        max_drop=max_drop,
-        require_speedup=require_speedup,
-        measure=measure,
-        passes=passes,
-        verify=not no_verify,
-        verify_each=verify_each,
-        dump_to=print_after_all,
-    )
     with _progress(quiet or as_json) as progress:
-        result = compile_with(source, options, progress)
+        outcome = compile_job(Job(source, options, cache, summary), progress)
     if as_json:
-        print_json(result.report)
+        print_json(outcome.report)
     elif not quiet:
         from onnxslim_yolo.report.terminal import show_report
 
-        show_report(result.report, out, verbose=verbose)
-        out.print(f"written to {result.folder}", highlight=False, soft_wrap=True)
+        show_report(outcome.report, out, verbose=verbose, timings=outcome.timings)
+        kept = " (unchanged, from the cache)" if outcome.cached else ""
+        out.print(f"written to {outcome.folder}{kept}", highlight=False, soft_wrap=True)
+    return outcome.require_budget()
 
 
 @app.command()
@@ -236,42 +238,6 @@ def _progress(silent: bool) -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(stage)
 
 
-def _word(text: str) -> Any:
-    """A choice, as typed: `CompileOptions` knows which exist and says so."""
-    return text
-
-
-def _ratio(text: str) -> float | Literal["dead"]:
-    if text == "dead":
-        return "dead"
-    return _number("--prune", text, "a ratio in [0, 1) or 'dead'")
-
-
-def _share(option: str, text: str | None) -> float | None:
-    return None if text is None else _number(option, text.removesuffix("x"), "a share like 0.7x")
-
-
-def _number(option: str, text: str, expected: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(f"{option} takes {expected}, not '{text}'") from error
-
-
-def _snap(text: str) -> Any:
-    return int(text) if text.lstrip("-").isdigit() else text
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) from `N` or `H,W`. Raises UsageError."""
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if not 1 <= len(parts) <= 2 or not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"--imgsz takes N or H,W in pixels, not '{text}'")
-    sides = [int(part) for part in parts]
-    return sides[0], sides[-1]
-
-
 # The other commands register themselves on `app`.
 from onnxslim_yolo import cli_models as _commands  # noqa: E402, F401
+from onnxslim_yolo import cli_sweep as _sweep  # noqa: E402, F401

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, err, out, parse_size, print_json, settle
+from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, err, out, print_json, settle
+from onnxslim_yolo.cli_options import parse_size
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
 
 ImageSize = Annotated[str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")]
@@ -152,7 +153,7 @@ def evaluate_command(
 
     dataset = read_dataset(data, (split,))
     detector = Detector(open_network(model, size=parse_size(imgsz), threads=threads), nc=len(dataset.names))
-    with _bar("evaluating", quiet or as_json) as progress:
+    with bar("evaluating", quiet or as_json) as progress:
         result = evaluate(detector, dataset, progress=progress)
     if as_json:
         return print_json(result.to_dict())
@@ -179,7 +180,7 @@ def bench(
     settle(debug, quiet)
     from onnxslim_yolo.verify.benchmark import benchmark
 
-    with _bar("measuring", quiet or as_json) as progress:
+    with bar("measuring", quiet or as_json) as progress:
         result = benchmark(
             models, threads=threads, rounds=rounds, size=parse_size(imgsz), layers=layers, progress=progress
         )
@@ -232,7 +233,7 @@ def apply_plan_command(
 
 
 @contextmanager
-def _bar(title: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
+def bar(title: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error, as a callback (done, total); nothing when not a terminal."""
     if silent or not err.is_terminal:
         yield lambda done, total: None

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -21,8 +19,8 @@ import onnx
 from onnxslim_yolo.analysis.cost import Cost, cost_of
 from onnxslim_yolo.budget import Budget, read_budget, violations
 from onnxslim_yolo.emit.onnx import write_onnx
-from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
-from onnxslim_yolo.files import move_into, write_atomically
+from onnxslim_yolo.errors import BudgetError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
+from onnxslim_yolo.files import move_into, staging, write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import Pass, PassManager, PassRecord
@@ -51,6 +49,8 @@ class Result:
         trainable: the graph as cut, before anything is fused: BatchNorms are still there.
         onnx, ncnn, torch: the ONNX file, the NCNN folder, the saved module; None where not asked for.
         plan, report: the contents of NAME.plan.json and NAME.report.json.
+        timings: wall `seconds` of the compilation, and of each pass in the report's order. Files do not hold them, so
+            that the same input and options give the same bytes.
     """
 
     model: Model
@@ -61,6 +61,7 @@ class Result:
     trainable: Model | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
 
     def to_torch(self) -> GraphModule:
         """The pruned network as a trainable module, its BatchNorms kept and its parameters under their old names.
@@ -113,16 +114,32 @@ def options_from(options: dict[str, Any]) -> CompileOptions:
 
 def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Result:
     """Compile with checked options. See `compile`."""
+    result = build(path, options, progress)
+    require_budget(result.report, options, path, result.folder)
+    return result
+
+
+def require_budget(report: dict[str, Any], options: CompileOptions, path: Path, folder: Path) -> None:
+    """Raises BudgetError where a report breaks a limit that the options set."""
+    broken = violations(_budget(options), report)
+    if broken:
+        raise BudgetError(
+            "; ".join(broken), file=path, hint=f"the files are in {folder}; prune more or less, or move the limit"
+        )
+
+
+def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
+    """Compile and write, whether or not the result keeps within the budget. Raises as `compile`, but no BudgetError."""
     started = time.perf_counter()
     progress("load")
     model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
-    budget = _budget(options)
+    _budget(options)  # a broken file is refused before any work
     chain = Chain(reference)
     progress("passes")
     baseline, trainable, records = _run_passes(model, reference, options, chain)
     name = options.name or path.stem
     folder = options.out or Path(f"{name}-slim")
-    with _staging(folder) as stage:
+    with staging(folder) as stage:
         progress("emit")
         result, ncnn = _emit(model, trainable, stage, name, options)
         verification = None
@@ -131,18 +148,15 @@ def compile_with(path: Path, options: CompileOptions, progress: Progress) -> Res
             verification = _verify(path, result, ncnn, chain, options)
         gains = _measure(result, baseline, reference, options, progress)
         progress("report")
-        _report(
-            result, ncnn, path, options, cost_of(baseline.graph), records, verification, time.perf_counter() - started
-        )
+        result.timings = {
+            "seconds": round(time.perf_counter() - started, 3),
+            "passes": [round(record.seconds, 4) for record in records],
+        }
+        _report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= gains
         _write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder
-    broken = violations(budget, result.report)
-    if broken:
-        raise BudgetError(
-            "; ".join(broken), file=path, hint=f"the files are in {folder}; prune more or less, or move the limit"
-        )
     result.onnx = None if result.onnx is None else folder / result.onnx.name
     result.ncnn = None if result.ncnn is None else folder / result.ncnn.name
     result.torch = None if result.torch is None else folder / result.torch.name
@@ -296,14 +310,13 @@ def _report(
     before: Cost,
     records: list[PassRecord],
     verification: Verification | None,
-    seconds: float,
 ) -> None:
     from onnxslim_yolo.report.build import build_report
 
     source = result.model.source
     result.plan = plan_as_json(result.model.plan, source.file, source.sha256)
     result.report = build_report(
-        result, None if ncnn is None else ncnn.pair, path, options, before, records, verification, seconds
+        result, None if ncnn is None else ncnn.pair, path, options, before, records, verification
     )
 
 
@@ -313,28 +326,3 @@ def _write_reports(result: Result, stage: Path, name: str) -> None:
     write_atomically(stage / f"{name}.plan.json", json.dumps(result.plan, indent=1) + "\n")
     write_atomically(stage / f"{name}.report.json", json.dumps(result.report, indent=1) + "\n")
     write_html(result.report, stage / f"{name}.report.html")
-
-
-class _staging:  # noqa: N801 (a context manager, used like a function)
-    """A hidden folder beside the target, gone afterwards whatever happens."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> Path:
-        parent = self._folder.resolve().parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            if self._folder.exists() and not self._folder.is_dir():
-                raise InputError(
-                    "is a file, expected a folder to write to", file=self._folder, hint="choose another with -o"
-                )
-            self._stage = Path(tempfile.mkdtemp(dir=parent, prefix=f".{self._folder.name}."))
-        except OSError as error:
-            raise InputError(
-                f"cannot write here: {error.strerror or error}", file=self._folder, hint="choose another folder with -o"
-            ) from error
-        return self._stage
-
-    def __exit__(self, *exc: object) -> None:
-        shutil.rmtree(self._stage, ignore_errors=True)

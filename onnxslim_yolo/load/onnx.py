@@ -12,6 +12,7 @@ from onnxslim_yolo.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.graph import Model, Source, initializers, toposort
+from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes
 from onnxslim_yolo.shapes import infer_shapes
 
 OLDEST_OPSET = 7
@@ -33,12 +34,21 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """
     proto = _parse(path)
     _load_external_data(proto, path)
-    if proto.functions:
-        from onnx import inliner
-
-        proto = inliner.inline_local_functions(proto)
+    proto = _inlined(proto, path)
     refuse_unsupported(proto, path)
     return proto
+
+
+def _inlined(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    if not proto.functions:
+        return proto
+    from onnx import inliner
+
+    check_functions(proto, path)
+    try:
+        return inliner.inline_local_functions(proto)
+    except Exception as error:
+        raise InputError(f"its local functions cannot be inlined: {error!s:.300}", file=path) from error
 
 
 def load_onnx(path: Path) -> Model:
@@ -58,7 +68,9 @@ def model_of(proto: onnx.ModelProto, source: Source, path: Path | str | None = N
         model = Model.from_onnx(proto, source)
         model.graph.nodes = toposort(model.graph)
         check_graph(model.graph, shapes=False)
-        check_widths(model.graph, infer_shapes(model.graph, strict=False))
+        types = infer_shapes(model.graph, strict=False)
+        check_sizes(types, path)
+        check_widths(model.graph, types)
         _check_weights(model)
     except InputError:
         raise
@@ -92,31 +104,75 @@ def _parse(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    external = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+def external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights, each once.
+
+    Raises:
+        InputError: the file is no ONNX, or its external data is missing or lies outside its folder.
+    """
+    return list(dict.fromkeys(_external_file(tensor, path) for tensor in _external(_parse(path))))
+
+
+def _external(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Every tensor whose data lies elsewhere, in initializers and in attributes."""
+    tensors = [*proto.graph.initializer]
+    for attribute in (a for node in proto.graph.node for a in node.attribute):
+        tensors += [attribute.t, *attribute.tensors]
+    return [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL or t.external_data]
+
+
+def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
+    """Where a tensor's data lies: beside the model or below, and reached without a link that leads elsewhere."""
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
     base = path.resolve().parent
-    for tensor in external:
-        info = {entry.key: entry.value for entry in tensor.external_data}
-        location = info.get("location", "")
-        target = base / location
-        if not location or Path(location).is_absolute() or not target.resolve().is_relative_to(base):
-            raise InputError(
-                f"the external data of '{tensor.name}' lies outside the model's folder: '{location}'",
-                file=path,
-                hint="external data must lie beside the model",
-            )
-        if target.is_symlink() or not target.is_file():
-            raise InputError(
-                f"the external data '{location}' of '{tensor.name}' is missing",
-                file=path,
-                hint="copy it beside the model, or save the model in one file",
-            )
-    if not external:
-        return
     try:
-        onnx.load_external_data_for_model(proto, str(base))
-    except Exception as error:
-        raise InputError(f"its external data cannot be read: {error}", file=path) from error
+        target = base / location
+        inside = bool(location) and not Path(location).is_absolute() and target.resolve().is_relative_to(base)
+        there = inside and not target.is_symlink() and target.is_file()
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise InputError(
+            f"the external data of '{tensor.name}' has no file name: '{location[:80]}'", file=path
+        ) from error
+    if not inside:
+        raise InputError(
+            f"the external data of '{tensor.name}' lies outside the model's folder: '{location[:200]}'",
+            file=path,
+            hint="external data must lie beside the model",
+        )
+    if not there:
+        raise InputError(
+            f"the external data '{location[:200]}' of '{tensor.name}' is missing",
+            file=path,
+            hint="copy it beside the model, or save the model in one file",
+        )
+    return target
+
+
+def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    total = 0
+    for tensor in _external(proto):
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        target = _external_file(tensor, path)
+        wanted, size = bytes_of(tensor, path), target.stat().st_size
+        total += wanted or 0
+        if total > SIZE_LIMIT:
+            raise InputError("its external data comes to more than 2 GiB, which protobuf cannot hold", file=path)
+        try:
+            offset, length = int(info.get("offset", 0)), int(info.get("length", wanted or 0))
+        except ValueError as error:
+            raise InputError(f"the external data of '{tensor.name}' has no offset or length", file=path) from error
+        if length != wanted or not 0 <= offset <= size - length:
+            raise InputError(
+                f"'{tensor.name}' of shape {tuple(tensor.dims)} needs {wanted} bytes, but its external data "
+                f"'{target.name}' has {size}, of which {length} at {offset} are named",
+                file=path,
+                hint="is the data complete? copy it again",
+            )
+        with target.open("rb") as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
 
 
 def refuse_unsupported(proto: onnx.ModelProto, path: Path | str | None) -> None:
@@ -137,6 +193,7 @@ def refuse_unsupported(proto: onnx.ModelProto, path: Path | str | None) -> None:
         _refuse_node(node, path)
     if proto.graph.sparse_initializer:
         raise UnsupportedError("sparse initializers are not supported", file=path, hint="export dense weights")
+    check_proto(proto, path)
 
 
 def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
@@ -168,8 +225,6 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
 
 def _check_weights(model: Model) -> None:
     for constant in initializers(model.graph):
-        if any(dim < 0 for dim in constant.shape):
-            raise InputError(f"initializer '{constant.name}' has a negative dimension: {tuple(constant.shape)}")
         values = constant.values
-        if values.dtype.kind == "f" and not np.isfinite(values).all() and values.ndim > 1:
+        if values.dtype.kind == "f" and not np.isfinite(values).all() and values.size > 1:
             model.note(f"initializer '{constant.name}' holds NaN or infinite weights")

@@ -1,7 +1,8 @@
 """report.json: everything a compilation decided, measured and refused, as plain values.
 
 Stable keys: `format`, `version`, `source`, `options`, `before`, `after`, `pruning`, `groups`, `frozen`, `passes`,
-`verification`, `files`, `notes`, `ncnn`, `seconds`. Terminal and HTML report show this and nothing else.
+`verification`, `files`, `notes`, `ncnn`. Terminal and HTML report show this and nothing else. No wall-clock time is in
+it, so that the same input and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ def build_report(
     before: Cost,
     records: Sequence[PassRecord],
     verification: Verification | None,
-    seconds: float,
 ) -> dict[str, Any]:
     """The report of one compilation, ready for json.dumps."""
     model = result.model
@@ -57,15 +57,11 @@ def build_report(
         "pruning": _pruning(plan),
         "groups": [] if plan is None else [group.as_json() for group in plan.groups or plan.group_plans()],
         "frozen": _frozen(plan),
-        "passes": [
-            {"name": r.name, "spec": r.spec, "rewrites": r.rewrites, "seconds": round(r.seconds, 4), "nodes": r.nodes}
-            for r in records
-        ],
+        "passes": [{"name": r.name, "spec": r.spec, "rewrites": r.rewrites, "nodes": r.nodes} for r in records],
         "verification": None if verification is None else verification.as_json(),
         "files": files,
         "ncnn": None if pair is None else _ncnn(pair),
         "notes": list(model.notes),
-        "seconds": round(seconds, 3),
     }
 
 

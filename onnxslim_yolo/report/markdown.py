@@ -65,6 +65,12 @@ def markdown_summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_failure(file: str, message: str, exit_status: int) -> str:
+    """A compilation that came to nothing, or to more than its budget: what failed, and the status it exits with."""
+    kind = {3: "verification failed", 4: "over budget"}.get(exit_status, "not compiled")
+    return f"### ❌ onnxslim-yolo: {_code(file)}: {kind} (exit {exit_status})\n\n{_text(message)}\n"
+
+
 def markdown_diff(diff: Mapping[str, Any]) -> str:
     """Two compilations: figures, files, options, verification and widths that changed."""
     old, new = diff["old"], diff["new"]

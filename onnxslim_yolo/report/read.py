@@ -47,7 +47,7 @@ _SHAPE = {
         {"id": _COUNT, "width": _COUNT, "wanted": _COUNT, "kept": _COUNT, "members": [str], "frozen": _Maybe(str)}
     ],
     "frozen": [{"reason": str, "channels": _COUNT}],
-    "passes": [{"name": str, "spec": str, "rewrites": _COUNT, "seconds": _NUMBER, "nodes": _COUNT}],
+    "passes": [{"name": str, "spec": str, "rewrites": _COUNT, "nodes": _COUNT}],
     "verification": _Maybe(
         {
             "checks": [_CHECK],
@@ -70,7 +70,6 @@ _SHAPE = {
     ),
     "accuracy": _Maybe({"data": str, "images": _COUNT, "models": {"source": _MAP}, "map50_drop": _NUMBER}),
     "notes": [str],
-    "seconds": _NUMBER,
 }
 
 

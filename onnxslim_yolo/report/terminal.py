@@ -36,20 +36,22 @@ _ASCII = str.maketrans(
 """For consoles whose encoding lacks them."""
 
 Report = Mapping[str, Any]
+Timings = Mapping[str, Any] | None
+"""`seconds` of the compilation and of its `passes`, which the report itself does not hold."""
 
 
-def show_report(report: dict[str, Any], console: Console, *, verbose: bool = False) -> None:
+def show_report(report: dict[str, Any], console: Console, *, verbose: bool = False, timings: Timings = None) -> None:
     """Print a report. `verbose` adds the passes, the unchanged groups, and whatever a long list leaves out."""
     most = len(report["groups"]) + len(report["notes"]) + len(report["frozen"]) if verbose else MOST
     printer = _Printer(console)
-    _headline(report, printer)
+    _headline(report, printer, timings)
     _verification(report, printer)
     _measured(report, printer)
     _groups(report, printer, most, verbose)
     _frozen(report, printer, most)
     _notes(report["notes"], printer, most)
     if verbose:
-        _passes(report, printer)
+        _passes(report, printer, timings)
     _files(report, printer)
 
 
@@ -102,12 +104,13 @@ def _table(*columns: str, head: bool = True, left: Sequence[int] = (0,)) -> Tabl
     return table
 
 
-def _headline(report: Report, printer: _Printer) -> None:
+def _headline(report: Report, printer: _Printer, timings: Timings) -> None:
     source, files = report["source"], report["files"]
     names = [name for name in files if "/" not in name]
     names += list(dict.fromkeys(name.split("/")[0] for name in files if "/" in name))
     result = ", ".join(printable(name) for name in names) or "nothing written"
-    printer.line((f"{printable(source['file'])} → {result}", "bold"), (f"  {report['seconds']:.1f} s", "dim"))
+    took = f"  {timings['seconds']:.1f} s" if timings else ""
+    printer.line((f"{printable(source['file'])} → {result}", "bold"), (took, "dim"))
     rows = [(figure.title, *figure.texts()) for figure in figures(report)]
     printer.rows(
         _table("", "before", "after", "ratio"),
@@ -195,14 +198,15 @@ def _notes(notes: Sequence[str], printer: _Printer, most: int) -> None:
         printer.line((f"{len(notes) - most} more notes (-v shows all)", "dim"))
 
 
-def _passes(report: Report, printer: _Printer) -> None:
+def _passes(report: Report, printer: _Printer, timings: Timings) -> None:
     printer.show("")
     table = _table("pass", "rewrites", "nodes", "ms")
+    spent = timings["passes"] if timings else [None] * len(report["passes"])
     printer.rows(
         table,
         [
-            (printable(p["spec"]), str(p["rewrites"]), str(p["nodes"]), f"{1e3 * p['seconds']:.1f}")
-            for p in report["passes"]
+            (printable(p["spec"]), str(p["rewrites"]), str(p["nodes"]), "–" if s is None else f"{1e3 * s:.1f}")
+            for p, s in zip(report["passes"], spent, strict=True)
         ],
     )
 

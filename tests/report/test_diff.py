@@ -56,7 +56,7 @@ def test_a_compilation_s_report_is_read(tmp_path):
         (json.dumps(sample(version=2)), "version 2, expected 1"),
         (json.dumps(sample(groups={})), "'groups' is {}, expected a list"),
         (json.dumps(sample(files={"a": "1"})), r"'files\[0\]' is '1'"),
-        (json.dumps(sample(seconds=True)), "'seconds' is True, expected a number"),
+        (json.dumps(sample(speed=True)), "'speed' is True, expected an object"),
         (json.dumps({k: v for k, v in sample().items() if k != "after"}), "'after' is missing"),
     ],
 )

@@ -1,0 +1,103 @@
+"""Between a configuration file and the command line of `compile`: which keys there are, who wins, what was merged."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from onnxslim_yolo.cli_options import compile_options
+from onnxslim_yolo.config import Config, Option, as_toml, find_config, read_config
+from onnxslim_yolo.errors import UsageError
+
+NOT_IN_A_FILE = ("trust", "config", "no-config", "print-config")
+"""What only a person at the command line may say."""
+
+_DEFAULTS = "default_map"
+"""Where click keeps values that replace an option's default and give way to the command line."""
+
+
+def options_of(command: Callable[..., object]) -> dict[str, Option]:
+    """What a configuration file may set of a command, by long name, from the command's own signature."""
+    hints = get_type_hints(command, include_extras=True)
+    found = {}
+    for parameter in inspect.signature(command).parameters:
+        kind, *notes = get_args(hints[parameter]) or (hints[parameter],)
+        info = next((note for note in notes if isinstance(note, typer.models.OptionInfo)), None)
+        if info is None:
+            continue
+        flags = (info.default, *(info.param_decls or ()))  # in an Annotated, typer keeps the first flag as a default
+        long = [flag for flag in flags if isinstance(flag, str) and flag.startswith("--")]
+        key = (long[0] if long else parameter).removeprefix("--").replace("_", "-")
+        if key not in NOT_IN_A_FILE:
+            found[key] = Option(key, parameter, _plain(kind))
+    return found
+
+
+def _plain(kind: Any) -> type:
+    """`Path` of `Path | None`, `list` of `list[str] | None`."""
+    if get_origin(kind) is list:
+        return list
+    inner = next((part for part in get_args(kind) if part is not type(None)), kind)
+    plain: type = get_origin(inner) or inner
+    return plain
+
+
+def use_config(context: typer.Context, value: Path | None) -> Path | None:
+    """Callback of `--config`: let the file's values stand where the command line says nothing.
+
+    Raises:
+        InputError: see `read_config`. UsageError: `--no-config` is given as well.
+    """
+    if context.resilient_parsing:
+        return value
+    if context.params.get("no_config"):
+        _refuse_both(value)
+        return None
+    path = Path(value) if value is not None else find_config(Path.cwd())
+    if path is not None:
+        command = inspect.unwrap(context.command.callback)  # type: ignore[arg-type]
+        config = read_config(path, options_of(command), _check)
+        setattr(context, _DEFAULTS, config.values)
+        context.meta["config"] = config
+    return path
+
+
+def use_no_config(context: typer.Context, value: bool) -> bool:
+    """Callback of `--no-config`. Raises UsageError where `--config` is given as well."""
+    if value:
+        _refuse_both(context.params.get("config"))
+    return value
+
+
+def _refuse_both(path: Path | None) -> None:
+    if path is not None:
+        raise UsageError("--config and --no-config contradict each other", hint="give one of them")
+
+
+def _check(given: dict[str, Any]) -> object:
+    # On its own, so that the message can name the key; labels may still come from the command line.
+    return compile_options({"data": Path("data.yaml"), **given})
+
+
+def merged(context: typer.Context, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command goes by, ready for JSON: the file, every option, and where those that are set come from."""
+    command = inspect.unwrap(context.command.callback)  # type: ignore[arg-type]
+    config: Config = context.meta.get("config", Config())
+    sources = {"COMMANDLINE": "command line", "DEFAULT_MAP": str(config.file)}
+    options = options_of(command)
+    values = {key: given[option.parameter] for key, option in options.items()}
+    origin = {key: context.get_parameter_source(option.parameter) for key, option in options.items()}
+    return {
+        "file": None if config.file is None else str(config.file),
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
+        "from": {k: sources[s.name] for k, s in origin.items() if s is not None and s.name in sources},
+    }
+
+
+def merged_as_toml(facts: Mapping[str, Any]) -> str:
+    """`merged` as a configuration file."""
+    return as_toml(facts["options"], facts["from"])

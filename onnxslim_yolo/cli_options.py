@@ -1,0 +1,72 @@
+"""What was typed → `CompileOptions`: how each option of `compile` is spelt, and how a spelling is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.options import CompileOptions
+
+FIELDS = {"output": "out", "print_after_all": "dump_to"}
+"""Parameters of the command that are called otherwise in `CompileOptions`."""
+
+
+def compile_options(given: Mapping[str, Any]) -> CompileOptions:
+    """The options of one compilation from the command's parameters. What is missing keeps its default.
+
+    Raises:
+        UsageError: a value that the option does not take; the message names the option.
+    """
+    known = {field.name for field in fields(CompileOptions)}
+    values = {FIELDS.get(name, name): value for name, value in given.items()}
+    chosen = {name: _READ[name](value) if name in _READ else value for name, value in values.items() if name in known}
+    if "no_verify" in given:
+        chosen["verify"] = not given["no_verify"]
+    return CompileOptions(**chosen)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) from `N` or `H,W`. Raises UsageError."""
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
+        raise UsageError(f"--imgsz takes N or H,W in pixels, not '{text}'")
+    sides = [int(part) for part in parts]
+    return sides[0], sides[-1]
+
+
+def _ratio(text: str) -> float | Literal["dead"]:
+    if text == "dead":
+        return "dead"
+    return _number("--prune", text, "a ratio in [0, 1) or 'dead'")
+
+
+def _share(option: str) -> Callable[[str | None], float | None]:
+    return lambda text: None if text is None else _number(option, text.removesuffix("x"), "a share like 0.7x")
+
+
+def _number(option: str, text: str, expected: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{option} takes {expected}, not '{text}'") from error
+
+
+def _snap(text: str) -> str | int:
+    digits = text.removeprefix("-")
+    return int(text) if digits.isdecimal() and len(digits) < 10 else text
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "imgsz": parse_size,
+    "prune": _ratio,
+    "target_macs": _share("--target-macs"),
+    "target_params": _share("--target-params"),
+    "snap": _snap,
+    "keep": lambda patterns: tuple(patterns or ()),
+    "emit": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+}
+"""Field → how its text is read. A choice is taken as typed: `CompileOptions` knows which exist and says so."""

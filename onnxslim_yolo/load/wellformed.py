@@ -1,0 +1,205 @@
+"""Is an ONNX file what it says it is? Asked before anything computes with it, of files that strangers have written.
+
+1. Every tensor has as much data as its shape and type declare, so that nothing allocates what a few bytes claim.
+2. Names are text, and no two initializers share one.
+3. Every node fits its operator's schema: how many inputs and outputs, which attributes of which type.
+4. Inputs and, once shapes are inferred, all tensors are of a size that can be computed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx
+from onnx import TensorProto, helper
+
+from onnxslim_yolo.errors import InputError
+
+MOST_ELEMENTS = 1 << 29
+"""Of one tensor: 2 GiB of floats. The largest map of a YOLO at 1280 pixels has 2²⁵."""
+MOST_NODES = 1 << 20
+_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+"""Element types that share bytes."""
+HINT = "run onnx.checker.check_model on it, and export it again"
+
+File: TypeAlias = "Path | str | None"
+Key: TypeAlias = tuple[str, str]
+"""Domain and name of a function."""
+
+
+def check_proto(proto: onnx.ModelProto, file: File) -> None:
+    """Refuse a file that contradicts itself. Linear in its size.
+
+    Raises:
+        InputError: the message names the tensor or node, what was expected and what was found.
+    """
+    graph = proto.graph
+    if len(graph.node) > MOST_NODES:
+        raise InputError(f"has {len(graph.node)} nodes, more than {MOST_NODES}", file=file)
+    seen: set[str] = set()
+    for tensor in graph.initializer:
+        if tensor.name in seen:
+            raise InputError(f"two initializers are called '{printable(tensor.name)}'", file=file, hint=HINT)
+        seen.add(tensor.name)
+        check_tensor(tensor, file)
+    for value in graph.input:
+        if value.name not in seen:
+            check_input(value, file)
+    for node in graph.node:
+        for tensor in _tensors_of(node):
+            check_tensor(tensor, file)
+    _check_nodes(proto, file)
+
+
+def _tensors_of(node: onnx.NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            yield attribute.t
+        yield from attribute.tensors
+
+
+def bytes_of(tensor: TensorProto, file: File) -> int | None:
+    """How many bytes of raw data a tensor's shape and type come to; None for text.
+
+    Raises:
+        InputError: the type is unknown, a dimension is negative, or there are more elements than anything can hold.
+    """
+    name = printable(tensor.name)
+    if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
+        raise InputError(f"tensor '{name}' has no known element type: {tensor.data_type}", file=file, hint=HINT)
+    if any(dim < 0 for dim in tensor.dims):
+        raise InputError(f"tensor '{name}' has a negative dimension: {_shape(tensor.dims)}", file=file, hint=HINT)
+    count: int = prod(tensor.dims)
+    if count > MOST_ELEMENTS or len(tensor.dims) > 64:
+        raise InputError(f"tensor '{name}' declares the shape {_shape(tensor.dims)}, too large to hold", file=file)
+    if tensor.data_type == TensorProto.STRING:
+        return None
+    bits = _BITS.get(TensorProto.DataType.Name(tensor.data_type))
+    if bits is not None:
+        return -(-count * bits // 8)
+    return int(count * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def check_tensor(tensor: TensorProto, file: File) -> None:
+    """Raises InputError where a tensor's data is shorter or longer than its shape and type say."""
+    wanted = bytes_of(tensor, file)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise InputError(f"the external data of '{printable(tensor.name)}' was not read", file=file)
+    if tensor.HasField("raw_data"):
+        found, unit = len(tensor.raw_data), "bytes"
+    else:
+        found, unit = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))), "values"
+        wanted = _values_of(tensor)
+    if found != wanted:
+        raise InputError(
+            f"tensor '{printable(tensor.name)}' of shape {_shape(tensor.dims)} has {found} {unit}, expected {wanted}",
+            file=file,
+            hint="is the file complete? compare it with the original",
+        )
+
+
+def _values_of(tensor: TensorProto) -> int:
+    """How many entries of the typed field a tensor's shape comes to."""
+    count: int = prod(tensor.dims)
+    bits = _BITS.get(TensorProto.DataType.Name(tensor.data_type))
+    if bits is not None:
+        return -(-count * bits // 8)
+    return 2 * count if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else count
+
+
+def check_input(value: onnx.ValueInfoProto, file: File) -> None:
+    """Raises InputError where a graph input is no tensor, or of a negative or absurd size."""
+    name = printable(value.name)
+    if value.type.WhichOneof("value") not in ("tensor_type", None):
+        raise InputError(f"input '{name}' is no tensor", file=file, hint="export the network alone")
+    kind = value.type.tensor_type
+    if kind.elem_type not in TensorProto.DataType.values():
+        raise InputError(f"input '{name}' has no known element type: {kind.elem_type}", file=file, hint=HINT)
+    dims = [dim.dim_value for dim in kind.shape.dim if dim.HasField("dim_value")]
+    if any(dim < 0 for dim in dims):
+        raise InputError(
+            f"input '{name}' has a negative dimension: {_shape(dims)}", file=file, hint="leave it open, or give --imgsz"
+        )
+    if any(dim == 0 for dim in dims[1:]):
+        raise InputError(f"input '{name}' is empty: its shape is {_shape(dims)}", file=file, hint=HINT)
+    if prod(max(dim, 1) for dim in dims) > MOST_ELEMENTS:
+        raise InputError(f"input '{name}' of shape {_shape(dims)} is too large to compute with", file=file)
+
+
+def check_sizes(types: Mapping[str, onnx.TypeProto], file: File) -> None:
+    """Raises InputError where an inferred shape is negative or larger than anything can compute with."""
+    for name, kind in types.items():
+        dims = [dim.dim_value for dim in kind.tensor_type.shape.dim if dim.HasField("dim_value")]
+        if any(dim < 0 for dim in dims) or prod(max(dim, 1) for dim in dims) > MOST_ELEMENTS:
+            raise InputError(
+                f"'{printable(name)}' would have the shape {_shape(dims)}, which cannot be computed with", file=file
+            )
+
+
+def check_functions(proto: onnx.ModelProto, file: File) -> None:
+    """Raises InputError where local functions call themselves, or would grow into too many nodes once inlined."""
+    functions = {(f.domain, f.name): f for f in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    for key in _callees_first(functions, file):
+        sizes[key] = sum(sizes.get((node.domain, node.op_type), 1) for node in functions[key].node)
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in proto.graph.node)
+    if total > MOST_NODES:
+        raise InputError(f"its functions come to {total:.3g} nodes, more than {MOST_NODES}", file=file)
+
+
+def _callees_first(functions: Mapping[Key, onnx.FunctionProto], file: File) -> Iterator[Key]:
+    done: set[Key] = set()
+    for root in functions:
+        path: list[tuple[Key, Iterator[Key]]] = [(root, iter(_calls(functions, root)))]
+        while path:
+            key, rest = path[-1]
+            callee = next((k for k in rest if k not in done), None)
+            if callee is None:
+                path.pop()
+                if key not in done:
+                    done.add(key)
+                    yield key
+            elif any(callee == above for above, _ in path):
+                raise InputError(f"function '{printable(callee[1])}' calls itself", file=file)
+            else:
+                path.append((callee, iter(_calls(functions, callee))))
+
+
+def _calls(functions: Mapping[Key, onnx.FunctionProto], key: Key) -> list[Key]:
+    return list({(n.domain, n.op_type): None for n in functions[key].node if (n.domain, n.op_type) in functions})
+
+
+def _check_nodes(proto: onnx.ModelProto, file: File) -> None:
+    """Every node against its operator's schema, as onnx's own checker reads it."""
+    context = type(onnx.checker.DEFAULT_CONTEXT)()
+    context.ir_version = max(proto.ir_version, 4)
+    context.opset_imports = {o.domain.removeprefix("ai.onnx"): o.version for o in proto.opset_import}
+    for index, node in enumerate(proto.graph.node):
+        name = printable(node.name or (node.output[0] if node.output else f"number {index}"))
+        try:
+            onnx.checker.check_node(node, context)
+        except Exception as error:
+            raise InputError(f"{printable(node.op_type)}: {_first(error)}", file=file, node=name, hint=HINT) from error
+
+
+def _first(error: Exception) -> str:
+    """The part of onnx's message that says what is wrong, without the node it repeats."""
+    text = printable(" ".join(str(error).split()))
+    for end in ("==> Context", "In Node,", "Bad node spec"):
+        text = text.split(end)[0].strip() or text
+    return text[:300]
+
+
+def _shape(dims: Iterable[int]) -> str:
+    listed = [str(dim) for dim in dims]
+    return f"({', '.join(listed[:8])}{', …' if len(listed) > 8 else ''})"
+
+
+def printable(name: str | bytes) -> str:
+    """A name from a file, in characters that are safe to print, and no longer than a line."""
+    text = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
+    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:120])
+    return shown + ("…" if len(text) > 120 else "")
