@@ -52,16 +52,25 @@ def row_of(name: str, folder: Path) -> Row:
     path = folder / f"{name}.onnx"
     onnx.save(trace(randomise(build(name), 0), torch.rand(1, 3, SIZE, SIZE)), path)
     row: Row = {"name": name}
-    for kind in ("onnx", "ncnn"):
+    kinds = ("onnx", "ncnn")
+    try:
+        found = _compiled(path, folder / "both", *kinds)
+        return row | found | {"onnx": "yes"}
+    except OnnxSlimError:
+        pass  # which of the two it was is found out below
+    for kind in kinds:
         try:
-            result = compile_model(path, prune=0.5, compensate="none", emit=kind, out=folder / kind / name)
+            row |= _compiled(path, folder / kind, kind)
         except OnnxSlimError as error:
             row[kind] = f"no: {error.message}"
-            continue
-        row |= {kind: "yes"} | (_facts(result.report) if kind == "onnx" else {})
-        if result.report["ncnn"] and any("head is cut" in note for note in result.report["notes"]):
-            row[kind] = "yes, head cut to raw maps"
     return row
+
+
+def _compiled(path: Path, out: Path, *kinds: str) -> Row:
+    result = compile_model(path, prune=0.5, compensate="none", emit=",".join(kinds), out=out / path.stem)
+    cut = any("head is cut" in note for note in result.report["notes"])
+    found = dict.fromkeys(kinds, "yes, head cut to raw maps" if cut and "ncnn" in kinds else "yes")
+    return found | (_facts(result.report) if "onnx" in kinds else {})
 
 
 def _facts(report: dict[str, Any]) -> Row:

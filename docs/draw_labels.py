@@ -54,10 +54,10 @@ def picture() -> str:
     table = rows(channels, list(graph.nodes))
     width = LEFT + CELL * max(len(labels) for _, _, labels in table) + 20
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {ROW * len(table) + 30}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {ROW * len(table) + 50}" '
         'font-family="sans-serif" font-size="13">',
         "<title>Channel labels of a small block with a split, a shortcut and a concatenation</title>",
-        f'<rect width="{width}" height="{ROW * len(table) + 30}" fill="#ffffff"/>',
+        f'<rect width="{width}" height="{ROW * len(table) + 50}" fill="#ffffff"/>',
     ]
     for index, (made, name, labels) in enumerate(table):
         y = 10 + index * ROW
@@ -78,8 +78,12 @@ def _cell(x: int, y: int, label: int, channels: Channels) -> str:
 
 
 def _legend(x: int, y: int) -> str:
-    text = "Same number: one coupled channel, kept or removed everywhere at once. Grey: frozen, it reaches an output."
-    return f'<text x="{x}" y="{y}" font-size="11" fill="#555555">{text}</text>'
+    lines = (
+        "Same number: one coupled channel, kept or removed everywhere at once.",
+        "Grey: frozen, it reaches an output.",
+    )
+    spans = "".join(f'<tspan x="{x}" dy="{16 * bool(k)}">{line}</tspan>' for k, line in enumerate(lines))
+    return f'<text x="{x}" y="{y}" font-size="11" fill="#555555">{spans}</text>'
 
 
 if __name__ == "__main__":
