@@ -110,12 +110,17 @@ def compile_command(
     target_latency: Annotated[
         str | None, typer.Option(metavar="0.6x|12ms", help="Come down to this predicted latency on --target.")
     ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Latencies made by `profile`, instead of the shipped ones.")
+    ] = None,
     target_macs: Annotated[
         str | None, typer.Option(metavar="0.7x", help="Come down to this share of the MACs.")
     ] = None,
     target_params: Annotated[str | None, typer.Option(metavar="0.5x", help="The same for parameters.")] = None,
     scope: Annotated[str, typer.Option(metavar="all|no-residual", help="What may be pruned.")] = "all",
-    importance: Annotated[str, typer.Option(metavar="auto|gamma|weight", help="How channels are ranked.")] = "auto",
+    importance: Annotated[
+        str, typer.Option(metavar="auto|gamma|weight|variance|output", help="How channels are ranked.")
+    ] = "auto",
     keep: Annotated[
         list[str] | None, typer.Option("--keep", "--ignore", metavar="PATTERN", help="Layers not to touch; repeatable.")
     ] = None,
@@ -124,7 +129,11 @@ def compile_command(
     snap: Annotated[str, typer.Option(metavar="none|pow2|N|auto", help="Grid for widths.")] = "auto",
     isa: Annotated[str, typer.Option(metavar="host|avx512|avx2|neon-fp16|neon", help="What 'auto' is for.")] = "host",
     target: Annotated[str, typer.Option(metavar="ncnn|onnxruntime", help="The runtime to be fast on.")] = "ncnn",
-    compensate: Annotated[str, typer.Option(metavar="none|constant", help="What to do about the loss.")] = "constant",
+    allocate: Annotated[str, typer.Option(metavar="global|curves", help="How widths are chosen.")] = "global",
+    compensate: Annotated[
+        str, typer.Option(metavar="none|constant|reconstruct", help="What to do about the loss.")
+    ] = "constant",
+    calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
     emit: Annotated[str, typer.Option(metavar="onnx,ncnn", help="What to write.")] = "onnx,ncnn",
     ncnn_weights: Annotated[str, typer.Option(metavar="fp16|fp32", help="How ncnn's weights are stored.")] = "fp16",
     head: Annotated[str, typer.Option(metavar="keep|raw|decoded", help="Where the network ends.")] = "keep",

@@ -8,10 +8,10 @@ from onnxslim_yolo.report.terminal import MOST, show_report
 from tests.report.sample import hostile, sample
 
 
-def shown(report, *, verbose=False, width=80, encoding="utf-8", terminal=False):
+def shown(report, *, verbose=False, width=80, encoding="utf-8", terminal=False, timings=None):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    show_report(report, Console(file=stream, width=width, force_terminal=terminal), verbose=verbose)
+    show_report(report, Console(file=stream, width=width, force_terminal=terminal), verbose=verbose, timings=timings)
     stream.flush()
     return raw.getvalue().decode(encoding)
 
@@ -40,8 +40,8 @@ def test_tells_what_changed_at_80_columns():
 
 
 def test_verbose_shows_passes_and_every_group():
-    text = shown(sample(), verbose=True)
-    assert "prune{ratio=0.5}        90     40  10.0" in text
+    text = shown(sample(), verbose=True, timings={"seconds": 2.5, "passes": [0.01, 0.001]})
+    assert "prune{ratio=0.5}        90     40  10.0" in text and "2.5 s" in text
     assert "model.0.conv" in text
     assert "-v shows" not in text
 
