@@ -29,7 +29,7 @@ from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.plan import plan_as_json
 from onnxslim_yolo.verify.chain import Chain, EachPass
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
-from onnxslim_yolo.verify.onnx_run import image_like_feeds
+from onnxslim_yolo.verify.onnx_run import image_like_feeds, session
 
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.ncnn import NcnnModel
@@ -99,7 +99,7 @@ def options_from(options: dict[str, Any]) -> CompileOptions:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             raise UsageError(f"there is no option '{key}'", hint=hint)
-    for key in ("out", "weights", "dump_to"):
+    for key in ("out", "weights", "dump_to", "calib"):
         if values.get(key) is not None:
             values[key] = Path(values[key])
     if isinstance(values.get("imgsz"), int):
@@ -134,6 +134,8 @@ def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     progress("load")
     model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
     _budget(options)  # a broken file is refused before any work
+    if options.verify:
+        _require_runnable(reference, path)
     chain = Chain(reference)
     progress("passes")
     baseline, trainable, records = _run_passes(model, reference, options, chain)
@@ -161,6 +163,14 @@ def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     result.ncnn = None if result.ncnn is None else folder / result.ncnn.name
     result.torch = None if result.torch is None else folder / result.torch.name
     return result
+
+
+def _require_runnable(reference: onnx.ModelProto, path: Path) -> None:
+    """A source that the runtime refuses cannot be compared with: that is the input's fault, not a failed check."""
+    try:
+        session(reference, optimise=False)
+    except VerificationError as error:
+        raise InputError(error.message, file=path, hint="export it again with another opset_version") from error
 
 
 def _run_passes(
@@ -296,10 +306,26 @@ def _measure(
             slower = verdict(found["speed"])
             if slower is not None:
                 result.model.note(slower)
+    if options.calib is not None:
+        progress("estimate")
+        found["estimate"] = _estimate(baseline, result.model, options.calib)
     if options.data is not None:
         progress("evaluate")
         found["accuracy"] = measure_accuracy(reference, written, options.data)
     return found
+
+
+def _estimate(baseline: Model, result: Model, calib: Path) -> dict[str, Any] | None:
+    """The loss on calibration images that nothing was fitted to; also a note."""
+    from onnxslim_yolo.analysis.calibration import CalibrationImages
+    from onnxslim_yolo.verify.estimate import estimate_loss
+
+    images = CalibrationImages(calib, baseline, part="held-out")
+    found = estimate_loss(baseline, result, images, held_out=images.splits)
+    if found is None:
+        return None
+    result.note(found.sentence())
+    return found.as_json()
 
 
 def _report(
