@@ -19,7 +19,7 @@ import onnx
 from onnxslim_yolo.analysis.cost import Cost, cost_of
 from onnxslim_yolo.budget import Budget, read_budget, violations
 from onnxslim_yolo.emit.onnx import write_onnx
-from onnxslim_yolo.errors import BudgetError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
+from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
 from onnxslim_yolo.files import move_into, staging, write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
