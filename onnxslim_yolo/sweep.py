@@ -16,6 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from itertools import product
@@ -221,23 +222,27 @@ def _run(trials: Sequence[Trial], options: SweepOptions) -> Iterator[Row]:
         yield from (run_trial(trial, folder) for trial in trials)
         return
     joblib = _joblib()
-    with joblib.parallel_config(**_backend(options)):
+    with _backend(options) as backend, joblib.parallel_config(**backend):
         parallel = joblib.Parallel(return_as="generator_unordered")
         yield from parallel(joblib.delayed(run_trial)(trial, folder) for trial in trials)
 
 
-def _backend(options: SweepOptions) -> dict[str, Any]:
+@contextmanager
+def _backend(options: SweepOptions) -> Iterator[dict[str, Any]]:
+    """What `joblib.parallel_config` is told; a client of the dask cluster is open meanwhile."""
     if options.backend == "loky":
-        return {"backend": "loky", "n_jobs": options.jobs, "inner_max_num_threads": 1}
+        yield {"backend": "loky", "n_jobs": options.jobs, "inner_max_num_threads": 1}
+        return
     try:
         distributed = import_module("distributed")
     except ImportError as error:
         raise UsageError("--backend dask needs the package distributed", hint="pip install distributed") from error
     try:
-        distributed.Client(options.scheduler, timeout=10)  # becomes the default client, which joblib's backend takes
+        client = distributed.Client(options.scheduler, timeout=10)  # the default client, which joblib's backend takes
     except OSError as error:
         raise UsageError(f"no dask scheduler answers at {options.scheduler}: {error}") from error
-    return {"backend": "dask", "n_jobs": -1}
+    with client:
+        yield {"backend": "dask", "n_jobs": -1}
 
 
 def _joblib() -> Any:
