@@ -128,7 +128,8 @@ def _into_average_pool(graph: gs.Graph, pad: Node, node: Node, padding: Padding,
     if not _fits(wide):
         return False
     set_windows(node, wide)
-    node.attrs.update(count_include_pad=1, ceil_mode=0)
+    node.attrs["count_include_pad"] = 1
+    node.attrs.pop("ceil_mode", None)  # it changes nothing here, and opsets before 10 do not know it
     set_input(node, 0, pad.inputs[0])
     return True
 

@@ -61,11 +61,8 @@ def _infer(node: Node, proto: onnx.NodeProto, opsets: Sequence[onnx.OperatorSetI
             for name, value in values.items()
             if value is not None and value.size <= DATA_ELEMENTS
         }
-        known = [attribute for attribute in proto.attribute if attribute.name in schema.attributes]
-        del proto.attribute[:]  # exporters write attributes of later opsets, which runtimes pass over
-        proto.attribute.extend(known)
         results = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=list(opsets))
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, KeyError, ValueError, RuntimeError):
+    except (onnx.shape_inference.InferenceError, KeyError, ValueError, RuntimeError):
         results = {}
     for name, tensor in zip(proto.output, node.outputs, strict=True):
         _set(tensor, results.get(name))

@@ -36,33 +36,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     _load_external_data(proto, path)
     proto = _inlined(proto, path)
     refuse_unsupported(proto, path)
-    drop_idle_attributes(proto, path)
     return proto
-
-
-def drop_idle_attributes(proto: onnx.ModelProto, path: Path) -> None:
-    """Drop attributes that an operator does not have at the file's opset, where they say nothing (0, empty).
-
-    Exporters write some of later opsets (AveragePool's ceil_mode at opset 9), which stricter readers refuse.
-
-    Raises:
-        InputError: such an attribute says something, and what it meant cannot be known.
-    """
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-    schemas: dict[str, frozenset[str]] = {}
-    for node in proto.graph.node:
-        if node.op_type not in schemas:
-            schemas[node.op_type] = frozenset(onnx.defs.get_schema(node.op_type, opset).attributes)
-        unknown = [a for a in node.attribute if a.name not in schemas[node.op_type]]
-        for attribute in unknown:
-            if onnx.helper.get_attribute_value(attribute) not in (0, 0.0, [], b""):
-                raise InputError(
-                    f"{node.op_type} has no attribute '{attribute.name}' at opset {opset}",
-                    file=path,
-                    node=node.name or None,
-                    hint="export it with a later opset_version",
-                )
-            node.attribute.remove(attribute)
 
 
 def _inlined(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxslim_yolo.graph import Model
@@ -145,3 +146,16 @@ DECLINED = {
 @pytest.mark.parametrize("case", DECLINED)
 def test_declines(case: str) -> None:
     check_declines(graph(DECLINED[case]), PadToPool())
+
+
+def test_what_it_writes_exists_at_an_old_opset():
+    model = build(
+        """<ir_version: 4, opset_import: ["" : 9]>
+        g (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) {
+            p = Pad<pads = [0, 0, 1, 1, 0, 0, 1, 1]>(x)
+            y = AveragePool<kernel_shape = [3, 3]>(p)
+        }"""
+    )
+    assert PadToPool().run(model) == 1
+    known = onnx.defs.get_schema("AveragePool", 9).attributes
+    assert set(model.graph.nodes[0].attrs) <= set(known)
