@@ -69,7 +69,7 @@ class SweepOptions:
         measure: time all results against the unpruned model.
         verify: as for `compile`.
         jobs: trials at a time. backend: joblib's; "dask" needs `scheduler`, HOST:PORT.
-        weights, trust: as for `compile`.
+        calib, weights, trust: as for `compile`.
     """
 
     model: Path
@@ -83,6 +83,7 @@ class SweepOptions:
     jobs: int = 1
     backend: Literal["loky", "dask"] = "loky"
     scheduler: str | None = None
+    calib: Path | None = None
     weights: Path | None = None
     trust: bool = False
 
@@ -149,8 +150,8 @@ def plan_trials(options: SweepOptions) -> list[Trial]:
     emit = "ncnn" if options.target == "ncnn" else "onnx"
     data = None if options.data is None else str(options.data.resolve())
     common = {"emit": [emit], "target": options.target, "trust": options.trust, "name": "model"}
-    if options.weights is not None:
-        common["weights"] = str(options.weights.resolve())
+    files = {"weights": options.weights, "calib": options.calib}
+    common |= {name: str(path.resolve()) for name, path in files.items() if path is not None}
     hashes = {path: sha256_of(path) for path in (options.model, *options.against)}
 
     def trial(path: Path, size: Size | None, **chosen: Any) -> Trial:
