@@ -37,6 +37,7 @@ def check_widths(graph: gs.Graph, types: dict[str, onnx.TypeProto]) -> None:
         InvariantError: a convolution's weight or a BatchNormalization's parameters are for another number of channels.
     """
     for node in graph.nodes:
+        _check_parameters(node)
         expected = _channels_expected(node)
         if expected is None or node.inputs[0].name not in types:
             continue
@@ -47,6 +48,35 @@ def check_widths(graph: gs.Graph, types: dict[str, onnx.TypeProto]) -> None:
                 f"node '{node.name}' ({node.op}) has weights for {expected} channels, "
                 f"but its input '{node.inputs[0].name}' has {found}"
             )
+
+
+def _check_parameters(node: Node) -> None:
+    """Raises InvariantError where a layer's constants do not fit each other: weight, bias, kernel, groups."""
+    shapes = [tuple(map(int, t.shape or ())) if is_constant(t) else None for t in node.inputs]
+    weight = shapes[1] if len(shapes) > 1 else None
+    if weight is None or node.op not in ("Conv", "ConvTranspose", "BatchNormalization"):
+        return
+    wrong = ""
+    if 0 in weight:
+        wrong = f"has an empty weight of shape {weight}"
+    elif node.op == "BatchNormalization":
+        uneven = [shape for shape in shapes[1:] if shape is not None and shape != weight]
+        wrong = f"has parameters of shapes {[weight, *uneven]}" if uneven or len(weight) != 1 else ""
+    else:
+        wrong = _kernel_trouble(node, weight, shapes[2] if len(shapes) > 2 and not is_empty(node.inputs[2]) else None)
+    if wrong:
+        raise InvariantError(f"node '{node.name}' ({node.op}) {wrong}")
+
+
+def _kernel_trouble(node: Node, weight: tuple[int, ...], bias: tuple[int, ...] | None) -> str:
+    group = int(node.attrs.get("group", 1))
+    if not 1 <= group <= weight[0] or weight[0] % group or len(weight) < 3:
+        return f"has a weight of shape {weight} in {group} groups"
+    outputs = weight[0] if node.op == "Conv" else weight[1] * group
+    if bias is not None and bias != (outputs,):
+        return f"has {outputs} outputs, but a bias of shape {bias}"
+    kernel = tuple(node.attrs.get("kernel_shape", weight[2:]))
+    return f"has a kernel_shape {kernel}, but a weight of shape {weight}" if kernel != weight[2:] else ""
 
 
 def _channels_expected(node: Node) -> int | None:

@@ -19,7 +19,15 @@ import onnx
 from onnxslim_yolo.analysis.cost import Cost, cost_of
 from onnxslim_yolo.budget import Budget, read_budget, violations
 from onnxslim_yolo.emit.onnx import write_onnx
-from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
+from onnxslim_yolo.errors import (
+    BudgetError,
+    InputError,
+    OnnxSlimError,
+    PassError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
 from onnxslim_yolo.files import move_into, staging, write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
@@ -29,7 +37,7 @@ from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.plan import plan_as_json
 from onnxslim_yolo.verify.chain import Chain, EachPass
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
-from onnxslim_yolo.verify.onnx_run import image_like_feeds, session
+from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx, session
 
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.ncnn import NcnnModel
@@ -130,6 +138,28 @@ def require_budget(report: dict[str, Any], options: CompileOptions, path: Path, 
 
 def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     """Compile and write, whether or not the result keeps within the budget. Raises as `compile`, but no BudgetError."""
+    try:
+        return _build(path, options, progress)
+    except (PassError, VerificationError) as error:
+        reason = _source_fails(path, options)
+        if reason is None:
+            raise
+        hint = "export it again, and run it in onnxruntime first"
+        raise InputError(f"the model itself does not run: {reason}", file=path, hint=hint) from error
+
+
+def _source_fails(path: Path, options: CompileOptions) -> str | None:
+    """Why the source cannot be run, asked once something has gone wrong; None where it runs."""
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
+    try:
+        PassManager(preparation(options)).run(model)
+        run_onnx(reference, image_like_feeds(model, 1))
+    except OnnxSlimError as error:
+        return error.message
+    return None
+
+
+def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     started = time.perf_counter()
     progress("load")
     model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnxslim_yolo.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files import sha256_of
-from onnxslim_yolo.graph import Model, Source, initializers, toposort
+from onnxslim_yolo.graph import Model, Source, initializers, input_constant, nodes_of, toposort
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes
 from onnxslim_yolo.shapes import infer_shapes
 
@@ -21,6 +21,9 @@ QUANTISED = frozenset(
         *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
         *("ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearConcat", "QLinearSigmoid"),
     )
+)
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
 SIZE_LIMIT = 2**31 - 1
 
@@ -72,7 +75,8 @@ def model_of(proto: onnx.ModelProto, source: Source, path: Path | str | None = N
         check_sizes(types, path)
         check_widths(model.graph, types)
         _check_weights(model)
-    except InputError:
+        _refuse_training(model)
+    except (InputError, UnsupportedError):
         raise
     except Exception as error:
         known = isinstance(error, (InvariantError, ValueError))
@@ -212,6 +216,13 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
             node=name,
             hint="compile the float model first, and quantise the result",
         )
+    if node.op_type in RANDOM:
+        raise UnsupportedError(
+            f"{node.op_type}: the result is random, so nothing can be compared with it",
+            file=path,
+            node=name,
+            hint="export the model in evaluation mode",
+        )
     if node.domain not in ("", "ai.onnx"):
         raise UnsupportedError(
             f"operator {node.domain}.{node.op_type} is outside the ONNX standard",
@@ -228,3 +239,15 @@ def _check_weights(model: Model) -> None:
         values = constant.values
         if values.dtype.kind == "f" and not np.isfinite(values).all() and values.size > 1:
             model.note(f"initializer '{constant.name}' holds NaN or infinite weights")
+
+
+def _refuse_training(model: Model) -> None:
+    for node in nodes_of(model.graph, "Dropout", "BatchNormalization"):
+        flag = input_constant(node, 2) if node.op == "Dropout" else node.attrs.get("training_mode", 0)
+        if flag is not None and np.any(flag):
+            raise UnsupportedError(
+                f"{node.op} is in training mode",
+                file=model.source.file,
+                node=node.name,
+                hint="export the model in evaluation mode",
+            )

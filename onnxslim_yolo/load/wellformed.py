@@ -123,7 +123,9 @@ def check_input(value: onnx.ValueInfoProto, file: File) -> None:
         raise InputError(
             f"input '{name}' has a negative dimension: {_shape(dims)}", file=file, hint="leave it open, or give --imgsz"
         )
-    if any(dim == 0 for dim in dims[1:]):
+    if not kind.HasField("shape"):
+        raise InputError(f"input '{name}' has no shape", file=file, hint="export it with one, its size may stay open")
+    if 0 in dims:
         raise InputError(f"input '{name}' is empty: its shape is {_shape(dims)}", file=file, hint=HINT)
     if prod(max(dim, 1) for dim in dims) > MOST_ELEMENTS:
         raise InputError(f"input '{name}' of shape {_shape(dims)} is too large to compute with", file=file)

@@ -1,0 +1,172 @@
+"""The configuration file: where it is looked for, what it may say, and that the command line wins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from onnxslim_yolo.cli import app, compile_command
+from onnxslim_yolo.cli_config import NOT_IN_A_FILE, options_of
+from onnxslim_yolo.config import Option, as_toml, find_config, read_config
+from onnxslim_yolo.errors import InputError
+from tests.test_bad_input import good, write
+
+OPTIONS = options_of(compile_command)
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "onnxslim_yolo", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )
+
+
+def read(folder: Path, text: str) -> dict[str, object]:
+    path = folder / "onnxslim-yolo.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_config(path, OPTIONS, check).values
+
+
+def check(given: dict[str, object]) -> None:
+    from onnxslim_yolo.cli_config import _check
+
+    _check(given)
+
+
+def test_every_option_of_the_command_is_a_key() -> None:
+    flags = {
+        flag.removeprefix("--")
+        for parameter in typer.main.get_command(app).commands["compile"].params  # type: ignore[attr-defined]
+        for flag in parameter.opts
+        if flag.startswith("--")
+    }
+    assert set(OPTIONS) == flags - set(NOT_IN_A_FILE) - {"ignore", "help"}
+    assert OPTIONS["keep"] == Option("keep", "keep", list) and OPTIONS["out"] == Option("out", "output", Path)
+    assert OPTIONS["json"].kind is bool and OPTIONS["floor"].kind is int and OPTIONS["max-drop"].kind is float
+
+
+def test_values_become_what_the_command_line_would_give(tmp_path: Path) -> None:
+    text = """
+        prune = 0.5
+        snap = 8
+        imgsz = [320, 640]
+        emit = ["onnx", "ncnn"]
+        keep = "model.22"
+        floor = 4
+        max-drop = 1
+        budget = "ci/budget.toml"
+        no_verify = true
+    """
+    assert read(tmp_path, text) == {
+        "prune": "0.5",
+        "snap": "8",
+        "imgsz": "320,640",
+        "emit": "onnx,ncnn",
+        "keep": ["model.22"],
+        "floor": 4,
+        "max_drop": 1.0,
+        "budget": str(tmp_path / "ci" / "budget.toml"),
+        "no_verify": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("prunee = 0.5", "unknown key 'prunee'", "did you mean 'prune'?"),
+        ("xyzzy = 1", "unknown key 'xyzzy'", "known: .*budget.*snap"),
+        ("targetmacs = '0.5x'", "unknown key 'targetmacs'", "'target-macs'"),
+        ("floor = 'two'", r"'floor' is 'two' \(str\), expected a whole number", "--no-config"),
+        ("floor = true", r"'floor' is True \(bool\), expected a whole number", ""),
+        ("floor = 1.5", r"'floor' is 1.5 \(float\), expected a whole number", ""),
+        ("measure = 'yes'", r"'measure' is 'yes' \(str\), expected true or false", ""),
+        ("max-drop = nan", r"'max-drop' is nan \(float\), expected a number", ""),
+        ("keep = [1]", r"'keep' is \[1\] \(list\), expected a list of texts", ""),
+        ("out = 5", r"'out' is 5 \(int\), expected a path", ""),
+        ("scope = ['all']", "'scope' is .* expected text", ""),
+        ("[prune]\nratio = 0.5", r"'prune' is \{'ratio': 0.5\} \(dict\), expected text", ""),
+        ("prune = 1.5", r"'prune': the pruning ratio 1.5 is not in \[0, 1\)", "0.5 removes half"),
+        ("prune = 'some'", "'prune': --prune takes a ratio", ""),
+        ("snap = 0", "'snap': cannot snap to multiples of 0", ""),
+        ("target = 'tensorrt'", "'target': target: 'tensorrt' is none of ncnn, onnxruntime", ""),
+        ("emit = ['tflite']", "'emit': emit: 'tflite' is none of", ""),
+        ("trust = true", "'trust' runs code from the model file", "by hand"),
+        ("config = 'x'", "unknown key 'config'", ""),
+        ("prune = ", "is no TOML", "--no-config"),
+        ("a = " + "[" * 5000, "nested too deeply|is no TOML", ""),
+        ("a = 1" + "0" * 5000, "is no TOML|unknown key", ""),
+        ("#" * (1 << 20) + "\n", "larger than 1 MiB", ""),
+    ],
+)
+def test_refusals_name_the_key(text: str, message: str, hint: str, tmp_path: Path) -> None:
+    import re
+
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path, text)
+    assert re.search(hint, caught.value.hint or ""), caught.value.hint
+    assert caught.value.file == str(tmp_path / "onnxslim-yolo.toml") and caught.value.exit_status == 2
+
+
+def test_the_nearest_file_counts(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("[tool.onnxslim-yolo]\nprune = 0.1\n")
+    (tmp_path / "a" / "pyproject.toml").write_text("[tool.other]\nx = 1\n")
+    assert find_config(inner) == tmp_path / "pyproject.toml"
+    (tmp_path / "a" / "onnxslim-yolo.toml").write_text("prune = 0.2\n")
+    assert find_config(inner) == tmp_path / "a" / "onnxslim-yolo.toml"
+    (inner / "pyproject.toml").write_text("[tool\n")
+    with pytest.raises(InputError, match="is no TOML"):
+        find_config(inner)
+    with pytest.raises(InputError, match=r"has no table \[tool.onnxslim-yolo\]"):
+        read_config(tmp_path / "a" / "pyproject.toml", OPTIONS, check)
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    """Merged, printed, and read again: the printed file says the same."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.onnxslim-yolo]\nprune = 0.5\nsnap = "pow2"\nkeep = ["a.b", "c\\"d"]\nquiet = true\n'
+    )
+    (tmp_path / "sub").mkdir()
+    done = command("compile", "--print-config", "--prune", "0.25", cwd=tmp_path / "sub")
+    assert done.returncode == 0, done.stderr
+    rows = dict(line.split(" = ", 1) for line in done.stdout.splitlines() if " = " in line)
+    assert rows["prune"].split("#")[0].strip() == '"0.25"' and "command line" in rows["prune"]
+    assert rows["snap"].startswith('"pow2"') and "pyproject.toml" in rows["snap"]
+    assert rows["target"] == '"ncnn"', "a default names no origin"
+    again = read(tmp_path / "sub", done.stdout)
+    assert again["prune"] == "0.25" and again["keep"] == ["a.b", 'c"d'] and again["quiet"] is True
+    done = command("compile", "--print-config", "--json", "--no-config", cwd=tmp_path)
+    assert '"file": null' in done.stdout and '"snap": "auto"' in done.stdout
+
+
+def test_a_compilation_by_file(tmp_path: Path) -> None:
+    write(good(), tmp_path / "m.onnx")
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "mine.toml").write_text('emit = "onnx"\nout = "../o"\nprune = 0.5\nquiet = true\n')
+    done = command("compile", "m.onnx", "--config", "settings/mine.toml", "--no-verify", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (tmp_path / "o" / "m.onnx").exists() and not (tmp_path / "o" / "m_ncnn_model").exists()
+    done = command("compile", "m.onnx", "--config", "settings/mine.toml", "--no-config", cwd=tmp_path)
+    assert done.returncode == 2 and "contradict" in done.stderr
+    done = command("compile", "m.onnx", "--config", "none.toml", cwd=tmp_path)
+    assert done.returncode == 2 and "none.toml: cannot be read" in done.stderr
+    done = command("compile", "--no-config", cwd=tmp_path)
+    assert done.returncode == 2 and "no input" in done.stderr
+
+
+@pytest.mark.parametrize("text", ['a"b\\c\n\x1b\x7f', "ü→\U0001f600", ""])
+def test_printed_text_reads_back(text: str, tmp_path: Path) -> None:
+    if not text:
+        assert as_toml({"name": None}, {}) == "# name =\n"
+        return
+    assert read(tmp_path, as_toml({"keep": [text]}, {"keep": "x"}))["keep"] == [text]
