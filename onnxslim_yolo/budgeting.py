@@ -14,6 +14,7 @@ from onnxslim_yolo.graph import Model
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
+from onnxslim_yolo.plan import open_plan
 
 STEPS = 12
 LARGEST = 0.99
@@ -28,10 +29,13 @@ def reach(
         UsageError: even the largest ratio does not come down that far; the message says how far it does.
     """
     full = cost_of(model.graph)
+    ranked = replace(prune, ratio=0.0)
+    # Ranked once, not at every step: with calibration images that takes minutes. The copies' plans inherit it.
+    ranked.rank(model, open_plan(model))
 
     def share(ratio: float) -> float:
         trial = model.copy()
-        replace(prune, ratio=ratio).run(trial)
+        _at(prune, ratio).run(trial)
         snap.run(trial)
         SliceChannels().run(trial)
         cost = cost_of(trial.graph)
@@ -55,4 +59,9 @@ def reach(
             high = middle
         else:
             low = middle
-    return replace(prune, ratio=high)
+    return _at(prune, high)
+
+
+def _at(prune: PruneChannels, level: float) -> PruneChannels:
+    """The pass that prunes more the higher the level in [0, 1): a ratio, or by curves a share of the MACs."""
+    return replace(prune, macs=1 - level, ratio=0.0) if prune.allocate == "curves" else replace(prune, ratio=level)

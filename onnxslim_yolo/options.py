@@ -29,7 +29,10 @@ class CompileOptions:
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
         isa: the instruction set that `snap="auto"` is for.
         target: the runtime to be fast on.
-        compensate: "none" or "constant".
+        compensate: "none", "constant", or "reconstruct", which needs `calib`.
+        calib: unlabelled images (a folder, a list, a data.yaml) for "reconstruct", importance "output" and allocation
+            by "curves"; the loss on every eighth of them is estimated.
+        allocate: "global" or "curves": see the pass `prune`.
         emit: what to write.
         ncnn_weights: how the ncnn pair stores weights.
         head: "keep", "raw" or "decoded".
@@ -53,7 +56,8 @@ class CompileOptions:
     target_macs: float | None = None
     target_params: float | None = None
     scope: Literal["all", "no-residual"] = "all"
-    importance: Literal["auto", "gamma", "weight"] = "auto"
+    importance: Literal["auto", "gamma", "weight", "variance", "output"] = "auto"
+    allocate: Literal["global", "curves"] = "global"
     aggregate: Literal["mean", "max", "sum"] = "mean"
     normalise: bool = False
     floor: int = 1
@@ -61,7 +65,8 @@ class CompileOptions:
     snap: Literal["none", "pow2", "auto"] | int = "auto"
     isa: Literal["host", "avx512", "avx2", "neon-fp16", "neon"] = "host"
     target: Literal["ncnn", "onnxruntime"] = "ncnn"
-    compensate: Literal["none", "constant"] = "constant"
+    compensate: Literal["none", "constant", "reconstruct"] = "constant"
+    calib: Path | None = None
     emit: tuple[str, ...] = ("onnx", "ncnn")
     ncnn_weights: Literal["fp16", "fp32"] = "fp16"
     head: Literal["keep", "raw", "decoded"] = "keep"
@@ -77,9 +82,14 @@ class CompileOptions:
 
     def __post_init__(self) -> None:
         _one_of("scope", self.scope, ("all", "no-residual"))
-        _one_of("importance", self.importance, ("auto", "gamma", "weight"))
+        _one_of("importance", self.importance, ("auto", "gamma", "weight", "variance", "output"))
+        _one_of("allocate", self.allocate, ("global", "curves"))
         _one_of("target", self.target, ("ncnn", "onnxruntime"))
-        _one_of("compensate", self.compensate, ("none", "constant"))
+        _one_of("compensate", self.compensate, ("none", "constant", "reconstruct"))
+        wanting = [("--compensate", self.compensate, "reconstruct"), ("--importance", self.importance, "output")]
+        for option, value, needs in (*wanting, ("--allocate", self.allocate, "curves")):
+            if value == needs and self.calib is None:
+                raise UsageError(f"{option} {value} needs images", hint="give unlabelled ones with --calib DIR")
         _one_of("ncnn_weights", self.ncnn_weights, ("fp16", "fp32"))
         _one_of("head", self.head, ("keep", "raw", "decoded"))
         if isinstance(self.prune, str) and self.prune != "dead":

@@ -73,6 +73,8 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         normalise=options.normalise,
         floor=options.floor,
         keep=options.keep,
+        allocate=options.allocate,
+        calib=options.calib,
     )
     snap = SnapWidths(to=options.snap, isa=options.isa, runtime=options.target, table=options.table)
     target = _target(options)
@@ -81,6 +83,8 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         steps.append(AbsorbConstants(scope="exact"))
     elif options.compensate == "constant":
         steps.append(AbsorbConstants())
+    elif options.compensate == "reconstruct":
+        steps.append(Reconstruct(options.calib))
     return [*steps, SliceChannels()]
 
 
@@ -101,7 +105,7 @@ def _to_target(
 ) -> list[Pass]:
     """Widths as a knapsack; where the user wants another grid than `auto`, the ratio that meets the limit on it."""
     cost, limit = target
-    if options.snap != "auto" and cost != "latency":
+    if (options.snap != "auto" or options.allocate == "curves") and cost != "latency":
         from onnxslim_yolo.budgeting import reach
 
         return [reach(model, prune, snap, macs=options.target_macs, params=options.target_params), snap]
@@ -117,6 +121,7 @@ def _to_target(
         normalise=options.normalise,
         floor=options.floor,
         keep=options.keep,
+        calib=options.calib,
     )
     return [knapsack]
 

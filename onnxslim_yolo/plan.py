@@ -63,6 +63,7 @@ class Plan:
         kept: after slicing: initializer → axis → kept indices, in the source's terms.
         groups: after slicing: every group's widths.
         threshold: the importance at which the ranking cut, if it cut at one.
+        ranking: how `prune` ranked the classes, kept because measuring it again may take minutes.
         snapped: what `keep` was before and after widths were chosen by latency, so that choosing again starts from the
             same place.
     """
@@ -81,6 +82,7 @@ class Plan:
     kept: dict[str, dict[int, Indices]] = field(default_factory=dict)
     groups: list[GroupPlan] = field(default_factory=list)
     threshold: float | None = None
+    ranking: object | None = None
     snapped: tuple[Array, Array] | None = None
 
     @classmethod
@@ -176,6 +178,8 @@ def _transfer(old: Plan, new: Plan) -> None:
         new.removable[target] &= old.removable[source]
         new.importance[target] = np.maximum(new.importance[target], old.importance[source])
         new.extra[target] = np.maximum(new.extra[target], old.extra[source])
+    if old.channels.count == new.channels.count:
+        new.ranking = old.ranking
     new.importance_kind, new.threshold = old.importance_kind, old.threshold
     new.absorbed, new.lossless, new.dead_only = old.absorbed, old.lossless, old.dead_only
 

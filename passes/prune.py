@@ -3,15 +3,17 @@
 With `ratio=dead`, channels go that provably contribute nothing (see `analysis.dead`): exact.
 
 With a number R, the ⌊R·n⌋ least important of the n prunable coupled channels in scope go, ranked over the whole network
-(global ranking, as in Liu et al. 2017). Frozen channels are never counted. Then constraints are met by giving channels
-back, the most important first: no tensor becomes empty, the parts of grouped convolutions stay equal.
+(global ranking, as in Liu et al. 2017). Frozen channels are never counted. Then constraints are met by giving
+channels back, the most important first: no tensor becomes empty, the parts of grouped convolutions stay equal.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,13 +21,16 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.dead import dead_channels
-from onnxslim_yolo.analysis.importance import Aggregate, Kind, measure
+from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
+from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.manager import Effect
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.passes._curves import allocate
+from onnxslim_yolo.passes._ranking import SPARSE, AnyKind, Per, Ranking, RankingOptions, known_ranking, rank
+from onnxslim_yolo.plan import Plan, open_plan
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,19 @@ class PruneChannels:
     Args:
         ratio: share in [0, 1) of the prunable channels in scope, or "dead" for those that contribute nothing.
         scope: "all", or "no-residual": leave what shortcuts tie or bridge alone, and count the rest only.
-        importance: "gamma", "weight", or "auto" (γ where there is one).
+        importance: "gamma", "weight", "variance" (of activations, without data), "output" (what the readers' outputs
+            lose, on `calib`), or "auto" (see `_ranking`).
         aggregate: how the several γ of one coupled channel count: their "mean", "max" or "sum".
         normalise: compare channels within their group only (divide by the group's mean).
         floor: the least number of channels any tensor keeps.
         keep: patterns of layers not to touch: a name, a prefix of it at a dot or slash, or with wildcards.
         absorb: count constants that the `absorb` pass moves into biases as dead, too.
         variance_floor: count channels whose running variance is below this as constant, too.
+        per: what "variance" and "output" are divided by: the "macs" a channel saves, or "none".
+        allocate: "global", one ranking over the whole network; or "curves": widths by what the outputs lose (see
+            `_curves`), channels within a group by the ranking.
+        calib: unlabelled images for "output" and "curves".
+        macs: come down to this share of the source's MACs (before widths are snapped), instead of `ratio`.
     """
 
     name: ClassVar[str] = "prune"
@@ -49,19 +60,25 @@ class PruneChannels:
 
     ratio: float | Literal["dead"] = "dead"
     scope: Literal["all", "no-residual"] = "all"
-    importance: Kind = "auto"
+    importance: AnyKind = "auto"
     aggregate: Aggregate = "mean"
     normalise: bool = False
     floor: int = 1
     keep: tuple[str, ...] = ()
     absorb: bool = True
     variance_floor: float = VARIANCE_FLOOR
+    per: Per = "macs"
+    allocate: Literal["global", "curves"] = "global"
+    calib: Path | None = None
+    macs: float | None = None
 
     def __post_init__(self) -> None:
         if self.ratio != "dead" and not 0 <= self.ratio < 1:
             raise UsageError(
                 f"the ratio {self.ratio} is not in [0, 1)", hint="0.5 removes half of the prunable channels"
             )
+        if self.macs is not None and not 0 < self.macs <= 1:
+            raise UsageError(f"the share of MACs {self.macs} is not in (0, 1]")
         if self.floor < 1:
             raise UsageError(f"the floor {self.floor} would empty layers; it must be at least 1")
 
@@ -77,37 +94,96 @@ class PruneChannels:
             raise UsageError(
                 _nothing_prunable(channels), file=model.source.file, hint="--prune 0 compiles without pruning"
             )
-        measured = measure(channels, self.importance, self.aggregate, normalise=self.normalise)
-        plan.importance, plan.importance_kind = measured.values, measured.kind
-        if measured.remark and self.ratio != "dead":
-            model.note(measured.remark)
-        eligible = channels.prunable & ~_protected(channels, self.keep)
-        if self.scope == "no-residual":
-            eligible &= ~residual_channels(model.graph, channels)
-        doomed = self._dead(model, channels) if self.ratio == "dead" else self._lowest(measured.values, eligible)
-        before = plan.keep.copy()
+        eligible = self._eligible(model, channels)
+        ranking = self.rank(model, plan, eligible)
+        plan.importance, plan.importance_kind = ranking.values, ranking.kind
+        before, ranked = plan.keep.copy(), self.macs is not None or self.ratio != "dead"
+        if not ranked:
+            doomed = self._dead(model, channels)
+        elif ranking.curves:
+            cost, met = PlanCost.of(model.graph, channels), self._budget(model, channels, eligible)
+            doomed = ~allocate(channels, ranking.curves, ranking.values, cost, met)
+        else:
+            doomed = self._lowest(model, channels, ranking.values, eligible)
         keep = before & ~(doomed & eligible)
-        if self.ratio != "dead" and doomed.any():
-            plan.threshold = float(measured.values[doomed].max())
-        plan.dead_only = self.ratio == "dead"
-        plan.removable = doomed & eligible if self.ratio == "dead" else eligible
-        plan.lossless = plan.lossless and not (doomed.any() and self.ratio != "dead")
+        if ranked and doomed.any():
+            plan.threshold = None if ranking.curves else float(ranking.values[doomed].max())
+            self._say(model, plan, ranking)
+        plan.dead_only = not ranked
+        plan.removable = eligible if ranked else doomed & eligible
+        plan.lossless = plan.lossless and not (doomed.any() and ranked)
         plan.wanted = keep.copy()
         plan.keep = complete(channels, keep, plan.importance, floor=self.floor)
         return int((before & ~plan.keep).sum())
+
+    def _eligible(self, model: Model, channels: Channels) -> Array:
+        eligible: Array = channels.prunable & ~_protected(channels, self.keep)
+        if self.scope == "no-residual":
+            eligible &= ~residual_channels(model.graph, channels)
+        return eligible
+
+    def rank(self, model: Model, plan: Plan, eligible: Array | None = None) -> Ranking:
+        """The ranking of the plan's channels; made once for a plan and these options."""
+        ranked = self.macs is not None or self.ratio != "dead"
+        options = RankingOptions(
+            kind=self.importance if ranked or self.importance not in ("output", "variance") else "auto",
+            aggregate=self.aggregate,
+            normalise=self.normalise,
+            per=self.per,
+            curves=ranked and self.allocate == "curves",
+            calib=self.calib if ranked else None,
+            ratio=float(self.ratio) if self.macs is None and self.ratio != "dead" else None if ranked else 0.0,
+        )
+        found = known_ranking(plan, options)
+        if found is None:
+            everything = self._eligible(model, plan.channels) if eligible is None else eligible
+            found = plan.ranking = rank(model, plan, everything, options)
+        return found
+
+    def _say(self, model: Model, plan: Plan, ranking: Ranking) -> None:
+        for note in ranking.notes:
+            model.note(note)
+        if ranking.kind == "gamma" and plan.threshold is not None and plan.threshold > SPARSE:
+            model.note(
+                f"WARNING: the cut goes through |γ| = {plan.threshold:.2f}: this network was not trained to be sparse "
+                "and will hardly survive it. Give unlabelled images (--calib DIR --compensate reconstruct), train it "
+                "with sparsity, or fine-tune the result"
+            )
+
+    def _budget(self, model: Model, channels: Channels, eligible: Array) -> Callable[[Array], bool]:
+        """Whether a choice of classes is small enough."""
+        if self.macs is not None:
+            cost = PlanCost.of(model.graph, channels)
+            limit = self.macs * cost.macs(np.ones(channels.count, dtype=bool))
+            return lambda keep: cost.macs(keep) <= limit
+        count = int(np.floor(float(self.ratio) * int(eligible.sum()) + 1e-9))
+        return lambda keep: int((~keep).sum()) >= count
 
     def _dead(self, model: Model, channels: Channels) -> Array:
         moments = MomentAnalysis(model.graph, channels.shapes, self.variance_floor)
         return dead_channels(channels, moments, absorb=self.absorb)
 
-    def _lowest(self, importance: Array, eligible: Array) -> Array:
+    def _lowest(self, model: Model, channels: Channels, importance: Array, eligible: Array) -> Array:
         candidates = np.flatnonzero(eligible)
-        # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.
-        count = int(np.floor(float(self.ratio) * len(candidates) + 1e-9))
         order = candidates[np.argsort(importance[candidates], kind="stable")]
-        doomed = np.zeros(len(importance), dtype=bool)
-        doomed[order[:count]] = True
-        return doomed
+
+        def without(count: int) -> Array:
+            keep = np.ones(channels.count, dtype=bool)
+            keep[order[:count]] = False
+            return keep
+
+        if self.macs is None:
+            # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.
+            return ~without(int(np.floor(float(self.ratio) * len(candidates) + 1e-9)))
+        met = self._budget(model, channels, eligible)
+        low, high = 0, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            if met(complete(channels, without(middle), importance, floor=self.floor)):
+                high = middle
+            else:
+                low = middle + 1
+        return ~without(high)
 
 
 def _nothing_prunable(channels: Channels) -> str:

@@ -69,7 +69,7 @@ class Reconstruct:
             return 0
         if self.calib is None:
             raise UsageError("reconstruct needs calibration images", hint="give them with --calib DIR")
-        return reconstruct(model, plan, CalibrationImages(self.calib, model, self.images), self)
+        return reconstruct(model, plan, CalibrationImages(self.calib, model, self.images, "fit"), self)
 
 
 def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct) -> int:

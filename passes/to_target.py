@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from onnxslim_yolo.analysis.constraints import complete
-from onnxslim_yolo.analysis.importance import Aggregate, Kind
+from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.latency.allocate import most_important
@@ -26,6 +26,7 @@ from onnxslim_yolo.latency.packing import Runtime, host_isa
 from onnxslim_yolo.latency.problem import Unit, WidthProblem
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.manager import Effect
+from onnxslim_yolo.passes._ranking import AnyKind
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.snap import Isa
 from onnxslim_yolo.plan import Plan, open_plan
@@ -42,7 +43,7 @@ class PruneToTarget:
         target: "0.6x", a share of the source's cost in (0, 1]; for latency also "12ms" on the table's machine.
         cost: "latency" (predicted), "macs" or "params".
         runtime, isa, table: whose latency; see the pass `snap`.
-        scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
+        scope, importance, aggregate, normalise, floor, keep, calib: see the pass `prune`.
     """
 
     name: ClassVar[str] = "prune-to"
@@ -54,11 +55,12 @@ class PruneToTarget:
     isa: Isa = "host"
     table: Path | None = None
     scope: Literal["all", "no-residual"] = "all"
-    importance: Kind = "auto"
+    importance: AnyKind = "auto"
     aggregate: Aggregate = "mean"
     normalise: bool = False
     floor: int = 1
     keep: tuple[str, ...] = ()
+    calib: Path | None = None
 
     def __post_init__(self) -> None:
         if parse_target(self.target)[1] == "ms" and self.cost != "latency":
@@ -70,8 +72,10 @@ class PruneToTarget:
         Raises:
             UsageError: the limit cannot be met, or nothing in the graph can be pruned, or its shapes are not known.
         """
+        # Importance by itself, not per MAC: the knapsack weighs it against the cost.
         prune = PruneChannels(
-            0.0, self.scope, self.importance, self.aggregate, self.normalise, self.floor, self.keep
+            0.0, self.scope, self.importance, self.aggregate, self.normalise, self.floor, self.keep,
+            per="none", calib=self.calib,
         )  # fmt: skip
         prune.run(model)
         plan = open_plan(model)

@@ -8,6 +8,7 @@ with the listed numbers, and with widths snapped to powers of two as the publica
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -131,9 +132,11 @@ def ratio() -> float:
     return (before - after) / before
 
 
-def compiled(source: Model, *steps: Pass) -> Model:
+def compiled(source: Model, *steps: Pass, importance: Literal["auto", "gamma"] = "gamma") -> Model:
     model = source.copy()
-    PassManager([PruneChannels(ratio=ratio(), scope="no-residual"), *steps, SliceChannels()]).run(model)
+    PassManager(
+        [PruneChannels(ratio=ratio(), scope="no-residual", importance=importance), *steps, SliceChannels()]
+    ).run(model)
     return model
 
 
@@ -159,8 +162,10 @@ def test_the_table_lists_every_batch_norm(source: Model) -> None:
     assert ratio() == pytest.approx(0.7, abs=0.005)
 
 
-def test_counts_are_the_published_ones(source: Model) -> None:
-    model = compiled(source)
+@pytest.mark.parametrize("importance", ["gamma", "auto"])
+def test_counts_are_the_published_ones(source: Model, importance: Literal["auto", "gamma"]) -> None:
+    """`--scope no-residual` alone reproduces the table: it means what the published scripts do, γ included."""
+    model = compiled(source, importance=importance)
     assert widths(model) == {name: after for name, (_, after) in CHANNELS.items()}
     for name, (_, after) in CHANNELS.items():
         gamma = {t.name: t for t in model.graph.tensors().values()}[f"{name}.weight"].values  # type: ignore[attr-defined]
@@ -187,7 +192,7 @@ def test_snapping_keeps_the_most_important(source: Model) -> None:
 
 def test_the_default_scope_prunes_shortcuts_too(source: Model) -> None:
     model = source.copy()
-    PassManager([PruneChannels(ratio=0.7), SliceChannels()]).run(model)
+    PassManager([PruneChannels(ratio=0.7, importance="gamma"), SliceChannels()]).run(model)
     assert all(width < CHANNELS[name][0] for name, width in widths(model).items() if name == "model.2.cv2.bn")
     # Every γ of a shortcut's layers lies above the threshold, yet two thirds of all channels have to go.
     assert sum(widths(model)[name] for name in RESIDUAL) < sum(CHANNELS[name][0] for name in RESIDUAL)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -32,6 +33,9 @@ MAX_COLUMNS = 2304
 
 SAMPLES_PER_COLUMN = 4
 """Fewer positions in all than this per column would fit noise: then channels alone, too."""
+
+HELD_OUT = 8
+"""Every eighth calibration image is kept to estimate the loss on."""
 
 GRAM_BYTES = 1_500_000_000
 """All Grams together take at most this much; beyond it an error says so."""
@@ -72,12 +76,20 @@ class CalibrationImages(Sequence[Array]):
         source: a folder, a list of images, one image, or a data.yaml (see `read_calibration`).
         model: tells the size and the type of its input.
         limit: so many images at most, evenly picked; 0 for all.
+        part: "all"; "fit", which leaves every eighth image out; or "held-out", those. Of fewer than eight images, both
+            are all of them.
     """
 
-    def __init__(self, source: Path, model: Model, limit: int = 0) -> None:
+    def __init__(
+        self, source: Path, model: Model, limit: int = 0, part: Literal["all", "fit", "held-out"] = "all"
+    ) -> None:
         from onnxslim_yolo.verify.dataset import read_calibration
 
         paths = read_calibration(source)
+        self.splits = len(paths) >= HELD_OUT
+        if part != "all" and self.splits:
+            held = slice(HELD_OUT - 1, None, HELD_OUT)
+            paths = paths[held] if part == "held-out" else tuple(p for p in paths if p not in set(paths[held]))
         if 0 < limit < len(paths):
             paths = tuple(paths[i * len(paths) // limit] for i in range(limit))
         self._paths = paths

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_rounding_of_the_ratio() -> None:
 
 def test_the_ranking_is_global() -> None:
     gammas = {"n0.gamma": np.linspace(1.0, 1.9, 10), "n1.gamma": np.linspace(-0.1, -1.2, 10)}
-    after = run(chain(10, 10, values=gammas), PruneChannels(ratio=0.4))
+    after = run(chain(10, 10, values=gammas), PruneChannels(ratio=0.4, importance="gamma"))
     assert after.plan is not None
     assert after.plan.keep[classes_of(after, "r0")].all()
     np.testing.assert_array_equal(np.flatnonzero(~after.plan.keep[classes_of(after, "r1")]), np.arange(8))
@@ -40,7 +42,7 @@ def test_the_ranking_is_global() -> None:
 
 def test_normalised_within_groups() -> None:
     gammas = {"n0.gamma": np.linspace(1.0, 1.9, 10), "n1.gamma": np.linspace(0.01, 0.019, 10)}
-    after = run(chain(10, 10, values=gammas), PruneChannels(ratio=0.4, normalise=True))
+    after = run(chain(10, 10, values=gammas), PruneChannels(ratio=0.4, importance="gamma", normalise=True))
     assert after.plan is not None
     for tensor in ("r0", "r1"):
         np.testing.assert_array_equal(np.flatnonzero(~after.plan.keep[classes_of(after, tensor)]), np.arange(4))
@@ -50,7 +52,7 @@ def test_no_tensor_becomes_empty() -> None:
     gammas = {"n0.gamma": np.full(10, 1.0), "n1.gamma": np.linspace(0.01, 0.019, 10)}
     model = chain(10, 10, values=gammas)
     for floor in (1, 3):
-        after = run(model, PruneChannels(ratio=0.5, floor=floor))
+        after = run(model, PruneChannels(ratio=0.5, importance="gamma", floor=floor))
         assert after.plan is not None
         # the most important come back
         np.testing.assert_array_equal(
@@ -128,7 +130,7 @@ def test_scope_without_shortcuts() -> None:
 def test_folded_models_are_ranked_by_weights_and_say_so() -> None:
     model = build(RESIDUAL)
     after = run(model, PruneChannels(ratio=0.5))
-    assert after.plan is not None and after.plan.importance_kind == "weight"
+    assert after.plan is not None and after.plan.importance_kind.startswith("weight")
     assert any("ranked by weight norms" in note for note in after.notes)
 
 
@@ -150,3 +152,39 @@ def test_two_prunings_add_up() -> None:
     model = chain(10, values={"n0.gamma": np.arange(10.0)})
     after = run(model, PruneChannels(), PruneChannels(ratio=0.5))
     assert after.plan is not None and after.plan.removed == 5
+
+
+def test_auto_says_what_it_takes_where_the_network_is_not_sparse() -> None:
+    """γ where the cut goes through small ones; else what activations vary by."""
+    sparse = chain(10, 10, values={"n0.gamma": np.linspace(0.001, 0.5, 10), "n1.gamma": np.linspace(0.002, 0.9, 10)})
+    dense = chain(10, 10, values={"n0.gamma": np.linspace(0.5, 0.9, 10), "n1.gamma": np.linspace(0.6, 0.9, 10)})
+    kinds = {}
+    for name, model in (("sparse", sparse), ("dense", dense)):
+        after = run(model, PruneChannels(ratio=0.1))
+        assert after.plan is not None
+        kinds[name] = after.plan.importance_kind
+        assert any("variance" in note for note in after.notes) == (name == "dense")
+    assert kinds == {"sparse": "gamma", "dense": "variance per MAC"}
+
+
+def test_a_ratio_that_will_not_be_survived_is_said() -> None:
+    gammas = {"n0.gamma": np.linspace(0.001, 0.9, 10), "n1.gamma": np.linspace(0.002, 0.9, 10)}
+    mild, bold = (run(chain(10, 10, values=gammas), PruneChannels(ratio=r, importance="gamma")) for r in (0.1, 0.7))
+    assert not any("WARNING" in note for note in mild.notes)
+    assert any("WARNING" in note and "|γ|" in note for note in bold.notes)
+
+
+def test_macs_are_met_closely() -> None:
+    from onnxslim_yolo.analysis.cost import cost_of
+
+    model = chain(40, 40)
+    full = cost_of(model.graph).macs
+    for share in (0.9, 0.5):
+        after = run(model, PruneChannels(macs=share, importance="weight"), SliceChannels())
+        assert share - 0.05 < cost_of(after.graph).macs / full <= share
+
+
+@pytest.mark.parametrize("option", [{"importance": "output"}, {"allocate": "curves"}])
+def test_what_needs_images_says_so(option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="needs calibration images"):
+        run(chain(10, 10), PruneChannels(ratio=0.5, **option))

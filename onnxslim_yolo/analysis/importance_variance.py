@@ -1,0 +1,57 @@
+"""Importance `variance`: the share of its readers' output variance that a channel makes up; no data needed.
+
+A removed channel's mean is absorbed by a bias; what is lost is its variation. With channels taken as independent,
+
+    I(c) = Σ over contractions that read c of   Var(x_c)·‖W_c‖²  /  Σ_j Var(x_j)·‖W_j‖²
+
+with Var from the BatchNormalization statistics, pushed through the operators in between (see `analysis.moments`).
+Where it is not known, it is the contraction's typical one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
+from onnxslim_yolo.analysis.contraction import Contraction, contractions
+from onnxslim_yolo.analysis.dead import along
+from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.graph import Array, input_constant
+
+
+def variance_importance(graph: gs.Graph, channels: Channels) -> tuple[Array, float]:
+    """Per class its importance, shape (count,), and the share of read channels whose variance is known."""
+    moments = MomentAnalysis(graph, channels.shapes)
+    total = np.zeros(channels.count)
+    seen, known = 0, 0
+    for place in contractions(channels):
+        energy = column_energy(place)
+        if energy is None:
+            continue
+        variance = along(moments.of(place.node.inputs[place.index]).variance, place.axis, len(place.classes))
+        finite = np.isfinite(variance)
+        seen, known = seen + finite.size, known + int(finite.sum())
+        typical = float(variance[finite].mean()) if finite.any() else 1.0
+        share = np.where(finite, variance, typical) * energy
+        own = place.classes != NO_CHANNEL
+        np.add.at(total, place.classes[own], (share / max(float(share.sum()), 1e-30))[own])
+    return total, known / max(seen, 1)
+
+
+def column_energy(place: Contraction) -> Array | None:
+    """‖W_c‖² of each input channel's weights, over outputs and kernel positions, shape (n,); None without a
+    weight."""
+    weight = input_constant(place.node, 1)
+    if place.taps is None or weight is None:
+        return None
+    squares = weight.astype(np.float64) ** 2
+    if place.node.op == "Gemm":
+        return np.asarray(squares.sum(axis=0 if place.node.attrs.get("transB", 0) else 1))
+    if place.node.op == "MatMul":
+        return np.asarray(squares.sum(axis=1))
+    if place.node.op == "ConvTranspose":
+        return np.asarray(squares.reshape(len(squares), -1).sum(axis=1))
+    groups = int(place.node.attrs.get("group", 1))
+    blocks = squares.reshape(groups, squares.shape[0] // groups, squares.shape[1], -1)
+    return np.asarray(blocks.sum(axis=(1, 3)).reshape(-1))

@@ -1,0 +1,135 @@
+"""Sensitivity curves: what taking channels from one group alone does to the outputs, and widths chosen by them.
+
+For every group, the least important 10, 20, 35, 50, 70 and 90 % of its channels are taken out and folded into the rest,
+the others left whole, and the error of the outputs is measured on calibration images, forward only. Errors of different
+groups are taken to add up; MACs multiply. A width is bought where it costs least error per MAC saved: again and again
+the group and the larger cut with the smallest Δerror/ΔMAC, until the budget is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxslim_yolo.analysis.calibration import Statistics
+from onnxslim_yolo.analysis.channels import Channels
+from onnxslim_yolo.analysis.constraints import complete
+from onnxslim_yolo.analysis.contraction import Contraction
+from onnxslim_yolo.analysis.plan_cost import PlanCost
+from onnxslim_yolo.graph import Array, Model, Namer, input_constant, replace_constant
+from onnxslim_yolo.passes._fold_removed import fold, matrices, weight_of
+from onnxslim_yolo.passes.absorb import shift_outputs
+from onnxslim_yolo.verify.head_error import HeadError
+
+FRACTIONS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+ENOUGH = 1.0
+"""Larger cuts are not measured beyond this error: nobody would buy them. They are taken to grow with the square."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a group's cuts cost.
+
+    Attributes:
+        order: its removable classes, the least important first.
+        counts: numbers of channels taken, ascending from 0; errors: the outputs' error at each, ascending.
+    """
+
+    order: Array
+    counts: tuple[int, ...]
+    errors: tuple[float, ...]
+
+    def error(self, count: int) -> float:
+        """The error with `count` channels taken, interpolated."""
+        return float(np.interp(count, self.counts, self.errors))
+
+
+def measure_curves(
+    model: Model,
+    channels: Channels,
+    units: Sequence[Array],
+    importance: Array,
+    places: Sequence[Contraction],
+    statistics: Sequence[Statistics],
+    head: HeadError,
+    ridge: float = 1e-2,
+) -> list[Curve]:
+    """A curve for each unit of removable classes, measured one at a time."""
+    base = head.error(model)
+    found = []
+    for unit in units:
+        order = unit[np.argsort(importance[unit], kind="stable")]
+        counts = sorted({round(f * len(order)) for f in FRACTIONS} - {0})
+        errors: list[float] = []
+        for count in counts:
+            keep = np.ones(channels.count, dtype=bool)
+            keep[order[:count]] = False
+            keep = complete(channels, keep, importance)
+            if errors and errors[-1] > ENOUGH:
+                errors.append(errors[-1] * (count / counts[len(errors) - 1]) ** 2)
+                continue
+            found_error = np.nan_to_num(head.error(without(model, places, statistics, keep, ridge)), nan=1e3)
+            errors.append(max(float(found_error) - base, 0.0))
+        rising = np.maximum.accumulate([0.0, *errors])
+        found.append(Curve(order, (0, *counts), tuple(rising.tolist())))
+    return found
+
+
+def without(
+    model: Model, places: Sequence[Contraction], statistics: Sequence[Statistics], keep: Array, ridge: float
+) -> Model:
+    """A copy of the model in which channels are folded into the kept ones and read by nobody, at their full
+    widths."""
+    copy = model.copy()
+    by_name = {node.name: node for node in copy.graph.nodes}
+    name = Namer(copy.graph)
+    for place, known in zip(places, statistics, strict=True):
+        node = by_name[place.node.name]
+        weight = input_constant(node, 1)
+        if weight is None:
+            continue
+        folded = fold(place, weight, keep, known, ridge, np.zeros(len(place.classes)))
+        if folded is None:
+            continue
+        gone = (place.classes >= 0) & ~keep[np.maximum(place.classes, 0)]
+        blocks = matrices(node, folded.weight, 1)
+        blocks *= ~gone.reshape(len(blocks), 1, -1)
+        replace_constant(node, 1, weight_of(node, blocks, weight.shape, 1).astype(weight.dtype))
+        shift_outputs(copy, node, folded.shift, name)
+    return copy
+
+
+def allocate(
+    channels: Channels, curves: Sequence[Curve], importance: Array, cost: PlanCost, met: Callable[[Array], bool]
+) -> Array:
+    """The classes to keep: widths bought by least error per MAC until `met` says so (or nothing is left to take).
+
+    Args:
+        met: whether a choice of classes meets the budget.
+    """
+    taken = [0] * len(curves)
+    keep = np.ones(channels.count, dtype=bool)
+    while not met(complete(channels, keep, importance)):
+        saved = cost.saved(keep)
+        best: tuple[float, int, int] | None = None
+        for index, (curve, now) in enumerate(zip(curves, taken, strict=True)):
+            for step in _next_counts(curve, now):
+                gain = float(saved[curve.order[now:step]].sum())
+                price = (curve.error(step) - curve.error(now)) / max(gain, 1.0)
+                if best is None or price < best[0]:
+                    best = (price, index, step)
+        if best is None:
+            break
+        _, index, step = best
+        # No further than one measured step at a time, in small bites, so that the budget is met closely.
+        bite = min(step, taken[index] + max(len(curves[index].order) // 32, 1))
+        keep[curves[index].order[taken[index] : bite]] = False
+        taken[index] = bite
+    return complete(channels, keep, importance)
+
+
+def _next_counts(curve: Curve, now: int) -> list[int]:
+    """The measured counts beyond `now`."""
+    return [count for count in curve.counts if count > now]

@@ -1,0 +1,165 @@
+"""How `prune` ranks channels: by the weights alone, or with calibration images; and sensitivity curves for
+allocation.
+
+What `auto` takes: `output` with calibration images; else `gamma` where the network has been trained to be sparse;
+else `variance` where BatchNormalizations tell how activations vary; else what `analysis.importance` finds
+(weights).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
+from onnxslim_yolo.analysis.channels import Channels
+from onnxslim_yolo.analysis.contraction import contractions
+from onnxslim_yolo.analysis.importance import Aggregate, measure
+from onnxslim_yolo.analysis.importance_variance import variance_importance
+from onnxslim_yolo.analysis.plan_cost import PlanCost
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.latency.problem import units_of
+from onnxslim_yolo.passes._curves import Curve, measure_curves
+from onnxslim_yolo.passes._second_order import output_importance
+from onnxslim_yolo.plan import Plan
+from onnxslim_yolo.verify.head_error import HeadError
+
+AnyKind = Literal["auto", "gamma", "weight", "variance", "output"]
+Per = Literal["macs", "none"]
+
+SPARSE = 0.1
+"""Where the cut goes through |γ| above this, the network has not been trained to be sparse: what goes matters."""
+
+KNOWN = 0.5
+"""`variance` is believed where it knows at least this share of the channels' variances."""
+
+SENSITIVITY_IMAGES = 8
+UNIT_STEP = 8
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Importance per class, how it was measured, and curves where widths are allocated by them.
+
+    Attributes:
+        key: what it depends on besides the graph.
+        values: shape (count,), float64.
+        kind: "gamma", "weight", "variance" or "output", and what it was divided by.
+        notes: what people should know.
+    """
+
+    key: tuple[object, ...]
+    values: Array
+    kind: str
+    notes: tuple[str, ...] = ()
+    curves: tuple[Curve, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class RankingOptions:
+    """What a ranking depends on; as the fields of `prune`. `ratio` only tells `auto` where the cut will be."""
+
+    kind: AnyKind
+    aggregate: Aggregate
+    normalise: bool
+    per: Per
+    curves: bool
+    calib: Path | None
+    ratio: float | None
+
+
+def rank(model: Model, plan: Plan, eligible: Array, options: RankingOptions) -> Ranking:
+    """Rank the plan's classes.
+
+    Raises:
+        UsageError: calibration images are needed and not given.
+    """
+    channels = plan.channels
+    if options.calib is None and (options.kind == "output" or options.curves):
+        what = "--importance output" if options.kind == "output" else "--allocate curves"
+        raise UsageError(f"{what} needs calibration images", hint="give them with --calib DIR")
+    kind, why = _choose(model, channels, eligible, options)
+    cost = PlanCost.of(model.graph, channels)
+    notes: tuple[str, ...]
+    if kind in ("gamma", "weight"):
+        found = measure(channels, kind, options.aggregate, normalise=options.normalise)
+        values, notes = found.values, (why or found.remark,)
+        name: str = found.kind
+    elif kind == "variance":
+        values, known = variance_importance(model.graph, channels)
+        notes = (why, f"variance: known for {known:.0%} of the channels") if known < KNOWN else (why,)
+        name = "variance"
+        if options.per == "macs":
+            values, name = values / np.maximum(cost.saved(plan.keep), 1.0), "variance per MAC"
+    else:
+        values, notes, name = np.zeros(channels.count), (why,), "output"
+    curves: tuple[Curve, ...] = ()
+    if options.calib is not None and (kind == "output" or options.curves):
+        values, curves = _calibrated(model, channels, eligible, options, kind, values, cost)
+        name = "output per MAC" if kind == "output" and options.per == "macs" else name
+    return Ranking(_key(options), values, name, tuple(note for note in notes if note), curves)
+
+
+def _key(options: RankingOptions) -> tuple[object, ...]:
+    return (options.kind, options.aggregate, options.normalise, options.per, options.curves, options.calib)
+
+
+def known_ranking(plan: Plan, options: RankingOptions) -> Ranking | None:
+    """The plan's ranking if it was made with these options."""
+    ranking = plan.ranking
+    return ranking if isinstance(ranking, Ranking) and ranking.key == _key(options) else None
+
+
+def _choose(
+    model: Model, channels: Channels, eligible: Array, options: RankingOptions
+) -> tuple[Literal["gamma", "weight", "variance", "output"], str]:
+    if options.kind != "auto":
+        return options.kind, ""
+    if options.calib is not None:
+        return "output", "importance: measured on the calibration images (output)"
+    found = measure(channels, "auto", options.aggregate)
+    if found.kind != "gamma" or is_sparse(found.values, found.has_gamma & eligible, options.ratio):
+        return found.kind, found.remark
+    _, known = variance_importance(model.graph, channels)
+    if known < KNOWN:
+        return found.kind, found.remark
+    return "variance", f"importance: variance, for the network is not sparse (the cut would go through |γ| > {SPARSE})"
+
+
+def is_sparse(gamma: Array, having: Array, ratio: float | None) -> bool:
+    """Whether the `ratio` smallest |γ| (or, without one, a tenth of them) are all near zero."""
+    values = np.sort(gamma[having])
+    if not len(values):
+        return False
+    share = ratio or 0.1
+    return bool(values[min(int(share * len(values)), len(values) - 1)] <= SPARSE)
+
+
+def _calibrated(
+    model: Model,
+    channels: Channels,
+    eligible: Array,
+    options: RankingOptions,
+    kind: str,
+    values: Array,
+    cost: PlanCost,
+) -> tuple[Array, tuple[Curve, ...]]:
+    if options.calib is None:
+        raise ValueError("no calibration images")
+    images = CalibrationImages(options.calib, model, part="fit")
+    places = [place for place in contractions(channels) if place.taps is not None]
+    statistics = collect(model, places, images, window=False)
+    head = HeadError.of(model, images)
+    if kind == "output":
+        few = head.subset(SENSITIVITY_IMAGES)
+        per = cost if options.per == "macs" else None
+        values = output_importance(model, channels, eligible, places, statistics, few, per)
+    if not options.curves:
+        return values, ()
+    units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]
+    units = [unit for unit in units if len(unit)]
+    return values, tuple(measure_curves(model, channels, units, values, places, statistics, head))

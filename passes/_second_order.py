@@ -1,0 +1,171 @@
+"""Importance `output`: what removing a channel costs its readers' outputs after the best linear compensation.
+
+A contraction with weight W (a column per input channel) and input covariance Σ loses, when channel c goes and its
+part is folded into the others (Hassibi & Stork 1993, "Optimal Brain Surgeon", with Σ for the Hessian),
+
+    Δ(c) = ‖W_c‖² / (Σ⁻¹)_cc        W ← W − W_c (Σ⁻¹)_c / (Σ⁻¹)_cc        Σ⁻¹ ← Σ⁻¹ − (Σ⁻¹)_c (Σ⁻¹)_cᵀ / (Σ⁻¹)_cc
+
+Relative to the contraction's output variance, and times what the network's outputs suffer from a relative error there,
+this sums up over all readers of c. Channels are taken out greedily, a few at a time, the cheapest per MAC saved
+first; the order of removal is the ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxslim_yolo.analysis.calibration import Statistics
+from onnxslim_yolo.analysis.channels import Channels
+from onnxslim_yolo.analysis.contraction import Contraction
+from onnxslim_yolo.analysis.plan_cost import PlanCost
+from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.passes._fold_removed import matrices, weight_of
+from onnxslim_yolo.verify.head_error import HeadError
+
+RIDGE = 1e-2
+"""λ of Σ + λI, relative to the mean variance."""
+
+NOISE = 0.05
+"""The relative error that sensitivities are measured with: of the output's variance."""
+
+STEPS = 200
+"""The greedy takes this many steps; each removes the cheapest 1/STEPS of the channels."""
+
+
+@dataclass
+class _Block:
+    """One group of one contraction: its columns' classes, weight (rows, n), Σ⁻¹ (n, n), and what errors count."""
+
+    classes: Array
+    weight: Array
+    inverse: Array
+    factor: float
+
+    def costs(self) -> Array:
+        """Δ of each column, weighted; shape (n,)."""
+        diagonal = np.diagonal(self.inverse)
+        energy = (self.weight**2).sum(axis=0)
+        return np.asarray(self.factor * energy / np.maximum(diagonal, 1e-30)) * (diagonal > 0)
+
+    def remove(self, column: int) -> None:
+        """Take a column out, folding it into the rest."""
+        row = self.inverse[column] / self.inverse[column, column]
+        self.weight -= np.outer(self.weight[:, column], row)
+        self.inverse -= np.outer(self.inverse[column], row)
+        self.weight[:, column] = 0
+        self.inverse[column] = 0
+        self.inverse[:, column] = 0
+
+
+def output_importance(
+    model: Model,
+    channels: Channels,
+    eligible: Array,
+    places: Sequence[Contraction],
+    statistics: Sequence[Statistics],
+    head: HeadError | None,
+    cost: PlanCost | None,
+) -> Array:
+    """Per class, its importance: the largest cost per MAC met up to its removal, in removal order; shape (count,).
+
+    Args:
+        eligible: per class, whether it may be removed. The others get infinity.
+        places, statistics: the contractions with a constant weight and what they read.
+        head: measures what an error at a contraction does to the outputs; None counts all alike.
+        cost: MACs saved to divide by; None divides by nothing.
+    """
+    weights = [1.0] * len(places) if head is None else sensitivities(model, places, statistics, head)
+    blocks = [b for p, s, w in zip(places, statistics, weights, strict=True) for b in _blocks(p, s, w)]
+    return _greedy(channels, eligible, blocks, cost)
+
+
+def sensitivities(
+    model: Model, places: Sequence[Contraction], statistics: Sequence[Statistics], head: HeadError
+) -> list[float]:
+    """The outputs' error per relative error of each contraction's output, by disturbing its weight at random."""
+    found: dict[str, float] = {}
+    for place, known in zip(places, statistics, strict=True):
+        if place.node.name not in found:
+            found[place.node.name] = _sensitivity(model, place, known.by_channel(), head)
+    return [found[place.node.name] for place in places]
+
+
+def _sensitivity(model: Model, place: Contraction, known: Statistics, head: HeadError) -> float:
+    disturbed = model.copy()
+    node = next(n for n in disturbed.graph.nodes if n.name == place.node.name)
+    weight = input_constant(node, 1)
+    if weight is None:
+        return 0.0
+    rng = np.random.default_rng(len(place.classes))
+    blocks = matrices(node, weight, 1)
+    noise: Array = np.asarray(rng.standard_normal(blocks.shape))
+    for g in range(len(blocks)):
+        mine = slice(g * blocks.shape[2], (g + 1) * blocks.shape[2])
+        covariance = known.covariance[mine, mine]
+        noise[g] *= np.sqrt(NOISE * _energy(blocks[g], covariance) / max(_energy(noise[g], covariance), 1e-30))
+    changed = weight_of(node, blocks + noise, weight.shape, 1)
+    replace_constant(node, 1, changed.astype(weight.dtype))
+    return head.error(disturbed) / NOISE
+
+
+def _energy(weight: Array, covariance: Array) -> float:
+    """tr(W Σ Wᵀ)."""
+    return float(np.einsum("ri,ij,rj->", weight, covariance, weight, optimize=True))
+
+
+def _blocks(place: Contraction, statistics: Statistics, weight: float) -> list[_Block]:
+    constant = input_constant(place.node, 1)
+    if constant is None:
+        return []
+    known = statistics.by_channel()
+    found = []
+    parts = matrices(place.node, constant, 1)
+    total = 0.0
+    for g, block in enumerate(parts):
+        mine = slice(g * block.shape[1], (g + 1) * block.shape[1])
+        covariance = known.covariance[mine, mine]
+        covariance = np.nan_to_num(covariance)
+        total += _energy(block, covariance)
+        ridge = max(RIDGE * float(np.diagonal(covariance).mean()), 1e-12)
+        inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+        found.append(_Block(place.classes[mine], block, inverse, weight))
+    for one in found:
+        one.factor = weight / max(total, 1e-30)
+    return found
+
+
+def _greedy(channels: Channels, eligible: Array, blocks: list[_Block], cost: PlanCost | None) -> Array:
+    positions: list[list[tuple[int, int]]] = [[] for _ in range(channels.count)]
+    for b, block in enumerate(blocks):
+        for column, cls in enumerate(block.classes.tolist()):
+            if cls >= 0:
+                positions[cls].append((b, column))
+    importance = np.full(channels.count, np.inf)
+    keep = np.ones(channels.count, dtype=bool)
+    batch = max(int(eligible.sum()) // STEPS, 1)
+    highest = 0.0
+    costs = [block.costs() for block in blocks]
+    while (keep & eligible).any():
+        totals = np.zeros(channels.count)
+        for block, values in zip(blocks, costs, strict=True):
+            own = block.classes >= 0
+            np.add.at(totals, block.classes[own], values[own])
+        if cost is not None:
+            totals = totals / np.maximum(cost.saved(keep), 1.0)
+        left = np.flatnonzero(keep & eligible)
+        chosen = left[np.argsort(totals[left], kind="stable")[:batch]]
+        touched: set[int] = set()
+        for cls in chosen.tolist():
+            highest = max(highest * (1 + 1e-12), float(totals[cls]))
+            importance[cls] = highest
+            keep[cls] = False
+            for b, column in positions[cls]:
+                blocks[b].remove(column)
+                touched.add(b)
+        for b in touched:
+            costs[b] = blocks[b].costs()
+    finite = importance[np.isfinite(importance)]
+    return np.where(np.isfinite(importance), importance, 2 * float(finite.max(initial=1.0)))

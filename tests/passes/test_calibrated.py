@@ -1,0 +1,144 @@
+"""What calibration images tell: importance by output, curves, head error, the loss estimate; with controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages
+from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.analysis.plan_cost import PlanCost
+from onnxslim_yolo.decode import Candidates
+from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.passes import PruneChannels, SliceChannels
+from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.verify.estimate import estimate_loss
+from onnxslim_yolo.verify.head_error import HeadError, cell_errors, iou
+from tests.numeric import build
+from tests.passes.cutting import classes_of, onnx_text, remove_random, run
+
+SIDE = 16
+SHIFT = np.array([5, 0, 5, 0])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calib")
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def two_branches() -> Model:
+    """`a` matters to the output a hundred times more than `b`; of a's channels 6 and 7 are sums of others."""
+    rng = np.random.default_rng(1)
+    first = rng.standard_normal((8, 3, 3, 3))
+    first[6], first[7] = first[0] + first[1], first[2] - first[3]
+    text = onnx_text(
+        f"float[1,3,{SIDE},{SIDE}] x",
+        "float[a,b,c,d] y",
+        "float[8,3,3,3] a.weight, float[8,3,3,3] b.weight, float[4,8,1,1] p.weight, float[4,8,1,1] q.weight",
+        "a = Conv<pads=[1,1,1,1]>(x, a.weight) b = Conv<pads=[1,1,1,1]>(x, b.weight) "
+        "p = Conv(a, p.weight) q = Conv(b, q.weight) y = Add(p, q)",
+    )
+    return build(text, values={"a.weight": first, "q.weight": 0.01 * rng.standard_normal((4, 8))})
+
+
+def removed(model: Model, step: PruneChannels) -> dict[str, list[int]]:
+    after = run(model, step)
+    assert after.plan is not None
+    return {name: np.flatnonzero(~after.plan.keep[classes_of(after, name)]).tolist() for name in "ab"}
+
+
+@pytest.mark.parametrize("allocate", ["global", "curves"])
+def test_what_matters_little_goes_first(allocate: str, images: Path) -> None:
+    found = removed(two_branches(), PruneChannels(ratio=0.3, importance="output", allocate=allocate, calib=images))  # type: ignore[arg-type]
+    assert len(found["b"]) >= 4 and not set(found["a"]) & {4, 5}
+    # Control: by weights the two branches are alike.
+    blind = removed(two_branches(), PruneChannels(ratio=0.3, importance="weight"))
+    assert blind != found
+
+
+def test_redundant_channels_go_before_others(images: Path) -> None:
+    model = two_branches()
+    step = PruneChannels(ratio=0.12, importance="output", calib=images, keep=("b",), per="none")
+    assert set(removed(model, step)["a"]) <= {0, 1, 2, 3, 6, 7}
+
+
+def test_curves_meet_a_share_of_macs(images: Path) -> None:
+    model = two_branches()
+    step = PruneChannels(macs=0.7, importance="weight", allocate="curves", calib=images)
+    after = run(model, step, SliceChannels())
+    assert 0.55 < cost_of(after.graph).macs / cost_of(model.graph).macs <= 0.7
+
+
+def test_a_ranking_is_measured_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = two_branches()
+    PruneChannels(ratio=0.1, importance="output", calib=images).run(model)
+    monkeypatch.setattr("onnxslim_yolo.passes.prune.rank", None)
+    again = model.copy()
+    PruneChannels(ratio=0.4, importance="output", calib=images).run(again)
+    assert again.plan is not None and model.plan is not None and again.plan.removed > model.plan.removed
+
+
+def test_macs_of_a_plan_are_those_of_the_sliced_graph() -> None:
+    model = two_branches()
+    for seed in range(3):
+        trial = model.copy()
+        plan = remove_random(trial, seed=seed)
+        cost = PlanCost.of(trial.graph, plan.channels)
+        assert cost.macs(np.ones(plan.channels.count, dtype=bool)) == pytest.approx(cost_of(trial.graph).macs)
+        expected = cost.macs(plan.keep)
+        single = int(np.flatnonzero(plan.keep & plan.channels.prunable)[0])
+        fewer = plan.keep.copy()
+        fewer[single] = False
+        assert expected - cost.macs(fewer) == pytest.approx(cost.saved(plan.keep)[single])
+        SliceChannels().run(trial)
+        assert expected == pytest.approx(cost_of(trial.graph).macs)
+
+
+def cells(boxes: Array, scores: list[float], classes: list[int]) -> Candidates:
+    n = len(scores)
+    return Candidates(np.asarray(boxes, float), np.array(scores), np.array(classes), np.zeros((n, 0)))
+
+
+def test_cell_errors() -> None:
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30.0]])
+    source = cells(boxes, [0.9, 0.001], [1, 0])
+    assert cell_errors(source, source)[0] == pytest.approx(0)
+    assert cell_errors(source, source)[1] == pytest.approx(0.9)
+    moved = cell_errors(source, cells(boxes + SHIFT, [0.9, 0.001], [1, 0]))[0]
+    assert moved == pytest.approx(3 * 0.9 * (1 - 1 / 3))
+    shy = cell_errors(source, cells(boxes, [0.5, 0.001], [1, 0]))[0]
+    assert shy == pytest.approx(0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5))
+    assert cell_errors(source, cells(boxes, [0.9, 0.001], [2, 0]))[0] > shy  # another class is worse
+    assert cell_errors(source, cells(boxes, [0.9, 0.001], [1, 1]))[0] == pytest.approx(0)  # too faint to count
+    np.testing.assert_allclose(iou(boxes, boxes + SHIFT), 1 / 3)
+
+
+def test_head_error_of_any_network(images: Path) -> None:
+    model = two_branches()
+    head = HeadError.of(model, CalibrationImages(images, model))
+    assert head.head is None and head.error(model) == 0
+    spoiled = model.copy()
+    node = next(n for n in spoiled.graph.nodes if n.inputs[1].name == "p.weight")
+    weight = input_constant(node, 1)
+    assert weight is not None
+    replace_constant(node, 1, np.asarray(weight * 1.1))
+    assert head.error(spoiled) == pytest.approx(0.01, rel=0.4)
+
+
+def test_the_loss_is_estimated_on_images_held_out(images: Path) -> None:
+    model = two_branches()
+    fit, held = (CalibrationImages(images, model, part=part) for part in ("fit", "held-out"))  # type: ignore[arg-type]
+    assert (len(fit), len(held)) == (8 - 8 // HELD_OUT, 8 // HELD_OUT) and held.splits
+    exact = estimate_loss(model, model, held, held_out=True)
+    assert exact is not None and exact.head_error == 0 and "held-out" in exact.sentence()
+    worse = run(model, PruneChannels(ratio=0.6, importance="weight", keep=("b",)), SliceChannels())
+    lossy = estimate_loss(model, worse, held, held_out=True)
+    assert lossy is not None and lossy.head_error > 0.01
+    assert open_plan(model).keep.all()
