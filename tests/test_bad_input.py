@@ -257,7 +257,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         ({"name": "a/b"}, "no file name"),
         ({"prune": 0.5, "target_macs": 0.5}, "give one of"),
         ({"target_macs": 1.5}, r"\(0, 1\]"),
-        ({"target_params": 1e-6}, "cannot come down"),
+        ({"target_params": 0.001}, "cannot come down"),
         ({"scope": "most"}, "'most' is none of"),
         ({"unheard": 1}, "unheard"),
     ],
