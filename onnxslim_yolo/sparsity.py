@@ -39,7 +39,7 @@ network settles. An EMA copy follows zeros only slowly: call `apply_zeros(ema)` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,13 +47,15 @@ import numpy as np
 
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array
+from onnxslim_yolo.sparsity_scope import Scope, coupled_channels, coupling_numbers, norms_in_scope
+
+__all__ = ["GammaSparsity", "GammaStatistics", "coupled_channels", "ultralytics_callbacks"]
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
 Mode = Literal["prox", "subgrad"]
-Scope = Literal["all", "no-residual"] | Sequence[str]
 
 FLOOR = 0.1
 """Share of every BatchNorm's channels, the largest, that `target` never pushes: no layer collapses."""
@@ -116,13 +118,13 @@ class GammaSparsity:
         """
         _check(rate, mode, bias_mult, coupling, target)
         self.rate, self.mode, self.bias_mult, self.target = rate, mode, bias_mult, target
-        norms = _in_scope(model, scope)
+        norms = norms_in_scope(model, scope)
         self.names = tuple(norms)
         self._gammas = [norm.weight for norm in norms.values()]
         self._betas = [norm.bias for norm in norms.values()]
         self._optimizer = optimizer
         self._rates()  # complains now rather than at the first step
-        self._class = _classes(norms, coupling)
+        self._class = coupling_numbers(norms, coupling)
         self._progress, self._settled = 0.0, False
         self._held: list[Tensor] | None = None
         self.history: list[GammaStatistics] = []
@@ -250,32 +252,6 @@ class GammaSparsity:
         return pushed
 
 
-def coupled_channels(model: nn.Module, example: Tensor) -> dict[str, Array]:
-    """Which BatchNorm channels the compiler would have to remove together.
-
-    Args:
-        model: can be traced on `example`. Its weights and training flags are left alone.
-        example: (b, c, h, w); only shapes matter.
-
-    Returns:
-        Per BatchNorm's name the number of each channel's coupled channel; -1 where it has none.
-    """
-    from onnxslim_yolo.analysis.channels import analyse_channels
-    from onnxslim_yolo.graph import Model
-    from onnxslim_yolo.load.trace import trace
-    from onnxslim_yolo.passes import Canonicalise, ShuffleToGather
-
-    graph = Model.from_onnx(trace(model, example))
-    for step in (Canonicalise(), ShuffleToGather(), Canonicalise()):
-        step.run(graph)
-    suffix = ".weight"
-    return {
-        use.constant.name[: -len(suffix)]: use.labels
-        for use in analyse_channels(graph.graph).uses
-        if use.node.op == "BatchNormalization" and use.index == 1 and use.constant.name.endswith(suffix)
-    }
-
-
 def ultralytics_callbacks(yolo: Any, rate: float, *, settle: float = 0.2, **options: Any) -> Callable[[], Any]:
     """Sparsity training inside Ultralytics' trainer: `ultralytics_callbacks(yolo, 1.0); yolo.train(…, amp=False)`.
 
@@ -315,43 +291,3 @@ def _check(rate: float, mode: str, bias_mult: float, coupling: object, target: f
         raise UsageError(f"target: {target} is not in (0, 1)", hint="0.6 pushes the smallest 60 % of the channels")
     if mode == "subgrad" and (coupling is not None or target is not None):
         raise UsageError("coupling and target belong to mode prox", hint="leave them out, or use mode='prox'")
-
-
-def _in_scope(model: nn.Module, scope: Scope) -> dict[str, Any]:
-    from torch import nn
-
-    norms = {
-        name: part
-        for name, part in model.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.affine
-    }
-    if scope == "no-residual":
-        shortcuts = tuple(f"{name}." for name, part in model.named_modules() if getattr(part, "add", None) is True)
-        norms = {name: part for name, part in norms.items() if not name.startswith(shortcuts)}
-    elif scope != "all":
-        wanted = [scope] if isinstance(scope, str) else list(scope)
-        unknown = [name for name in wanted if name not in norms]
-        if unknown:
-            raise UsageError(f"scope: no BatchNorm is called '{unknown[0]}'", hint="all, no-residual, or module names")
-        norms = {name: norms[name] for name in wanted}
-    if not norms:
-        raise UsageError("the model has no BatchNorm with γ in scope: nothing to make sparse")
-    return norms
-
-
-def _classes(norms: Mapping[str, Any], coupling: Mapping[str, Array] | None) -> Tensor | None:
-    """One number per γ of the concatenation: its coupled channel, renumbered without gaps."""
-    import torch
-
-    if coupling is None:
-        return None
-    labels: list[Array] = []
-    for name, norm in norms.items():
-        own = np.asarray(coupling.get(name, np.full(len(norm.weight), -1)))
-        if own.shape != (len(norm.weight),):
-            raise UsageError(f"coupling: '{name}' has {len(norm.weight)} channels, given are {own.shape}")
-        labels.append(own)
-    flat = np.concatenate(labels).astype(np.int64)
-    alone = flat < 0
-    flat[alone] = flat.max(initial=0) + 1 + np.arange(int(alone.sum()))
-    return torch.from_numpy(np.unique(flat, return_inverse=True)[1].reshape(-1))

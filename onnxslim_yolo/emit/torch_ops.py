@@ -8,34 +8,34 @@ again. Functions are written so that `torch.onnx.export` gives back the operator
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253 (this file is only imported by what needs torch)
 from torch import Tensor  # noqa: TID253
 from torch.nn import functional  # noqa: TID253
 
-from onnxslim_yolo.emit.torch_describe import TRACED_ROWS
+from onnxslim_yolo.emit.torch_ops_shape import (
+    Attributes,
+    Operator,
+    concat,
+    expand,
+    gather,
+    numbers,
+    pad,
+    reduce_axes,
+    reshape,
+    resize,
+    slice_axes,
+    split,
+    squeeze,
+    tensor,
+    unsqueeze,
+)
 from onnxslim_yolo.errors import UnsupportedError
 
-Attributes: TypeAlias = Mapping[str, Any]
-Operator: TypeAlias = Callable[[Sequence[Any], Attributes], Any]
-
 _DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
-_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
-
-
-def tensor(value: Any) -> Tensor:
-    """A tensor as it is, a numpy constant as a tensor."""
-    return value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
-
-
-def numbers(value: Any) -> list[int]:
-    """A static input as integers."""
-    if isinstance(value, Tensor):
-        raise UnsupportedError("a shape, an axis or a bound is computed while the model runs")
-    return [int(v) for v in np.asarray(value).reshape(-1)]
 
 
 def same_padding(attrs: Attributes, rank: int) -> tuple[list[int], bool]:
@@ -102,113 +102,6 @@ def _average_pool(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     strides = attrs.get("strides") or [1] * len(kernel)
     include = bool(attrs.get("count_include_pad", 0))
     return functional.avg_pool2d(inputs[0], kernel, strides, begin, bool(attrs.get("ceil_mode", 0)), include)
-
-
-def _pad(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x = inputs[0]
-    pads = numbers(inputs[1] if len(inputs) > 1 else attrs["pads"])
-    axes = numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(pads) // 2))
-    sides = {axis % x.dim(): (pads[k], pads[len(axes) + k]) for k, axis in enumerate(axes)}
-    first = min((axis for axis, side in sides.items() if any(side)), default=x.dim() - 1)
-    flat = [side for axis in reversed(range(first, x.dim())) for side in sides.get(axis, (0, 0))]
-    value = float(np.asarray(inputs[2]).reshape(-1)[0]) if len(inputs) > 2 and inputs[2] is not None else 0.0
-    return functional.pad(x, flat, mode=_PAD_MODES[attrs.get("mode", "constant")], value=value)
-
-
-def _resize(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x = inputs[0]
-    modes = {"nearest": "nearest", "linear": "bilinear"}
-    mode, where = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
-    known = {"nearest": ("asymmetric",), "linear": ("half_pixel", "pytorch_half_pixel", "align_corners")}
-    if where not in known.get(mode, ()) or (mode == "nearest" and attrs.get("nearest_mode") != "floor"):
-        raise UnsupportedError(f"a Resize with mode {mode} and coordinates {where}")
-    corners = None if mode == "nearest" else where == "align_corners"
-    if len(inputs) > 3 and inputs[3] is not None:
-        return functional.interpolate(x, size=numbers(inputs[3])[2:], mode=modes[mode], align_corners=corners)
-    scales = [float(v) for v in np.asarray(inputs[2]).reshape(-1)[2:]]
-    return functional.interpolate(x, scale_factor=scales, mode=modes[mode], align_corners=corners)
-
-
-def _reshape(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, target = inputs[0], numbers(inputs[1])
-    if not attrs.get("allowzero", 0):
-        target = [int(x.shape[axis]) if size == 0 else size for axis, size in enumerate(target)]
-    if target and target[0] > 0 and attrs.get(TRACED_ROWS):
-        target[0] = target[0] * int(x.shape[0]) // attrs[TRACED_ROWS]
-    return torch.reshape(x, target)
-
-
-def _concat(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    """Constants beside feature maps were made for one image: they are repeated for every image of a batch."""
-    parts = [tensor(value) for value in inputs]
-    axis, batch = attrs["axis"], max(int(part.shape[0]) for part in parts)
-    if axis % parts[0].dim() != 0:
-        parts = [part if part.shape[0] == batch else part.expand(batch, *part.shape[1:]) for part in parts]
-    return torch.cat(parts, axis)
-
-
-def _split(inputs: Sequence[Any], attrs: Attributes) -> tuple[Tensor, ...]:
-    x, axis = inputs[0], attrs.get("axis", 0)
-    sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attrs.get("split")
-    if sizes is None:
-        raise UnsupportedError("a Split without sizes")
-    return tuple(torch.split(x, numbers(sizes), axis))
-
-
-def _slice(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x = inputs[0]
-    starts, ends = numbers(inputs[1]), numbers(inputs[2])
-    axes = numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(starts)))
-    steps = numbers(inputs[4]) if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
-    if min(steps) < 1:
-        raise UnsupportedError("a Slice that runs backwards")
-    cut = [slice(None)] * x.dim()
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        cut[axis] = slice(start, end if end < (1 << 31) - 1 else None, step)
-    return x[tuple(cut)]  # type: ignore[no-any-return]
-
-
-def _gather(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, axis = inputs[0], attrs.get("axis", 0) % inputs[0].dim()
-    index = tensor(inputs[1])
-    if index.dim() == 0:
-        return x.select(axis, int(index))  # type: ignore[no-any-return]
-    if index.dim() == 1:
-        return torch.index_select(x, axis, index.to(x.device))
-    return x[(slice(None),) * axis + (index.to(x.device),)]  # type: ignore[no-any-return]
-
-
-def _axes(inputs: Sequence[Any], attrs: Attributes) -> list[int] | None:
-    if len(inputs) > 1 and inputs[1] is not None:
-        return numbers(inputs[1])
-    return list(attrs["axes"]) if attrs.get("axes") is not None else None
-
-
-def _reduce(run: Callable[..., Tensor]) -> Operator:
-    def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-        axes = _axes(inputs, attrs) or list(range(inputs[0].dim()))
-        return run(inputs[0], axes, bool(attrs.get("keepdims", 1)))
-
-    return operator
-
-
-def _squeeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, axes = inputs[0], _axes(inputs, attrs)
-    for axis in sorted((axis % x.dim() for axis in axes), reverse=True) if axes else ():
-        x = x.squeeze(axis)
-    return x if axes else x.squeeze()  # type: ignore[no-any-return]
-
-
-def _unsqueeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, axes = tensor(inputs[0]), _axes(inputs, attrs) or []
-    for axis in sorted(axis % (x.dim() + len(axes)) for axis in axes):
-        x = x.unsqueeze(axis)
-    return x
-
-
-def _expand(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x = tensor(inputs[0])
-    return x.expand(np.broadcast_shapes(tuple(int(n) for n in x.shape), tuple(numbers(inputs[1]))))
 
 
 def _clip(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
@@ -278,19 +171,19 @@ OPS: dict[str, Operator] = {
     "AveragePool": _average_pool,
     "GlobalAveragePool": lambda inputs, attrs: functional.adaptive_avg_pool2d(inputs[0], 1),
     "GlobalMaxPool": lambda inputs, attrs: functional.adaptive_max_pool2d(inputs[0], 1),
-    "Pad": _pad,
-    "Resize": _resize,
-    "Reshape": _reshape,
+    "Pad": pad,
+    "Resize": resize,
+    "Reshape": reshape,
     "Flatten": lambda inputs, attrs: torch.flatten(inputs[0], attrs.get("axis", 1)),
     "Transpose": lambda inputs, attrs: inputs[0].permute(*attrs["perm"]),
-    "Concat": _concat,
-    "Split": _split,
-    "Slice": _slice,
-    "Gather": _gather,
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_axes,
+    "Gather": gather,
     "GatherElements": lambda inputs, attrs: torch.gather(inputs[0], attrs.get("axis", 0), tensor(inputs[1])),
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Expand": _expand,
+    "Squeeze": squeeze,
+    "Unsqueeze": unsqueeze,
+    "Expand": expand,
     "Identity": _unary(lambda x: x),
     "Cast": lambda inputs, attrs: tensor(inputs[0]).to(_DTYPES[attrs["to"]]),
     "Clip": _clip,
@@ -331,10 +224,10 @@ OPS: dict[str, Operator] = {
     "Or": _binary(lambda a, b: torch.logical_or(tensor(a), tensor(b))),
     "Xor": _binary(lambda a, b: torch.logical_xor(tensor(a), tensor(b))),
     "Where": lambda inputs, attrs: torch.where(*(tensor(value) for value in inputs)),
-    "ReduceMean": _reduce(lambda x, axes, keep: x.mean(axes, keep)),
-    "ReduceSum": _reduce(lambda x, axes, keep: x.sum(axes, keep)),
-    "ReduceMax": _reduce(lambda x, axes, keep: x.amax(axes, keep)),
-    "ReduceMin": _reduce(lambda x, axes, keep: x.amin(axes, keep)),
+    "ReduceMean": reduce_axes(lambda x, axes, keep: x.mean(axes, keep)),
+    "ReduceSum": reduce_axes(lambda x, axes, keep: x.sum(axes, keep)),
+    "ReduceMax": reduce_axes(lambda x, axes, keep: x.amax(axes, keep)),
+    "ReduceMin": reduce_axes(lambda x, axes, keep: x.amin(axes, keep)),
     "TopK": _top_k,
     "DepthToSpace": lambda inputs, attrs: functional.pixel_shuffle(inputs[0], attrs["blocksize"]),
 }
