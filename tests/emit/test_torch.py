@@ -75,12 +75,20 @@ def test_the_pruned_graph_as_a_module(name: str) -> None:
     assert set(module.state_dict()) <= set(original.state_dict())
     norms = {k for k, m in original.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert {k for k, m in module.named_modules() if isinstance(m, torch.nn.BatchNorm2d)} == norms
-    with torch.no_grad():  # the control: one weight spoilt by 1 %
-        trained = [
-            p for key, p in module.named_parameters() if key.endswith("weight") and p.dim() > 1 and p.requires_grad
-        ]
-        trained[-1].mul_(1.01)
-    assert worst(want, run_module(module, x[:1])) > 1e-4
+    assert max(effect_of_spoiling(module, x[:1], want)) > 1e-3  # the control
+
+
+def effect_of_spoiling(module: Any, x: Any, want: list[Any]) -> list[float]:
+    """What 1 % on one weight does, for some weights from the first layer to the last."""
+    weights = [p for key, p in module.named_parameters() if key.endswith("weight") and p.dim() > 1 and p.requires_grad]
+    effects = []
+    for weight in weights[:: max(len(weights) // 4, 1)]:
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight.mul_(1.01)
+            effects.append(worst(want, run_module(module, x)))
+            weight.copy_(before)
+    return effects
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "v5lite-g"])
