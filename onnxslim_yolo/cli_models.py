@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -13,6 +13,9 @@ from rich.table import Table
 from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, err, out, print_json, settle
 from onnxslim_yolo.cli_options import parse_size
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.latency.packing import Runtime
 
 ImageSize = Annotated[str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")]
 
@@ -196,6 +199,34 @@ def bench(
             out.print(f"  {m.name}: {layer.ms:.3f} ms {layer.share:5.1%} {layer.type} {layer.name}", highlight=False)
     clock = f"{result.clock} time, {result.threads} thread(s), {result.rounds} rounds"
     return out.print(f"A/A control {result.control:.3f}; ratios within {result.resolution:.1%} mean nothing; {clock}")
+
+
+@app.command()
+def profile(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Models whose layers are measured.")],
+    target: Annotated[str, typer.Option(metavar="ncnn|onnxruntime", help="The runtime to measure.")] = "ncnn",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    imgsz: ImageSize = None,
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="The table (default: TARGET-ISA-N.json).")] = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure layer latencies by width on this machine, as a table for `compile --table`.
+
+    Run it on the machine the model is for (a Raspberry Pi, say); compile anywhere.
+    """
+    settle(debug, quiet)
+    from onnxslim_yolo.latency.command import profile_command
+
+    if target not in ("ncnn", "onnxruntime"):
+        raise UsageError(f"--target takes ncnn or onnxruntime, not '{target}'")
+    runtime: Runtime = "ncnn" if target == "ncnn" else "onnxruntime"
+    with bar("profiling", quiet) as progress:
+        found = profile_command(
+            models, target=runtime, threads=threads, imgsz=parse_size(imgsz), out=output, progress=progress
+        )
+    if not quiet:
+        out.print(f"{found.path}: {found.layers} layers of {found.families} kinds", highlight=False)
 
 
 @app.command()

@@ -30,6 +30,7 @@ from onnxslim_yolo.errors import (
 )
 from onnxslim_yolo.files import move_into, staging, write_atomically
 from onnxslim_yolo.graph import Model
+from onnxslim_yolo.latency.command import predicted_latency
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import Pass, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions
@@ -186,6 +187,8 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         }
         _report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= gains
+        for key, graph in (("before", baseline.graph), ("after", model.graph)):
+            result.report[key] |= predicted_latency(graph, options.target, options.isa, options.table)
         _write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder
