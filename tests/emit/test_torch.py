@@ -68,14 +68,14 @@ def test_the_pruned_graph_as_a_module(name: str) -> None:
     module = to_torch(model)
     x = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     want = run_onnx(model, x[:1])
-    assert worst(want, run_module(module, x[:1])) < 1e-4
+    assert worst(want, run_module(module, x[:1])) < 5e-5
     assert (
-        worst(want, [part[:1] for part in run_module(module, x)]) < 1e-4
+        worst(want, [part[:1] for part in run_module(module, x)]) < 5e-5
     )  # a batch, though the graph is for one image
     assert set(module.state_dict()) <= set(original.state_dict())
     norms = {k for k, m in original.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert {k for k, m in module.named_modules() if isinstance(m, torch.nn.BatchNorm2d)} == norms
-    assert max(effect_of_spoiling(module, x[:1], want)) > 1e-3  # the control
+    assert max(effect_of_spoiling(module, x[:1], want)) > 3e-4  # the control
 
 
 def effect_of_spoiling(module: Any, x: Any, want: list[Any]) -> list[float]:
