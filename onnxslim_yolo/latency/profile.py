@@ -107,6 +107,7 @@ def measure_families(
             for i, us in zip(batch, times, strict=True):
                 wanted[i][0].note(wanted[i][1], us)
             counter.done(len(batch))
+    counter.finish()
     return {sampler.family: grid for sampler in samplers if (grid := sampler.grid()) is not None}
 
 
@@ -135,3 +136,8 @@ class _Counter:
         self._done += count
         if self._progress is not None:
             self._progress(self._done, max(self._total, self._done))
+
+    def finish(self) -> None:
+        """What was expected was an estimate: say that all is done."""
+        if self._progress is not None:
+            self._progress(self._done, self._done)
