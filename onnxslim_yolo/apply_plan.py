@@ -60,14 +60,7 @@ def apply_plan_file(plan: Path, checkpoint: Path, out: Path) -> Path:
     Raises:
         InputError: as `apply_plan`, or a file cannot be read.
     """
-    import json
-
-    try:
-        content = json.loads(plan.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", file=plan) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON: {error}", file=plan, hint="give a NAME.plan.json") from error
+    content = read_plan(plan)
     result = apply_plan(content, read_state_dict(checkpoint), file=checkpoint)
     partial = out.with_name(out.name + ".part")
     if out.suffix == ".safetensors":
@@ -80,6 +73,20 @@ def apply_plan_file(plan: Path, checkpoint: Path, out: Path) -> Path:
         torch.save(result, partial)
     partial.replace(out)
     return out
+
+
+def read_plan(path: Path) -> Any:
+    """The content of a NAME.plan.json, not yet checked. Raises InputError where it is no JSON."""
+    import json
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("no such file", file=path) from error
+    except RecursionError as error:
+        raise InputError("is nested too deeply for a plan", file=path) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as JSON: {error}", file=path, hint="give a NAME.plan.json") from error
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def _source(name: str) -> str:
 def _cut(tensor: Any, axis: int, indices: Any, name: str, file: object) -> Any:
     if not 0 <= axis < len(tensor.shape):
         raise InputError(f"'{name}' has {len(tensor.shape)} axes, the plan cuts axis {axis}", file=file, hint=HINT)
-    nested = bool(indices) and isinstance(indices[0], list)
+    nested = isinstance(indices, list) and bool(indices) and isinstance(indices[0], list)
     lists = indices if nested else [indices]
     length = int(tensor.shape[axis])
     for one in lists:

@@ -6,6 +6,9 @@ Each carries what happened, where (file, node), and the way out; the command lin
 
 from __future__ import annotations
 
+LONGEST = 1500
+"""Characters of a message that are shown."""
+
 
 class OnnxSlimError(Exception):
     """Base of every error this package raises on purpose.
@@ -29,7 +32,13 @@ class OnnxSlimError(Exception):
     def __str__(self) -> str:
         where = ", ".join(part for part in (self.file, self.node and f"node '{self.node}'") if part)
         text = f"{where}: {self.message}" if where else self.message
-        return f"{text}\n  help: {self.hint}" if self.hint else text
+        return _plain(f"{text}\n  help: {self.hint}" if self.hint else text)
+
+
+def _plain(text: str) -> str:
+    """Text with names from a file in it, as a terminal may show it: no control characters, and not without end."""
+    shown = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text[:LONGEST])
+    return shown if len(shown) <= LONGEST and len(text) <= LONGEST else f"{shown[:LONGEST]} …"
 
 
 class InputError(OnnxSlimError):

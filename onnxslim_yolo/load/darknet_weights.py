@@ -32,7 +32,7 @@ class WeightReader:
                 f"cannot be read: {error.strerror}", file=path, hint="name the weights with --weights FILE"
             ) from error
         start = _header_size(data, path)
-        if (len(data) - start) % 4:
+        if len(data) < start or (len(data) - start) % 4:
             raise InputError(
                 f"{len(data)} bytes are no header plus whole float32: truncated, or not Darknet weights", file=path
             )

@@ -12,7 +12,7 @@ from onnxslim_yolo.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.graph import Model, Source, initializers, input_constant, nodes_of, toposort
-from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes
+from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text
 from onnxslim_yolo.shapes import infer_shapes
 
 OLDEST_OPSET = 7
@@ -103,6 +103,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except (DecodeError, ValueError, RuntimeError) as error:
         hint = "is it complete? compare its size with the original's"
         raise InputError("is no ONNX file, or a truncated one", file=path, hint=hint) from error
+    check_text(proto, path)
     if not proto.graph.node or not proto.graph.output:
         raise InputError("holds no graph: it has no nodes or no outputs", file=path, hint="is it an ONNX model at all?")
     return proto

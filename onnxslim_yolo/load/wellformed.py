@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import onnx
 from onnx import TensorProto, helper
@@ -52,6 +52,34 @@ def check_proto(proto: onnx.ModelProto, file: File) -> None:
         for tensor in _tensors_of(node):
             check_tensor(tensor, file)
     _check_nodes(proto, file)
+
+
+def check_text(proto: onnx.ModelProto, file: File) -> None:
+    """Raises InputError where a name is no UTF-8: protobuf hands it out as bytes then, or raises."""
+    try:
+        wrong = next((text for text in _texts(proto) if not isinstance(text, str)), None)
+    except UnicodeDecodeError as error:
+        raise InputError(f"a name in it is no UTF-8: {error.object[:40]!r}", file=file, hint=HINT) from error
+    if wrong is not None:
+        raise InputError(f"a name in it is no UTF-8: {wrong[:40]!r}", file=file, hint=HINT)
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[Any]:
+    graph = proto.graph
+    yield from (graph.name, graph.doc_string, proto.producer_name, proto.producer_version, proto.domain)
+    yield from (opset.domain for opset in proto.opset_import)
+    for pair in proto.metadata_props:
+        yield from (pair.key, pair.value)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
+        for pair in node.metadata_props:
+            yield from (pair.key, pair.value)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name, attribute.doc_string, attribute.t.name)
+    for tensor in graph.initializer:
+        yield from (tensor.name, tensor.doc_string)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield from (value.name, value.doc_string, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
 
 
 def _tensors_of(node: onnx.NodeProto) -> Iterator[TensorProto]:
@@ -181,10 +209,22 @@ def _check_nodes(proto: onnx.ModelProto, file: File) -> None:
     context.opset_imports = {o.domain.removeprefix("ai.onnx"): o.version for o in proto.opset_import}
     for index, node in enumerate(proto.graph.node):
         name = printable(node.name or (node.output[0] if node.output else f"number {index}"))
+        if node.op_type == "Split":
+            _check_split(node, name, file)
         try:
             onnx.checker.check_node(node, context)
         except Exception as error:
             raise InputError(f"{printable(node.op_type)}: {_first(error)}", file=file, node=name, hint=HINT) from error
+
+
+def _check_split(node: onnx.NodeProto, name: str, file: File) -> None:
+    """Raises InputError where a Split's sizes are for other outputs: onnx's shape inference aborts on that."""
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    parts = attributes["num_outputs"].i if "num_outputs" in attributes else len(node.output)
+    if "split" in attributes:
+        parts = len(attributes["split"].ints)
+    if parts != len(node.output):
+        raise InputError(f"Split: {len(node.output)} outputs, expected {parts}", file=file, node=name, hint=HINT)
 
 
 def _first(error: Exception) -> str:

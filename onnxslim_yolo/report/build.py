@@ -88,6 +88,7 @@ def _pruning(plan: Plan | None) -> dict[str, Any] | None:
         return None
     prunable = plan.channels.prunable
     values = plan.importance[prunable]
+    values = values[np.isfinite(values)]  # weights may be NaN; a note says so
     histogram: dict[str, Any] | None = None
     if values.size and values.any():
         counts, edges = np.histogram(values, bins=BINS)
@@ -97,7 +98,7 @@ def _pruning(plan: Plan | None) -> dict[str, Any] | None:
         "prunable": int(prunable.sum()),
         "removed": plan.removed,
         "importance": plan.importance_kind,
-        "threshold": plan.threshold,
+        "threshold": plan.threshold if plan.threshold is not None and np.isfinite(plan.threshold) else None,
         "lossless": plan.lossless,
         "histogram": histogram,
     }

@@ -1,0 +1,199 @@
+"""Feed broken files to every reader but ONNX's and NCNN's.
+
+    python bench/fuzz_readers.py [darknet-cfg] [darknet-weights] [plan] [report] [budget] [config] [table] [pt]
+
+Text is mutated as bytes; JSON also as a tree, so that it stays JSON; checkpoints inside their pickle and around it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from fuzzing import Options, Tally, fuzz, mutate, run
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.apply_plan import apply_plan, read_plan
+from onnxslim_yolo.budget import read_budget
+from onnxslim_yolo.cli import compile_command
+from onnxslim_yolo.cli_config import _check, options_of
+from onnxslim_yolo.config import read_config
+from onnxslim_yolo.load.darknet import load_darknet
+from onnxslim_yolo.report.diff import diff_reports, markdown_diff, markdown_summary
+from onnxslim_yolo.report.html import render_html
+from onnxslim_yolo.report.read import read_report
+from tests.load.darknet_files import TINY_YOLOV4, TINY_YOLOV4_CONVOLUTIONS, random_weights
+from tests.report.sample import sample
+from tests.test_bad_input import good
+
+ROOT = Path(__file__).resolve().parents[1]
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1 << 70,
+    1e308,
+    float("nan"),
+    "",
+    "x" * 1000,
+    "\x1b[1m<b>",
+    [],
+    {},
+    [[]],
+    {"0": [0]},
+]
+BUDGET = b'params = 2_000_000\nmacs = "0.6x"\nfile_size = "4 MB"\nmax_difference = 1e-3\nlatency_ratio = 0.8\n'
+CONFIG = b'prune = 0.5\nsnap = "pow2"\nkeep = ["model.22.*"]\nimgsz = [320, 640]\nbudget = "b.toml"\nfloor = 2\n'
+
+
+def tree(rng: random.Random, value: Any) -> Any:
+    """A JSON value with one to three places changed."""
+    copy = json.loads(json.dumps(value))
+    for _ in range(rng.randint(1, 3)):
+        places = list(_places(copy))
+        where, key = rng.choice(places)
+        kind = rng.randrange(4)
+        if kind == 0:
+            del where[key]
+        elif kind == 1 and isinstance(where, list):
+            where.append(rng.choice(VALUES))
+        elif kind == 1:
+            where[rng.choice(["new", "0", "-1", "x" * 50])] = rng.choice(VALUES)
+        elif kind == 2 and isinstance(where[key], (int, float)):
+            where[key] = rng.choice([-where[key], where[key] * 10**9, str(where[key]), where[key] + 0.5])
+        else:
+            where[key] = rng.choice(VALUES)
+    return copy
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    found: list[tuple[Any, Any]] = []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        found += [(value, key), *_places(inner)]
+    return found or [({"x": 1}, "x")]
+
+
+def json_input(seed: Any) -> Callable[[random.Random], bytes]:
+    text = json.dumps(seed).encode()
+    return lambda rng: mutate(rng, text) if rng.random() < 0.3 else json.dumps(tree(rng, seed)).encode()
+
+
+def written(path: Path, read: Callable[[Path], object]) -> Callable[[object], object]:
+    def feed(data: object) -> object:
+        path.write_bytes(data)  # type: ignore[arg-type]
+        return read(path)
+
+    return feed
+
+
+def checkpoint() -> bytes:
+    import torch
+
+    stream = io.BytesIO()
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.SiLU())
+    torch.save({"model": layers.state_dict(), "epoch": 3, "names": {0: "cat"}}, stream)
+    return stream.getvalue()
+
+
+def checkpoint_input(seed: bytes) -> Callable[[random.Random], bytes]:
+    with zipfile.ZipFile(io.BytesIO(seed)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in members if name.endswith("data.pkl"))
+    opcodes = [
+        bytes([code]) for code in b"(.0125abcdeghijlopqrstuBCFGIJKLMNQRSTUVX\x80\x81\x85\x86\x87\x88\x8c\x93\x94"
+    ]
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.3:
+            return mutate(rng, seed)
+        changed = dict(members)
+        name = pickled if rng.random() < 0.8 else rng.choice(list(members))
+        changed[name] = mutate(rng, changed[name], opcodes)
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            for key, data in changed.items():
+                archive.writestr(key, data)
+        return stream.getvalue()
+
+    return make
+
+
+def plan_seed(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A plan, and the weights that it was made for."""
+    path = folder / "seed.onnx"
+    path.write_bytes(good().SerializeToString())
+    result = oy.compile(path, out=folder / "seed", prune=0.4, snap="none", emit="onnx", verify=False)
+    rng = np.random.default_rng(0)
+    return result.plan, {"a.weight": rng.random((8, 3, 3, 3)), "z.weight": rng.random((2, 8, 1, 1))}
+
+
+def main() -> int:
+    place = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    folder = Path(place.name)
+    plan, weights = plan_seed(folder)
+    keys, cfg = options_of(compile_command), TINY_YOLOV4.encode()
+    right = random_weights(TINY_YOLOV4_CONVOLUTIONS, np.random.default_rng(0))
+    (folder / "n.weights").write_bytes(right)
+    (folder / "w.cfg").write_bytes(cfg)
+
+    def report(path: Path) -> None:
+        content = read_report(path)
+        markdown_summary(content), render_html(content)
+        markdown_diff(diff_reports(sample(), content))
+
+    def pt(path: Path) -> object:
+        from onnxslim_yolo.load.checkpoint import read_checkpoint
+
+        return read_checkpoint(path)
+
+    tables = sorted((ROOT / "onnxslim_yolo" / "latency" / "data").glob("*.json"))
+    table = json.loads(tables[0].read_text())
+    table["families"] = table.get("families", [])[:3]
+
+    def read_table(path: Path) -> object:
+        from onnxslim_yolo.latency.table_format import read_table
+
+        return read_table(path)
+
+    def row(name: str, make: Callable[[random.Random], bytes], file: str, read: Callable[[Path], object]) -> Any:
+        return lambda options: fuzz(name, make, written(folder / file, read), options)
+
+    def checkpoints(options: Options) -> Tally:
+        return row("pt", checkpoint_input(checkpoint()), "m.pt", pt)(options)
+
+    readers: dict[str, Callable[[Options], Tally]] = {
+        "darknet-cfg": row("darknet-cfg", lambda rng: mutate(rng, cfg), "n.cfg", load_darknet),
+        "darknet-weights": row(
+            "darknet-weights",
+            lambda rng: mutate(rng, right[: rng.choice([8, 20, 200, len(right), len(right)])]),
+            "w.weights",
+            lambda path: load_darknet(folder / "w.cfg", path),
+        ),
+        "plan": row("plan", json_input(plan), "p.json", lambda path: apply_plan(read_plan(path), weights)),
+        "report": row("report", json_input(sample()), "r.json", report),
+        "budget": row("budget", lambda rng: mutate(rng, BUDGET), "b.toml", read_budget),
+        "config": row(
+            "config", lambda rng: mutate(rng, CONFIG), "c.toml", lambda path: read_config(path, keys, _check)
+        ),
+        "table": row("table", json_input(table), "t.json", read_table),
+        "pt": checkpoints,
+    }
+    with place:
+        return run(readers, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
