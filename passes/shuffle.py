@@ -1,9 +1,9 @@
 """shuffle-to-gather: a permutation of channels, however it is spelt, becomes one Gather on the channel axis.
 
 ShuffleNet's shuffle is Reshape(N, g, C/g, H, W) → Transpose → Reshape(N, C, H, W); others go through (N·C/2, 2, H·W)
-and pick halves with Gather; ESPNet-like code slices with a step. Let x have shape (N, C, H, W), and let y be made of x by
-data movement alone, with shape (N, C', H, W). Moving the element numbers of x the same way shows whether every y[n, c]
-is x[n, π(c)], whole maps in their order. If so, y = Gather(x, π, axis=1), exactly.
+and pick halves with Gather; ESPNet-like code slices with a step. Let x have shape (N, C, H, W), and let y be made of x
+by data movement alone, with shape (N, C', H, W). Moving the element numbers of x the same way shows whether every
+y[n, c] is x[n, π(c)], whole maps in their order. If so, y = Gather(x, π, axis=1), exactly.
 
 As a Gather, channels can be cut freely; as a Reshape each of the g parts would have to keep equally many.
 """
