@@ -3,8 +3,8 @@
     python bench/accuracy.py --model ../shared/material/weights/yolov5n-coco-v6.pt --size 640
 
 Calibrates on the data.yaml's `calib` images without their labels, evaluates on its `val` images with labels. Every
-figure is of an ONNX file as it was sliced, fused and written, run in onnxruntime. Rows that are done are kept in the JSON
-and not run again, so that an interrupted run goes on where it stopped.
+figure is of an ONNX file as it was sliced, fused and written, run in onnxruntime. Rows that are done are kept in the
+JSON and not run again, so that an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.emit.onnx import write_onnx
+from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import PassManager
@@ -55,22 +56,18 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS)
     parser.add_argument("--only", nargs="*", default=[], help="importance/compensation/allocation, as in the table")
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(RESULT.read_text()) if RESULT.is_file() else []
     source, _ = read_model(given.model, LoadOptions((given.size, given.size), None, trust=False))
     PassManager(preparation(CompileOptions())).run(source)
     todo = [m for m in METHODS if not given.only or "/".join(m) in given.only]
     key = {"model": given.model.name, "size": given.size}
     with tempfile.TemporaryDirectory(prefix="onnxslim-accuracy-") as folder:
-        if not _known(rows, {**key, "importance": "source"}):
-            rows.append({**key, "importance": "source", "macs": 1.0, **_score(source, Path(folder), given.data)})
-            _keep(rows)
+        if not _known({**key, "importance": "source"}):
+            _keep({**key, "importance": "source", "macs": 1.0, **_score(source, Path(folder), given.data)})
         for method in todo:
-            _run_method(rows, key, method, source, given, Path(folder))
-    _keep(rows)
+            _run_method(key, method, source, given, Path(folder))
 
 
 def _run_method(
-    rows: list[dict[str, Any]],
     key: dict[str, Any],
     method: tuple[str, str, str],
     source: Model,
@@ -83,7 +80,7 @@ def _run_method(
         row = {
             **key, "importance": importance, "compensate": compensate, "allocate": allocate, "target": target,
         }  # fmt: skip
-        if _known(rows, row):
+        if _known(row):
             continue
         calibrated = compensate == "reconstruct"
         options = CompileOptions(
@@ -94,13 +91,11 @@ def _run_method(
         model = base.copy()
         steps = remainder(options, model)
         if base.plan is None:  # the ranking is made once, for all targets
-            base.plan = model.plan
+            base.plan = None if model.plan is None else model.plan.copy()
         PassManager(steps).run(model)
         seconds = time.perf_counter() - start
         share = cost_of(model.graph).macs / cost_of(source.graph).macs
-        rows.append({**row, "macs": round(share, 4), "seconds": round(seconds, 1), **_score(model, folder, given.data)})
-        print(json.dumps(rows[-1]), flush=True)
-        _keep(rows)
+        _keep({**row, "macs": round(share, 4), "seconds": round(seconds, 1), **_score(model, folder, given.data)})
 
 
 def _score(model: Model, folder: Path, data: Path) -> dict[str, float]:
@@ -110,14 +105,22 @@ def _score(model: Model, folder: Path, data: Path) -> dict[str, float]:
     return {"map50": round(found.map50, 4), "map": round(found.map, 4)}
 
 
-def _known(rows: list[dict[str, Any]], wanted: dict[str, Any]) -> bool:
-    return any(all(row.get(k) == v for k, v in wanted.items()) for row in rows)
+def _rows() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(RESULT.read_text()) if RESULT.is_file() else []
+    return found
 
 
-def _keep(rows: list[dict[str, Any]]) -> None:
+def _known(wanted: dict[str, Any]) -> bool:
+    return any(all(row.get(k) == v for k, v in wanted.items()) for row in _rows())
+
+
+def _keep(row: dict[str, Any]) -> None:
+    """Add a row to the files. They are read again, since another run may have added some."""
+    print(json.dumps(row), flush=True)
+    rows = [*_rows(), row]
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n")
-    RESULT.with_suffix(".md").write_text(_table(rows))
+    write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
+    write_atomically(RESULT.with_suffix(".md"), _table(rows))
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -2,8 +2,9 @@
 
 For every group, the least important 10, 20, 35, 50, 70 and 90 % of its channels are taken out and folded into the rest,
 the others left whole, and the error of the outputs is measured on calibration images, forward only. Errors of different
-groups are taken to add up; MACs multiply. A width is bought where it costs least error per MAC saved: again and again
-the group and the larger cut with the smallest Δerror/ΔMAC, until the budget is met.
+groups are taken to add up by their squares, which spreads the damage: many small losses are borne better than one large
+one, and a small error is the one most flattered by few images. MACs multiply. A width is bought where it costs least
+per MAC saved: again and again the group and the larger cut with the smallest Δerror²/ΔMAC, until the budget is met.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def allocate(
         for index, (curve, now) in enumerate(zip(curves, taken, strict=True)):
             for step in _next_counts(curve, now):
                 gain = float(saved[curve.order[now:step]].sum())
-                price = (curve.error(step) - curve.error(now)) / max(gain, 1.0)
+                price = (curve.error(step) ** 2 - curve.error(now) ** 2) / max(gain, 1.0)
                 if best is None or price < best[0]:
                     best = (price, index, step)
         if best is None:

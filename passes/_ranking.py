@@ -38,6 +38,9 @@ KNOWN = 0.5
 """`variance` is believed where it knows at least this share of the channels' variances."""
 
 SENSITIVITY_IMAGES = 8
+CURVE_IMAGES = 16
+"""So many images, evenly picked, are run for each measured point."""
+
 UNIT_STEP = 8
 
 
@@ -162,4 +165,4 @@ def _calibrated(
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]
     units = [unit for unit in units if len(unit)]
-    return values, tuple(measure_curves(model, channels, units, values, places, statistics, head))
+    return values, tuple(measure_curves(model, channels, units, values, places, statistics, head.subset(CURVE_IMAGES)))

@@ -12,6 +12,7 @@ from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.decode import Candidates
+from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 from onnxslim_yolo.plan import open_plan
@@ -142,3 +143,28 @@ def test_the_loss_is_estimated_on_images_held_out(images: Path) -> None:
     lossy = estimate_loss(model, worse, held, held_out=True)
     assert lossy is not None and lossy.head_error > 0.01
     assert open_plan(model).keep.all()
+
+
+def test_compile_reconstructs_and_estimates(images: Path, tmp_path: Path) -> None:
+    """The whole way: every check passes, and the loss is smaller than without images."""
+    import onnxslim_yolo as oy
+
+    path = two_branches().save(tmp_path / "two.onnx")
+    lost = {}
+    for compensate in ("constant", "reconstruct"):
+        result = oy.compile(
+            path, out=tmp_path / compensate, emit="onnx", prune=0.2, importance="weight", keep="b", snap="none",
+            compensate=compensate, calib=images,
+        )  # fmt: skip
+        assert all(check["passed"] for check in result.report["verification"]["checks"])
+        assert any("estimated loss on 1 held-out" in note for note in result.report["notes"])
+        lost[compensate] = result.report["estimate"]["head_error"]
+    assert lost["reconstruct"] < 0.8 * lost["constant"]
+
+
+def test_options_that_need_images() -> None:
+    import onnxslim_yolo as oy
+
+    for option in ({"compensate": "reconstruct"}, {"importance": "output"}, {"allocate": "curves"}):
+        with pytest.raises(UsageError, match="needs images"):
+            oy.compile("x.onnx", **option)
