@@ -125,8 +125,11 @@ class PruneChannels:
     def rank(self, model: Model, plan: Plan, eligible: Array | None = None) -> Ranking:
         """The ranking of the plan's channels; made once for a plan and these options."""
         ranked = self.macs is not None or self.ratio != "dead"
+        kind = self.importance if ranked or self.importance not in ("output", "variance") else "auto"
+        if kind == "auto" and self.scope == "no-residual":
+            kind = "gamma"  # as the published scripts, which this scope reproduces
         options = RankingOptions(
-            kind=self.importance if ranked or self.importance not in ("output", "variance") else "auto",
+            kind=kind,
             aggregate=self.aggregate,
             normalise=self.normalise,
             per=self.per,
