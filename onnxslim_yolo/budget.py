@@ -20,6 +20,9 @@ from typing import Any
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.toml import read_toml
 
+LARGEST = 1e30
+"""Nothing that is limited is larger, and JSON and tables can show it."""
+
 UNITS = {
     "b": 1,
     "kb": 10**3,
@@ -86,17 +89,19 @@ def read_budget(path: Path) -> Budget:
 
 
 def _limit(key: str, value: Any, path: Path) -> Limit:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LARGEST:
         return Limit(float(value))
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", value)
         unit = match.group(2).lower() if match else ""
-        if match and unit == "x" and key in ("params", "macs", "file_size"):
+        if match and unit == "x" and key in ("params", "macs", "file_size") and float(match.group(1)) < LARGEST:
             return Limit(float(match.group(1)), relative=True)
-        if match and (unit in UNITS or not unit):
+        if match and (unit in UNITS or not unit) and float(match.group(1)) < LARGEST:
             return Limit(float(match.group(1)) * UNITS.get(unit, 1))
     raise InputError(
-        f"'{key}': {value!r} is no limit", file=path, hint="a number, a size like '4 MB', or a share like '0.5x'"
+        f"'{key}': {str(value)[:60]!r} is no limit",
+        file=path,
+        hint="a number, a size like '4 MB', or a share like '0.5x'",
     )
 
 

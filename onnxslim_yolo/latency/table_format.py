@@ -78,8 +78,8 @@ class _Checker:
     def table(self, data: Any) -> LatencyTable:
         self.require(isinstance(data, dict) and data.get("format") == FORMAT, f'"format" is not "{FORMAT}"')
         self.require(data.get("version") == VERSION, f"version {data.get('version')!r}, expected {VERSION}")
-        self.require(data.get("runtime") in RUNTIMES, f'"runtime" is none of {", ".join(RUNTIMES)}')
-        self.require(data.get("isa") in PACK, f'"isa" is none of {", ".join(PACK)}')
+        self.require(str(data.get("runtime")) in RUNTIMES, f'"runtime" is none of {", ".join(RUNTIMES)}')
+        self.require(str(data.get("isa")) in PACK, f'"isa" is none of {", ".join(PACK)}')
         self.require(_whole(data.get("threads"), 1, 1024), '"threads" is no number above 0')
         self.require(isinstance(data.get("families"), list), '"families" is no list')
         scale = self.time(data.get("scale", 1.0), '"scale"')

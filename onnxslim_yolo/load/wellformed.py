@@ -48,10 +48,17 @@ def check_proto(proto: onnx.ModelProto, file: File) -> None:
     for value in graph.input:
         if value.name not in seen:
             check_input(value, file)
+    names = [value.name for value in graph.input]
+    if len(set(names)) < len(names):
+        raise InputError(f"two inputs are called '{printable(_repeated(names))}'", file=file, hint=HINT)
     for node in graph.node:
         for tensor in _tensors_of(node):
             check_tensor(tensor, file)
     _check_nodes(proto, file)
+
+
+def _repeated(names: list[str]) -> str:
+    return next(name for index, name in enumerate(names) if name in names[:index])
 
 
 def check_text(proto: onnx.ModelProto, file: File) -> None:

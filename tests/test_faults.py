@@ -1,0 +1,275 @@
+"""Faults: killed at any moment, a full disk, a read-only folder, two compilations at once, two in a row."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import INCOMING, STALE_SECONDS, move_into, staging
+from tests.test_bad_input import good, write
+from tests.test_compile import contents
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from onnxslim_yolo import files
+folder, run, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(int(sys.argv[5])):
+    with files.staging(folder) as stage:
+        for index in range(count):
+            (stage / "sub").mkdir(exist_ok=True)
+            files.write_atomically(stage / ("sub" if index % 2 else ".") / f"f{index}", f"{run}.{turn} " * size)
+        files.move_into(stage, folder)
+"""
+"""Writes sets of files again and again; every file says which set it is of."""
+
+
+def writer(folder: Path, run: str, *, count: int = 8, size: int = 2000, turns: int = 1000) -> subprocess.Popen[str]:
+    """A process that begins to write once it reads a line."""
+    arguments = [sys.executable, "-c", WRITER, str(folder), run, str(count), str(size), str(turns)]
+    process = subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=folder.parent
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def start(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def sets_in(folder: Path) -> list[str]:
+    """Which set each file in place is of. Fails on a file that is not whole."""
+    found = []
+    for name, data in contents(folder).items():
+        if not name.startswith(INCOMING):
+            words = data.decode().split()
+            assert len(words) == 2000 and len(set(words)) == 1, f"{name} is half written"
+            found.append(words[0])
+    return found
+
+
+def heal(folder: Path) -> None:
+    """What the next compilation does first: it finishes or removes what was left, then writes a file of its own."""
+    with staging(folder) as stage:
+        (stage / "marker").write_text("x")
+        move_into(stage, folder)
+    (folder / "marker").unlink()
+
+
+@pytest.mark.parametrize("round_", range(6))
+def test_killed_while_writing(round_: int, tmp_path: Path) -> None:
+    """kill -9 at a random moment: every file whole at once; all of one run when the next has come by."""
+    folder = tmp_path / "out"
+    process = writer(folder, "a")
+    start(process)
+    time.sleep(random.Random(round_).uniform(0.02, 0.25))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not folder.exists():
+        return
+    sets_in(folder)
+    for left in tmp_path.glob(".out.onnxslim-*"):
+        os.utime(left, (time.time() - 2 * STALE_SECONDS,) * 2)
+    heal(folder)
+    assert len(set(sets_in(folder))) <= 1, "files of two runs are mixed"
+    assert len(sets_in(folder)) in (0, 8)
+    assert {p.name for p in tmp_path.iterdir()} == {"out"}, "a staging folder is left"
+    assert not (folder / INCOMING).exists()
+
+
+def test_killed_between_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every point in the middle of the move: the next compilation finishes it, so that no run is half there."""
+    from onnxslim_yolo import files
+
+    class Killed(BaseException):
+        pass
+
+    replace = os.replace
+    for moves in range(4):
+        folder = tmp_path / f"out{moves}"
+        folder.mkdir()
+        for name in "abcd":
+            (folder / name).write_text("old")
+        done = 0
+
+        def stop(source: Path, target: Path, limit: int = moves) -> None:
+            nonlocal done
+            if done == limit:
+                raise Killed
+            done += 1
+            replace(source, target)
+
+        stage = tmp_path / f".stage{moves}"
+        stage.mkdir()
+        for name in "abcd":
+            (stage / name).write_text("new")
+        monkeypatch.setattr(files.os, "replace", stop)
+        with pytest.raises(Killed):
+            move_into(stage, folder)
+        monkeypatch.setattr(files.os, "replace", replace)
+        assert [(folder / n).read_text() for n in "abcd"] == ["new"] * moves + ["old"] * (4 - moves)
+        heal(folder)
+        assert {n: (folder / n).read_text() for n in "abcd"} == dict.fromkeys("abcd", "new")
+        assert {p.name for p in folder.iterdir()} == set("abcd")
+
+
+def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    pair = [writer(folder, run, turns=25) for run in "ab"]
+    for process in pair:
+        start(process)
+    for process in pair:
+        assert process.wait(timeout=60) == 0
+    assert set(sets_in(folder)) in ({"a.24"}, {"b.24"}) and len(sets_in(folder)) == 8
+    assert {p.name for p in tmp_path.iterdir()} == {"out"} and not (folder / INCOMING).exists()
+
+
+def test_control_without_the_lock_they_do_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files moved one by one by two runs in turn, as without a lock: the check of the tests above sees it."""
+    for run in ("a.0", "b.0"):
+        (tmp_path / f"f{run[0]}").write_text(f"{run} " * 2000)
+    assert set(sets_in(tmp_path)) == {"a.0", "b.0"}
+    (tmp_path / "fa").write_text("a.0 " * 1999)
+    with pytest.raises(AssertionError, match="half written"):
+        sets_in(tmp_path)
+
+
+def command(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "onnxslim_yolo", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env=ENVIRONMENT,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.parametrize("delay", [0.4, 1.0, 1.6, 2.2])
+def test_the_command_killed(delay: float, tmp_path: Path) -> None:
+    """The same with the command itself: what was there stays, or the new result is whole."""
+    path = write(good(), tmp_path / "m.onnx")
+    out = tmp_path / "out"
+    out.mkdir()
+    old = {"m.onnx": b"old", "m.report.json": b"old"}
+    for name, data in old.items():
+        (out / name).write_bytes(data)
+    arguments = [sys.executable, "-m", "onnxslim_yolo", "compile", str(path), "-o", str(out), "--emit", "onnx", "-q"]
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, cwd=tmp_path)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    found = {name: data for name, data in contents(out).items() if not name.startswith(INCOMING)}
+    if found["m.report.json"] != b"old":
+        report = json.loads(found["m.report.json"])
+        assert report["files"] == {"m.onnx": len(found["m.onnx"])}
+    else:
+        assert found == old or len(found["m.onnx"]) > 100
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """No file may grow beyond 2 kB: the report does. One message, and nothing has changed."""
+    path = write(good(), tmp_path / "m.onnx")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "m.onnx").write_text("old")
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = command("compile", path, "-o", "out", "--emit", "onnx", "--no-verify", cwd=tmp_path, preexec_fn=small)
+    assert done.returncode == 2 and "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert contents(tmp_path / "out") == {"m.onnx": b"old"}
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "out"}
+
+
+def as_nobody(folder: Path) -> str:
+    """What `staging(folder)` says to a user without rights, asked in a forked child."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "allowed"
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            with staging(folder):
+                pass
+        except InputError as error:
+            said = str(error)
+        except BaseException as error:
+            said = repr(error)
+        os.write(send, said.encode())
+        os._exit(0)
+    os.close(send)
+    os.waitpid(child, 0)
+    with os.fdopen(receive) as stream:
+        return stream.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs users")
+def test_a_folder_that_is_read_only() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own folders are closed to other users
+        place, out = Path(name), Path(name) / "out"
+        out.mkdir()
+        place.chmod(0o777)
+        assert as_nobody(out) == "allowed"
+        place.chmod(0o555)
+        assert "out: cannot write here: Permission denied" in as_nobody(out)
+        assert [p.name for p in place.iterdir()] == ["out"]
+
+
+def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "b").mkdir(parents=True)
+    (out / "a").write_text("old")
+    with pytest.raises(InputError, match="b: is a folder, but a file of this name"), staging(out) as stage:
+        (stage / "a").write_text("new")
+        (stage / "b").write_text("new")
+        move_into(stage, out)
+    assert (out / "a").read_text() == "old" and {p.name for p in out.iterdir()} == {"a", "b"}
+
+
+def test_what_others_left_is_swept_and_what_they_hold_is_not(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with staging(out) as held:
+        os.utime(held, (0, 0))
+        left = tmp_path / ".out.onnxslim-left"
+        left.mkdir()
+        os.utime(left, (0, 0))
+        young = tmp_path / ".out.onnxslim-young"
+        young.mkdir()
+        with staging(out):
+            assert held.exists() and young.exists() and not left.exists()
+
+
+def test_a_second_run_gives_the_same_bytes_for_every_file(tmp_path: Path) -> None:
+    """Timings are in no file; a fresh process with another hash seed gives what the first gave."""
+    write(good(), tmp_path / "m.onnx")
+    found = []
+    for seed in ("1", "2"):
+        done = command("compile", "m.onnx", "--prune", "0.4", "--isa", "avx2", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found.append(contents(tmp_path / "m-slim"))
+        (tmp_path / "m-slim").rename(tmp_path / seed)
+        ENVIRONMENT["PYTHONHASHSEED"] = seed
+    ENVIRONMENT.pop("PYTHONHASHSEED")
+    assert found[0] == found[1] and len(found[0]) == 7
