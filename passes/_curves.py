@@ -9,7 +9,7 @@ per MAC saved: again and again the group and the larger cut with the smallest Δ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,33 +102,34 @@ def without(
     return copy
 
 
-def allocate(
-    channels: Channels, curves: Sequence[Curve], importance: Array, cost: PlanCost, met: Callable[[Array], bool]
-) -> Array:
-    """The classes to keep: widths bought by least error per MAC until `met` says so (or nothing is left to take).
+def removal_order(channels: Channels, curves: Sequence[Curve], cost: PlanCost) -> Array:
+    """All removable classes in the order in which they go: the next bite is always the cheapest per MAC it saves.
 
-    Args:
-        met: whether a choice of classes meets the budget.
+    Any budget is then met by a prefix.
     """
     taken = [0] * len(curves)
     keep = np.ones(channels.count, dtype=bool)
-    while not met(complete(channels, keep, importance)):
+    order: list[int] = []
+    while True:
         saved = cost.saved(keep)
         best: tuple[float, int, int] | None = None
         for index, (curve, now) in enumerate(zip(curves, taken, strict=True)):
+            ahead = np.cumsum(saved[curve.order[now:]])
             for step in _next_counts(curve, now):
-                gain = float(saved[curve.order[now:step]].sum())
-                price = (curve.error(step) ** 2 - curve.error(now) ** 2) / max(gain, 1.0)
+                price = (curve.error(step) ** 2 - curve.error(now) ** 2) / max(float(ahead[step - now - 1]), 1.0)
                 if best is None or price < best[0]:
                     best = (price, index, step)
         if best is None:
             break
         _, index, step = best
-        # No further than one measured step at a time, in small bites, so that the budget is met closely.
-        bite = min(step, taken[index] + max(len(curves[index].order) // 32, 1))
-        keep[curves[index].order[taken[index] : bite]] = False
-        taken[index] = bite
-    return complete(channels, keep, importance)
+        # In small bites towards the measured step, so that budgets are met closely.
+        curve, now = curves[index], taken[index]
+        taken[index] = min(step, now + max(len(curve.order) // 32, 1))
+        bite = curve.order[now : taken[index]]
+        keep[bite] = False
+        order += bite.tolist()
+    rest = [c for curve, now in zip(curves, taken, strict=True) for c in curve.order[now:].tolist()]
+    return np.asarray(order + rest, dtype=np.int64)
 
 
 def _next_counts(curve: Curve, now: int) -> list[int]:

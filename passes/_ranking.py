@@ -1,9 +1,10 @@
 """How `prune` ranks channels: by the weights alone, or with calibration images; and sensitivity curves for
 allocation.
 
-What `auto` takes: `output` with calibration images; else `gamma` where the network has been trained to be sparse;
-else `variance` where BatchNormalizations tell how activations vary; else what `analysis.importance` finds
-(weights).
+What `auto` takes: `gamma` where the network has been trained to be sparse; else `variance` where BatchNormalizations
+tell how activations vary; else `output` with calibration images; else what `analysis.importance` finds (weights).
+`variance` comes before `output` because few images flatter the channels that happen to be redundant on them: on YOLOv5n
+with 28 images it keeps more mAP (bench/results/accuracy.md).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.latency.problem import units_of
-from onnxslim_yolo.passes._curves import Curve, measure_curves
+from onnxslim_yolo.passes._curves import Curve, measure_curves, removal_order
 from onnxslim_yolo.passes._second_order import output_importance
 from onnxslim_yolo.plan import Plan
 from onnxslim_yolo.verify.head_error import HeadError
@@ -53,6 +54,8 @@ class Ranking:
         values: shape (count,), float64.
         kind: "gamma", "weight", "variance" or "output", and what it was divided by.
         notes: what people should know.
+        curves: per group, what its cuts cost; empty without allocation by curves.
+        order: with curves: all classes that may go, in the order in which they do.
     """
 
     key: tuple[object, ...]
@@ -60,6 +63,7 @@ class Ranking:
     kind: str
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = field(default=(), repr=False)
+    order: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def rank(model: Model, plan: Plan, eligible: Array, options: RankingOptions) -> 
     if options.calib is not None and (kind == "output" or options.curves):
         values, curves = _calibrated(model, channels, eligible, options, kind, values, cost)
         name = "output per MAC" if kind == "output" and options.per == "macs" else name
-    return Ranking(_key(options), values, name, tuple(note for note in notes if note), curves)
+    order = removal_order(channels, curves, cost)
+    return Ranking(_key(options), values, name, tuple(note for note in notes if note), curves, order)
 
 
 def _key(options: RankingOptions) -> tuple[object, ...]:
@@ -122,15 +127,18 @@ def _choose(
 ) -> tuple[Literal["gamma", "weight", "variance", "output"], str]:
     if options.kind != "auto":
         return options.kind, ""
-    if options.calib is not None:
-        return "output", "importance: measured on the calibration images (output)"
     found = measure(channels, "auto", options.aggregate)
-    if found.kind != "gamma" or is_sparse(found.values, found.has_gamma & eligible, options.ratio):
-        return found.kind, found.remark
+    if found.kind == "gamma" and is_sparse(found.values, found.has_gamma & eligible, options.ratio):
+        return "gamma", found.remark
     _, known = variance_importance(model.graph, channels)
-    if known < KNOWN:
-        return found.kind, found.remark
-    return "variance", f"importance: variance, for the network is not sparse (the cut would go through |γ| > {SPARSE})"
+    if known >= KNOWN:
+        return (
+            "variance",
+            f"importance: variance, for the network is not sparse (the cut would go through |γ| > {SPARSE})",
+        )
+    if options.calib is not None:
+        return "output", "importance: output, measured on the calibration images"
+    return found.kind, found.remark
 
 
 def is_sparse(gamma: Array, having: Array, ratio: float | None) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -28,7 +27,6 @@ from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.manager import Effect
-from onnxslim_yolo.passes._curves import allocate
 from onnxslim_yolo.passes._ranking import SPARSE, AnyKind, Per, Ranking, RankingOptions, known_ranking, rank
 from onnxslim_yolo.plan import Plan, open_plan
 
@@ -98,13 +96,7 @@ class PruneChannels:
         ranking = self.rank(model, plan, eligible)
         plan.importance, plan.importance_kind = ranking.values, ranking.kind
         before, ranked = plan.keep.copy(), self.macs is not None or self.ratio != "dead"
-        if not ranked:
-            doomed = self._dead(model, channels)
-        elif ranking.curves:
-            cost, met = PlanCost.of(model.graph, channels), self._budget(model, channels, eligible)
-            doomed = ~allocate(channels, ranking.curves, ranking.values, cost, met)
-        else:
-            doomed = self._lowest(model, channels, ranking.values, eligible)
+        doomed = self._lowest(model, channels, ranking, eligible) if ranked else self._dead(model, channels)
         keep = before & ~(doomed & eligible)
         if ranked and doomed.any():
             plan.threshold = None if ranking.curves else float(ranking.values[doomed].max())
@@ -153,22 +145,15 @@ class PruneChannels:
                 "with sparsity, or fine-tune the result"
             )
 
-    def _budget(self, model: Model, channels: Channels, eligible: Array) -> Callable[[Array], bool]:
-        """Whether a choice of classes is small enough."""
-        if self.macs is not None:
-            cost = PlanCost.of(model.graph, channels)
-            limit = self.macs * cost.macs(np.ones(channels.count, dtype=bool))
-            return lambda keep: cost.macs(keep) <= limit
-        count = int(np.floor(float(self.ratio) * int(eligible.sum()) + 1e-9))
-        return lambda keep: int((~keep).sum()) >= count
-
     def _dead(self, model: Model, channels: Channels) -> Array:
         moments = MomentAnalysis(model.graph, channels.shapes, self.variance_floor)
         return dead_channels(channels, moments, absorb=self.absorb)
 
-    def _lowest(self, model: Model, channels: Channels, importance: Array, eligible: Array) -> Array:
-        candidates = np.flatnonzero(eligible)
+    def _lowest(self, model: Model, channels: Channels, ranking: Ranking, eligible: Array) -> Array:
+        candidates, importance = np.flatnonzero(eligible), ranking.values
         order = candidates[np.argsort(importance[candidates], kind="stable")]
+        if ranking.curves:
+            order = ranking.order
 
         def without(count: int) -> Array:
             keep = np.ones(channels.count, dtype=bool)
@@ -178,11 +163,12 @@ class PruneChannels:
         if self.macs is None:
             # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.
             return ~without(int(np.floor(float(self.ratio) * len(candidates) + 1e-9)))
-        met = self._budget(model, channels, eligible)
+        cost = PlanCost.of(model.graph, channels)
+        limit = self.macs * cost.macs(np.ones(channels.count, dtype=bool))
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
-            if met(complete(channels, without(middle), importance, floor=self.floor)):
+            if cost.macs(complete(channels, without(middle), importance, floor=self.floor)) <= limit:
                 high = middle
             else:
                 low = middle + 1
