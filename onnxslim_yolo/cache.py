@@ -79,6 +79,10 @@ def _files_read(path: Path, options: CompileOptions) -> Iterator[Path]:
         yield from sorted(p for p in named.rglob("*") if p.is_file()) if named.is_dir() else [named]
     if options.data is not None:
         yield from _labelled(options.data)
+    if options.calib is not None and not options.calib.is_dir():
+        from onnxslim_yolo.verify.dataset import read_calibration
+
+        yield from read_calibration(options.calib)
 
 
 def _named(options: CompileOptions) -> Iterator[Path]:
