@@ -13,6 +13,7 @@ from __future__ import annotations
 import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -194,7 +195,7 @@ class _ZipStorages:
             if self._archive is None:
                 self._archive = zipfile.ZipFile(self._path)
             return self._archive.read(info)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
             raise InputError(f"the storage '{name[:80]}' is damaged ({error})", file=self._path) from error
 
 
