@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import onnx
 
-from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.graph import Model, Source
 from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, refuse_unsupported
@@ -64,10 +64,18 @@ def load(
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     options = LoadOptions(imgsz=size, weights=None if weights is None else Path(weights), trust=trust)
     model, _ = read_model(Path(path), options)
-    height, width = size or (0, 0)
-    Canonicalise(height, width).run(model)
-    ShuffleToGather().run(model)
-    Canonicalise().run(model)
+    try:
+        for step in (Canonicalise(*(size or (0, 0))), ShuffleToGather(), Canonicalise()):
+            step.run(model)
+    except OnnxSlimError:
+        raise
+    except Exception as error:
+        # Arithmetic on shapes and axes that no operator takes: what the readers' checks let through ends here.
+        raise InputError(
+            f"the graph contradicts itself: {type(error).__name__}: {error!s:.300}",
+            file=path,
+            hint="run it in onnxruntime first; if that works, this is a bug of ours: report it",
+        ) from error
     return model
 
 
