@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON o
 
 def main() -> None:
     """Entry point of the `onnxslim-yolo` command."""
+    warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, on NaN weights: the report has a note on them
     try:
         app()  # typer exits by itself, with 2 for a usage error
     except OnnxSlimError as error:

@@ -31,7 +31,7 @@ _EXPECTED = {
     float: "a number",
     str: "text",
     Path: "a path",
-    list: "texts",
+    list: "a list of texts",
 }
 
 
