@@ -1,7 +1,7 @@
 """How long compiling takes, and how it grows. Run: python bench/compile_time.py [--peers VENV_PYTHON]
 
 Writes bench/results/compile_time.{json,md}. Times are wall times of whole commands (interpreter start included) and
-thread CPU times of single stages, the least of five runs: on a shared machine the minimum is what the work costs.
+thread CPU times of single stages, the least of three runs: on a shared machine the minimum is what the work costs.
 
 Peers (onnxsim 0.8.1, OnnxSlim, Torch-Pruning 1.6.1) run in the interpreter given with --peers, which needs them
 installed; without it their rows are left out.
@@ -31,7 +31,7 @@ from onnxslim_yolo.models import build, randomise
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = 5
+RUNS = 3
 
 
 def export(folder: Path, name: str, arch: str, width: float) -> Path:

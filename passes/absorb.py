@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.channels import AxisUse
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
@@ -101,6 +102,7 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
         beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
         full = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, shift.shape))
         replace_constant(node, 2, (full + shift / beta).astype(bias.dtype))
+        _label(model, node, 2)
         return True
     if reader is not None and reader.op == "BatchNormalization" and input_constant(reader, 3) is not None:
         mean = np.asarray(input_constant(reader, 3))
@@ -110,7 +112,20 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     stem = node.inputs[1].name
     stem = f"{stem[: -len('.weight')]}.bias" if stem.endswith(".weight") else f"{stem}_bias"
     set_input(node, 2, gs.Constant(name(stem), shift.astype(dtype)))
+    _label(model, node, 2)
     return True
+
+
+def _label(model: Model, node: Node, index: int) -> None:
+    """Tell the plan's analysis about a per-channel constant that it has not seen, so that `slice` cuts it, too."""
+    channels = None if model.plan is None else model.plan.channels
+    labels = None if channels is None else channels.labels_of(node.outputs[0])
+    width = int(node.inputs[index].shape[-1])
+    if channels is None or labels is None or labels.size != width or width == 1:
+        return
+    if not any(use.node is node and use.index == index for use in channels.uses):
+        axis = len(node.inputs[index].shape) - 1
+        channels.uses.append(AxisUse(node, index, axis, labels.reshape(-1), "channel"))
 
 
 def _shift_matmul(model: Model, node: Node, shift: Array, name: Namer) -> bool:
@@ -126,5 +141,7 @@ def _shift_matmul(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     inner = gs.Variable(name(f"{output.name}_unshifted"), output.dtype, output.shape)
     node.outputs = [inner]
     bias = gs.Constant(name(f"{node.name}_bias"), shift.astype(dtype))
-    model.graph.nodes.append(gs.Node("Add", name(f"{node.name}_shift"), {}, [inner, bias], [output]))
+    add = gs.Node("Add", name(f"{node.name}_shift"), {}, [inner, bias], [output])
+    model.graph.nodes.append(add)
+    _label(model, add, 1)
     return True

@@ -190,3 +190,28 @@ def test_slicing_still_equals_masking_afterwards() -> None:
     reference = masked(planned, plan)
     assert_same(reference, run(planned, SliceChannels()))
     assert classes_of(planned, "h").size == 6
+
+
+@pytest.mark.parametrize("layer", ["Conv(r, b.weight)", "Conv(r, b.weight, b.bias)"])
+def test_a_bias_made_here_is_cut_with_its_channels(layer: str) -> None:
+    zero = np.zeros((8, 3, 1, 1), np.float32)
+    dead = np.zeros((8, 8, 1, 1), np.float32)
+    dead[:3] = np.random.default_rng(0).standard_normal((3, 8, 1, 1))
+    model = build(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y)
+        <float[8, 3, 1, 1] a.weight, float[8] a.bias, float[8, 8, 1, 1] b.weight, float[8] b.bias,
+         float[2, 8, 1, 1] c.weight> {{
+            h = Conv(x, a.weight, a.bias)
+            r = Relu(h)
+            m = {layer}
+            s = Relu(m)
+            y = Conv(s, c.weight)
+        }}""",
+        values={"a.weight": zero, "a.bias": np.ones(8, np.float32), "b.weight": dead},
+    )
+    before = model.copy()
+    PassManager([PruneChannels(), AbsorbConstants(scope="exact"), SliceChannels()]).run(model)
+    assert model.plan is not None
+    assert model.plan.removed > 0
+    assert_same(before, model)
