@@ -18,8 +18,7 @@ from onnxslim_yolo.graph import Array, Node
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer: how often each class occurs in its output and input, shape (count,), and what is no channel's
-    there.
+    """One layer: the class of each position of its output and input that is a channel's, and how many are none's.
 
     `macs` are all its MACs; a side without channels counts as one fixed position.
     """
@@ -35,9 +34,9 @@ class _Layer:
         return self.side(self.out, self.fixed_out, keep) * self.side(self.ins, self.fixed_in, keep)
 
     @staticmethod
-    def side(counts: Array, fixed: int, keep: Array) -> float:
+    def side(classes: Array, fixed: int, keep: Array) -> float:
         """The share of one side's channels that is left."""
-        return float((fixed + counts @ keep) / (fixed + counts.sum()))
+        return float((fixed + keep[classes].sum()) / (fixed + len(classes)))
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class PlanCost:
         """Of a graph and its analysis."""
         known = {layer.name: layer.macs for layer in cost_of(graph).layers}
         layers = [_layer(node, float(known[node.name]), channels) for node in graph.nodes if known.get(node.name)]
-        found = tuple(layer for layer in layers if layer.out.any() or layer.ins.any())
+        found = tuple(layer for layer in layers if len(layer.out) or len(layer.ins))
         return cls(found, sum(layer.macs for layer in layers) - sum(layer.macs for layer in found))
 
     def macs(self, keep: Array) -> float:
@@ -64,25 +63,23 @@ class PlanCost:
         total = np.zeros(len(keep))
         for layer in self.layers:
             out, ins = layer.side(layer.out, layer.fixed_out, keep), layer.side(layer.ins, layer.fixed_in, keep)
-            total += layer.macs * ins * layer.out / (layer.fixed_out + layer.out.sum())
-            total += layer.macs * out * layer.ins / (layer.fixed_in + layer.ins.sum())
+            np.add.at(total, layer.out, layer.macs * ins / (layer.fixed_out + len(layer.out)))
+            np.add.at(total, layer.ins, layer.macs * out / (layer.fixed_in + len(layer.ins)))
         return total
 
 
 def _layer(node: Node, macs: float, channels: Channels) -> _Layer:
-    out, fixed_out = _counts(channels, node.outputs[0])
-    ins, fixed_in = _counts(channels, node.inputs[0])
+    out, fixed_out = _classes(channels, node.outputs[0])
+    ins, fixed_in = _classes(channels, node.inputs[0])
     groups = int(node.attrs.get("group", 1))
-    if groups > 1 and groups == ins.sum() + fixed_in:  # depthwise: one channel in, the same one out
-        ins, fixed_in = np.zeros_like(ins), 1
+    if groups > 1 and groups == len(ins) + fixed_in:  # depthwise: one channel in, the same one out
+        ins, fixed_in = ins[:0], 1
     return _Layer(macs, out, ins, fixed_out, fixed_in)
 
 
-def _counts(channels: Channels, tensor: gs.Tensor) -> tuple[Array, int]:
-    counts = np.zeros(channels.count)
+def _classes(channels: Channels, tensor: gs.Tensor) -> tuple[Array, int]:
     labels = channels.labels_of(tensor)
     if labels is None or labels.size == 1:
-        return counts, 1
+        return np.zeros(0, dtype=np.int64), 1
     classes = labels.reshape(-1)
-    np.add.at(counts, classes[classes != NO_CHANNEL], 1)
-    return counts, int((classes == NO_CHANNEL).sum())
+    return classes[classes != NO_CHANNEL], int((classes == NO_CHANNEL).sum())
