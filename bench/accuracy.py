@@ -131,8 +131,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "calibrated on calib.txt without labels. The columns are MACs removed. `bench/accuracy.py`; – means not run.",
         "",
         "Read with care: which rows look best, the order that `--importance auto` takes and the price that curves",
-        "use were chosen by looking at mAP on these same 96 images (three prices were tried, one kept), so the best figures are optimistic; no",
-        "image was held out from that choice, and nothing was repeated. About 2 points are noise.",
+        "use were chosen by looking at mAP on these same 96 images (three prices were tried, one kept), so the best",
+        "figures are optimistic; no image was held out from that choice, and nothing was repeated. About 2 points are",
+        "noise.",
     ]
     for model, size in dict.fromkeys((row["model"], row["size"]) for row in rows):
         mine = [row for row in rows if (row["model"], row["size"]) == (model, size)]
