@@ -7,7 +7,7 @@ need. Two properties of onnx-graphsurgeon shape them: nodes and tensors compare 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -335,14 +335,6 @@ def parameter_count(graph: gs.Graph) -> int:
     return sum(
         int(np.prod(tensor.shape, dtype=np.int64)) for tensor in initializers(graph) if _is_floating(tensor.dtype)
     )
-
-
-def rename_tensors(graph: gs.Graph, rename: Callable[[str], str]) -> None:
-    """Rename every tensor that is neither an input nor an output of the graph."""
-    fixed = {id(tensor) for tensor in (*graph.inputs, *graph.outputs)}
-    for tensor in list(tensors(graph)):
-        if id(tensor) not in fixed:
-            tensor.name = rename(tensor.name)
 
 
 def copy_graph(graph: gs.Graph) -> gs.Graph:

@@ -92,11 +92,6 @@ def reinfer(graph: gs.Graph) -> None:
         tensor.shape = _dims(kind.tensor_type) if kind.tensor_type.HasField("shape") else None
 
 
-def set_input_shape(tensor: Tensor, shape: list[int | str]) -> None:
-    """Fix the shape of a graph input."""
-    tensor.shape = shape
-
-
 def _dims(kind: onnx.TypeProto.Tensor) -> list[int | str]:
     dims: list[int | str] = []
     for axis, dim in enumerate(kind.shape.dim):

@@ -47,7 +47,9 @@ def contractions(channels: Channels) -> list[Contraction]:
         axis = int(np.argmax(np.asarray(labels.shape) > 1))
         taps = _taps(node)
         reads = np.ones(labels.size, dtype=bool) if taps is None else _reads(node)
-        found.append(Contraction(node, index, labels.reshape(-1), axis, taps, reads, not _pads(node)))
+        # ConvTranspose's taps overlap: positions differ in how many of them they receive.
+        steady = node.op != "ConvTranspose" and not may_pad(node)
+        found.append(Contraction(node, index, labels.reshape(-1), axis, taps, reads, steady))
     return found
 
 
@@ -85,8 +87,7 @@ def _reads(node: Node) -> Array:
     return np.asarray(_weight_as_matrix(node, weight, absolute=True).any(axis=0))
 
 
-def _pads(node: Node) -> bool:
-    if node.op == "ConvTranspose":
-        return True  # overlapping taps: positions differ in how many of them they receive
+def may_pad(node: Node) -> bool:
+    """Whether a convolution or a pooling may pad."""
     auto = node.attrs.get("auto_pad", "NOTSET")
     return any(node.attrs.get("pads", ())) or auto not in ("NOTSET", "VALID", b"NOTSET", b"VALID")

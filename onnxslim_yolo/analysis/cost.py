@@ -30,11 +30,6 @@ class Cost:
     nodes: int
     layers: tuple[LayerCost, ...]
 
-    @property
-    def gflops(self) -> float:
-        """2·MACs in units of 10⁹, as papers count."""
-        return 2 * self.macs / 1e9
-
 
 def cost_of(graph: gs.Graph) -> Cost:
     """Count a graph whose shapes are inferred. A layer of unknown shape counts zero MACs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxslim_yolo.analysis.contraction import may_pad
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, axes_of
@@ -69,7 +70,7 @@ def _conv(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     )
     blind = np.concatenate([reads[r] @ np.isnan(mean[g]) for g, r in enumerate(rows)]) > 0
     # Zero padding: a constant input stays constant at the borders only if it is zero.
-    steady = exact & ((mean == 0) | (not _pads(node)))
+    steady = exact & ((mean == 0) | (not may_pad(node)))
     unsteady = np.concatenate([reads[r] @ ~steady[g] for g, r in enumerate(rows)]) > 0
     out = out + (0.0 if bias is None else np.asarray(bias, dtype=np.float64))
     as_map = (1, -1) + (1,) * (rank - 2)
@@ -80,12 +81,6 @@ def _conv(analysis: MomentAnalysis, node: Node) -> list[Moments]:
             ~unsteady.reshape(as_map),
         )
     ]
-
-
-def _pads(node: Node) -> bool:
-    """Whether a convolution may pad."""
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    return any(node.attrs.get("pads", ())) or auto not in ("NOTSET", "VALID", b"NOTSET", b"VALID")
 
 
 def _gemm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
@@ -197,7 +192,7 @@ def _average_pool(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     before = analysis.of(node.inputs[0])
     if _varies_over_space(before):
         return []
-    edges = bool(node.attrs.get("count_include_pad", 0)) and _pads(node)
+    edges = bool(node.attrs.get("count_include_pad", 0)) and may_pad(node)
     return [known(before.mean, before.variance, before.exact & ((before.mean == 0) | (not edges)))]
 
 

@@ -75,7 +75,6 @@ class MomentAnalysis:
     def __init__(self, graph: gs.Graph, shapes: dict[int, Shape | None], variance_floor: float = 0.0) -> None:
         self._shapes = shapes
         self.variance_floor = variance_floor
-        self._opset = graph.opset
         self._moments: dict[int, Moments] = {}
         self._keepalive = list(graph.nodes)
         with np.errstate(all="ignore"):

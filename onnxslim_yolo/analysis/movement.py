@@ -224,7 +224,8 @@ def _gather(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[
     return [collapse(array.take(indices, axis=axis))]
 
 
-def _pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
+def pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
+    """The (before, after) widths of a Pad per axis. Raises CannotMoveError when they are computed."""
     values = node.attrs.get("pads") if "pads" in node.attrs else input_constant(node, 1)
     if values is None:
         raise CannotMoveError("pads that are computed, not constant")
@@ -239,11 +240,6 @@ def _pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
     for index, axis in enumerate(axes):
         widths[axis] = (pads[index], pads[index + len(axes)])
     return widths
-
-
-def pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
-    """The (before, after) widths of a Pad per axis. Raises CannotMoveError when they are computed."""
-    return _pad_widths(node, rank)
 
 
 def _tile(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:

@@ -87,10 +87,6 @@ class Names:
     def __init__(self, reserved: Sequence[str] = ()) -> None:
         self._used: Counter[str] = Counter(reserved)
 
-    def reserve(self, name: str) -> None:
-        """Mark a name as taken."""
-        self._used[name] += 1
-
     def __call__(self, wanted: str) -> str:
         """A name nobody has got before."""
         stem = safe_name(wanted)

@@ -22,6 +22,7 @@ from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
 from onnxslim_yolo.verify.ncnn_reader import read_ncnn
 from onnxslim_yolo.verify.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncnn
+from onnxslim_yolo.verify.onnx_run import session
 
 TOLERANCE = 1e-3
 """Worst |Δ| / spread that is let pass.
@@ -178,18 +179,12 @@ def known_tensors(model: Model, names: Mapping[str, str]) -> dict[str, str]:
 
 def run_tensors(model: Model, names: Sequence[str], feed: Mapping[str, Array]) -> dict[str, Array]:
     """Inner tensors and outputs by name, computed by onnxruntime without its optimisations."""
-    import onnxruntime
-
     proto = model.to_onnx()
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    types = {given.name: np.float16 if "float16" in given.type else np.float32 for given in session.get_inputs()}
-    results = session.run(list(names), {name: feed[name].astype(kind) for name, kind in types.items()})
+    runner = session(proto, optimise=False, threads=1)
+    types = {given.name: np.float16 if "float16" in given.type else np.float32 for given in runner.get_inputs()}
+    results = runner.run(list(names), {name: feed[name].astype(kind) for name, kind in types.items()})
     return dict(zip(names, results, strict=True))
 
 
