@@ -37,6 +37,7 @@ from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.plan import plan_as_json
 from onnxslim_yolo.verify.chain import Chain, EachPass
+from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx, session
 
@@ -167,9 +168,9 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     _budget(options)  # a broken file is refused before any work
     if options.verify:
         _require_runnable(reference, path)
-    chain = Chain(reference)
+    chain, probe = Chain(reference), CompensationProbe()
     progress("passes")
-    baseline, trainable, records = _run_passes(model, reference, options, chain)
+    baseline, trainable, records = _run_passes(model, reference, options, chain, probe)
     name = options.name or path.stem
     folder = options.out or Path(f"{name}-slim")
     with staging(folder) as stage:
@@ -179,6 +180,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         if options.verify:
             progress("verify")
             verification = _verify(path, result, ncnn, chain, options)
+        compensation = [gain.as_json() for gain in probe.measure(options.calib)]
         gains = _measure(result, baseline, reference, options, progress)
         progress("report")
         result.timings = {
@@ -186,7 +188,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
             "passes": [round(record.seconds, 4) for record in records],
         }
         _report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
-        result.report |= gains
+        result.report |= {"compensation": compensation} | gains
         for key, graph in (("before", baseline.graph), ("after", model.graph)):
             result.report[key] |= predicted_latency(graph, options.target, options.isa, options.table)
         _write_reports(result, stage, name)
@@ -207,10 +209,14 @@ def _require_runnable(reference: onnx.ModelProto, path: Path) -> None:
 
 
 def _run_passes(
-    model: Model, reference: onnx.ModelProto, options: CompileOptions, chain: Chain
+    model: Model,
+    reference: onnx.ModelProto,
+    options: CompileOptions,
+    chain: Chain,
+    probe: CompensationProbe | None = None,
 ) -> tuple[Model, Model, list[PassRecord]]:
     """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass."""
-    observe = _observer(model, reference, options, chain)
+    observe = _observer(reference, options, chain, probe)
     first = PassManager(preparation(options), dump_to=options.dump_to, observe=observe)
     records = first.run(model)
     baseline = model.copy()
@@ -230,19 +236,20 @@ def _split(steps: list[Pass]) -> tuple[list[Pass], list[Pass]]:
 
 
 def _observer(
-    model: Model, reference: onnx.ModelProto, options: CompileOptions, chain: Chain
+    reference: onnx.ModelProto, options: CompileOptions, chain: Chain, probe: CompensationProbe | None
 ) -> Callable[[Pass, Model, Model], None] | None:
     if not options.verify and not options.verify_each:
         return None
-    if not options.verify_each:
-        return chain
     each: list[EachPass] = []
 
     def observe(step: Pass, before: Model, after: Model) -> None:
         chain(step, before, after)
-        if not each:  # the input's size is settled by the first pass
-            each.append(EachPass(reference, image_like_feeds(after, 1)))
-        each[0](step, before, after)
+        if probe is not None:
+            probe(step, before, after)
+        if options.verify_each:
+            if not each:  # the input's size is settled by the first pass
+                each.append(EachPass(reference, image_like_feeds(after, 1)))
+            each[0](step, before, after)
 
     return observe
 
@@ -327,11 +334,11 @@ def _measure(
     result: Result, baseline: Model, reference: onnx.ModelProto, options: CompileOptions, progress: Progress
 ) -> dict[str, Any]:
     """Speed and mAP, where a limit or the user asks for them."""
-    from onnxslim_yolo.verify.gain import measure_accuracy, measure_speed, verdict
-
     found: dict[str, Any] = {}
     written = [path for path in (result.onnx, result.ncnn) if path is not None]
     if options.measure or _budget(options).latency_ratio is not None:
+        from onnxslim_yolo.verify.gain import measure_speed, verdict
+
         progress("measure")
         wanted = result.ncnn if options.target == "ncnn" and result.ncnn is not None else result.onnx or result.ncnn
         if wanted is not None:
@@ -343,6 +350,8 @@ def _measure(
         progress("estimate")
         found["estimate"] = _estimate(baseline, result.model, options.calib)
     if options.data is not None:
+        from onnxslim_yolo.verify.gain import measure_accuracy
+
         progress("evaluate")
         found["accuracy"] = measure_accuracy(reference, written, options.data)
     return found

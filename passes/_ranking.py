@@ -9,7 +9,9 @@ with 28 images it keeps more mAP (bench/results/accuracy.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -89,7 +91,8 @@ def rank(model: Model, plan: Plan, eligible: Array, options: RankingOptions) -> 
     if options.calib is None and (options.kind == "output" or options.curves):
         what = "--importance output" if options.kind == "output" else "--allocate curves"
         raise UsageError(f"{what} needs calibration images", hint="give them with --calib DIR")
-    kind, why = _choose(model, channels, eligible, options)
+    variance = cache(lambda: variance_importance(model.graph, channels))
+    kind, why = _choose(channels, eligible, options, variance)
     cost = PlanCost.of(model.graph, channels)
     notes: tuple[str, ...]
     if kind in ("gamma", "weight"):
@@ -97,7 +100,7 @@ def rank(model: Model, plan: Plan, eligible: Array, options: RankingOptions) -> 
         values, notes = found.values, (why or found.remark,)
         name: str = found.kind
     elif kind == "variance":
-        values, known = variance_importance(model.graph, channels)
+        values, known = variance()
         notes = (why, f"variance: known for {known:.0%} of the channels") if known < KNOWN else (why,)
         name = "variance"
         if options.per == "macs":
@@ -123,14 +126,14 @@ def known_ranking(plan: Plan, options: RankingOptions) -> Ranking | None:
 
 
 def _choose(
-    model: Model, channels: Channels, eligible: Array, options: RankingOptions
+    channels: Channels, eligible: Array, options: RankingOptions, variance: Callable[[], tuple[Array, float]]
 ) -> tuple[Literal["gamma", "weight", "variance", "output"], str]:
     if options.kind != "auto":
         return options.kind, ""
     found = measure(channels, "auto", options.aggregate)
     if found.kind == "gamma" and is_sparse(found.values, found.has_gamma & eligible, options.ratio):
         return "gamma", found.remark
-    _, known = variance_importance(model.graph, channels)
+    _, known = variance()
     if known >= KNOWN:
         return (
             "variance",

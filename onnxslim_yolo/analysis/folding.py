@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
 
 from onnxslim_yolo.graph import Array, Node, constant_of, is_empty, static_shape
 
@@ -54,6 +53,8 @@ def _small(node: Node, values: list[Array | None]) -> bool:
 
 
 def _evaluate(node: Node, values: list[Array | None], opset: int) -> list[Array] | None:
+    from onnx.reference import ReferenceEvaluator  # a quarter of onnx's import time, and seldom needed
+
     inputs = [gs.Variable("" if value is None else f"i{k}") for k, value in enumerate(values)]
     outputs = [gs.Variable("" if is_empty(tensor) else f"o{k}") for k, tensor in enumerate(node.outputs)]
     graph = gs.Graph([gs.Node(node.op, "n", node.attrs, inputs, outputs)], opset=opset)

@@ -98,6 +98,8 @@ class WidthProblem:
     constant: float
     costs: Costs
     _terms_of: list[list[_Term]] = field(default_factory=list)
+    _beside: list[list[int]] = field(default_factory=list)
+    _curves: dict[tuple[int, ...], list[float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: gs.Graph, plan: Plan, costs: Costs, *, step: int = 1, saturating: bool = False) -> WidthProblem:
@@ -114,9 +116,13 @@ class WidthProblem:
         terms, constant = _terms(graph, plan, costs, units, place)
         problem = cls(units, terms, constant, costs)
         problem._terms_of = [[] for _ in units]
+        beside: list[set[int]] = [set() for _ in units]
         for term in terms:
-            for unit in sorted({u for slot in term.slots for u, _ in slot.parts}):
+            touched = {u for slot in term.slots for u, _ in slot.parts}
+            for unit in sorted(touched):
                 problem._terms_of[unit].append(term)
+                beside[unit] |= touched - {unit}
+        problem._beside = [sorted(others) for others in beside]
         return problem
 
     @cached_property
@@ -135,7 +141,17 @@ class WidthProblem:
         return self.curve(unit, (choice[unit],), choice)[0]
 
     def curve(self, unit: int, widths: Sequence[int], choice: Choice) -> list[float]:
-        """µs of the layers that a unit's width matters to, for each of these widths of it, the others as chosen."""
+        """µs of the layers that a unit's width matters to, for each of these widths of it, the others as chosen.
+
+        Remembered: most of a descent's steps find the units around as they were.
+        """
+        key = (unit, *widths, -1, *[choice[other] for other in self._beside[unit]])
+        known = self._curves.get(key)
+        if known is None:
+            known = self._curves[key] = self._curve(unit, widths, choice)
+        return known
+
+    def _curve(self, unit: int, widths: Sequence[int], choice: Choice) -> list[float]:
         totals = [0.0] * len(widths)
         here = choice[unit]
         for term in self._terms_of[unit]:

@@ -26,7 +26,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,7 @@ class LatencyTable:
     families: dict[Family, Grid] = field(default_factory=dict)
     scale: float = 1.0
     _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
+    _corrections: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def analytic(cls, runtime: Runtime, isa: str) -> LatencyTable:
@@ -144,7 +145,7 @@ class LatencyTable:
             return 0.0
         neighbours = self._neighbours(family)
         if not neighbours:
-            return self.model.estimate(family, ins, outs) * self._correction.get(family.kind, self._typical)
+            return self.model.estimate(family, ins, outs) * self._correction(family.kind)
         if len(neighbours) == 1:
             return self._from(neighbours[0], family, ins, outs)
         low, high = neighbours
@@ -213,12 +214,7 @@ class LatencyTable:
     ) -> tuple[list[tuple[float, int]], float]:
         """Measured widths of a width's class as (coordinate, width), and the width's own coordinate."""
         wanted = pack_of(self.runtime, self.lanes, width if pack_like is None else pack_like)
-        order = packs_of(self.runtime, self.lanes)
-        same: list[int] = []
-        for pack in (wanted, *order[order.index(wanted) + 1 :], *reversed(order[: order.index(wanted)])):
-            same = [c for c in measured if pack_of(self.runtime, self.lanes, c) == pack]
-            if same:
-                break
+        same = _of_class(self.runtime, self.lanes, measured, wanted)
         stairs = beside is not None and self.runtime == "onnxruntime" and pack_of(self.runtime, self.lanes, beside) > 1
 
         def coordinate(c: int) -> float:
@@ -236,19 +232,23 @@ class LatencyTable:
                 same.append(family)
         return found
 
-    @cached_property
-    def _correction(self) -> dict[str, float]:
-        """Per kind, the median of measured over analytic."""
-        ratios: dict[str, list[float]] = {}
-        for family, grid in self.families.items():
-            for widths, us in grid.us.items():
-                ins, outs = cell_widths(family, widths)
-                ratios.setdefault(family.kind, []).append(us / self.model.estimate(family, ins, outs))
-        return {kind: float(np.median(values)) for kind, values in ratios.items()}
+    def _correction(self, kind: str) -> float:
+        """The median of measured over analytic for a kind; over all kinds if it was not measured."""
+        known = self._corrections.get(kind)
+        if known is None:
+            ratios = [
+                us / self.model.estimate(family, *cell_widths(family, widths))
+                for family, grid in self.families.items()
+                if family.kind == kind
+                for widths, us in grid.us.items()
+            ]
+            known = self._corrections[kind] = float(np.median(ratios)) if ratios else self._typical
+        return known
 
     @cached_property
     def _typical(self) -> float:
-        return float(np.median(list(self._correction.values()))) if self._correction else 1.0
+        kinds = {family.kind for family, grid in self.families.items() if grid.us}
+        return float(np.median([self._correction(kind) for kind in sorted(kinds)])) if kinds else 1.0
 
 
 _Point = tuple[tuple[float, ...], tuple[float, ...]]
@@ -265,6 +265,17 @@ def cell_widths(family: Family, widths: Widths) -> tuple[Widths, Widths]:
     if family.kind == "binary":
         return widths * 2, widths
     return widths, widths
+
+
+@lru_cache(maxsize=4096)
+def _of_class(runtime: Runtime, lanes: int, measured: Widths, wanted: int) -> Widths:
+    """The measured widths of a class; of the nearest wider one, else narrower one, where it has none."""
+    order = packs_of(runtime, lanes)
+    for pack in (wanted, *order[order.index(wanted) + 1 :], *reversed(order[: order.index(wanted)])):
+        same = tuple(c for c in measured if pack_of(runtime, lanes, c) == pack)
+        if same:
+            return same
+    return ()
 
 
 def _without_size(family: Family) -> Family:
