@@ -3,8 +3,9 @@
 With `ratio=dead`, channels go that provably contribute nothing (see `analysis.dead`): exact.
 
 With a number R, the ⌊R·n⌋ least important of the n prunable coupled channels in scope go, ranked over the whole network
-(global ranking, as in Liu et al. 2017). Frozen channels are never counted. Then constraints are met by giving
-channels back, the most important first: no tensor becomes empty, the parts of grouped convolutions stay equal.
+(global ranking, as in Liu et al. 2017). Frozen channels are never counted; those of a grouped convolution's parts are
+ranked together (see `analysis.levels`). Then constraints are met by giving channels back, the most important first: no
+tensor becomes empty, the parts of grouped convolutions stay equal.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.importance import Aggregate
+from onnxslim_yolo.analysis.levels import levelled
 from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.residual import residual_channels
@@ -151,14 +153,17 @@ class PruneChannels:
 
     def _lowest(self, model: Model, channels: Channels, ranking: Ranking, eligible: Array) -> Array:
         candidates, importance = np.flatnonzero(eligible), ranking.values
-        order = candidates[np.argsort(importance[candidates], kind="stable")]
         if ranking.curves:
-            order = ranking.order
+            order, level = ranking.order, np.arange(channels.count)
+        else:
+            values, level = levelled(channels, importance, eligible)
+            order = candidates[np.lexsort((level[candidates], values[candidates]))]
 
         def without(count: int) -> Array:
             keep = np.ones(channels.count, dtype=bool)
             keep[order[:count]] = False
-            return keep
+            split = set(level[order[:count]].tolist()) & set(level[order[count:]].tolist())
+            return keep | np.isin(level, list(split))  # part of a level would only be given back
 
         if self.macs is None:
             # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.

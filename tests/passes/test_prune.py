@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.passes import PruneChannels, SliceChannels
+from onnxslim_yolo.graph import Array
+from onnxslim_yolo.passes import PruneChannels, SliceChannels, prune
 from onnxslim_yolo.plan import open_plan
+from tests.latency.models import zoo
 from tests.numeric import assert_same, build
 from tests.passes.cutting import classes_of, onnx_text, run, shapes
 from tests.passes.test_snap import chain
@@ -188,3 +191,25 @@ def test_macs_are_met_closely() -> None:
 def test_what_needs_images_says_so(option: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="needs calibration images"):
         run(chain(10, 10), PruneChannels(ratio=0.5, **option))
+
+
+@pytest.mark.parametrize("architecture", ["regnet", "shufflenetv1"])
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+def test_grouped_convolutions_lose_what_was_asked_for(
+    architecture: str, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their parts are ranked together; ranked one by one, most of it is given back to keep them equal."""
+    model = zoo(architecture)
+
+    def removed() -> tuple[int, int]:
+        plan = open_plan(run(model, PruneChannels(ratio=ratio, importance="gamma")))
+        return int((~plan.keep).sum()), int(ratio * plan.channels.prunable.sum())
+
+    found, asked = removed()
+    assert 0.85 * asked <= found <= asked
+
+    def alone(channels: Channels, importance: Array, _: Array) -> tuple[Array, Array]:
+        return importance, -1 - np.arange(channels.count)
+
+    monkeypatch.setattr(prune, "levelled", alone)
+    assert removed()[0] < 0.8 * found
