@@ -1,9 +1,11 @@
 """Predicted against measured latency over random width assignments of YOLOv5n.
 
     python bench/predicted_vs_measured.py [--count 50] [--rounds 11] [--runtime ncnn] [--size 640] [--table FILE]
+                                           [--threads 1 2]
 
 The assignments take turns in widths of any kind and in multiples of 4, 8 and 16. Writes
-bench/results/predicted-RUNTIME-SIZE.json and .md.
+bench/results/predicted-MODEL-RUNTIME-SIZE.json and .md, and with "-N-threads" for more than one thread. Unless --table
+says otherwise, the tables are of one thread: with more, the absolute errors mean nothing, ranks and ratios do.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--model", default="yolov5n")
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="more than one: an idle machine only")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     table = table_for(options.runtime, "host", options.table)
@@ -45,26 +48,35 @@ def main() -> None:
     predicted = np.array([table.predict_graph(network.graph) / 1000 for network in networks])
     with tempfile.TemporaryDirectory() as folder:
         paths = [write(network, Path(folder) / f"m{i}", options.runtime) for i, network in enumerate(networks)]
-        result = benchmark(paths, rounds=options.rounds)
+        for threads in options.threads:
+            keep(compared(predicted, paths, table.name, threads, options), options.out)
+
+
+def compared(predicted: np.ndarray, paths: list[Path], table: str, threads: int, options: argparse.Namespace) -> dict:
+    """Time the networks, and set that against what was predicted for them."""
+    result = benchmark(paths, rounds=options.rounds, threads=threads)
     measured = np.array([model.ms for model in result.models])
     fastest = np.array([model.ms_best for model in result.models])
-    facts = summary(predicted, measured)
-    facts["against_fastest_round"] = summary(predicted, fastest)
-    facts |= {
+    rows = [
+        {"step": 0 if i == 0 else STEPS[(i - 1) % len(STEPS)], "predicted_ms": float(p), "measured_ms": float(m),
+         "fastest_ms": float(f)}
+        for i, (p, m, f) in enumerate(zip(predicted, measured, fastest, strict=True))
+    ]  # fmt: skip
+    return summary(predicted, measured) | {
+        "against_fastest_round": summary(predicted, fastest),
         "runtime": options.runtime, "size": options.size, "model": options.model, "assignments": options.count,
-        "seed": options.seed,
-        "table": table.name, "rounds": options.rounds, "clock": result.clock, "machine": result.machine,
-        "control": [result.control, *result.control_quartiles],
-        "rows": [
-            {"step": 0 if i == 0 else STEPS[(i - 1) % len(STEPS)], "predicted_ms": float(p), "measured_ms": float(m),
-             "fastest_ms": float(f)}
-            for i, (p, m, f) in enumerate(zip(predicted, measured, fastest, strict=True))
-        ],
+        "seed": options.seed, "threads": threads, "table": table, "rounds": options.rounds, "clock": result.clock,
+        "machine": result.machine, "control": [result.control, *result.control_quartiles], "rows": rows,
     }  # fmt: skip
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"predicted-{options.model}-{options.runtime}-{options.size}"
-    stem.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(markdown(facts))
+
+
+def keep(facts: dict, out: Path) -> None:
+    """Write one number of threads' results, and print them."""
+    out.mkdir(parents=True, exist_ok=True)
+    suffix = "" if facts["threads"] == 1 else f"-{facts['threads']}-threads"
+    stem = f"predicted-{facts['model']}-{facts['runtime']}-{facts['size']}{suffix}"
+    (out / f"{stem}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (out / f"{stem}.md").write_text(markdown(facts))
     print(markdown(facts))
 
 
@@ -96,7 +108,8 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 def markdown(facts: dict) -> str:
     lines = [
-        f"# Predicted against measured: {facts['model']}, {facts['runtime']}, {facts['size']} px, one thread",
+        f"# Predicted against measured: {facts['model']}, {facts['runtime']}, {facts['size']} px, "
+        f"{facts['threads']} thread(s)",
         "",
         f"Table: {facts['table']}. {facts['assignments']} random width assignments, {facts['rounds']} rounds, "
         f"{facts['clock']} time; A/A control {facts['control'][0]:.3f} "

@@ -1,0 +1,130 @@
+"""Files timed against each other, in blocks: one runtime, one number of threads, everything interleaved in one process.
+
+The protocol is `onnxslim_yolo.verify.benchmark`'s. What a block adds: a file that its runtime cannot run does not stop
+the others, it becomes a row with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxslim_yolo.emit.ncnn import emit_ncnn
+from onnxslim_yolo.emit.ncnn_write import write_ncnn
+from onnxslim_yolo.errors import OnnxSlimError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.load import load
+from onnxslim_yolo.verify.benchmark import benchmark
+
+RESULTS = Path(__file__).with_name("results")
+RUNTIMES = ("ncnn", "onnxruntime")
+Facts = dict[str, Any]
+
+
+@dataclass
+class Entry:
+    """A row to be: its file, or why there is none, and whatever else is known of it."""
+
+    name: str
+    file: Path | None = None
+    failed: str = ""
+    facts: Facts = field(default_factory=dict)
+
+
+def arguments(doc: str | None, rounds: int = 21) -> argparse.ArgumentParser:
+    """The options that every table has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="one block each")
+    parser.add_argument("--runtimes", default=",".join(RUNTIMES))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser
+
+
+def written(model: Model, stem: Path, runtime: str) -> Path:
+    """The network as the runtime reads it."""
+    if runtime == "onnxruntime":
+        return model.save(stem.with_suffix(".onnx"))
+    return write_ncnn(emit_ncnn(model), stem, model.metadata)
+
+
+def through_our_emitter(file: Path, stem: Path) -> Path:
+    """Somebody else's ONNX as an NCNN folder: read into plain form, and converted without any pass of ours."""
+    return written(load(file), stem, "ncnn")
+
+
+def attempt(name: str, action: Callable[[], Path], **facts: object) -> Entry:
+    """An entry, or the error in its place: that a tool fails is a result."""
+    try:
+        return Entry(name, action(), facts=facts)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return Entry(name, failed=text, facts=facts)
+
+
+def block(entries: Sequence[Entry], *, rounds: int, threads: int, **facts: object) -> Facts:
+    """Time the entries against the first of them.
+
+    Returns:
+        the facts given, the protocol's, and `rows`, in the entries' order: `name`, the entry's facts, and either
+        `failed` or `ms`, `ms_best`, `ratio` and `quartiles` (to the first entry, paired round by round).
+    """
+    for entry in entries:
+        if entry.file is not None and len(entries) > 1:
+            _require_running(entry)
+    good = [entry for entry in entries if entry.file is not None and not entry.failed]
+    result = benchmark([e.file for e in good if e.file], names=[e.name for e in good], rounds=rounds, threads=threads)
+    measured = {
+        model.name: {"ms": model.ms, "ms_best": model.ms_best, "ratio": model.ratio, "quartiles": model.ratio_quartiles}
+        for model in result.models
+    }
+    rows = [{"name": e.name, **e.facts, **measured.get(e.name, {"failed": e.failed})} for e in entries]
+    return {
+        **facts, "threads": threads, "rounds": rounds, "clock": result.clock,
+        "control": [result.control, *result.control_quartiles], "resolution": result.resolution,
+        "denormals_flushed": result.denormals_flushed, "machine": result.machine, "rows": rows,
+        "seconds": {e.name: [row[i] for row in result.seconds] for i, e in enumerate(good)},
+    }  # fmt: skip
+
+
+def _require_running(entry: Entry) -> None:
+    """Note why a file cannot be run: alone in a process, since a bad pair of files can crash ncnn."""
+    try:
+        benchmark([entry.file] if entry.file else [], rounds=3, timeout=120)
+    except OnnxSlimError as error:
+        entry.failed = error.message.splitlines()[0][:200]
+
+
+def protocol(found: Facts) -> str:
+    """How a block was measured, in a sentence."""
+    middle, low, high = found["control"]
+    return (
+        f"{found['rounds']} rounds, {found['clock']} time, {found['threads']} thread(s); A/A control {middle:.3f} "
+        f"({low:.3f} to {high:.3f}), nothing under {found['resolution']:.1%} means anything."
+    )
+
+
+def latency_cells(row: Facts) -> list[str]:
+    """Milliseconds, ratio and quartiles of a row, or the reason why there are none."""
+    if "ratio" not in row:
+        return ["–", f"fails: {row['failed']}".replace("|", "/"), "–"]
+    low, high = row["quartiles"]
+    return [f"{row['ms']:.2f}", f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}"]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A markdown table's lines."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def keep(facts: Facts, markdown: str, out: Path, name: str) -> None:
+    """Write NAME.json and NAME.md, and print the latter."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (out / f"{name}.md").write_text(markdown)
+    print(markdown)
