@@ -31,15 +31,19 @@ if __name__ == "models":
     raise ImportError("import onnxslim_yolo.models: 'models' would be a second copy of every class")
 
 from onnxslim_yolo.models import (
+    blocks_backbone,
     blocks_c2f,
     blocks_common,
+    blocks_csp,
     blocks_elan,
     blocks_lite,
     blocks_rep,
     container,
     heads,
     heads_dfl,
+    heads_tasks,
     yolov6,
+    yolov6_r3,
 )
 from onnxslim_yolo.models.registry import (
     BLOCKS,
@@ -52,7 +56,9 @@ from onnxslim_yolo.models.registry import (
 from onnxslim_yolo.models.zoo import ARCHITECTURES, build, randomise
 
 FAMILIES = (
+    blocks_backbone,
     blocks_common,
+    blocks_csp,
     blocks_c2f,
     blocks_elan,
     blocks_lite,
@@ -60,7 +66,9 @@ FAMILIES = (
     container,
     heads,
     heads_dfl,
+    heads_tasks,
     yolov6,
+    yolov6_r3,
 )
 """The modules whose blocks are registered."""
 

@@ -11,7 +11,7 @@ from onnxslim_yolo.models.blocks_common import C3, Bottleneck, Conv, chain, spli
 from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
 
 
-@register_block("C2f", "C3k2", "C2fCIB")
+@register_block("C2f", "C3k2", "C2fCIB", "C2fPSA")
 class C2f(Block):
     """cv1 x in two parts, `m` applied to the last in turn, all of it concatenated, cv2.
 

@@ -53,14 +53,15 @@ def input_width(module: nn.Module) -> int:
     raise TypeError(f"{type(module).__name__} has no convolution to tell its width")
 
 
-def split_for(x: Tensor, module: nn.Module, total: int) -> tuple[Tensor, Tensor]:
-    """Split (b, total, h, w) so that the second part has the width that `module` expects."""
-    last = input_width(module)
-    first, second = x.split_with_sizes((total - last, last), dim=1)
-    return first, second
+def split_for(x: Tensor, module: nn.Module, total: int, *, first: bool = False) -> tuple[Tensor, Tensor]:
+    """Split (b, total, h, w) so that the second part (the `first`, if so) has the width that `module` expects."""
+    wide = input_width(module)
+    sizes = (wide, total - wide) if first else (total - wide, wide)
+    left, right = x.split_with_sizes(sizes, dim=1)
+    return left, right
 
 
-@register_block("Conv", "DWConv", "CBH", "SimConv", "ConvModule")
+@register_block("Conv", "DWConv", "CBH", "SimConv", "ConvModule", "Conv_C3")
 class Conv(Block):
     """conv → bn → act: (b, c1, h, w) → (b, c2, h/s, w/s). `bn` is None in a checkpoint that was fused.
 
@@ -136,7 +137,7 @@ class Focus(Block):
         return self.conv(torch.cat(corners, 1))
 
 
-@register_block("Bottleneck", "RepBottleneck", "BottleneckPruned", "RepNBottleneck")
+@register_block("Bottleneck", "RepBottleneck", "BottleneckPruned", "RepNBottleneck", "CrossConv")
 class Bottleneck(Block):
     """cv2(cv1(x)), plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
 
@@ -170,7 +171,7 @@ class Bottleneck(Block):
         return x + y if self.add else y
 
 
-@register_block("C3", "C3k", "C3Pruned", "RepCSP", "RepNCSP")
+@register_block("C3", "C3k", "C3Pruned", "RepCSP", "RepNCSP", "C3x", "C3SPP", "C3Ghost", "BepC3")
 class C3(Block):
     """cv3(cat(m(cv1 x), cv2 x)): (b, c1, h, w) → (b, c2, h, w). All widths inside may differ (C3Pruned)."""
 
@@ -254,7 +255,7 @@ class SPP(Block):
         return self.cv2(torch.cat([y, *(pool(y) for pool in self.m)], 1))
 
 
-@register_block("SPPF", "SPPFPruned", "SimSPPF")
+@register_block("SPPF", "SPPFPruned", "SimSPPF", "SPPFModule")
 class SPPF(Block):
     """cv2 of cv1's output and of `n` chained pools, plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
 

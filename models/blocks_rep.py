@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class RepVGGBlock(Block):
     activation is called `nonlinearity` (RepVGG, YOLOv6, Lite) or `act` (YOLOv7).
     """
 
-    MEMBERS = ("rbr_dense|rbr_reparam",)
+    MEMBERS: ClassVar[tuple[str, ...]] = ("rbr_dense|rbr_reparam",)
     OPTIONAL = ("rbr_dense", "rbr_1x1", "rbr_identity", "rbr_reparam", "nonlinearity", "act", "se")
     rbr_dense: Unary | None
     rbr_1x1: Unary | None
@@ -55,10 +57,13 @@ class RepVGGBlock(Block):
         y = outputs[0]
         for other in outputs[1:]:
             y = y + other
-        if self.se is not None:
-            y = self.se(y)
+        y = self.merge(y)
         act = self.nonlinearity or self.act
         return y if act is None else act(y)
+
+    def merge(self, y: Tensor) -> Tensor:
+        """What happens to the branches' sum before the activation."""
+        return y if self.se is None else self.se(y)
 
 
 @register_block("RepConv", "RepConvN")

@@ -7,7 +7,7 @@ read as Python integers and the grids become constants.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -194,7 +194,7 @@ class DFL(Block):
 class Proto(Block):
     """Mask prototypes: (b, c1, h, w) → (b, c2, 2h, 2w); `upsample` is a transposed conv (v8) or a resize (v5)."""
 
-    MEMBERS = ("cv1", "upsample", "cv2", "cv3")
+    MEMBERS: ClassVar[tuple[str, ...]] = ("cv1", "upsample", "cv2", "cv3")
     cv1: Unary
     upsample: Unary
     cv2: Unary

@@ -14,7 +14,8 @@ from onnxslim_yolo.models.blocks_c2f import C2PSA, PSA, C2f, C2fCIB, C3k2, SCDow
 from onnxslim_yolo.models.blocks_common import C3, SPP, SPPF, Conv, Focus
 from onnxslim_yolo.models.container import Assembler, LayeredModel
 from onnxslim_yolo.models.heads import AnchorDetect
-from onnxslim_yolo.models.heads_dfl import OBB, Classify, Detect, Pose, Segment
+from onnxslim_yolo.models.heads_dfl import Classify, Detect
+from onnxslim_yolo.models.heads_tasks import OBB, Pose, Segment
 
 STRIDES = (8.0, 16.0, 32.0)
 ANCHORS = (

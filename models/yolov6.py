@@ -1,4 +1,7 @@
-"""YOLOv6 (release 2): EfficientRep, RepPAN and an anchor-free decoupled head. It has a container of its own."""
+"""YOLOv6: EfficientRep, RepPAN and an anchor-free decoupled head, in a container of its own.
+
+Release 2; what release 3 adds is in `yolov6_r3`.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,19 @@ def _relu(c1: int, c2: int, k: int = 1, s: int = 1) -> Conv:
     return Conv(c1, c2, k, s, act=nn.ReLU())
 
 
-@register_block("ConvBNReLU", "ConvBNSiLU", "ConvBNHS", "SimSPPF", "CSPSPPF")
+@register_block("ConvBNReLU", "ConvBNSiLU", "ConvBNHS", "ConvBN", "SimSPPF", "SPPF", "CSPSPPF", "SimCSPSPPF")
 class Wrapped(Block):
-    """A named shell around one module, `block` or `sppf`: it passes its input on."""
+    """A named shell around one module, `block`, `sppf` or `cspsppf`: it passes its input on."""
 
-    MEMBERS = ("block|sppf",)
-    OPTIONAL = ("block", "sppf")
+    MEMBERS = ("block|sppf|cspsppf",)
+    OPTIONAL = ("block", "sppf", "cspsppf")
     block: Unary | None
     sppf: Unary | None
+    cspsppf: Unary | None
 
     def forward(self, x: Tensor) -> Tensor:
         """Whatever the module inside does."""
-        inner = self.block if self.block is not None else self.sppf
+        inner = next((each for each in (self.block, self.sppf, self.cspsppf) if each is not None), None)
         return x if inner is None else inner(x)
 
 
@@ -51,22 +55,24 @@ class Transpose(Block):
         return self.upsample_transpose(x)
 
 
-@register_block()
+@register_block("EfficientRep", "EfficientRep6", "CSPBepBackbone", "CSPBepBackbone_P6")
 class EfficientRep(Block):
-    """Backbone: (b, 3, H, W) → maps at strides 8, 16, 32 (and 4 with `fuse_P2`)."""
+    """Backbone: (b, 3, H, W) → maps at strides 8, 16, 32 (4 before with `fuse_P2`, 64 behind with `ERBlock_6`)."""
 
     MEMBERS = ("stem", "ERBlock_2", "ERBlock_3", "ERBlock_4", "ERBlock_5")
+    OPTIONAL = ("ERBlock_6",)
     ATTRIBUTES = allow(fuse_P2=False)
     stem: Unary
     ERBlock_2: Unary
     ERBlock_3: Unary
     ERBlock_4: Unary
     ERBlock_5: Unary
+    ERBlock_6: Unary | None
     fuse_P2: bool  # noqa: N815  the checkpoint's name
 
     def __init__(self, channels: Sequence[int], repeats: Sequence[int]) -> None:
         super().__init__()
-        self.fuse_P2 = False
+        self.fuse_P2, self.ERBlock_6 = False, None
         self.stem = RepVGGBlock(3, channels[0], 2)
         for i, (c1, c2, n) in enumerate(zip(channels, channels[1:], repeats, strict=False), 2):
             parts: list[nn.Module] = [RepVGGBlock(c1, c2, 2), RepBlock(c2, c2, n)]
@@ -82,10 +88,11 @@ class EfficientRep(Block):
         p3 = self.ERBlock_3(p2)
         p4 = self.ERBlock_4(p3)
         p5 = self.ERBlock_5(p4)
-        return (p2, p3, p4, p5) if self.fuse_P2 else (p3, p4, p5)
+        maps = (p3, p4, p5) if self.ERBlock_6 is None else (p3, p4, p5, self.ERBlock_6(p5))
+        return (p2, *maps) if self.fuse_P2 else maps
 
 
-@register_block()
+@register_block("RepPANNeck", "CSPRepPANNeck")
 class RepPANNeck(Block):
     """Top-down with learnt upsampling, then bottom-up: maps at strides 8, 16, 32 → the same."""
 
@@ -131,15 +138,16 @@ class RepPANNeck(Block):
 
 @register_block("Detect")
 class Detect(Head):
-    """Per level a stem, then class and box branches.
+    """Per level a stem, then class and box branches. Branches that only help training (`*_ab`, `*_dist`) do not run.
 
     Levels (b, c_i, h_i, w_i) → (b, n, 5 + nc): xywh in pixels, 1, scores; raw: per level (b, 4·(reg_max + 1) + nc,
-    h_i, w_i). Box sides are direct numbers (reg_max 0) or expectations over reg_max + 1 bins (`proj_conv`).
+    h_i, w_i). Box sides are direct numbers, or expectations over reg_max + 1 bins (`proj_conv`); which, the number of
+    channels tells: a self-distilled head is trained with bins and runs without.
     """
 
     MEMBERS: ClassVar[tuple[str, ...]] = ("stems", "cls_convs", "reg_convs", "cls_preds", "reg_preds")
     OPTIONAL = ("proj_conv",)
-    ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, stride=REQUIRED, reg_max=0, use_dfl=False)
+    ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, stride=REQUIRED)
     stems: nn.ModuleList
     cls_convs: nn.ModuleList
     reg_convs: nn.ModuleList
@@ -148,13 +156,11 @@ class Detect(Head):
     proj_conv: Unary | None
     nc: int
     nl: int
-    reg_max: int
-    use_dfl: bool
 
     def __init__(self, ch: Sequence[int], nc: int, stride: Sequence[float]) -> None:
         super().__init__()
         self.nc, self.nl, self.stride = nc, len(ch), tuple(stride)
-        self.reg_max, self.use_dfl, self.proj_conv = 0, False, None
+        self.proj_conv = None
 
         def each(make: Callable[[int], nn.Module]) -> nn.ModuleList:
             return nn.ModuleList(make(c) for c in ch)
@@ -176,9 +182,9 @@ class Detect(Head):
         return torch.cat(flat, 1)
 
     def _decode(self, i: int, box: Tensor, score: Tensor) -> Tensor:
-        b = box.shape[0]
-        if self.use_dfl and self.reg_max > 0 and self.proj_conv is not None:
-            bins = box.view(b, 4, self.reg_max + 1, -1).transpose(1, 2)
+        b, bins_a_side = box.shape[0], int(box.shape[1]) // 4
+        if bins_a_side > 1 and self.proj_conv is not None:
+            bins = box.view(b, 4, bins_a_side, -1).transpose(1, 2)
             sides = self.proj_conv(bins.softmax(1)).view(b, 4, -1)
         else:
             sides = box.view(b, 4, -1)

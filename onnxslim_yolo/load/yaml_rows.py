@@ -219,7 +219,7 @@ def _detect(row: Row) -> nn.Module:
 
 
 def _segment(row: Row) -> nn.Module:
-    from onnxslim_yolo.models.heads_dfl import Segment
+    from onnxslim_yolo.models.heads_tasks import Segment
 
     if "anchors" in row.tensors:
         return _detect(row)
@@ -228,14 +228,14 @@ def _segment(row: Row) -> nn.Module:
 
 
 def _pose(row: Row) -> nn.Module:
-    from onnxslim_yolo.models.heads_dfl import Pose
+    from onnxslim_yolo.models.heads_tasks import Pose
 
     shape = row.options.get("kpt_shape", (17, 3))
     return Pose(row.inputs, _classes(row), row.stride, kpt_shape=tuple(shape), light=_light(row))
 
 
 def _obb(row: Row) -> nn.Module:
-    from onnxslim_yolo.models.heads_dfl import OBB
+    from onnxslim_yolo.models.heads_tasks import OBB
 
     angles = int(row.tensor("cv4.0.2.weight").shape[0])
     return OBB(row.inputs, _classes(row), row.stride, ne=angles, light=_light(row))

@@ -15,15 +15,18 @@ import torch  # noqa: TID253
 from torch import nn  # noqa: TID253
 
 
-def calibrate(model: nn.Module, random: torch.Generator, size: int = 224) -> None:
-    """BatchNorm statistics of real activations and varied γ, β, so that every layer shows in the output."""
+def calibrate(model: nn.Module, random: torch.Generator, size: int) -> None:
+    """BatchNorm statistics of real activations and varied γ, β, so that every layer shows in the output.
+
+    β is positive and the variance doubled, or a deep random net would amplify rounding a thousandfold.
+    """
 
     def hook(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0], [0, 2, 3], correction=0)
         norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance.clamp(min=1e-2))
+        norm.running_var.copy_(2 * variance.clamp(min=1e-2))
         norm.weight.data.copy_(torch.rand(norm.weight.shape, generator=random) + 0.5)
-        norm.bias.data.copy_(torch.rand(norm.bias.shape, generator=random) - 0.5)
+        norm.bias.data.copy_(torch.rand(norm.bias.shape, generator=random))
 
     hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
@@ -73,11 +76,12 @@ def write(name: str, folder: Path) -> None:
     head = model.model[-1]
     if getattr(head, "one2one_cv2", None) is not None:
         head.end2end = True
-    calibrate(model, random)
+    size = 256 if name.endswith("-p6") else 224
+    calibrate(model, random, size)
     soften(head)
     model = model.half().float()
     head = model.model[-1]
-    x = torch.rand(1, 3, 224, 224, generator=random)
+    x = torch.rand(1, 3, size, size, generator=random)
     exported = copy.deepcopy(model)
     for module in exported.modules():
         if hasattr(module, "export"):
@@ -95,7 +99,7 @@ def write(name: str, folder: Path) -> None:
         "updates": 3,
         "optimizer": torch.optim.SGD(model.parameters(), 0.01, momentum=0.9).state_dict(),
         "scaler": {},
-        "train_args": {"imgsz": 224, "data": "coco8.yaml"},
+        "train_args": {"imgsz": size, "data": "coco8.yaml"},
         "train_metrics": {"fitness": 0.1},
         "train_results": {"epoch": [1, 2]},
         "date": "2026-01-01T00:00:00",
