@@ -27,12 +27,16 @@ Facts = dict[str, Any]
 
 @dataclass
 class Entry:
-    """A row to be: its file, or why there is none, and whatever else is known of it."""
+    """A row to be: its file, or why there is none, and whatever else is known of it.
+
+    `tried`: whether the file has been run.
+    """
 
     name: str
     file: Path | None = None
     failed: str = ""
     facts: Facts = field(default_factory=dict)
+    tried: bool = False
 
 
 def arguments(doc: str | None, rounds: int = 21) -> argparse.ArgumentParser:
@@ -74,8 +78,7 @@ def block(entries: Sequence[Entry], *, rounds: int, threads: int, **facts: objec
         `failed` or `ms`, `ms_best`, `ratio` and `quartiles` (to the first entry, paired round by round).
     """
     for entry in entries:
-        if entry.file is not None and len(entries) > 1:
-            _require_running(entry)
+        _try(entry)
     good = [entry for entry in entries if entry.file is not None and not entry.failed]
     result = benchmark([e.file for e in good if e.file], names=[e.name for e in good], rounds=rounds, threads=threads)
     measured = {
@@ -91,10 +94,13 @@ def block(entries: Sequence[Entry], *, rounds: int, threads: int, **facts: objec
     }  # fmt: skip
 
 
-def _require_running(entry: Entry) -> None:
+def _try(entry: Entry) -> None:
     """Note why a file cannot be run: alone in a process, since a bad pair of files can crash ncnn."""
+    if entry.file is None or entry.tried:
+        return
+    entry.tried = True
     try:
-        benchmark([entry.file] if entry.file else [], rounds=3, timeout=120)
+        benchmark([entry.file], rounds=3, timeout=120)
     except OnnxSlimError as error:
         entry.failed = error.message.splitlines()[0][:200]
 

@@ -134,7 +134,8 @@ def mask_together(module: nn.Module, amount: float, model: Model) -> nn.Module:
     for name, labels in filters.items():
         if name in layers:
             kept = torch.from_numpy(stays[labels].astype(np.float32))
-            prune.custom_from_mask(layers[name].conv, "weight", kept[:, None, None, None])
+            filters_kept = kept[:, None, None, None].expand_as(layers[name].conv.weight)
+            prune.custom_from_mask(layers[name].conv, "weight", filters_kept)
             mask_norm(layers[name], kept)
     return module
 

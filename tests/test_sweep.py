@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import json
 import re
 import shutil
 from html import unescape
@@ -95,7 +96,6 @@ def test_parallel_trials_give_the_same_rows(model):
     assert timeless[:3] == timeless[3:]
 
 
-@pytest.mark.peer
 def test_trials_on_a_dask_cluster(model):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
@@ -176,6 +176,16 @@ def test_axes_need_a_number_in_every_row():
     assert axes([*rows, {**rows[0], "map50": None}]) == ("macs", "difference")
     assert axes([{**row, "latency_ratio": 1.0} for row in rows]) == ("latency_ratio", "map50")
     assert axes([{**row, "latency_ratio": 1.0} for row in rows[1:]] + [{**rows[0], "error": "x"}])[0] == "latency_ratio"
+
+
+def test_the_smaller_sizes_of_the_family_are_in_the_picture():
+    rival = {"key": "r", "model": "small.onnx", "prune": "0.0", "macs": 1, "map50": 99.0}
+    mine = [row | {"macs": row["macs"] + 2} for row in points(5, 0)]
+    html = render_sweep([*mine, rival], "m")
+    data = json.loads(re.search(r'<script[^>]* id="data">(.*?)</script>', html, re.DOTALL)[1])
+    assert data["points"]["other models"] == {"x": [1], "y": [99.0], "text": [label(rival)]}
+    assert data["front"]["x"] == [1]  # it costs less and finds more: the front says that pruning was not worth it
+    assert len(data["points"]["trials"]["x"]) == 5
 
 
 def test_the_page_runs_its_own_scripts_only_and_no_name_breaks_out():
