@@ -142,14 +142,17 @@ class SnapWidths:
     def _pad(self, plan: Plan) -> None:
         step = self._step()
         balanced = {int(c) for balance in plan.channels.balances for c in balance.parts.reshape(-1) if c >= 0}
+        # A channel that is alone in a tensor looks like one that is broadcast: nothing can be put beside it.
+        alone = {int(labels.flat[0]) for labels in plan.channels.labels.values() if labels.size == 1}
         for group in plan.channels.groups:
             kept = group.classes[plan.keep[group.classes]]
-            if not len(kept) or group.frozen or balanced.intersection(kept.tolist()):
+            places = [c for c in kept.tolist() if c not in alone]
+            if not places or group.frozen or balanced.intersection(kept.tolist()):
                 continue
             above = -(-len(kept) // step) * step
             if self.to == "pow2":
                 above = max(step, 1 << (len(kept) - 1).bit_length())
-            plan.extra[kept[-1]] = above - len(kept)
+            plan.extra[places[-1]] = above - len(kept)
 
 
 def _units(channels: Channels, step: int) -> Iterable[Array]:

@@ -16,7 +16,7 @@ import pytest
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.moments import MomentAnalysis
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.graph import Array, Model, parameter_count
 from onnxslim_yolo.manager import Pass, PassManager
 from onnxslim_yolo.passes import (
     AbsorbConstants,
@@ -50,6 +50,9 @@ GENUINE = re.compile(
 
 SEEDS = {"mobilenetv3": 1}
 """With seed 0 and 40 % dead channels its random weights amplify rounding so much that float32 and float64 disagree."""
+
+ALL_GROUPED = ("shufflenetv1",)
+"""Every layer's width is tied to a grouped convolution's equal parts: none is padded."""
 
 NO_BATCH_NORM = ("convnext",)
 PREPARATION: tuple[Pass, ...] = (Canonicalise(64, 64), ShuffleToGather(), Canonicalise())
@@ -186,6 +189,15 @@ def test_dead_channels_go_and_nothing_changes(case: Case) -> None:
 
 def test_pruning_is_masking(case: Case) -> None:
     assert_pruning_is_masking(case)
+
+
+def test_odd_widths_of_a_pruned_network_pad_exactly(case: Case) -> None:
+    odd = pruned(case.canonical, PruneChannels(ratio=0.7, importance="gamma"), SliceChannels())
+    reference = run_onnx(odd, case.feeds)
+    after = pruned(odd, SnapWidths(to=8, odd="up"), SliceChannels())
+    if case.name not in ALL_GROUPED:
+        assert parameter_count(after.graph) > parameter_count(odd.graph)
+    assert case.worst(after, reference) <= ROUNDING
 
 
 VARIANTS = {

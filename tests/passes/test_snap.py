@@ -178,6 +178,14 @@ def test_padding_an_odd_graph_is_exact(to: str | int, expected: tuple[int, int])
     assert after.plan is None or after.plan.lossless
 
 
+def test_a_layer_of_one_channel_is_not_padded() -> None:
+    """Its one channel cannot be told from one that is broadcast; the layers around it are padded."""
+    model = chain(11, 1, 3)
+    after = run(model, SnapWidths(to=8, odd="up"), SliceChannels())
+    assert [shapes(after)[f"c{k}.weight"][0] for k in range(3)] == [16, 1, 8]
+    assert_same(model, after)
+
+
 def test_an_odd_graph_is_left_alone_without_padding() -> None:
     model = chain(11, 19)
     assert SnapWidths(to="pow2").run(model) == 0
