@@ -66,6 +66,15 @@ class Rewrite:
     emitter: tuple[tuple[object, str, object], ...] = ()
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A node or layer, with its inputs and attributes as text."""
+
+    op: str
+    name: str
+    rest: str
+
+
 def _nothing(*_: object) -> int:
     return 0
 
@@ -250,26 +259,32 @@ def switched_off(rewrite: Rewrite) -> Iterator[None]:
         yield
 
 
-def layers_in(file: Path | None) -> list[tuple[str, str]]:
-    """(operator, name) of every node or layer of a file."""
+def layers_in(file: Path | None) -> list[Layer]:
+    """Every node or layer of a file."""
     if file is None:
         return []
     if file.suffix == ".onnx":
-        return [(node.op_type, node.name) for node in onnx.load(file, load_external_data=False).graph.node]
+        nodes = onnx.load(file, load_external_data=False).graph.node
+        return [Layer(n.op_type, n.name, str(sorted(map(str, n.attribute))) + str(list(n.input))) for n in nodes]
     param = file if file.suffix == ".param" else file / "model.ncnn.param"
     lines = [line.split() for line in param.read_text().splitlines()[2:] if line.strip()]
-    return [(line[0], line[1]) for line in lines if line[0] != "Split"]
+    return [Layer(line[0], line[1], " ".join(line[2:])) for line in lines if line[0] != "Split"]
 
 
-def differences(ours: list[tuple[str, str]], other: list[tuple[str, str]]) -> str:
-    """What the rewrite did: counts of operators that changed, and the first names that only one side has."""
+def differences(ours: list[Layer], other: list[Layer]) -> str:
+    """What the rewrite did: counts of operators that changed (or which ones changed otherwise), and the first names."""
     if not other:
         return ""
-    have, had = (Counter(op for op, _ in side) for side in (ours, other))
+    have, had = (Counter(layer.op for layer in side) for side in (ours, other))
     counts = [f"{had[op]}→{have[op]} {op}" for op in sorted({*have, *had}) if have[op] != had[op]]
-    gone = [name for op, name in other if (op, name) not in set(ours)]
-    names = f" ({', '.join(gone[:2])}{', …' if len(gone) > 2 else ''})" if gone else ""
-    return f"{', '.join(counts)}{names}" if counts or gone else ""
+    known = set(ours)
+    gone = [layer for layer in other if layer not in known]
+    if not counts and gone:
+        counts = [f"{count} {op} changed" for op, count in Counter(layer.op for layer in gone).items()]
+    mine = {(layer.op, layer.name) for layer in ours}
+    # Named are the nodes that went; where none did, those that changed.
+    names = [layer.name for layer in gone if (layer.op, layer.name) not in mine] or [layer.name for layer in gone]
+    return f"{', '.join(counts)} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})" if names else ""
 
 
 def add_ratios_to_ours(found: Facts) -> None:

@@ -182,6 +182,8 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
             verification = _verify(path, result, ncnn, chain, options)
         compensation = [gain.as_json() for gain in probe.measure(options.calib)]
         gains = _measure(result, baseline, reference, options, progress)
+        if "speed" not in gains:
+            _predict(model, baseline, options)
         progress("report")
         result.timings = {
             "seconds": round(time.perf_counter() - started, 3),
@@ -355,6 +357,16 @@ def _measure(
         progress("evaluate")
         found["accuracy"] = measure_accuracy(reference, written, options.data)
     return found
+
+
+def _predict(model: Model, baseline: Model, options: CompileOptions) -> None:
+    """Note that the result is slower than its source where the latency table says so plainly."""
+    from onnxslim_yolo.verify.predicted import predicted_verdict
+
+    before, after = (predicted_latency(m.graph, options.target, options.isa, options.table) for m in (baseline, model))
+    slower = predicted_verdict(before, after, options.target)
+    if slower is not None:
+        model.note(slower)
 
 
 def _estimate(baseline: Model, result: Model, calib: Path) -> dict[str, Any] | None:
