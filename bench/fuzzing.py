@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -96,6 +97,7 @@ def fuzz(
     end = options.first + options.inputs
     while at < end:
         at = _batch(name, make, read, options.seed, at, min(end, at + BATCH), tally)
+        options.seen(tally)
         if len(tally.findings) >= options.most:
             break
     for finding in tally.findings:
@@ -198,6 +200,8 @@ class Options:
     first: int = 0
     seed: int = 0
     most: int = 20
+    seen: Callable[[Tally], None] = lambda tally: None
+    """Called after each batch with what came of the inputs so far."""
 
 
 def run(readers: dict[str, Callable[[Options], Tally]], doc: str | None) -> int:
@@ -207,19 +211,21 @@ def run(readers: dict[str, Callable[[Options], Tally]], doc: str | None) -> int:
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help=f"add the figures to {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help=f"put the figures into {RESULTS.name}; not with --first")
     given = parser.parse_args()
     failed = False
     for name in given.readers or readers:
-        tally = readers[name](Options(given.inputs, given.first, given.seed))
-        failed |= bool(tally.findings)
-        if given.write:
-            record(name, tally, f"python bench/{Path(sys.argv[0]).name} {name} --inputs {given.inputs}", given.seed)
+        seen = partial(record, name, given.seed, given.inputs) if given.write and not given.first else Options.seen
+        failed |= bool(readers[name](Options(given.inputs, given.first, given.seed, seen=seen)).findings)
     return int(failed)
 
 
-def record(name: str, tally: Tally, command: str, seed: int) -> None:
-    """Replace a reader's row in the table of results."""
+def record(name: str, seed: int, wanted: int, tally: Tally) -> None:
+    """Replace a reader's row in the table of results.
+
+    Done after each batch, so that a run that is stopped leaves what it did, once that is more than there was before.
+    """
+    command = f"python bench/{Path(sys.argv[0]).name} {name} --inputs {tally.inputs}"
     head = (
         "# Readers under mutated input\n\nWritten by the fuzzers in `bench/` with `--write`; every input repeats with "
         '`--first N --inputs 1`. "Exit 3" is a compilation whose check failed, which is an answer as well.\n\n'
@@ -231,6 +237,9 @@ def record(name: str, tally: Tally, command: str, seed: int) -> None:
         for line in RESULTS.read_text(encoding="utf-8").splitlines():
             if line.startswith("| ") and not line.startswith("| reader"):
                 rows[line.split("|")[1].strip()] = line
+    there = int(rows[name].split("|")[2]) if name in rows else 0
+    if tally.inputs < min(wanted, there) and not tally.findings:
+        return
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items()))
     seeded = f"{command} --seed {seed}" if seed else command
     rows[name] = (

@@ -31,11 +31,13 @@ from onnxslim_yolo.errors import (
 from onnxslim_yolo.files import move_into, staging, write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.latency.command import predicted_latency
+from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import Pass, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.plan import plan_as_json
+from onnxslim_yolo.report.latency import add_latency
 from onnxslim_yolo.verify.chain import Chain, EachPass
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
@@ -193,6 +195,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         result.report |= {"compensation": compensation} | gains
         for key, graph in (("before", baseline.graph), ("after", model.graph)):
             result.report[key] |= predicted_latency(graph, options.target, options.isa, options.table)
+            add_latency(result.report[key], graph, table_for(options.target, options.isa, options.table))
         _write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder

@@ -252,6 +252,8 @@ def test_time_grows_with_the_number_of_nodes(tmp_path: Path) -> None:
         ("fuzz_onnx.py", "onnx", 300),
         ("fuzz_readers.py", "plan", 300),
         ("fuzz_readers.py", "config", 300),
+        ("fuzz_ncnn.py", "ncnn-param", 300),
+        ("fuzz_ncnn.py", "ncnn-bin", 300),
     ],
     ids=lambda arguments: arguments[1],
 )

@@ -12,20 +12,25 @@ import gzip
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.report import wording
 from onnxslim_yolo.report.command import command_of
+from onnxslim_yolo.report.latency import kinds_of
 from onnxslim_yolo.report.layers import METRICS, Block, Layer, blocks_of, layers_of
+
+if TYPE_CHECKING:
+    import jinja2
 
 MOST = 1500
 """Layers and groups that are drawn; of more than that the largest, as a page of 10⁵ opens in no browser."""
 LIBRARY = "vendor/plotly-basic.min.js.gz"
 _Item = TypeVar("_Item")
-_TITLES = {"macs": "MACs", "parameters": "Parameters", "latency_ms": "Latency, ms"}
+_TITLES = {"macs": "MACs", "parameters": "Parameters", "latency_us": "Latency, predicted"}
 
 
 def write_html(report: dict[str, Any], path: Path) -> Path:
@@ -39,29 +44,15 @@ def write_html(report: dict[str, Any], path: Path) -> Path:
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The page's text."""
-    import jinja2
     from markupsafe import Markup
 
-    def spelt(value: object) -> object:
-        return wording.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=spelt
-    )
-    words = ("bytes_text", "count_text", "ratio_text", "percent_text", "small_text", "members_text")
-    environment.filters |= {name: getattr(wording, name) for name in words}
-    packed = _resource(LIBRARY)
-    script = _text("report.js")
     layers = layers_of(report)
     drawn = _largest(layers, lambda layer: layer.before.get("macs", 0))
     groups = _largest(report["groups"], lambda group: group["width"] - group["kept"])
     blocks = blocks_of(drawn)
-    return environment.from_string(_text("report.html.j2")).render(
+    return _template().render(
         report=report,
-        style=Markup(_text("report.css")),
-        script=Markup(script),
-        library=Markup(base64.b64encode(packed).decode("ascii")),
-        policy=_policy(script, gzip.decompress(packed).decode("utf-8")),
+        **_assets(),
         verdict=wording.verdict_of_all(report),
         verdicts=wording.verdicts(report),
         control=None if report["verification"] is None else wording.control_text(report),
@@ -72,10 +63,44 @@ def render_html(report: Mapping[str, Any]) -> str:
         blocks=blocks,
         tip=lambda layer: Markup("\n").join(layer_facts(layer)),
         metrics=_metrics(blocks),
+        kinds=kinds_of(report),
+        prediction=wording.prediction_text(report),
+        compensation=_compensation(report),
         groups=groups,
         left_out={"layers": len(layers) - len(drawn), "groups": len(report["groups"]) - len(groups)},
         data=_plot_data(report, blocks, groups),
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    """The page's template; names come out with control characters spelt."""
+    import jinja2
+    from markupsafe import Markup
+
+    def spelt(value: object) -> object:
+        return wording.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=spelt
+    )
+    words = ("bytes_text", "count_text", "ratio_text", "percent_text", "small_text", "time_text", "members_text")
+    environment.filters |= {name: getattr(wording, name) for name in words}
+    return environment.from_string(_text("report.html.j2"))
+
+
+@cache
+def _assets() -> dict[str, str]:
+    """What is the same in every page: style, script, library, and the policy that lets these two scripts run."""
+    from markupsafe import Markup
+
+    packed, script = _resource(LIBRARY), _text("report.js")
+    return {
+        "style": Markup(_text("report.css")),
+        "script": Markup(script),
+        "library": Markup(base64.b64encode(packed).decode("ascii")),
+        "policy": _policy(script, gzip.decompress(packed).decode("utf-8")),
+    }
 
 
 def _largest(items: Sequence[_Item], size: Callable[[_Item], float]) -> list[_Item]:
@@ -93,8 +118,8 @@ def layer_facts(layer: Layer) -> list[str]:
         lines.append("no channels of its own: cut along with its input")
     for metric in METRICS:
         if metric in layer.before:
-            values = (layer.before[metric], layer.after.get(metric, 0))
-            lines.append(f"{_TITLES[metric]} {' → '.join(map(wording.count_text, values))}")
+            form = wording.time_text if metric == "latency_us" else wording.count_text
+            lines.append(f"{_TITLES[metric]} {form(layer.before[metric])} → {form(layer.after.get(metric, 0))}")
     if not layer.after:
         lines.append("gone from the result: removed or fused into another layer")
     lines += [f"left whole: {wording.printable(reason)}" for reason in layer.frozen]
@@ -121,6 +146,20 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return tiles
 
 
+def _compensation(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per compensating pass: the sentence about it, and two distances from the source with their bars' lengths.
+
+    A network that yields no numbers is infinitely far from its source, and has a full bar.
+    """
+    rows = []
+    for row, text in zip(report["compensation"] or [], wording.compensation_texts(report), strict=True):
+        sides = [math.inf if row[key] is None else abs(row[key]) for key in ("without", "compensated")]
+        top = max((side for side in sides if math.isfinite(side)), default=0.0) or 1.0
+        bars = [round(100 * min(1.0, side / top), 1) if side == side else 100.0 for side in sides]
+        rows.append({"text": text, "sides": list(zip(("without", "with"), sides, bars, strict=True))})
+    return rows
+
+
 def _metrics(blocks: Sequence[Block]) -> list[tuple[str, str]]:
     known = {metric for block in blocks for layer in block.layers for metric in (*layer.before, *layer.after)}
     return [(metric, _TITLES[metric]) for metric in METRICS if metric in known]
@@ -133,6 +172,7 @@ def _plot_data(
     pruning = report["pruning"] or {}
     threshold = pruning.get("threshold")
     return {
+        "units": {"latency_us": "µs"},
         "histogram": pruning.get("histogram"),
         "threshold": threshold if threshold is not None and math.isfinite(threshold) else None,
         "importance": {"gamma": "|γ|", "weight": "weight norm"}.get(

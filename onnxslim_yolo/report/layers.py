@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-METRICS = ("macs", "parameters", "latency_ms")
+METRICS = ("macs", "parameters", "latency_us")
 """What may be known per layer, before and after."""
 
 

@@ -10,6 +10,7 @@ from onnxslim_yolo.report.wording import (
     accuracy_text,
     bytes_text,
     change_text,
+    compensation_texts,
     control_text,
     count_text,
     figures,
@@ -49,7 +50,7 @@ def markdown_summary(report: Mapping[str, Any]) -> str:
         "",
         *_table(("", "before", "after", "ratio"), _sizes(report)),
         *_verification(report),
-        *(f"\n{_text(said)}." for said in (speed_text(report), accuracy_text(report)) if said is not None),
+        *(f"\n{_text(said)}." for said in _gains(report)),
         *_section("Files", _table(("file", "size"), [(_code(n), bytes_text(s)) for n, s in report["files"].items()])),
         *_widths(report),
         *_section(
@@ -91,6 +92,12 @@ def markdown_diff(diff: Mapping[str, Any]) -> str:
     if not any((diff["widths"], diff["options"])) and all(f["old"] == f["new"] for f in diff["figures"].values()):
         lines += ["", "Nothing changed."]
     return "\n".join(lines) + "\n"
+
+
+def _gains(report: Mapping[str, Any]) -> list[str]:
+    compensated = [f"Compensation by {text}" for text in compensation_texts(report)]
+    measured = [speed_text(report), accuracy_text(report)]
+    return [*compensated, *(text for text in measured if text is not None)]
 
 
 def _sizes(report: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -21,9 +21,26 @@ class _Maybe:
         self.shape = shape
 
 
-_COUNT, _NUMBER = "a count", "a number"
-_LAYER = {"name": str, "op": str, "macs": _COUNT, "parameters": _COUNT}
-_COST = {"macs": _COUNT, "parameters": _COUNT, "nodes": _COUNT, "layers": [_LAYER]}
+_COUNT, _NUMBER, _TIME = "a count", "a number", "a time"
+_LAYER = {"name": str, "op": str, "macs": _COUNT, "parameters": _COUNT, "latency_us": _Maybe(_TIME)}
+_KIND = {"kind": str, "layers": _COUNT, "us": _TIME}
+_COST = {
+    "macs": _COUNT,
+    "parameters": _COUNT,
+    "nodes": _COUNT,
+    "layers": [_LAYER],
+    "latency_us": _Maybe(_TIME),
+    "latency_kinds": _Maybe([_KIND]),
+    "table": _Maybe(str),
+}
+_COMPENSATION = {
+    "pass": str,
+    "without": _Maybe(_NUMBER),
+    "compensated": _Maybe(_NUMBER),
+    "measure": str,
+    "images": _COUNT,
+    "kind": str,
+}
 _CHECK = {"label": str, "runtime": str, "tolerance": _Maybe(_NUMBER), "worst": _Maybe(_NUMBER), "passed": bool}
 _MAP = {"map50": _NUMBER, "map": _NUMBER}
 _SHAPE = {
@@ -68,6 +85,7 @@ _SHAPE = {
             "rounds": _COUNT,
         }
     ),
+    "compensation": _Maybe([_COMPENSATION]),
     "accuracy": _Maybe({"data": str, "images": _COUNT, "models": {"source": _MAP}, "map50_drop": _NUMBER}),
     "notes": [str],
 }
@@ -139,6 +157,9 @@ def _check(value: Any, shape: Any, where: str) -> None:
             _check(item, shape[0], f"{where}[{index}]")
     elif shape is _COUNT:
         _require(type(value) is int and 0 <= value < 1 << 63, value, "a whole number from 0", where)
+    elif shape is _TIME:
+        finite = (type(value) is int or type(value) is float) and 0 <= value < 1e15
+        _require(finite, value, "a number of microseconds from 0", where)
     elif shape is _NUMBER:
         _require(type(value) is int or type(value) is float, value, "a number", where)
     else:

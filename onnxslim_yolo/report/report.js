@@ -129,13 +129,15 @@
   const drawCost = () => {
     const element = byId("cost-plot");
     if (!element) return;
+    const unit = data.units[metric] ?? "";
+    const spelt = (value) => (short(value) + " " + unit).trim();
     const side = (key) => data.layers.map((layer) => layer[key][metric] ?? 0);
     const [before, after] = [side("before"), side("after")];
-    const tips = data.layers.map((layer, i) => plain(layer.name) + "<br>" + short(before[i]) + " → " + short(after[i]));
+    const tips = data.layers.map((layer, i) => plain(layer.name) + "<br>" + spelt(before[i]) + " → " + spelt(after[i]));
     Plotly.react(element, [
       bars("before", before, cutFill(), { hoverinfo: "skip" }),
       bars("after", after, { color: color("kept") }, { hovertext: tips, hoverinfo: "text" }),
-    ], layout({ xaxis: { ...ticks(data.layers.map((layer) => layer.block), element), range: range(before.length) }, yaxis: { rangemode: "tozero" } }), settings);
+    ], layout({ xaxis: { ...ticks(data.layers.map((layer) => layer.block), element), range: range(before.length) }, yaxis: { rangemode: "tozero", title: { text: unit } } }), settings);
   };
   const drawHistogram = () => {
     const element = byId("histogram-plot");

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnxslim_yolo.report.wording import (
     accuracy_text,
     bytes_text,
+    compensation_texts,
     control_text,
     figures,
     loss_text,
@@ -140,7 +141,11 @@ def _verification(report: Report, printer: _Printer) -> None:
 
 
 def _measured(report: Report, printer: _Printer) -> None:
-    said = [("speed", speed_text(report)), ("accuracy", accuracy_text(report))]
+    said = [
+        *(("compensation", text) for text in compensation_texts(report)),
+        ("speed", speed_text(report)),
+        ("accuracy", accuracy_text(report)),
+    ]
     if any(text is not None for _, text in said):
         printer.show("")
         _sentences(said, printer)

@@ -54,6 +54,13 @@ def change_text(old: float | None, new: float | None) -> str:
     return f"{'+' if change > 0 else '−'}{abs(change):.1f} %"
 
 
+def time_text(microseconds: float) -> str:
+    """A latency in three digits: 1234.5 → '1.23 ms', 12.345 → '12.3 µs'."""
+    if microseconds >= 999.5:
+        return f"{_three(microseconds / 1e3)} ms"
+    return f"{_three(microseconds) if microseconds > 0 else 0} µs"
+
+
 def small_text(value: float | None) -> str:
     """A difference in two digits, '0' where it is exactly zero, '∞' and 'NaN' where it is no number."""
     if value is None or math.isinf(value):
@@ -178,6 +185,8 @@ def figures(report: Mapping[str, Any]) -> list[Figure]:
     if speed is not None:
         title = f"Latency, {printable(speed['runtime'])}"
         found.append(Figure(title, speed["source_ms"], speed["result_ms"], _milliseconds, speed["ratio"]))
+    elif (left := before.get("latency_us")) is not None and after.get("latency_us") is not None:
+        found.append(Figure("Latency, predicted", left, after["latency_us"], time_text))
     if accuracy is not None:
         source = accuracy["models"]["source"]["map50"]
         found.append(Figure("mAP50", source, source - accuracy["map50_drop"], "{:.3f}".format))
@@ -207,6 +216,29 @@ def speed_text(report: Mapping[str, Any]) -> str | None:
         f"{speed['ratio']:.2f} of the source's latency in {printable(speed['runtime'])} (quartiles {quartiles}; "
         f"{threads}, {speed['rounds']} rounds in turn); control, the source against itself: {speed['control']:.2f}"
     )
+
+
+def prediction_text(report: Mapping[str, Any]) -> str | None:
+    """What latency is predicted, and by what, in one sentence; None where it was not."""
+    before, after = report["before"], report["after"]
+    if before.get("latency_us") is None or after.get("latency_us") is None or before.get("table") is None:
+        return None
+    known = f"{time_text(before['latency_us'])} → {time_text(after['latency_us'])}, by {printable(before['table'])}"
+    return f"{known}: a sum over layers measured one by one, which tells widths apart; `--measure` times the files"
+
+
+def compensation_texts(report: Mapping[str, Any]) -> list[str]:
+    """One sentence a compensating pass: how far from the source without it and with it, and on what images."""
+    return [_compensation(row) for row in report.get("compensation") or []]
+
+
+def _compensation(row: Mapping[str, Any]) -> str:
+    without, found = row["without"], row["compensated"]
+    images = f"{row['images']} {printable(row['kind'])} image{'' if row['images'] == 1 else 's'}"
+    measure = "head error" if row["measure"] == "head error" else "mean difference from the source"
+    name = f"{printable(row['pass'])}: {measure} {small_text(found)} instead of {small_text(without)} on {images}"
+    worse = without is not None and (found is None or found > without)
+    return f"{name}; it makes things WORSE here" if worse else name
 
 
 def accuracy_text(report: Mapping[str, Any]) -> str | None:

@@ -73,6 +73,7 @@ def test_hovering_tells_names_and_reasons(page, report):
         "channels 10 → 10, wanted 10",
         "MACs 900 → 100",
         "Parameters 90 → 10",
+        "Latency, predicted 225 µs → 25.0 µs",
         "left whole: reaches the output 'output0'",
     ]
     page.hover(
@@ -88,6 +89,19 @@ def test_switches_the_metric(page, report):
     assert page.js(top) == 2000
     page.js("document.querySelector('[data-metric=parameters]').click()")
     assert page.js(top) == 200
+    page.js("document.querySelector('[data-metric=latency_us]').click()")
+    assert page.js(top) == 500
+    assert "µs" in page.js("document.getElementById('cost-plot').textContent")
+
+
+def test_shows_what_compensation_gained_and_where_time_goes(page, report):
+    """Both tables as they are painted: the bar without is the longer one, and kinds come with their share."""
+    page.open(report, 1400)
+    bars = page.js("[...document.querySelectorAll('.gain .bar i')].map(i => i.getBoundingClientRect().width)")
+    assert len(bars) == 2 and abs(bars[1] / bars[0] - 0.25) < 0.01
+    rows = page.js("[...document.querySelectorAll('#kinds tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+    assert rows[0] == ["convolution 3×3", "975 µs", "400 µs", "0.41×"]
+    assert rows[2] == ["depthwise convolution", "25.0 µs", "0 µs", "0.00×"]
 
 
 def test_names_do_not_run(page, tmp_path):

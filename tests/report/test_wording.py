@@ -6,15 +6,18 @@ from onnxslim_yolo.report.command import command_of
 from onnxslim_yolo.report.wording import (
     bytes_text,
     change_text,
+    compensation_texts,
     control_text,
     count_text,
     figures,
     loss_text,
+    prediction_text,
     printable,
     pruning_text,
     ratio_text,
     size_of_result,
     small_text,
+    time_text,
     verdict_of_all,
     verdicts,
 )
@@ -94,6 +97,34 @@ def test_figures_say_when_they_compare_two_kinds_of_file():
     report["source"]["file"] = "best.pt"
     assert figures(report)[0].title == "File, .pt → .onnx"
     assert figures(sample(files={}))[0].texts() == ("4.00 MB", "–", "–")
+
+
+def test_predicted_latency_is_shown_where_none_was_measured():
+    report = sample(speed=None)
+    assert figures(report)[3].title == "Latency, predicted"
+    assert figures(report)[3].texts() == ("1.30 ms", "520 µs", "0.40×")
+    assert "by ncnn 1.0, a CPU" in (prediction_text(report) or "")
+    report["after"]["latency_us"] = None
+    assert prediction_text(report) is None and "Latency, predicted" not in [f.title for f in figures(report)]
+    assert [time_text(us) for us in (0, 0.5, 12.345, 999.4, 1234.5)] == [
+        "0 µs",
+        "0.500 µs",
+        "12.3 µs",
+        "999 µs",
+        "1.23 ms",
+    ]
+
+
+def test_compensation_says_so_where_it_makes_things_worse():
+    report = sample()
+    assert compensation_texts(report) == [
+        "absorb: mean difference from the source 0.1 instead of 0.4 on 1 synthetic image"
+    ]
+    report["compensation"][0] |= {"compensated": 0.5, "measure": "head error", "images": 16, "kind": "held-out"}
+    assert compensation_texts(report) == [
+        "absorb: head error 0.5 instead of 0.4 on 16 held-out images; it makes things WORSE here"
+    ]
+    assert compensation_texts(sample(compensation=None)) == []
 
 
 def test_a_measured_ratio_is_shown_as_measured():
