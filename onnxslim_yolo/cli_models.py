@@ -47,13 +47,16 @@ def trace(
             # Cut from the decoded graph, so that the file says how its maps are decoded.
             from onnxslim_yolo.passes import Canonicalise, Head
 
+            before = len(model.notes)
             Canonicalise().run(model)
             if not Head("raw").run(model):
-                raise UnsupportedError("; ".join(model.notes) or "its head is not recognised", file=checkpoint)
+                raise UnsupportedError("; ".join(model.notes[before:]) or "its head is not recognised", file=checkpoint)
         model.save(target)
     if not quiet:
         norms = sum(node.op == "BatchNormalization" for node in model.graph.nodes)
         out.print(f"{target}: {len(model.graph.nodes)} nodes, {norms} BatchNormalizations", highlight=False)
+        for note in model.notes:
+            out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
 
 
 @app.command()

@@ -91,7 +91,10 @@ def read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProto
     if suffix == ".cfg" or suffix == ".weights":
         return _from_proto(_darknet(path, options), path)
     if suffix in CHECKPOINTS:
-        return _from_proto(_checkpoint(path, options), path)
+        proto, notes = _checkpoint(path, options)
+        model, proto = _from_proto(proto, path)
+        model.notes.extend(notes)
+        return model, proto
     proto = read_onnx(path)
     model = model_of(proto, Source(path.name, sha256_of(path), path.stat().st_size), path)
     return model, proto
@@ -117,7 +120,7 @@ def _darknet(path: Path, options: LoadOptions) -> onnx.ModelProto:
     return load_darknet(path, options.weights, imgsz=options.imgsz, head=head)
 
 
-def _checkpoint(path: Path, options: LoadOptions) -> onnx.ModelProto:
+def _checkpoint(path: Path, options: LoadOptions) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     try:
         import torch  # noqa: F401
     except ImportError as error:

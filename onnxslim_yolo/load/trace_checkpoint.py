@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -10,6 +11,10 @@ from onnxslim_yolo.emit.torch_describe import is_saved_module
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.trace import trace
+from onnxslim_yolo.load.trace_names import TRANSPOSED
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DEFAULT_SIZE = 640
 
@@ -22,8 +27,8 @@ def trace_checkpoint(
     weights: Path | None = None,
     trust: bool = False,
     dynamic: bool = False,
-) -> onnx.ModelProto:
-    """Trace a checkpoint with its BatchNorms kept.
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Trace a checkpoint with its BatchNorms kept. Returns the graph and what its user should know.
 
     Args:
         path: the checkpoint.
@@ -42,7 +47,7 @@ def trace_checkpoint(
     if is_saved_module(path):
         from onnxslim_yolo.emit.torch import load_module, module_to_onnx
 
-        return module_to_onnx(load_module(path))
+        return module_to_onnx(load_module(path)), ()
     checkpoint = read_checkpoint(path, model_yaml=weights, trust=trust)
     if checkpoint.module is None:
         raise InputError(
@@ -61,7 +66,21 @@ def trace_checkpoint(
         raise type(error)(error.message, file=path, node=error.node, hint=error.hint) from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props} | checkpoint.onnx_metadata()
     onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
-    return proto
+    return proto, (*checkpoint.notes, *_left_out(module, proto))
+
+
+def _left_out(module: nn.Module, proto: onnx.ModelProto) -> tuple[str, ...]:
+    """A note on the modules that hold parameters of which none is in the graph, training-only branches as a rule."""
+    traced = {tensor.name.removesuffix(TRANSPOSED) for tensor in proto.graph.initializer}
+    owned = {name: [key for key, _ in part.named_parameters(name)] for name, part in module.named_modules()}
+    idle = [name for name, keys in owned.items() if keys and not traced.intersection(keys)]
+    topmost = [name for name in idle if not any(name.startswith(f"{other}.") for other in idle)]
+    if not topmost:
+        return ()
+    count = sum(key.startswith(tuple(f"{name}." for name in topmost)) for key in module.state_dict())
+    head = any(name.rpartition(".")[2] == "cv2" for name in topmost) and any("one2one_cv2." in key for key in traced)
+    why = "one-to-one copies run in their place; the rest serves training" if head else "they serve training"
+    return (f"{count} tensors of modules that do not run are not in the graph: {', '.join(topmost)} ({why})",)
 
 
 def _check_stride(checkpoint: Checkpoint, height: int, width: int, path: Path) -> None:

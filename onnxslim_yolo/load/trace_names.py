@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+TRANSPOSED = ".T"
+"""Ending of the name of a Linear's weight that the exporter transposed."""
+
+
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Nodes of a graph and of the graphs in their attributes."""
     for node in graph.node:
@@ -65,7 +69,7 @@ def name_transposed(graph: onnx.GraphProto, module: nn.Module) -> None:
         if node.op_type != "MatMul" or node.input[1] not in tensors:
             continue
         owner = module.get_submodule(module_path(node, paths))
-        tensor, name = tensors[node.input[1]], f"{module_path(node, paths)}.weight.T"
+        tensor, name = tensors[node.input[1]], f"{module_path(node, paths)}.weight{TRANSPOSED}"
         if not isinstance(owner, torch.nn.Linear) or name in tensors:
             continue
         if np.array_equal(onnx.numpy_helper.to_array(tensor), owner.weight.detach().cpu().numpy().T):

@@ -85,3 +85,22 @@ def test_description_survives_yaml(tmp_path) -> None:
     write_ncnn(emit_ncnn(model), folder, model.metadata)
     metadata = open_network(folder).metadata
     assert json.loads(metadata["onnxslim_yolo.head"])["kind"] == "v8-raw"
+
+
+def test_a_checkpoint_is_a_detector_too(tmp_path) -> None:
+    pytest.importorskip("torch")
+    from tests.load.repositories import save_like_a_trainer
+    from tests.zoo import module
+
+    save_like_a_trainer(tmp_path / "best.pt", module("yolov8n"), extra={"train_args": {"imgsz": 64}})
+    files = [tmp_path / "best.pt", model_path("yolov8n")]
+    found = [Detector(open_network(file, threads=1), conf=0.05)(IMAGE)[0] for file in files]
+    assert len(found[0]) > 5
+    for part in ("boxes", "scores", "classes"):
+        np.testing.assert_array_equal(getattr(found[0], part), getattr(found[1], part))
+    # Control: another checkpoint gives other boxes.
+    spoilt = module("yolov8n")
+    spoilt.model[0].conv.weight.data *= 1.01
+    save_like_a_trainer(tmp_path / "other.pt", spoilt)
+    other = Detector(open_network(tmp_path / "other.pt", size=(64, 64), threads=1), conf=0.05)(IMAGE)[0]
+    assert other.scores.shape != found[0].scores.shape or np.abs(other.scores - found[0].scores).max() > 1e-4

@@ -131,3 +131,20 @@ def test_more_classes_than_the_dataset_has_is_an_error(tmp_path) -> None:
 
     with pytest.raises(InputError, match="finds class 7, the dataset has 2"):
         evaluate(Wrong(), read_dataset(make(tmp_path, {"a": "0 .5 .5 .1 .1"})))
+
+
+@pytest.mark.material
+@pytest.mark.skipif(not MATERIAL.is_dir(), reason="no ../shared/material")
+def test_a_checkpoint_scores_as_its_traced_graph(tmp_path) -> None:
+    pytest.importorskip("torch")
+    from onnxslim_yolo.load import LoadOptions, read_model
+
+    dataset = read_dataset(MATERIAL / "data" / "coco-val128" / "data.yaml", ("calib",))
+    checkpoint = MATERIAL / "weights" / "yolov5n-coco-v6.pt"
+    size = (256, 256)
+    read_model(checkpoint, LoadOptions(imgsz=size))[0].save(tmp_path / "traced.onnx")
+    files = (checkpoint, tmp_path / "traced.onnx")
+    first, second = (evaluate(Detector(open_network(f, size=size, threads=1), nc=80), dataset) for f in files)
+    assert first.map50 > 0.3
+    assert (first.map50, first.map) == (second.map50, second.map)
+    assert [(c.name, c.ap50) for c in first.classes] == [(c.name, c.ap50) for c in second.classes]
