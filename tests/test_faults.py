@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 
 from onnxslim_yolo.errors import InputError
@@ -185,6 +187,168 @@ def test_the_command_killed(delay: float, tmp_path: Path) -> None:
         assert report["files"] == {"m.onnx": len(found["m.onnx"])}
     else:
         assert found == old or len(found["m.onnx"]) > 100
+
+
+COMPILER = """
+import os, random, shutil, signal, sys, time
+from pathlib import Path
+import onnxslim_yolo as oy
+source, folder, task = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+
+def compile_into(out, prune):
+    oy.compile(source, out=out, prune=prune, snap="none", emit="onnx", verify=False)
+
+def child(prunes):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for prune in prunes:
+                compile_into(folder, prune)
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+    return pid
+
+began = time.perf_counter()
+compile_into(folder.parent / "warm", 0.5)  # imports and caches; what follows takes milliseconds
+shutil.rmtree(folder.parent / "warm")
+if task == "kill":
+    compile_into(folder.parent / "warm", 0.5)
+    once = time.perf_counter()
+    compile_into(folder.parent / "warm", 0.5)
+    once = time.perf_counter() - once
+    shutil.rmtree(folder.parent / "warm")
+    dice = random.Random(int(sys.argv[4]))
+    for round in range(int(sys.argv[5])):
+        pid = child([0.25, 0.5, 0.75] * 100)
+        time.sleep(dice.uniform(0, 4 * once))
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        print("killed", flush=True)
+        sys.stdin.readline()
+else:
+    pids = [child([prune] * 6) for prune in (0.25, 0.5, 0.75)]
+    sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
+"""
+"""Compiles in children of a process that has everything loaded, so that kills hit the compilation, not imports."""
+
+
+def whole(folder: Path) -> float | None:
+    """The `prune` that the files in a folder are of; None without a report. Fails where they are of several runs."""
+    if not (folder / "m.report.json").exists():
+        return None
+    report = json.loads((folder / "m.report.json").read_text())
+    prune = report["options"]["prune"]
+    assert report["files"] == {"m.onnx": (folder / "m.onnx").stat().st_size}
+    onnx.load(folder / "m.onnx")
+    plan = json.loads((folder / "m.plan.json").read_text())
+    kept = [[group["kept"] for group in found["groups"]] for found in (plan, report)]
+    assert kept[0] == kept[1], "plan and report are of two runs"
+    page = (folder / "m.report.html").read_text()
+    assert page.endswith(("</html>\n", "</html>"))
+    assert f"--prune {prune}" in page, "page and report are of two runs"
+    return float(prune)
+
+
+def compiler(folder: Path, *task: object) -> subprocess.Popen[str]:
+    source = write(good(), folder.parent / "m.onnx")
+    arguments = [sys.executable, "-c", COMPILER, str(source), str(folder), *map(str, task)]
+    return subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+
+
+def test_compilations_killed_at_random_moments(tmp_path: Path) -> None:
+    """kill -9, again and again, of compilations into one folder: after each the next finishes what was begun."""
+    folder, rounds = tmp_path / "out", 25
+    process = compiler(folder, "kill", 1, rounds)
+    assert process.stdin is not None and process.stdout is not None
+    seen = []
+    for _ in range(rounds):
+        assert process.stdout.readline() == "killed\n", process.stderr and process.stderr.read()
+        if folder.exists():
+            heal(folder)
+            seen.append(whole(folder))
+            assert not (folder / INCOMING).exists()
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert process.wait(timeout=60) == 0
+    assert len(set(seen) - {None}) >= 2, f"the kills came too early to tell anything: {seen}"
+
+
+def test_compilations_at_once_do_not_mix(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    _, errors = compiler(folder, "together").communicate(timeout=120)
+    assert errors == ""
+    assert whole(folder) in (0.25, 0.5, 0.75)
+    assert {p.name for p in folder.iterdir()} == {"m.onnx", "m.plan.json", "m.report.json", "m.report.html"}
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "out"}
+
+
+def test_control_files_of_two_compilations_are_seen(tmp_path: Path) -> None:
+    import onnxslim_yolo as oy
+
+    path = write(good(), tmp_path / "m.onnx")
+    for prune in (0.25, 0.5):
+        oy.compile(path, out=tmp_path / str(prune), prune=prune, snap="none", emit="onnx", verify=False)
+        assert whole(tmp_path / str(prune)) == prune
+    for name in ("m.onnx", "m.plan.json", "m.report.html"):
+        mixed = tmp_path / f"with {name}"
+        shutil.copytree(tmp_path / "0.25", mixed)
+        shutil.copy(tmp_path / "0.5" / name, mixed / name)
+        with pytest.raises(AssertionError):
+            whole(mixed)
+
+
+FULL = """
+import os, subprocess, sys
+from pathlib import Path
+import onnxslim_yolo as oy
+from onnxslim_yolo.errors import InputError
+place, source = Path(sys.argv[1]), Path(sys.argv[2])
+made = [["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]]
+if subprocess.run(made[0], capture_output=True).returncode:
+    sys.exit(77)
+out = place / "out"
+options = {"out": out, "snap": "none", "emit": "onnx", "verify": False}
+oy.compile(source, prune=0.25, **options)
+before = {p.name: p.read_bytes() for p in out.iterdir()}
+page, free = os.sysconf("SC_PAGE_SIZE"), 0
+for pages in (0, 1, 2, 4, 10, 30, 100, 150):  # the new files need more than all but the last but one of these
+    used = sum(-(-p.stat().st_size // page) for p in out.iterdir())
+    blob = place / "blob"
+    blob.write_bytes(b"")
+    room = os.statvfs(place).f_bavail - pages
+    with blob.open("wb") as stream:
+        stream.write(bytes(max(0, room) * page))
+    try:
+        oy.compile(source, prune=0.5, **options)
+        print("written")
+    except InputError as error:
+        assert "No space left" in str(error), error
+        print("refused")
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before, f"changed with {pages} pages free"
+    assert {p.name for p in place.iterdir()} == {"out", "blob"}, list(place.iterdir())
+    blob.unlink()
+oy.compile(source, prune=0.5, **options)
+print("written")
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """A file system with room for none, some and all of the new files: all of them appear, or none."""
+    source = write(good(), tmp_path / "m.onnx")
+    place = tmp_path / "disk"
+    place.mkdir()
+    line = ["unshare", "--mount", sys.executable, "-c", FULL, str(place), str(source)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    if done.returncode == 77 or "Operation not permitted" in done.stderr:
+        pytest.skip("may not mount a file system")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split()
+    assert said.count("refused") >= 6 and said[-1] == "written", said
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
