@@ -70,37 +70,44 @@ def attempt(name: str, action: Callable[[], Path], **facts: object) -> Entry:
         return Entry(name, failed=text, facts=facts)
 
 
-def block(entries: Sequence[Entry], *, rounds: int, threads: int, **facts: object) -> Facts:
+def block(entries: Sequence[Entry], *, rounds: int, threads: int, size: int, **facts: object) -> Facts:
     """Time the entries against the first of them.
+
+    Args:
+        entries: the rows to be, each with a name of its own.
+        rounds, threads: see `benchmark`.
+        size: image side in pixels. Files without metadata do not say it, and ncnn takes any.
+        facts: what else is known of the block.
 
     Returns:
         the facts given, the protocol's, and `rows`, in the entries' order: `name`, the entry's facts, and either
         `failed` or `ms`, `ms_best`, `ratio` and `quartiles` (to the first entry, paired round by round).
     """
     for entry in entries:
-        _try(entry)
+        _try(entry, size)
     good = [entry for entry in entries if entry.file is not None and not entry.failed]
-    result = benchmark([e.file for e in good if e.file], names=[e.name for e in good], rounds=rounds, threads=threads)
+    files, names = [entry.file for entry in good if entry.file], [entry.name for entry in good]
+    result = benchmark(files, names=names, rounds=rounds, threads=threads, size=(size, size))
     measured = {
         model.name: {"ms": model.ms, "ms_best": model.ms_best, "ratio": model.ratio, "quartiles": model.ratio_quartiles}
         for model in result.models
     }
     rows = [{"name": e.name, **e.facts, **measured.get(e.name, {"failed": e.failed})} for e in entries]
     return {
-        **facts, "threads": threads, "rounds": rounds, "clock": result.clock,
+        **facts, "size": size, "threads": threads, "rounds": rounds, "clock": result.clock,
         "control": [result.control, *result.control_quartiles], "resolution": result.resolution,
         "denormals_flushed": result.denormals_flushed, "machine": result.machine, "rows": rows,
         "seconds": {e.name: [row[i] for row in result.seconds] for i, e in enumerate(good)},
     }  # fmt: skip
 
 
-def _try(entry: Entry) -> None:
+def _try(entry: Entry, size: int) -> None:
     """Note why a file cannot be run: alone in a process, since a bad pair of files can crash ncnn."""
     if entry.file is None or entry.tried:
         return
     entry.tried = True
     try:
-        benchmark([entry.file], rounds=3, timeout=120)
+        benchmark([entry.file], rounds=3, timeout=120, size=(size, size))
     except OnnxSlimError as error:
         entry.failed = error.message.splitlines()[0][:200]
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import tempfile
 from collections import Counter
@@ -217,7 +218,12 @@ def pnnx(tool: str, source: Path, place: Path) -> Path:
     folder.mkdir()
     value = onnx.load(source, load_external_data=False).graph.input[0]
     shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    return convert_pnnx(tool, source, shape, folder)[0]
+    param, _ = convert_pnnx(tool, source, shape, folder)
+    # pnnx may give several layers one name, which ncnn does not mind but `verify.ncnn_reader` does.
+    magic, counts, *lines = param.read_text().splitlines()
+    named = [re.sub(r"^(\S+\s+)\S+", rf"\g<1>layer{index}", line) for index, line in enumerate(lines)]
+    param.write_text("\n".join([magic, counts, *named]) + "\n")
+    return param
 
 
 def ours(source: Path, place: Path, runtime: str) -> list[Entry]:
