@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -25,7 +25,8 @@ def options_of(command: Callable[..., object]) -> dict[str, Option]:
     hints = get_type_hints(command, include_extras=True)
     found = {}
     for parameter in inspect.signature(command).parameters:
-        kind, *notes = get_args(hints[parameter]) or (hints[parameter],)
+        hint = _annotated(hints[parameter])
+        kind, *notes = get_args(hint) or (hint,)
         info = next((note for note in notes if isinstance(note, typer.models.OptionInfo)), None)
         if info is None:
             continue
@@ -35,6 +36,12 @@ def options_of(command: Callable[..., object]) -> dict[str, Option]:
         if key not in NOT_IN_A_FILE:
             found[key] = Option(key, parameter, _plain(kind))
     return found
+
+
+def _annotated(hint: Any) -> Any:
+    """Python 3.10 puts an Optional around the Annotated of a parameter that is None by default."""
+    inner = [part for part in get_args(hint) if get_origin(part) is Annotated]
+    return hint if get_origin(hint) is Annotated or not inner else inner[0]
 
 
 def _plain(kind: Any) -> type:
