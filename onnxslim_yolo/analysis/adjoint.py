@@ -1,0 +1,127 @@
+"""Gradients without a training framework: a graph that carries cotangents from a network's outputs to its layers.
+
+For a network o = f(x) and numbers u of the outputs' shapes, the added nodes compute g = (∂o/∂t)ᵀ·u for every tensor t
+asked for, by the adjoint of each operator on the way (reverse-mode differentiation; Griewank & Walther 2008, ch. 3).
+They are ordinary ONNX nodes, so onnxruntime runs them, and nothing is learnt: no weight is ever changed by them.
+
+Every tensor between has to have a static shape, and every operator a row in `adjoint_rules.ADJOINTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.graph import Array, Namer, Node, Tensor, is_constant, is_empty, static_shape, toposort
+
+
+class Adjoint:
+    """Adds the adjoints of a graph's nodes to it, one by one; the graph is edited.
+
+    Args:
+        graph: a graph of the caller's own, whose outputs it may add to.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self._name = Namer(graph)
+
+    def add(self, op: str, inputs: Sequence[Any], **attrs: Any) -> gs.Variable:
+        """A new node's output. Arrays among the inputs become constants."""
+        tensors = [self.constant(value) if isinstance(value, np.ndarray) else value for value in inputs]
+        output = gs.Variable(self._name("adjoint"), np.bool_ if op == "Equal" else np.float32)
+        self.graph.nodes.append(gs.Node(op, self._name(f"adjoint_{op}"), attrs, tensors, [output]))
+        return output
+
+    def constant(self, value: Array) -> gs.Constant:
+        """An initializer."""
+        kept = value.astype(np.float32) if value.dtype.kind == "f" else value.astype(np.int64)
+        return gs.Constant(self._name("adjoint_constant"), np.ascontiguousarray(kept))
+
+    def reshape(self, value: Any, shape: Sequence[int]) -> gs.Variable:
+        """The value in another shape."""
+        return self.add("Reshape", [value, np.asarray(shape, dtype=np.int64)])
+
+    def sum_over(self, value: Any, axes: Sequence[int]) -> gs.Variable:
+        """The sum over axes, which stay with size 1."""
+        if self.graph.opset < 13:
+            return self.add("ReduceSum", [value], axes=list(axes), keepdims=1)
+        return self.add("ReduceSum", [value, np.asarray(axes, dtype=np.int64)], keepdims=1)
+
+    def to_shape_of(self, value: Any, shape: Sequence[int], wide: Sequence[int]) -> Any:
+        """The adjoint of broadcasting `shape` to `wide`: sums."""
+        if tuple(shape) == tuple(wide):
+            return value
+        padded = (1,) * (len(wide) - len(shape)) + tuple(shape)
+        axes = [k for k, (a, b) in enumerate(zip(padded, wide, strict=True)) if a != b]
+        return self.reshape(self.sum_over(value, axes) if axes else value, shape)
+
+    def twin(self, node: Node, data: Any) -> gs.Variable:
+        """The same operator on other data in its first place."""
+        return self.add(node.op, [data, *node.inputs[1:]], **dict(node.attrs))
+
+
+Rule = Callable[[Adjoint, Node, "list[gs.Variable | None]"], "dict[int, Any]"]
+"""Given the cotangents of a node's outputs (None for zero): those of its inputs, by index."""
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """A tensor's shape. Raises UnsupportedError where it is not static."""
+    shape = tuple(tensor.shape) if is_constant(tensor) else static_shape(tensor)
+    if shape is None:
+        raise UnsupportedError(f"the shape of '{tensor.name}' is not known", hint="fix the size with --imgsz")
+    return shape
+
+
+def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequence[str]) -> dict[str, gs.Variable]:
+    """Add what computes the cotangents of the wanted tensors; returns them by tensor, without those nothing depends on.
+
+    Args:
+        graph: edited: nodes are added, and the seeds become inputs. Its outputs stay.
+        seeds: per output's name the variable that brings its cotangent, of the output's shape.
+        wanted: names of tensors.
+
+    Raises:
+        UnsupportedError: an operator between has no rule, or a shape is not known.
+    """
+    from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
+
+    adjoint, order = Adjoint(graph), toposort(graph)
+    needed = _leading_to(order, set(wanted))
+    parts: dict[str, list[Any]] = {name: [seed] for name, seed in seeds.items()}
+    done: dict[str, gs.Variable] = {}
+
+    def total(name: str) -> gs.Variable | None:
+        if name not in done and name in parts:
+            some = parts[name]
+            done[name] = some[0] if len(some) == 1 else adjoint.add("Sum", some)
+        return done.get(name)
+
+    for node in reversed(order):
+        outputs = [None if is_empty(tensor) else total(tensor.name) for tensor in node.outputs]
+        if all(one is None for one in outputs) or not any(t.name in needed for t in node.inputs if not is_empty(t)):
+            continue
+        rule = ADJOINTS.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+        if rule is None:
+            raise UnsupportedError(f"no gradient is known for {node.op}", node=node.name)
+        for index, value in rule(adjoint, node, outputs).items():
+            tensor = node.inputs[index]
+            if not is_constant(tensor) and tensor.name in needed:
+                parts.setdefault(tensor.name, []).append(value)
+    found = {name: total(name) for name in wanted}
+    graph.inputs = [*graph.inputs, *seeds.values()]
+    graph.nodes = toposort(graph)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _leading_to(order: Sequence[Node], wanted: set[str]) -> set[str]:
+    """The tensors that depend on a wanted one, and those themselves."""
+    found = set(wanted)
+    for node in order:
+        if any(tensor.name in found for tensor in node.inputs if not is_empty(tensor)):
+            found |= {tensor.name for tensor in node.outputs if not is_empty(tensor)}
+    return found

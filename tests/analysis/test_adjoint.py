@@ -1,0 +1,131 @@
+"""Gradients carried back by ONNX nodes are those of finite differences, one by one and in detectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from onnxslim_yolo.analysis.adjoint import carry_back, shape_of
+from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.graph import Array, Model, copy_graph, input_constant, replace_constant
+from onnxslim_yolo.manager import PassManager
+from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.pipeline import preparation
+from tests.numeric import build, run_onnx
+from tests.passes.cutting import onnx_text
+from tests.zoo import model_path
+
+TOLERANCE = 2e-3
+"""Of finite differences in float32; a weight spoilt by 5 % exceeds it."""
+
+X = "float[1,4,8,8] x"
+BODIES = {
+    "Conv": ("float[6,4,3,3] w", "y = Conv<pads=[1,1,1,1],strides=[2,2]>(x, w)"),
+    "Conv grouped": ("float[6,2,3,3] w", "y = Conv<pads=[2,0,1,2],dilations=[2,1],group=2>(x, w)"),
+    "ConvTranspose": ("float[4,3,2,2] w", "y = ConvTranspose<strides=[2,2]>(x, w)"),
+    "ConvTranspose padded": ("float[4,1,3,3] w", "y = ConvTranspose<strides=[2,2],pads=[1,1,1,1],group=4>(x, w)"),
+    "Gemm": ("float[5,256] w, int64[2] s = {1, 256}", "f = Reshape(x, s) y = Gemm<transB=1,alpha=0.5>(f, w)"),
+    "MatMul": ("float[8,5] w", "y = MatMul(x, w)"),
+    "MatMul of two": ("float[8,5] w", "t = Transpose<perm=[0,1,3,2]>(x) y = MatMul(x, t)"),
+    "BatchNormalization": (
+        "float[4] a_gamma, float[4] b, float[4] m, float[4] v_var",
+        "y = BatchNormalization(x, a_gamma, b, m, v_var)",
+    ),
+    "Sub and broadcast": ("float[4,1,1] w", "m = GlobalAveragePool(x) s = Sub(w, m) y = Mul(s, x)"),
+    "Div": ("float[1] one = {3}", "s = Exp(x) t = Add(s, one) y = Div(x, t)"),
+    "Softmax": ("float[1] one = {3}", "y = Softmax<axis=1>(x)"),
+    "SiLU": ("float[1] one = {3}", "s = Sigmoid(x) y = Mul(x, s)"),
+    "functions": ("float[1] two = {2}", "a = HardSwish(x) b = Tanh(a) c = Softplus(b) y = Pow(c, two)"),
+    "Concat and Split": ("int64[2] n = {1, 3}", "a, b = Split<axis=1>(x, n) y = Concat<axis=1>(b, a, b)"),
+    "Slice": (
+        "int64[2] a = {1, -1}, int64[2] b = {7, -9}, int64[2] c = {2, 3}, int64[2] d = {2, -1}",
+        "y = Slice(x, a, b, c, d)",
+    ),
+    "Gather": ("int64[5] i = {3, 0, 3, 1, 3}", "y = Gather<axis=1>(x, i)"),
+    "Pad": ("int64[8] p = {0, 0, 1, 2, 0, 0, 0, 3}", "y = Pad(x, p)"),
+    "Resize": ("float[0] r, float[4] s = {1, 1, 2, 3}", "y = Resize<mode=\"nearest\",nearest_mode=\"floor\","
+               "coordinate_transformation_mode=\"asymmetric\">(x, r, s)"),
+    "ReduceMean": ("float[1] one = {3}", "y = ReduceMean<axes=[2,3],keepdims=0>(x)"),
+    "AveragePool": ("float[1] one = {3}", "y = AveragePool<kernel_shape=[2,2],strides=[2,2]>(x)"),
+    "MaxPool": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[5,5],pads=[2,2,2,2]>(x)"),
+    "MaxPool strided": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[3,2],strides=[2,2],pads=[1,0,1,0]>(x)"),
+    "Expand": ("int64[5] s = {2, 1, 4, 8, 8}", "y = Expand(x, s)"),
+}  # fmt: skip
+
+
+def gradients(model: Model, feeds: dict[str, Array], seeds: dict[str, Array], wanted: str) -> Array:
+    graph = copy_graph(model.graph)
+    variables = {name: gs.Variable(f"{name}_seed", np.float32, value.shape) for name, value in seeds.items()}
+    carried = carry_back(graph, variables, [wanted])
+    graph.outputs = [carried[wanted]]
+    found = run_onnx(Model(graph=graph), {**feeds, **{f"{n}_seed": v for n, v in seeds.items()}})
+    return next(iter(found.values()))
+
+
+def disagreement(model: Model, reference: Model, step: float = 1e-3) -> float:
+    """How far gradients of `model` along random directions are from finite differences of `reference`."""
+    rng = np.random.default_rng(0)
+    tensor = model.graph.inputs[0]
+    # No two values closer than the step reaches: a maximum stays where it is.
+    x = (rng.permutation(np.prod(tensor.shape)) / 64 - 2).reshape(tensor.shape).astype(np.float32)
+    seeds = {o.name: rng.standard_normal(shape_of(o)).astype(np.float32) for o in model.graph.outputs}
+    g = gradients(model, {tensor.name: x}, seeds, tensor.name).astype(np.float64)
+    worst = 0.0
+    for _ in range(3):
+        d = rng.standard_normal(x.shape).astype(np.float32)
+        ends = [run_onnx(reference, {tensor.name: (x + sign * step * d).astype(np.float32)}) for sign in (1, -1)]
+        slope = sum(
+            float((seeds[n].astype(np.float64) * (ends[0][n].astype(np.float64) - ends[1][n])).sum()) for n in seeds
+        )
+        worst = max(worst, abs(slope / (2 * step) - float((g * d).sum())) / float(np.linalg.norm(g)))
+    return worst
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_every_operator(name: str) -> None:
+    weights, body = BODIES[name]
+    model = build(onnx_text(X, "float[a,b,c,d] y", weights, body).replace("float[a,b,c,d] y", "float y"))
+    assert disagreement(model, model) < TOLERANCE
+
+
+def test_a_spoilt_weight_shows() -> None:
+    model = build(onnx_text(X, "float y", *BODIES["Conv"]))
+    spoilt = model.copy()
+    weight = input_constant(spoilt.graph.nodes[0], 1)
+    assert weight is not None
+    replace_constant(spoilt.graph.nodes[0], 1, np.asarray(weight * np.float32(1.05)))
+    assert disagreement(spoilt, model) > 5 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "yolo11n"])
+def test_a_whole_detector(name: str) -> None:
+    """Against PyTorch's own gradients, at the input of the network."""
+    torch = pytest.importorskip("torch")
+    from onnxslim_yolo.emit.torch import to_torch
+
+    model = Model.from_onnx(onnx.load(model_path(name)))
+    PassManager(preparation(CompileOptions())).run(model)
+    rng = np.random.default_rng(0)
+    tensor = model.graph.inputs[0]
+    x = rng.random(tensor.shape, np.float32)
+    seeds = {o.name: rng.standard_normal(shape_of(o)).astype(np.float32) for o in model.graph.outputs}
+    found = gradients(model, {tensor.name: x}, seeds, tensor.name)
+    image = torch.from_numpy(x).requires_grad_(True)
+    outputs = to_torch(model)(image)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    sum(
+        (o * torch.from_numpy(seeds[t.name])).sum() for o, t in zip(outputs, model.graph.outputs, strict=True)
+    ).backward()
+    expected = image.grad.numpy()
+    assert np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
+    assert np.abs(found * np.float32(1.05) - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+def test_an_unknown_operator_is_refused() -> None:
+    assert "TopK" not in ADJOINTS
+    model = build(onnx_text(X, "float y, int64 i", "int64[1] k = {2}", "y, i = TopK<axis=1>(x, k)"))
+    with pytest.raises(UnsupportedError, match="TopK"):
+        carry_back(copy_graph(model.graph), {"y": gs.Variable("u", np.float32, (1, 2, 8, 8))}, ["x"])
