@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,19 @@ def tree(rng: random.Random, value: Any) -> Any:
         if kind == 0:
             del where[key]
         elif kind == 1 and isinstance(where, list):
-            where.append(rng.choice(VALUES))
+            where.append(_value(rng))
         elif kind == 1:
-            where[rng.choice(["new", "0", "-1", "x" * 50])] = rng.choice(VALUES)
+            where[rng.choice(["new", "0", "-1", "x" * 50])] = _value(rng)
         elif kind == 2 and isinstance(where[key], (int, float)):
             where[key] = rng.choice([-where[key], where[key] * 10**9, str(where[key]), where[key] + 0.5])
         else:
-            where[key] = rng.choice(VALUES)
+            where[key] = _value(rng)
     return copy
+
+
+def _value(rng: random.Random) -> Any:
+    """A fresh one each time: what is put in may be changed in turn."""
+    return deepcopy(rng.choice(VALUES))
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:

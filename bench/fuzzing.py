@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,8 +122,12 @@ def _batch(
     child = os.fork()
     if child == 0:
         os.close(receive)
-        with os.fdopen(send, "w") as stream:
-            _child(name, make, read, seed, range(first, end), stream)
+        try:
+            with os.fdopen(send, "w") as stream:
+                _child(name, make, read, seed, range(first, end), stream)
+        except BaseException:  # of `make`: the child must not go on as a second parent
+            traceback.print_exc()
+            os._exit(70)
         os._exit(0)
     os.close(send)
     last = first
