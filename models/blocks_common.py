@@ -276,6 +276,11 @@ class SPPF(Block):
         self.n = n
         self.add = shortcut and c1 == c2
 
+    def settle(self) -> None:
+        """Refuses a number of pools that no network has: `forward` counts to it."""
+        if not isinstance(self.n, int) or not 0 <= self.n <= 64:
+            raise ValueError(f"{self.n} pools")
+
     def forward(self, x: Tensor) -> Tensor:
         """(b, c1, h, w) → (b, c2, h, w)."""
         parts = [self.cv1(x)]

@@ -25,6 +25,9 @@ from onnxslim_yolo.emit.torch_describe import FORMAT, VERSION, Description, desc
 from onnxslim_yolo.emit.torch_ops import OPS, same_padding
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import Model
+from onnxslim_yolo.load.dry_run import check_sizes
+from onnxslim_yolo.load.tensors import TensorReader
+from onnxslim_yolo.load.torch_archive import open_archive
 from onnxslim_yolo.load.trace import trace
 
 
@@ -140,12 +143,10 @@ def load_module(path: str | Path) -> GraphModule:
     """
     path = Path(path)
     hint = "give a file written by --emit torch or save_module"
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError("no such file", file=path) from error
-    except Exception as error:  # torch raises anything from EOFError to pickle's own kinds
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file=path, hint=hint) from error
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    archive = open_archive(path)
+    data, read = archive.root, TensorReader(archive)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError("is no saved module of this package", file=path, hint=hint)
     if data.get("version") != VERSION:
@@ -154,8 +155,10 @@ def load_module(path: str | Path) -> GraphModule:
         )
     try:
         description: Description = json.loads(data["graph"])
-        module = GraphModule(description, {**data["state_dict"], **data["constants"]})
-        module.load_state_dict(data["state_dict"])
+        state = {name: read(record) for name, record in data["state_dict"].items()}
+        constants = {name: read(record) for name, record in data["constants"].items()}
+        module = GraphModule(description, {**state, **constants})
+        module.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"is damaged: {error}", file=path, hint=hint) from error
     return module.eval()
@@ -165,9 +168,15 @@ def module_to_onnx(module: GraphModule) -> onnx.ModelProto:
     """A module as ONNX again, BatchNorms kept, with the metadata that it came with: ready to compile.
 
     Raises:
+        InputError: the description is of no image, or of one beyond reason.
         VerificationError: the trace does not compute what the module computes.
     """
-    shape = module.description["inputs"][0]["shape"]
+    given = module.description["inputs"]
+    shape: Any = given[0]["shape"] if given else []
+    sides = shape if isinstance(shape, list) else []
+    if len(sides) != 4 or not all(type(side) is int and 0 < side <= 1 << 14 for side in sides):
+        raise InputError(f"the module takes an input of shape {str(shape)[:80]}; expected (b, c, h, w) in pixels")
+    check_sizes(module, tuple(shape))
     example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     proto = trace(module, example)
     onnx.helper.set_model_props(proto, module.metadata)

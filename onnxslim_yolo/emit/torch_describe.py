@@ -12,7 +12,9 @@ Where a weight goes:
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -171,8 +173,8 @@ def is_saved_module(path: Path) -> bool:
                 return False
             with archive.open(name) as pickle:
                 return FORMAT.encode() in pickle.read(256)
-    except (OSError, zipfile.BadZipFile):
-        return False
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, zlib.error, struct.error):
+        return False  # whatever it is, `open_archive` says what is wrong with it
 
 
 def is_expectation(weight: Array) -> bool:

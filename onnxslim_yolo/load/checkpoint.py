@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MODULE_KEYS = ("ema", "model", "net", "module")
 _STATE_KEYS = ("state_dict", "model_state_dict", "ema_state_dict", "ema", "model", "net")
+_MAX_STRIDE = 1 << 14
 _TASKS = (("Segment", "segment"), ("Pose", "pose"), ("OBB", "obb"), ("Classify", "classify"))
 
 
@@ -115,7 +116,7 @@ def _from_tree(archive: Archive) -> Checkpoint:
         return _from_module(record, root if isinstance(root, dict) else {}, read)
     state = _state_dict(root)
     if state is None:
-        held = sorted(map(str, root))[:12] if isinstance(root, dict) else type(root).__name__
+        held = sorted(str(key)[:80] for key in root)[:12] if isinstance(root, dict) else type(root).__name__
         raise InputError(
             f"holds neither a model nor a state_dict: {held}",
             hint="expected {'model': …}, {'state_dict': …} or a dictionary of tensors",
@@ -204,8 +205,9 @@ def _names(value: Any) -> dict[int, str]:
 def _stride(value: Any, read: TensorReader) -> int | None:
     if isinstance(value, TensorRecord):
         tensor = read(value)
-        return int(tensor.max()) if tensor.numel() else None
-    return value if type(value) is int else None
+        value = float(tensor.max()) if tensor.numel() and not tensor.is_complex() else 0.0
+        return int(value) if 1 <= value <= _MAX_STRIDE else None
+    return value if type(value) is int and 1 <= value <= _MAX_STRIDE else None
 
 
 def _image_size(value: Any) -> tuple[int, int] | None:

@@ -183,7 +183,7 @@ class _Builder:
                 buffers=buffers,
                 attributes=self._attributes(record, tuple(allowed)),
             )
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
             raise InputError(f"{record.name} cannot be rebuilt from its attributes ({error})") from error
 
     def _tensors(self, record: Record, key: str) -> dict[str, Tensor | None]:

@@ -26,7 +26,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError("needs the 'safetensors' package", file=path, hint="pip install safetensors") from error
     try:
         tensors = load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(f"is no safetensors file ({str(error)[:200]})", file=path) from error
     return tidy_state_dict(
         {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

@@ -44,11 +44,14 @@ class TensorReader:
         count = _checked_count(record, self._archive)
         self._charge(count * max(4, ITEM_SIZES[record.storage.dtype]))
         dtype = getattr(torch, record.storage.dtype)
-        if count == 0:
-            return torch.empty(record.size, dtype=torch.float32 if dtype.is_floating_point else dtype)
-        tensor = torch.frombuffer(self._bytes(record.storage), dtype=dtype).as_strided(
-            record.size, record.stride, record.offset
-        )
+        try:
+            if count == 0:
+                return torch.empty(record.size, dtype=torch.float32 if dtype.is_floating_point else dtype)
+            tensor = torch.frombuffer(self._bytes(record.storage), dtype=dtype).as_strided(
+                record.size, record.stride, record.offset
+            )
+        except (RuntimeError, ValueError, TypeError) as error:  # more axes, or longer ones, than torch can count
+            raise InputError(f"a tensor of shape {record.size} cannot be made", file=self._archive.path) from error
         converted = tensor.to(torch.float32) if dtype.is_floating_point else tensor
         return converted.clone(memory_format=torch.contiguous_format)
 

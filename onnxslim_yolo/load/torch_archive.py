@@ -97,7 +97,7 @@ def zip_kind(path: Path) -> str:
             names = {
                 PurePosixPath(name).relative_to(PurePosixPath(name).parts[0]).as_posix() for name in archive.namelist()
             }
-    except (zipfile.BadZipFile, OSError, IndexError, ValueError):
+    except (zipfile.BadZipFile, OSError, IndexError, ValueError, NotImplementedError, EOFError, struct.error):
         return "other"
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         return "torchscript"

@@ -91,7 +91,7 @@ def build_leaf(kind: str, attributes: Values, tensors: Tensors) -> nn.Module:
         if kind in _PLAIN:
             return getattr(nn, kind)(**_arguments(attributes, _PLAIN[kind]))  # type: ignore[no-any-return]
         return _filled(_WITH_TENSORS[kind](attributes, tensors), tensors)
-    except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AttributeError) as error:
         raise InputError(f"torch.nn.{kind} cannot be rebuilt from its attributes ({error})") from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import onnx
 from onnxslim_yolo.emit.torch_describe import is_saved_module
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
+from onnxslim_yolo.load.dry_run import check_sizes
 from onnxslim_yolo.load.trace import trace
 from onnxslim_yolo.load.trace_names import TRANSPOSED
 
@@ -47,7 +50,8 @@ def trace_checkpoint(
     if is_saved_module(path):
         from onnxslim_yolo.emit.torch import load_module, module_to_onnx
 
-        return module_to_onnx(load_module(path)), ()
+        with _about(path):
+            return module_to_onnx(load_module(path)), ()
     checkpoint = read_checkpoint(path, model_yaml=weights, trust=trust)
     if checkpoint.module is None:
         raise InputError(
@@ -59,14 +63,24 @@ def trace_checkpoint(
     _set_head(module, head, path)
     height, width = imgsz or checkpoint.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
     _check_stride(checkpoint, height, width, path)
+    with _about(path):
+        if not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):  # they take no other device
+            check_sizes(module, (1, 3, height, width))
     example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    try:
+    with _about(path):
         proto = trace(module, example, dynamic=dynamic)
-    except OnnxSlimError as error:
-        raise type(error)(error.message, file=path, node=error.node, hint=error.hint) from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props} | checkpoint.onnx_metadata()
     onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
     return proto, (*checkpoint.notes, *_left_out(module, proto))
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Errors name the file."""
+    try:
+        yield
+    except OnnxSlimError as error:
+        raise type(error)(error.message, file=path, node=error.node, hint=error.hint) from error
 
 
 def _left_out(module: nn.Module, proto: onnx.ModelProto) -> tuple[str, ...]:

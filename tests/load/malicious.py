@@ -6,6 +6,7 @@ A writer gets the path to write and the path of a sentinel: whatever runs code m
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -125,6 +126,22 @@ def overlapping(path: Path, _: Path) -> None:
             archive.filelist.append(twin)
         archive._didModify = True
     path.write_bytes(buffer.getvalue())
+
+
+def zip64_lie(path: Path, _: Path) -> None:
+    """The directory says that the pickle has 2⁶⁰ bytes, in a zip64 extra field."""
+    zipped(path, pickle.dumps({}, 2))
+    data = path.read_bytes()
+    start = data.index(b"PK\x01\x02")
+    entry = bytearray(data[start:])
+    length = struct.unpack_from("<H", entry, 28)[0]
+    struct.pack_into("<II", entry, 20, 0xFFFFFFFF, 0xFFFFFFFF)
+    extra = struct.pack("<HHQQ", 1, 16, 1 << 60, 1 << 60)
+    struct.pack_into("<H", entry, 30, len(extra))
+    entry[46 + length : 46 + length] = extra
+    end = entry.rindex(b"PK\x05\x06")
+    struct.pack_into("<I", entry, end + 12, end)
+    path.write_bytes(data[:start] + bytes(entry))
 
 
 def compressed(path: Path, _: Path) -> None:
@@ -398,8 +415,119 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], None], str]] = {
 }
 """Files that are damaged, or of another kind."""
 
+
+def chain(*layers) -> Callable[[Path, Path], None]:
+    """A checkpoint of these modules one after the other, as a trainer pickles them."""
+
+    def write(path: Path, _: Path) -> None:
+        import torch
+
+        torch.save({"model": torch.nn.Sequential(*(layer() for layer in layers))}, path)
+
+    return write
+
+
+def leaf(kind: str, *arguments, **attributes) -> Callable[[], object]:
+    """A `torch.nn` module whose attributes are then what no constructor would allow."""
+
+    def make() -> object:
+        import torch
+
+        module = getattr(torch.nn, kind)(*arguments)
+        vars(module).update(attributes)
+        return module
+
+    return make
+
+
+def layer_from(source: int) -> Callable[[Path, Path], None]:
+    """A container whose only layer takes its input from layer `source`."""
+    empty = b"".join(text(key) + b"}" for key in ("_parameters", "_buffers"))
+    plain = b"J" + struct.pack("<i", source)
+    inner = module(empty + text("_modules") + b"}" + text("f") + plain, name("torch.nn.modules.linear", "Identity"))
+    sequence = module(empty + text("_modules") + b"}" + text("0") + inner + b"s")
+    outer = module(
+        empty + text("_modules") + b"}" + text("model") + sequence + b"s", name("models.yolo", "DetectionModel")
+    )
+    return raw(PROTO2 + b"}" + text("model") + outer + b"s" + STOP)
+
+
+def disguised(path: Path, sentinel: Path) -> None:
+    """Looks like this package's own saved module, and calls something."""
+    data = {"format": "onnxslim-yolo/module", "x": Call(os.system, f"touch {sentinel}")}
+    zipped(path, pickle.dumps(data, 2))
+
+
+def saved_module(**changes) -> Callable[[Path, Path], None]:
+    """This package's own format, with nonsense in it."""
+
+    def write(path: Path, _: Path) -> None:
+        import torch
+
+        graph = {"nodes": [], "loose": [], "constants": [], "fixed": [], "metadata": {}}
+        graph |= {"inputs": [{"name": "x", "shape": [1, 3, 64, 64]}], "outputs": ["x"], **changes.pop("graph", {})}
+        data = {"format": "onnxslim-yolo/module", "version": 1, "graph": json.dumps(graph)}
+        torch.save({**data, "state_dict": {}, "constants": {}, **changes}, path)
+
+    return write
+
+
+RUN: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "images of terabytes": (chain(*[leaf("Upsample", None, 16.0)] * 6), "more memory"),
+    "padding of terabytes": (chain(*[leaf("ZeroPad2d", 1000)] * 20), "more memory"),
+    "a transposed convolution of terabytes": (
+        chain(leaf("ConvTranspose2d", 3, 3, 1, stride=(60000, 60000))),
+        "more memory",
+    ),
+    "a shuffle of terabytes": (chain(leaf("AdaptiveAvgPool2d", 1000), leaf("Upsample", None, 16.0)), "more memory"),
+    "layers that do not fit": (chain(leaf("Conv2d", 4, 4, 1)), "does not run"),
+    "a layer of the future": (layer_from(50), "does not run"),
+    "no groups": (chain(leaf("GroupNorm", 2, 4, num_groups=0)), "cannot be rebuilt"),
+    "no groups in a convolution": (chain(leaf("Conv2d", 4, 4, 1, groups=0)), "cannot be rebuilt|does not run"),
+    "stride 0": (chain(leaf("Conv2d", 3, 4, 1, stride=(0, 0))), "does not run"),
+    "infinite groups": (chain(leaf("GroupNorm", 2, 4, num_groups=float("inf"))), "too large"),
+    "a disguised call": (disguised, "posix.system|os.system|nt.system"),
+    "a saved module of terabytes": (
+        saved_module(graph={"inputs": [{"name": "x", "shape": [1, 3, 1 << 20, 1 << 20]}]}),
+        "expected \\(b, c, h, w\\)",
+    ),
+    "a saved module of nothing": (saved_module(graph={"inputs": []}), "damaged|no image|expected"),
+    "a saved module without its weights": (saved_module(state_dict=None), "damaged"),
+    "a saved module whose weights are text": (saved_module(state_dict={"a": "b"}), "damaged"),
+}
+"""Files that are read, and would do harm or fail when the network in them runs."""
+
+EDGES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "empty tensor of endless length": (
+        raw(
+            state_dict(
+                tensor(
+                    storage(),
+                    size=b"(K\0"
+                    + b"\x8a\x08"
+                    + (1 << 61).to_bytes(8, "little") * 1
+                    + b"\x8a\x08"
+                    + (1 << 61).to_bytes(8, "little")
+                    + b"t",
+                    stride=b"K\x01K\x01K\x01\x87",
+                )
+            )
+        ),
+        "cannot be made|state_dict|arguments",
+    ),
+    "zip made for a later version": (
+        patched(b"PK\x01\x02\x14\x03\x14\x00", b"PK\x01\x02\x14\x03\xff\x00"),
+        "damaged",
+    ),
+    "zip64 sizes that lie": (zip64_lie, "damaged|claims|overlap|compressed"),
+}
+"""What readers of zip archives and tensors trip over."""
+
 CASES = {
     f"{group}: {key}": value
-    for group, cases in (("calls", CALLS), ("state", STATE), ("bombs", BOMBS), ("broken", BROKEN))
+    for group, cases in (
+        *(("calls", CALLS), ("state", STATE), ("bombs", BOMBS), ("broken", BROKEN)),
+        *(("run", RUN), ("edges", EDGES)),
+    )
     for key, value in cases.items()
 }

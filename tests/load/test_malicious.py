@@ -12,6 +12,7 @@ from malicious import CASES, name, raw, zipped
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.checkpoint import read_checkpoint
 from onnxslim_yolo.load.torch_archive import open_archive
+from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -37,7 +38,7 @@ def test_refused_and_not_executed(case, tmp_path, sentinel):
     write(path, sentinel)
     start = time.perf_counter()
     with pytest.raises(InputError, match=words) as caught:
-        read_checkpoint(path)
+        trace_checkpoint(path, imgsz=(64, 64))
     assert time.perf_counter() - start < 20
     assert str(path) in str(caught.value)
     assert not sentinel.exists()

@@ -42,7 +42,8 @@ def test_nothing_is_noted_where_everything_runs(name: str, tmp_path: Path) -> No
 
 def test_the_note_reaches_the_terminal_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import onnxslim_yolo
-    from onnxslim_yolo import cli_models
+    from onnxslim_yolo.cli import app  # noqa: F401  the commands are defined while it is imported
+    from onnxslim_yolo import cli_models  # isort: skip
 
     path = saved(tmp_path, "yolov10n")
     cli_models.trace(path, tmp_path / "m.onnx", "64")

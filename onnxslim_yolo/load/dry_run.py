@@ -1,0 +1,66 @@
+"""What a checkpoint's module would compute, on shapes alone: nothing is reserved, however much it would ask for.
+
+A few hundred bytes can describe upsamplings that blow an image up to terabytes, or layers that do not fit each other.
+Both are found here, before the module is run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onnxslim_yolo.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_ELEMENTS = 1 << 28
+"""Numbers in one feature map: 1 GiB as float32. YOLOv9-E at 2560 pixels stays below."""
+
+MAX_TOTAL = 1 << 34
+"""Numbers in all modules' outputs together, those of nested modules counted at every level."""
+
+
+def check_sizes(module: nn.Module, shape: tuple[int, ...]) -> None:
+    """Run `module` on PyTorch's meta device on an input of `shape`.
+
+    Raises:
+        InputError: the module does not run, or a feature map is too large.
+    """
+    import torch
+
+    held = {
+        name: tensor.to("meta")
+        for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+    }
+    left = [MAX_TOTAL]
+    hooks = [part.register_forward_hook(_counter(name, left)) for name, part in module.named_modules()]
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(module, held, (torch.empty(shape, device="meta"),))
+    except InputError:
+        raise
+    except Exception as error:  # a forward pass over a stranger's attributes raises anything
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"the model does not run on an input of {shape[2]}x{shape[3]} pixels: {first[:300]}",
+            hint="is it whole, and of one piece with its attributes? --imgsz sets the size",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _counter(name: str, left: list[int]) -> Any:
+    def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        from onnxslim_yolo.load.trace_check import flatten_outputs
+
+        for tensor in flatten_outputs(output):
+            left[0] -= tensor.numel()
+            if tensor.numel() > MAX_ELEMENTS or left[0] < 0:
+                raise InputError(
+                    f"its feature maps would take more memory than any detector's: {tuple(tensor.shape)}",
+                    node=name,
+                    hint="a smaller --imgsz, if the file is to be trusted",
+                )
+
+    return count
