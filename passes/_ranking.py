@@ -40,7 +40,6 @@ SPARSE = 0.1
 KNOWN = 0.5
 """`variance` is believed where it knows at least this share of the channels' variances."""
 
-SENSITIVITY_IMAGES = 8
 CURVE_IMAGES = 16
 """So many images, evenly picked, are run for each measured point."""
 
@@ -169,9 +168,8 @@ def _calibrated(
     statistics = collect(model, places, images, window=False)
     head = HeadError.of(model, images)
     if kind == "output":
-        few = head.subset(SENSITIVITY_IMAGES)
         per = cost if options.per == "macs" else None
-        values = output_importance(model, channels, eligible, places, statistics, few, per)
+        values = output_importance(model, channels, eligible, places, statistics, head, per)
     if not options.curves:
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]

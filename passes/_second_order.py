@@ -1,13 +1,13 @@
-"""Importance `output`: what removing a channel costs its readers' outputs after the best linear compensation.
+"""Importance `output`: what removing a channel costs the detector after the best linear compensation.
 
-A contraction with weight W (a column per input channel) and input covariance Σ loses, when channel c goes and its
-part is folded into the others (Hassibi & Stork 1993, "Optimal Brain Surgeon", with Σ for the Hessian),
+A contraction with weight W (a column per input channel), input covariance Σ and output curvature G (what an error of
+its outputs costs the detector, see `_curvature`) loses, when channel c goes and its part is folded into the others
+(Hassibi & Stork 1993, "Optimal Brain Surgeon"; with Σ ⊗ G for the Hessian, as Wang et al. 2019, "EigenDamage"),
 
-    Δ(c) = ‖W_c‖² / (Σ⁻¹)_cc        W ← W − W_c (Σ⁻¹)_c / (Σ⁻¹)_cc        Σ⁻¹ ← Σ⁻¹ − (Σ⁻¹)_c (Σ⁻¹)_cᵀ / (Σ⁻¹)_cc
+    Δ(c) = (Wᵀ G W)_cc / (Σ⁻¹)_cc    W ← W − W_c (Σ⁻¹)_c / (Σ⁻¹)_cc    Σ⁻¹ ← Σ⁻¹ − (Σ⁻¹)_c (Σ⁻¹)_cᵀ / (Σ⁻¹)_cc
 
-Relative to the contraction's output variance, and times what the network's outputs suffer from a relative error there,
-this sums up over all readers of c. Channels are taken out greedily, a few at a time, the cheapest per MAC saved
-first; the order of removal is the ranking.
+summed over the kernel's positions and over all readers of c. Channels are taken out greedily, a few at a time, the
+cheapest per MAC saved first; the order of removal is the ranking.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from onnxslim_yolo.analysis.calibration import Statistics
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.plan_cost import PlanCost
-from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.graph import Array, Model, Node, input_constant, replace_constant
+from onnxslim_yolo.passes._curvature import curvatures
 from onnxslim_yolo.passes._fold_removed import matrices, weight_of
 from onnxslim_yolo.verify.head_error import HeadError
 
@@ -31,24 +33,26 @@ RIDGE = 1e-2
 NOISE = 0.05
 """The relative error that sensitivities are measured with: of the output's variance."""
 
+SENSITIVITY_IMAGES = 8
+"""So many images, evenly picked, are run for each layer disturbed by noise."""
+
 STEPS = 200
 """The greedy takes this many steps; each removes the cheapest 1/STEPS of the channels."""
 
 
 @dataclass
 class _Block:
-    """One group of one contraction: its columns' classes, weight (rows, n), Σ⁻¹ (n, n), and what errors count."""
+    """One group of one contraction: its columns' classes, G^½·W (rows, n), and Σ⁻¹ (n, n)."""
 
     classes: Array
     weight: Array
     inverse: Array
-    factor: float
 
     def costs(self) -> Array:
-        """Δ of each column, weighted; shape (n,)."""
+        """Δ of each column; shape (n,)."""
         diagonal = np.diagonal(self.inverse)
         energy = (self.weight**2).sum(axis=0)
-        return np.asarray(self.factor * energy / np.maximum(diagonal, 1e-30)) * (diagonal > 0)
+        return np.asarray(energy / np.maximum(diagonal, 1e-30)) * (diagonal > 0)
 
     def remove(self, column: int) -> None:
         """Take a column out, folding it into the rest."""
@@ -77,9 +81,42 @@ def output_importance(
         head: measures what an error at a contraction does to the outputs; None counts all alike.
         cost: MACs saved to divide by; None divides by nothing.
     """
-    weights = [1.0] * len(places) if head is None else sensitivities(model, places, statistics, head)
-    blocks = [b for p, s, w in zip(places, statistics, weights, strict=True) for b in _blocks(p, s, w)]
+    curvature = _curvature(model, places, statistics, head)
+    blocks = [b for p, s in zip(places, statistics, strict=True) for b in _blocks(p, s, curvature[p.node.name])]
     return _greedy(channels, eligible, blocks, cost)
+
+
+def _curvature(
+    model: Model, places: Sequence[Contraction], statistics: Sequence[Statistics], head: HeadError | None
+) -> dict[str, Array]:
+    """G per layer; from noise where gradients cannot be had, the inverse of the output's variance without a head."""
+    if head is not None:
+        try:
+            return curvatures(model, [place.node.name for place in places], head)
+        except UnsupportedError as error:
+            model.note(f"importance: by noise instead of gradients, for {error.message}")
+    few = None if head is None else head.subset(SENSITIVITY_IMAGES)
+    weights = [1.0] * len(places) if few is None else sensitivities(model, places, statistics, few)
+    found: dict[str, Array] = {}
+    for place, known, weight in zip(places, statistics, weights, strict=True):
+        constant = input_constant(place.node, 1)
+        if constant is None:
+            continue
+        parts, covariance = matrices(place.node, constant, 1), np.nan_to_num(known.by_channel().covariance)
+        n = parts.shape[2]
+        energy = sum(
+            _energy(part, covariance[g * n : (g + 1) * n, g * n : (g + 1) * n]) for g, part in enumerate(parts)
+        )
+        found[place.node.name] = np.eye(_outputs(place.node, constant)) * weight / max(energy, 1e-30)
+    return found
+
+
+def _outputs(node: Node, weight: Array) -> int:
+    """How many output channels a layer has."""
+    if node.op == "ConvTranspose":
+        return int(weight.shape[1]) * int(node.attrs.get("group", 1))
+    first = node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0))
+    return int(weight.shape[0] if first else weight.shape[1])
 
 
 def sensitivities(
@@ -116,25 +153,30 @@ def _energy(weight: Array, covariance: Array) -> float:
     return float(np.einsum("ri,ij,rj->", weight, covariance, weight, optimize=True))
 
 
-def _blocks(place: Contraction, statistics: Statistics, weight: float) -> list[_Block]:
+def _blocks(place: Contraction, statistics: Statistics, curvature: Array) -> list[_Block]:
     constant = input_constant(place.node, 1)
     if constant is None:
         return []
     known = statistics.by_channel()
     found = []
     parts = matrices(place.node, constant, 1)
-    total = 0.0
+    outputs = len(curvature) // len(parts)
     for g, block in enumerate(parts):
         mine = slice(g * block.shape[1], (g + 1) * block.shape[1])
-        covariance = known.covariance[mine, mine]
-        covariance = np.nan_to_num(covariance)
-        total += _energy(block, covariance)
+        covariance = np.nan_to_num(known.covariance[mine, mine])
         ridge = max(RIDGE * float(np.diagonal(covariance).mean()), 1e-12)
         inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-        found.append(_Block(place.classes[mine], block, inverse, weight))
-    for one in found:
-        one.factor = weight / max(total, 1e-30)
+        rows = slice(g * outputs, (g + 1) * outputs)
+        found.append(_Block(place.classes[mine], _weighted(block, curvature[rows, rows]), inverse))
     return found
+
+
+def _weighted(block: Array, curvature: Array) -> Array:
+    """G^½·W, for rows that are outputs × kernel positions."""
+    values, vectors = np.linalg.eigh(curvature)
+    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    taps = block.reshape(len(curvature), -1, block.shape[1])
+    return np.asarray(np.einsum("po,otc->ptc", root, taps, optimize=True).reshape(block.shape))
 
 
 def _greedy(channels: Channels, eligible: Array, blocks: list[_Block], cost: PlanCost | None) -> Array:
