@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -166,7 +167,7 @@ def rivals(
     source: Path, place: Path, runtime: str, known: dict[str, float | str], options: argparse.Namespace
 ) -> list[Entry]:
     """The source as it is, and what others make of it."""
-    convert = partial(emitted) if runtime == "ncnn" else lambda file, stem: file
+    convert = emitted if runtime == "ncnn" else lambda file, stem: file
     entries = [attempt("source", lambda: convert(source, place / "source"), kind="source")]
     for tool, seconds in known.items():
         if isinstance(seconds, str):
@@ -218,7 +219,8 @@ def pnnx(tool: str, source: Path, place: Path) -> Path:
     folder.mkdir()
     value = onnx.load(source, load_external_data=False).graph.input[0]
     shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    param, _ = convert_pnnx(tool, source, shape, folder)
+    executable = Path(shutil.which(tool) or tool).absolute()
+    param, _ = convert_pnnx(str(executable), source, shape, folder)
     # pnnx may give several layers one name, which ncnn does not mind but `verify.ncnn_reader` does.
     magic, counts, *lines = param.read_text().splitlines()
     named = [re.sub(r"^(\S+\s+)\S+", rf"\g<1>layer{index}", line) for index, line in enumerate(lines)]
