@@ -15,6 +15,8 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,59 +148,76 @@ def plan_seed(folder: Path) -> tuple[Any, dict[str, Any]]:
     return result.plan, {"a.weight": rng.random((8, 3, 3, 3)), "z.weight": rng.random((2, 8, 1, 1))}
 
 
-def main() -> int:
-    place = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-    folder = Path(place.name)
+@dataclass(frozen=True)
+class Target:
+    """A reader: a sound file for it, how to damage that, and what reads it (as bytes)."""
+
+    seed: Callable[[], bytes]
+    make: Callable[[random.Random], bytes]
+    read: Callable[[object], object]
+
+
+def targets(folder: Path) -> dict[str, Target]:
+    """Every reader, by name. Inputs become files in `folder`."""
     plan, weights = plan_seed(folder)
     keys, cfg = options_of(compile_command), TINY_YOLOV4.encode()
     right = random_weights(TINY_YOLOV4_CONVOLUTIONS, np.random.default_rng(0))
     (folder / "n.weights").write_bytes(right)
     (folder / "w.cfg").write_bytes(cfg)
-
-    def report(path: Path) -> None:
-        content = read_report(path)
-        markdown_summary(content), render_html(content)
-        markdown_diff(diff_reports(sample(), content))
-
-    def pt(path: Path) -> object:
-        from onnxslim_yolo.load.checkpoint import read_checkpoint
-
-        return read_checkpoint(path)
-
     tables = sorted((ROOT / "onnxslim_yolo" / "latency" / "data").glob("*.json"))
     table = json.loads(tables[0].read_text())
     table["families"] = table.get("families", [])[:3]
 
-    def read_table(path: Path) -> object:
-        from onnxslim_yolo.latency.table_format import read_table
+    def text(seed: bytes, file: str, read: Callable[[Path], object]) -> Target:
+        return Target(lambda: seed, lambda rng: mutate(rng, seed), written(folder / file, read))
 
-        return read_table(path)
+    def tree_of(seed: Any, file: str, read: Callable[[Path], object]) -> Target:
+        return Target(lambda: json.dumps(seed).encode(), json_input(seed), written(folder / file, read))
 
-    def row(name: str, make: Callable[[random.Random], bytes], file: str, read: Callable[[Path], object]) -> Any:
-        return lambda options: fuzz(name, make, written(folder / file, read), options)
+    def cut(rng: random.Random) -> bytes:
+        return mutate(rng, right[: rng.choice([8, 20, 200, len(right), len(right)])])
 
-    def checkpoints(options: Options) -> Tally:
-        return row("pt", checkpoint_input(checkpoint()), "m.pt", pt)(options)
-
-    readers: dict[str, Callable[[Options], Tally]] = {
-        "darknet-cfg": row("darknet-cfg", lambda rng: mutate(rng, cfg), "n.cfg", load_darknet),
-        "darknet-weights": row(
-            "darknet-weights",
-            lambda rng: mutate(rng, right[: rng.choice([8, 20, 200, len(right), len(right)])]),
-            "w.weights",
-            lambda path: load_darknet(folder / "w.cfg", path),
-        ),
-        "plan": row("plan", json_input(plan), "p.json", lambda path: apply_plan(read_plan(path), weights)),
-        "report": row("report", json_input(sample()), "r.json", report),
-        "budget": row("budget", lambda rng: mutate(rng, BUDGET), "b.toml", read_budget),
-        "config": row(
-            "config", lambda rng: mutate(rng, CONFIG), "c.toml", lambda path: read_config(path, keys, _check)
-        ),
-        "table": row("table", json_input(table), "t.json", read_table),
-        "pt": checkpoints,
+    kept = cache(checkpoint)
+    pt = Target(kept, lambda rng: checkpoint_input(kept())(rng), written(folder / "m.pt", _read_checkpoint))
+    unweighted = written(folder / "w.weights", lambda path: load_darknet(folder / "w.cfg", path))
+    return {
+        "darknet-cfg": text(cfg, "n.cfg", load_darknet),
+        "darknet-weights": Target(lambda: right, cut, unweighted),
+        "plan": tree_of(plan, "p.json", lambda path: apply_plan(read_plan(path), weights)),
+        "report": tree_of(sample(), "r.json", _show_report),
+        "budget": text(BUDGET, "b.toml", read_budget),
+        "config": text(CONFIG, "c.toml", lambda path: read_config(path, keys, _check)),
+        "table": tree_of(table, "t.json", _read_table),
+        "pt": pt,
     }
+
+
+def _show_report(path: Path) -> None:
+    content = read_report(path)
+    markdown_summary(content), render_html(content)
+    markdown_diff(diff_reports(sample(), content))
+
+
+def _read_checkpoint(path: Path) -> object:
+    from onnxslim_yolo.load.checkpoint import read_checkpoint
+
+    return read_checkpoint(path)
+
+
+def _read_table(path: Path) -> object:
+    from onnxslim_yolo.latency.table_format import read_table
+
+    return read_table(path)
+
+
+def main() -> int:
+    place = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+
+    def reader(name: str, target: Target) -> Callable[[Options], Tally]:
+        return lambda options: fuzz(name, target.make, target.read, options)
+
     with place:
-        return run(readers, __doc__)
+        return run({name: reader(name, target) for name, target in targets(Path(place.name)).items()}, __doc__)
 
 
 if __name__ == "__main__":

@@ -225,12 +225,13 @@ def run(readers: dict[str, Callable[[Options], Tally]], doc: str | None) -> int:
     return int(failed)
 
 
-def record(name: str, seed: int, wanted: int, tally: Tally) -> None:
+def record(name: str, seed: int, wanted: int, tally: Tally, arguments: str = "") -> None:
     """Replace a reader's row in the table of results.
 
     Done after each batch, so that a run that is stopped leaves what it did, once that is more than there was before.
     """
-    command = f"python bench/{Path(sys.argv[0]).name} {name} --inputs {tally.inputs}"
+    arguments = arguments or f"{name} --inputs {tally.inputs}"
+    command = f"python bench/{Path(sys.argv[0]).name} {arguments}"
     head = (
         "# Readers under mutated input\n\nWritten by the fuzzers in `bench/` with `--write`; every input repeats with "
         '`--first N --inputs 1`. "Exit 3" is a compilation whose check failed, which is an answer as well.\n\n'

@@ -224,7 +224,7 @@ def prediction_text(report: Mapping[str, Any]) -> str | None:
     if before.get("latency_us") is None or after.get("latency_us") is None or before.get("table") is None:
         return None
     known = f"{time_text(before['latency_us'])} → {time_text(after['latency_us'])}, by {printable(before['table'])}"
-    return f"{known}: a sum over layers measured one by one, which tells widths apart; `--measure` times the files"
+    return f"{known}: a sum over layers measured one by one, which tells widths apart; --measure times the files"
 
 
 def compensation_texts(report: Mapping[str, Any]) -> list[str]:
