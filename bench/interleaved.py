@@ -18,7 +18,7 @@ from onnxslim_yolo.emit.ncnn_write import write_ncnn
 from onnxslim_yolo.errors import OnnxSlimError
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import load
-from onnxslim_yolo.verify.benchmark import benchmark
+from onnxslim_yolo.verify.benchmark import BenchResult, benchmark
 
 RESULTS = Path(__file__).with_name("results")
 RUNTIMES = ("ncnn", "onnxruntime")
@@ -27,16 +27,12 @@ Facts = dict[str, Any]
 
 @dataclass
 class Entry:
-    """A row to be: its file, or why there is none, and whatever else is known of it.
-
-    `tried`: whether the file has been run.
-    """
+    """A row to be: its file, or why there is none, and whatever else is known of it."""
 
     name: str
     file: Path | None = None
     failed: str = ""
     facts: Facts = field(default_factory=dict)
-    tried: bool = False
 
 
 def arguments(doc: str | None, rounds: int = 21) -> argparse.ArgumentParser:
@@ -83,11 +79,7 @@ def block(entries: Sequence[Entry], *, rounds: int, threads: int, size: int, **f
         the facts given, the protocol's, and `rows`, in the entries' order: `name`, the entry's facts, and either
         `failed` or `ms`, `ms_best`, `ratio` and `quartiles` (to the first entry, paired round by round).
     """
-    for entry in entries:
-        _try(entry, size)
-    good = [entry for entry in entries if entry.file is not None and not entry.failed]
-    files, names = [entry.file for entry in good if entry.file], [entry.name for entry in good]
-    result = benchmark(files, names=names, rounds=rounds, threads=threads, size=(size, size))
+    good, result = _measured(entries, rounds, threads, (size, size))
     measured = {
         model.name: {"ms": model.ms, "ms_best": model.ms_best, "ratio": model.ratio, "quartiles": model.ratio_quartiles}
         for model in result.models
@@ -101,15 +93,30 @@ def block(entries: Sequence[Entry], *, rounds: int, threads: int, size: int, **f
     }  # fmt: skip
 
 
-def _try(entry: Entry, size: int) -> None:
-    """Note why a file cannot be run: alone in a process, since a bad pair of files can crash ncnn."""
-    if entry.file is None or entry.tried:
-        return
-    entry.tried = True
+def _measured(
+    entries: Sequence[Entry], rounds: int, threads: int, size: tuple[int, int]
+) -> tuple[list[Entry], BenchResult]:
+    """The entries that could be run, and their times. The others get a reason."""
+    good = [entry for entry in entries if entry.file is not None and not entry.failed]
+    files, names = [entry.file for entry in good if entry.file], [entry.name for entry in good]
     try:
-        benchmark([entry.file], rounds=3, timeout=120, size=(size, size))
+        return good, benchmark(files, names=names, rounds=rounds, threads=threads, size=size)
+    except OnnxSlimError:
+        # One bad pair of files is enough to crash ncnn: which one is found by running each alone.
+        for entry in good:
+            entry.failed = _why_not(entry, size)
+        if not any(entry.failed for entry in good):
+            raise
+    return _measured(entries, rounds, threads, size)
+
+
+def _why_not(entry: Entry, size: tuple[int, int]) -> str:
+    """Why the file of an entry cannot be run; empty where it can."""
+    try:
+        benchmark([entry.file] if entry.file else [], rounds=3, timeout=120, size=size)
     except OnnxSlimError as error:
-        entry.failed = error.message.splitlines()[0][:200]
+        return error.message.splitlines()[0][:200]
+    return ""
 
 
 def protocol(found: Facts) -> str:
