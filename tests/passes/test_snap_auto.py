@@ -98,7 +98,7 @@ def test_widths_stay_within_a_register_of_the_ranking():
     before = [group.kept for group in plan.group_plans()]
     SnapWidths(isa="avx512").run(model)
     moved = [abs(a - b.kept) for a, b in zip(before, plan.group_plans(), strict=True)]
-    assert max(moved) <= 16
+    assert max(moved) <= 32
     assert max(moved) > 0
 
 
