@@ -26,6 +26,13 @@ from typing import TextIO
 from onnxslim_yolo.errors import OnnxSlimError
 
 RESULTS = Path(__file__).resolve().parent / "results" / "fuzz.md"
+PAGE = RESULTS.parents[2] / "docs" / "pages" / "reliability.md"
+MARKS = ("<!-- fuzz: written by bench/fuzz_*.py --write -->", "<!-- /fuzz -->")
+TITLE = "# Readers under mutated input\n\nWritten by the fuzzers in `bench/` with `--write`.\n\n"
+HEAD = (
+    "| reader | inputs | outcomes | findings | slowest (CPU s) | memory grew | command |\n"
+    "|---|--:|---|--:|--:|--:|---|\n"
+)
 SECONDS = 10
 """CPU seconds for one input. A refusal takes milliseconds; this is what counts as a hang."""
 GROWTH = 1 << 30
@@ -232,12 +239,6 @@ def record(name: str, seed: int, wanted: int, tally: Tally, arguments: str = "")
     """
     arguments = arguments or f"{name} --inputs {tally.inputs}"
     command = f"python bench/{Path(sys.argv[0]).name} {arguments}"
-    head = (
-        "# Readers under mutated input\n\nWritten by the fuzzers in `bench/` with `--write`; every input repeats with "
-        '`--first N --inputs 1`. "Exit 3" is a compilation whose check failed, which is an answer as well.\n\n'
-        "| reader | inputs | outcomes | findings | slowest (CPU s) | memory grew | command |\n"
-        "|---|--:|---|--:|--:|--:|---|\n"
-    )
     rows: dict[str, str] = {}
     if RESULTS.exists():
         for line in RESULTS.read_text(encoding="utf-8").splitlines():
@@ -248,9 +249,17 @@ def record(name: str, seed: int, wanted: int, tally: Tally, arguments: str = "")
         return
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items()))
     seeded = f"{command} --seed {seed}" if seed else command
-    rows[name] = (
-        f"| {name} | {tally.inputs} | {outcomes} | {len(tally.findings)} | {tally.slowest:.2f} | "
-        f"{tally.grown / 2**20:.0f} MB | `{seeded}` |"
-    )
+    slowest = f"{tally.slowest:.2f} | {tally.grown / 2**20:.0f} MB" if tally.slowest else "– | –"
+    rows[name] = f"| {name} | {tally.inputs} | {outcomes} | {len(tally.findings)} | {slowest} | `{seeded}` |"
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(head + "\n".join(rows[key] for key in sorted(rows)) + "\n", encoding="utf-8")
+    table = HEAD + "\n".join(rows[key] for key in sorted(rows)) + "\n"
+    RESULTS.write_text(TITLE + table, encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_table(page, table), encoding="utf-8")
+
+
+def with_table(page: str, table: str) -> str:
+    """The page on reliability with this table between its marks."""
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n\n{table}\n{MARKS[1]}{after}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,29 @@ def test_named_commands_and_options_exist(page):
 def test_there_is_something_to_run():
     assert sum(block.action == "run" for page in RUN for block in blocks(page)) >= 12
     assert sum(len(commands(page)) for page in ALL) >= 15
+
+
+def test_the_table_of_fuzzing_is_what_the_fuzzers_wrote(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import fuzzing
+
+    table = fuzzing.RESULTS.read_text(encoding="utf-8").removeprefix(fuzzing.TITLE)
+    page = fuzzing.PAGE.read_text(encoding="utf-8")
+    assert table.startswith(fuzzing.HEAD) and fuzzing.with_table(page, table) == page
+    assert fuzzing.with_table(page, table + "| x |\n") != page
+
+
+def test_the_support_table_is_what_its_script_wrote(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import support_table
+
+    kept = json.loads(support_table.RESULTS.read_text())
+    page = support_table.PAGE.read_text()
+    known = [kept[name] for name in support_table.ARCHITECTURES if name in kept]
+    assert page == support_table.page(known)
+    missing = [name for name in support_table.ARCHITECTURES if name not in kept]
+    assert not missing, f"run python bench/support_table.py {' '.join(missing)}"
 
 
 def test_a_page_for_every_pass(monkeypatch):
