@@ -283,3 +283,14 @@ def test_control_the_fuzzer_sees_crashes_and_hangs() -> None:
     assert done.stdout.splitlines()[-1] == "[3, 5, 7, 8]", done.stdout + done.stderr
     for word in ("KeyError", "SIGABRT", "SIGVTALRM", "MemoryError"):
         assert word in done.stdout
+
+
+def test_control_an_input_that_cannot_be_made_ends_its_child_only() -> None:
+    code = (
+        "import sys; sys.path[:0] = ['bench']; import fuzzing\n"
+        "def make(rng, left=[2]):\n left[0] -= 1\n return 1 // left[0]\n"
+        "print(fuzzing.fuzz('t', make, print, fuzzing.Options(4)).outcomes['exit 70'], 'parent')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stdout.splitlines()[-1].endswith("parent") and done.stdout.count("parent") == 1, done.stdout
+    assert "ZeroDivisionError" in done.stderr

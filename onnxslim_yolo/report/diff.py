@@ -23,7 +23,8 @@ def diff_reports(old: Report, new: Report) -> dict[str, Any]:
     Returns:
         `old`, `new`: source and tool of each. `same_source`: whether the input's SHA-256 is the same.
         `figures`: name → {old, new}: parameters, macs, nodes, bytes (of the result), removed channels,
-        difference_from_source, and latency and mAP50 where a report has them; null where one lacks it.
+        difference_from_source, and latency (predicted, measured) and mAP50 where a report has them; null where one
+        lacks it.
         `files`: name → {old, new} in bytes. `options`: name → {old, new} for those that differ.
         `verification`: {old, new}, each with verdict and worst required difference.
         `widths`: groups whose kept width differs, with members. `notes`: {new, gone}.
@@ -62,6 +63,8 @@ def _figures(report: Report) -> dict[str, float | None]:
         "removed": None if pruning is None else pruning["removed"],
         "difference_from_source": None if loss is None else loss["worst"],
     }
+    if after.get("latency_us") is not None:
+        figures["latency_us"] = after["latency_us"]
     if report.get("speed") is not None:
         figures |= {"latency_ms": report["speed"]["result_ms"], "latency_ratio": report["speed"]["ratio"]}
     if report.get("accuracy") is not None:

@@ -20,6 +20,7 @@ from onnxslim_yolo.report.wording import (
     pruning_text,
     small_text,
     speed_text,
+    time_text,
     verdict_of_all,
     verdicts,
 )
@@ -31,6 +32,7 @@ _FIGURES = {
     "parameters": ("Parameters", count_text),
     "macs": ("MACs", count_text),
     "bytes": ("File size", bytes_text),
+    "latency_us": ("Latency, predicted", time_text),
     "latency_ms": ("Latency", "{:.2f} ms".format),
     "latency_ratio": ("Latency ÷ source's", "{:.2f}".format),
     "map50": ("mAP50", "{:.3f}".format),

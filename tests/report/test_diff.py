@@ -131,6 +131,7 @@ def test_what_changed():
     assert json.loads(json.dumps(diff)) == diff
     text = markdown_diff(diff)
     assert "| Parameters | 160 | 80 | −50.0 % |" in text
+    assert "| Latency, predicted | 520 µs | 520 µs | ±0 |" in text
     assert "| Latency | 8.00 ms | 4.00 ms | −50.0 % |" in text
     assert "| mAP50 | 0.430 | 0.430 | ±0 |" in text
     assert "| `prune` | `0.5` | `0.7` |" in text
