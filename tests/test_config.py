@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
@@ -170,3 +171,12 @@ def test_printed_text_reads_back(text: str, tmp_path: Path) -> None:
         assert as_toml({"name": None}, {}) == "# name =\n"
         return
     assert read(tmp_path, as_toml({"keep": [text]}, {"keep": "x"}))["keep"] == [text]
+
+
+def test_options_are_found_as_python_3_10_spells_them() -> None:
+    """There a parameter `x: Annotated[T | None, …] = None` has the hint Optional[Annotated[T | None, …]]."""
+    from onnxslim_yolo.cli_config import _annotated
+
+    hint = Annotated[Path | None, "note"]
+    assert _annotated(hint | None) == hint == _annotated(hint)
+    assert _annotated(int) is int and _annotated(int | None) == (int | None)
