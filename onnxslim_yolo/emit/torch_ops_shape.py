@@ -61,10 +61,10 @@ def resize(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 def reshape(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Reshape, with the batch as long as the input has it."""
     x, target = inputs[0], numbers(inputs[1])
-    if not attrs.get("allowzero", 0):
-        target = [int(x.shape[axis]) if size == 0 else size for axis, size in enumerate(target)]
     if target and target[0] > 0 and attrs.get(TRACED_ROWS):
         target[0] = target[0] * int(x.shape[0]) // attrs[TRACED_ROWS]
+    if not attrs.get("allowzero", 0):  # a 0 takes the input's size, which has the batch's length already
+        target = [int(x.shape[axis]) if size == 0 else size for axis, size in enumerate(target)]
     return torch.reshape(x, target)
 
 

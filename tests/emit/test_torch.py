@@ -23,6 +23,7 @@ from onnxslim_yolo.models import build, randomise  # noqa: E402
 from onnxslim_yolo.passes import (  # noqa: E402
     Canonicalise,
     FoldBatchNorm,
+    PadToPool,
     PruneChannels,
     ReparamBranches,
     ShuffleToGather,
@@ -91,9 +92,19 @@ def effect_of_spoiling(module: Any, x: Any, want: list[Any]) -> list[float]:
     return effects
 
 
-@pytest.mark.parametrize("name", ["yolov5n", "v5lite-g"])
+def darknet(folder: Path) -> Any:
+    """A YOLOv4-tiny straight from Darknet's files, whose Reshapes copy the batch."""
+    from onnxslim_yolo.load.darknet import load_darknet
+    from tests.load import darknet_files
+
+    rng = np.random.default_rng(0)
+    weights = darknet_files.random_weights(darknet_files.TINY_YOLOV4_CONVOLUTIONS, rng)
+    return load_darknet(darknet_files.write_network(folder, darknet_files.TINY_YOLOV4, weights), imgsz=(SIZE, SIZE))
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "v5lite-g", "darknet"])
 def test_a_fine_tuned_module_compiles_to_the_same_graph(name: str, tmp_path: Path) -> None:
-    _, proto = source(name)
+    proto = darknet(tmp_path) if name == "darknet" else source(name)[1]
     model = prepared(proto, PruneChannels(ratio=0.4), SliceChannels())
     module = to_torch(model).train()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
@@ -109,7 +120,7 @@ def test_a_fine_tuned_module_compiles_to_the_same_graph(name: str, tmp_path: Pat
     again = load_module(save_module(module.eval(), tmp_path / "slim.pt"))
     x = torch.rand(1, 3, SIZE, SIZE)
     np.testing.assert_array_equal(run_module(again, x)[0], run_module(module, x)[0])
-    fused = [ReparamBranches(), FoldBatchNorm(), Canonicalise()]
+    fused = [ReparamBranches(), FoldBatchNorm(), PadToPool(), Canonicalise()]
     first, second = prepared(module_to_onnx(again), *fused), model.copy()
     PassManager(fused).run(second)
     assert worst(run_onnx(first, x), run_module(module, x)) < 1e-4

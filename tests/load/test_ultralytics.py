@@ -15,18 +15,25 @@ import pytest
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.load.checkpoint import read_checkpoint
-from onnxslim_yolo.models import BLOCKS
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.peer
 
 NAMES = [
-    *("yolov3-tiny", "yolov5nu", "yolov8n", "yolov8s", "yolov9t", "yolov10n"),
-    *("yolo11n", "yolo11m", "yolo12n", "yolo26n", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls"),
-    *("yolo11n-seg", "yolo11n-pose", "yolo11n-obb", "yolo11n-cls", "yolo26n-cls"),
+    *("yolov3-tiny", "yolov5nu", "yolov5n-p6", "yolov6n", "yolov8n", "yolov8s", "yolov8n-p2", "yolov8n-p6"),
+    *("yolov8n-ghost", "yolov8n-ghost-p6", "yolov9t", "yolov9e", "yolov10n", "yolov10m", "yolo11n", "yolo11m"),
+    *("yolo12n", "yolo12l", "yolo26n", "yolo26m", "yolo26n-p2", "yolo26n-p6"),
+    *("yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls", "yolov9c-seg"),
+    *("yolo11n-seg", "yolo11n-pose", "yolo11n-obb", "yolo11n-cls", "yolo12n-seg"),
+    *("yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-cls"),
 ]
-OTHER_HEADS = {"yolo26n-seg": "Segment26", "yolo26n-pose": "Pose26", "yolo26n-obb": "OBB26"}
-"""Heads of YOLO26 that are built of other blocks."""
+REFUSED = {"yolo26n-sem": "SemanticSegment", "yolo26n-depth": "Depth"}
+"""Tasks without boxes: their heads are not known here."""
+
+WITHOUT_YAML_ROWS = ("ghost", "yolov9e", "yolov6n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb")
+"""Checkpoints that open, but of whose yaml some modules cannot be built beside a bare state_dict."""
+
+BY_YAML = [name for name in NAMES if not any(part in name for part in WITHOUT_YAML_ROWS)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("ultralytics")
     script = Path(__file__).with_name("write_ultralytics.py")
     environment = {**os.environ, "YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(path)}
-    subprocess.run([python, str(script), str(path), *NAMES, *OTHER_HEADS], check=True, env=environment, cwd=path)
+    subprocess.run([python, str(script), str(path), *NAMES, *REFUSED], check=True, env=environment, cwd=path)
     return path
 
 
@@ -82,12 +89,12 @@ def raw_levels(module, x) -> list[torch.Tensor]:
 def test_opens_and_agrees(name, folder):
     checkpoint = read_checkpoint(folder / f"{name}.pt")
     assert "ultralytics" not in sys.modules
-    assert checkpoint.imgsz == (224, 224)
+    assert checkpoint.imgsz == ((256, 256) if name.endswith("-p6") else (224, 224))
     assert checkpoint.licence.startswith("AGPL-3.0")
     compare(checkpoint.module, folder, name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_YAML)
 def test_its_state_dict_and_yaml_agree_as_well(name, folder, tmp_path):
     checkpoint = read_checkpoint(folder / f"{name}.pt")
     torch.save(checkpoint.state_dict, tmp_path / "weights.pt")
@@ -97,13 +104,12 @@ def test_its_state_dict_and_yaml_agree_as_well(name, folder, tmp_path):
     compare(again.module, folder, name)
 
 
-@pytest.mark.parametrize("name", OTHER_HEADS)
-def test_unknown_heads_are_named(name, folder):
-    if OTHER_HEADS[name] in BLOCKS:
+@pytest.mark.parametrize("name", REFUSED)
+def test_unknown_heads_are_named_with_the_way_out(name, folder):
+    with pytest.raises(InputError, match=REFUSED[name]) as caught:
         read_checkpoint(folder / f"{name}.pt")
-        return
-    with pytest.raises(InputError, match=OTHER_HEADS[name]):
-        read_checkpoint(folder / f"{name}.pt")
+    assert "register_block" in str(caught.value)
+    assert "keep_initializers_as_inputs=True" in str(caught.value)
 
 
 def test_the_comparison_sees_one_percent(folder):
