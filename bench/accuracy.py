@@ -1,105 +1,278 @@
-"""mAP of a pruned detector without training: by importance × compensation × allocation, at 10 to 50 % fewer MACs.
+"""mAP of a pruned detector without training: by importance × compensation × allocation, at 10 to 70 % fewer MACs.
 
-    python bench/accuracy.py --model ../shared/material/weights/yolov5n-coco-v6.pt --size 640
+    python bench/accuracy.py                                       everything that is missing, the main rows first
+    python bench/accuracy.py --model yolov5n-coco-v6.pt --size 640 --only output/reconstruct/global
+    python bench/accuracy.py --peers VENV/bin/python               with onnxsim and Torch-Pruning from that environment
+    python bench/accuracy.py --table                               only write the table again
 
-Calibrates on the data.yaml's `calib` images without their labels, evaluates on its `val` images with labels. Every
-figure is of an ONNX file as it was sliced, fused and written, run in onnxruntime. Rows that are done are kept in the
-JSON and not run again, so that an interrupted run goes on where it stopped.
+Calibrates on the data.yaml's `calib` images (or `train`, the first 64) without their labels, evaluates on its `val`
+images with labels. Every figure is of an ONNX file as it was sliced, fused and written, run in onnxruntime. Rows that
+are done are kept in the JSON and not run again, so that an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accuracy_table import write_table
+
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.emit.onnx import write_onnx
+from onnxslim_yolo.errors import OnnxSlimError
 from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
-from onnxslim_yolo.manager import PassManager
+from onnxslim_yolo.manager import Pass, PassManager
 from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.passes import FoldBatchNorm, PruneChannels, Reconstruct
 from onnxslim_yolo.pipeline import preparation, remainder
-from onnxslim_yolo.verify.dataset import read_dataset
+from onnxslim_yolo.verify.dataset import read_calibration, read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
 from onnxslim_yolo.verify.evaluate import evaluate
 
 HERE = Path(__file__).resolve().parent
 MATERIAL = HERE.parents[1] / "shared" / "material"
 RESULT = HERE / "results" / "accuracy.json"
+COCO, BCCD = (MATERIAL / "data" / name / "data.yaml" for name in ("coco-val128", "bccd"))
+CALIBRATION_IMAGES = 64
 
-TARGETS = (0.9, 0.8, 0.7, 0.5)
-METHODS: tuple[tuple[str, str, str], ...] = (
-    ("gamma", "none", "global"),
-    ("gamma", "constant", "global"),
-    ("gamma", "reconstruct", "global"),
-    ("variance", "none", "global"),
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, its input's (h, w), and its data.yaml."""
+
+    file: Path
+    size: tuple[int, int]
+    data: Path
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What its rows have in common. A square size is one number."""
+        height, width = self.size
+        return {"model": self.file.name, "size": height if height == width else f"{height}x{width}"}
+
+
+SUBJECTS = (
+    Subject(MATERIAL / "weights" / "yolov5n-coco-v6.pt", (640, 640), COCO),
+    Subject(MATERIAL / "weights" / "v5lite-s-coco.pt", (416, 416), COCO),
+    Subject(HERE.parent / "models" / "bccd-dense.onnx", (256, 320), BCCD),
+    Subject(MATERIAL / "weights" / "yolo-fastest-1.1.cfg", (320, 320), COCO),
+    Subject(HERE.parent / "models" / "bccd-sparse.onnx", (256, 320), BCCD),
+    Subject(MATERIAL / "weights" / "yolov5n-coco-v6.pt", (320, 320), COCO),
+)
+
+Method = tuple[str, str, str]
+"""Importance, compensation, allocation."""
+
+BEST: Method = ("output", "reconstruct", "global")
+METHODS: tuple[Method, ...] = (
+    BEST,
     ("variance", "constant", "global"),
+    ("gamma", "none", "global"),
+    ("gamma", "reconstruct", "global"),
     ("variance", "reconstruct", "global"),
-    ("output", "reconstruct", "global"),
+    ("output", "constant", "global"),
     ("variance", "reconstruct", "curves"),
     ("output", "reconstruct", "curves"),
+    ("gamma", "constant", "global"),
+    ("variance", "none", "global"),
+    ("weight", "reconstruct", "global"),
 )
-"""Importance, compensation, allocation."""
+NEAR, FAR = (0.9, 0.8, 0.7), (0.6, 0.5, 0.3)
+
+ABLATIONS = ("no match", "no window", "no fold", "not per MAC", "noise for gradients")
+"""Parts of the best method, each switched off alone."""
+ABLATED, ABLATED_AT = (0, 2), (0.9, 0.8, 0.7)
 
 
 def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=MATERIAL / "weights" / "yolov5n-coco-v6.pt")
-    parser.add_argument("--data", type=Path, default=MATERIAL / "data" / "coco-val128" / "data.yaml")
-    parser.add_argument("--size", type=int, default=640)
-    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS)
+    parser.add_argument("--model", help="only subjects whose file has this name")
+    parser.add_argument("--size", type=int, help="only subjects of this height")
+    parser.add_argument("--targets", type=float, nargs="+", default=())
     parser.add_argument("--only", nargs="*", default=[], help="importance/compensation/allocation, as in the table")
+    parser.add_argument("--peers", type=Path, help="a Python with onnxsim and torch-pruning")
+    parser.add_argument("--table", action="store_true", help="run nothing")
     given = parser.parse_args()
-    source, _ = read_model(given.model, LoadOptions((given.size, given.size), None, trust=False))
+    chosen = [s for s in SUBJECTS if given.model in (None, s.file.name) and given.size in (None, s.size[0])]
+    if not given.table:
+        with tempfile.TemporaryDirectory(prefix="onnxslim-accuracy-") as folder:
+            for step in _plan(chosen, given):
+                _attempt(step, Path(folder))
+    write_table(_rows(), RESULT.with_suffix(".md"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Rows of one subject by one method (or one peer) at some shares of the MACs."""
+
+    subject: Subject
+    method: Method = BEST
+    targets: tuple[float, ...] = ()
+    variant: str = ""
+    peers: Path | None = None
+
+
+def _plan(chosen: Sequence[Subject], given: Any) -> list[Step]:
+    """What to run, the most telling first: the best method everywhere, then rivals, then the rest."""
+    if given.only:
+        methods: list[Method] = [m for m in METHODS if "/".join(m) in given.only]
+        return [Step(s, m, tuple(given.targets) or NEAR) for s in chosen for m in methods]
+    near, far = (tuple(given.targets), ()) if given.targets else (NEAR, FAR)
+    steps = [Step(s, m, near) for m in METHODS[:3] for s in chosen]
+    steps += [Step(s, BEST, far) for s in chosen]
+    steps += [
+        Step(SUBJECTS[i], BEST, ABLATED_AT, variant) for i in ABLATED if SUBJECTS[i] in chosen for variant in ABLATIONS
+    ]
+    if given.peers:
+        steps += [Step(s, targets=(*near, *far), peers=given.peers) for s in chosen]
+    return (
+        steps
+        + [Step(s, m, near) for m in METHODS[3:] for s in chosen]
+        + [Step(s, m, far) for m in METHODS[1:] for s in chosen]
+    )
+
+
+def _attempt(step: Step, folder: Path) -> None:
+    """Run a step's missing rows; what cannot be done is a row with its reason."""
+    key = step.subject.key
+    todo = [target for target in step.targets if not _known(_row(step, target))]
+    if _known({**key, "importance": "source"}) and not todo and step.peers is None:
+        return
+    source, _ = read_model(step.subject.file, LoadOptions(step.subject.size, None, trust=False))
     PassManager(preparation(CompileOptions())).run(source)
-    todo = [m for m in METHODS if not given.only or "/".join(m) in given.only]
-    key = {"model": given.model.name, "size": given.size}
-    with tempfile.TemporaryDirectory(prefix="onnxslim-accuracy-") as folder:
-        if not _known({**key, "importance": "source"}):
-            _keep({**key, "importance": "source", "macs": 1.0, **_score(source, Path(folder), given.data)})
-        for method in todo:
-            _run_method(key, method, source, given, Path(folder))
-
-
-def _run_method(
-    key: dict[str, Any],
-    method: tuple[str, str, str],
-    source: Model,
-    given: Any,
-    folder: Path,
-) -> None:
-    importance, compensate, allocate = method
+    if not _known({**key, "importance": "source"}):
+        _keep({**key, "importance": "source", "macs": 1.0, **_score(source, folder, step.subject.data)})
+    if step.peers is not None:
+        _run_peers(step, source, folder)
+        return
     base = source.copy()
-    for target in given.targets:
-        row = {
-            **key, "importance": importance, "compensate": compensate, "allocate": allocate, "target": target,
-        }  # fmt: skip
+    for target in todo:
+        try:
+            found = _run(step, target, source, base, folder)
+        except OnnxSlimError as error:
+            found = {"failed": str(error)[:200]}
+        _keep({**_row(step, target), **found})
+
+
+def _row(step: Step, target: float) -> dict[str, Any]:
+    importance, compensate, allocate = step.method
+    row = {**step.subject.key, "importance": importance, "compensate": compensate, "allocate": allocate}
+    return {**row, "target": target, **({"variant": step.variant} if step.variant else {})}
+
+
+def _run(step: Step, target: float, source: Model, base: Model, folder: Path) -> dict[str, Any]:
+    importance, compensate, allocate = step.method
+    calibrated = compensate == "reconstruct" or importance == "output" or allocate == "curves"
+    options = CompileOptions(
+        importance=importance, compensate=compensate, allocate=allocate, target_macs=target, snap="none",  # type: ignore[arg-type]
+        calib=_calibration(step.subject.data, folder) if calibrated else None,
+    )  # fmt: skip
+    start = time.perf_counter()
+    model = base.copy()
+    if step.variant == "not per MAC":
+        options = replace(options, target_macs=None, prune=0.0)
+        steps: list[Pass] = _without_per(options, model, target)
+    elif step.variant == "noise for gradients":
+        with NoGradients():
+            steps = remainder(options, model)
+    else:
+        steps = remainder(options, model)
+    if base.plan is None:  # the ranking is made once, for all targets
+        base.plan = None if model.plan is None else model.plan.copy()
+    PassManager([_changed(step.variant, one) for one in steps]).run(model)
+    seconds = time.perf_counter() - start
+    share = cost_of(model.graph).macs / cost_of(source.graph).macs
+    return {"macs": round(share, 4), "seconds": round(seconds, 1), **_score(model, folder, step.subject.data)}
+
+
+def _changed(variant: str, step: Pass) -> Pass:
+    """The step with one part of the method switched off."""
+    if isinstance(step, Reconstruct) and variant in ("no match", "no window"):
+        return replace(step, match=variant != "no match", window=variant != "no window")
+    if isinstance(step, Reconstruct) and variant == "no fold":
+        from onnxslim_yolo.passes import AbsorbConstants
+
+        return AbsorbConstants()
+    return step
+
+
+def _without_per(options: CompileOptions, model: Model, target: float) -> list[Pass]:
+    """The default steps, ranked by the loss alone instead of by the loss per MAC."""
+    from onnxslim_yolo.budgeting import reach
+    from onnxslim_yolo.passes import SnapWidths
+
+    steps = remainder(replace(options, prune=0.1), model)
+    prune = next(step for step in steps if isinstance(step, PruneChannels))
+    found = reach(model, replace(prune, per="none", ratio=0.0), SnapWidths(to="none"), macs=target)
+    return [found if isinstance(step, PruneChannels) else step for step in steps]
+
+
+class NoGradients:
+    """While this is open, importance is measured by noise, as where an operator has no gradient."""
+
+    def __enter__(self) -> None:
+        from onnxslim_yolo.errors import UnsupportedError
+        from onnxslim_yolo.passes import _second_order
+
+        def refuse(*_: object, **__: object) -> None:
+            raise UnsupportedError("switched off")
+
+        self._module, self._kept = _second_order, _second_order.curvatures
+        _second_order.curvatures = refuse  # type: ignore[assignment]
+
+    def __exit__(self, *_: object) -> None:
+        self._module.curvatures = self._kept
+
+
+def _calibration(data: Path, folder: Path) -> Path:
+    """The data.yaml's calibration images; of many, the first ones, as a list."""
+    paths = read_calibration(data)
+    if len(paths) <= CALIBRATION_IMAGES:
+        return data
+    listed = folder / f"{data.parent.name}-calibration.txt"
+    listed.write_text("\n".join(str(path.resolve()) for path in paths[:CALIBRATION_IMAGES]) + "\n")
+    return listed
+
+
+def _run_peers(step: Step, source: Model, folder: Path) -> None:
+    """Other tools, each in its own process, on the graph as it is read (BatchNorm kept) and as exporters write it."""
+    rows = [{**step.subject.key, "importance": "peer", "target": t, "peer": p} for t in step.targets for p in PEERS]
+    if all(_known(row) for row in rows):
+        return
+    kept = write_onnx(source, folder / "kept.onnx")
+    folded = source.copy()
+    PassManager([FoldBatchNorm()]).run(folded)
+    plain = write_onnx(folded, folder / "folded.onnx")
+    for row in rows:
         if _known(row):
             continue
-        calibrated = compensate == "reconstruct"
-        options = CompileOptions(
-            importance=importance, compensate=compensate, allocate=allocate, target_macs=target, snap="none",  # type: ignore[arg-type]
-            calib=given.data if calibrated else None,
-        )  # fmt: skip
-        start = time.perf_counter()
-        model = base.copy()
-        steps = remainder(options, model)
-        if base.plan is None:  # the ranking is made once, for all targets
-            base.plan = None if model.plan is None else model.plan.copy()
-        PassManager(steps).run(model)
-        seconds = time.perf_counter() - start
-        share = cost_of(model.graph).macs / cost_of(source.graph).macs
-        _keep({**row, "macs": round(share, 4), "seconds": round(seconds, 1), **_score(model, folder, given.data)})
+        out = folder / "peer.onnx"
+        command = [step.peers, HERE / "accuracy_peers.py", row["peer"], kept, plain, out, "--macs", str(row["target"])]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            _keep({**row, "failed": done.stderr.strip().splitlines()[-1][:200] if done.stderr.strip() else "fails"})
+            continue
+        _keep({**row, **json.loads(done.stdout.strip().splitlines()[-1]), **_score_file(out, step.subject.data)})
+
+
+PEERS = ("onnxsim 0.8.1", "onnxsim 0.8.1, layer by layer", "Torch-Pruning 1.6.1, γ", "Torch-Pruning 1.6.1, L2")
 
 
 def _score(model: Model, folder: Path, data: Path) -> dict[str, float]:
-    path = write_onnx(model, folder / "result.onnx")
+    return _score_file(write_onnx(model, folder / "result.onnx"), data)
+
+
+def _score_file(path: Path, data: Path) -> dict[str, float]:
     dataset = read_dataset(data, ("val",))
     found = evaluate(Detector(open_network(path, threads=1), nc=len(dataset.names)), dataset)
     return {"map50": round(found.map50, 4), "map": round(found.map, 4)}
@@ -111,7 +284,10 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _known(wanted: dict[str, Any]) -> bool:
-    return any(all(row.get(k) == v for k, v in wanted.items()) for row in _rows())
+    return any(
+        all(row.get(k) == v for k, v in wanted.items()) and row.get("variant") == wanted.get("variant")
+        for row in _rows()
+    )
 
 
 def _keep(row: dict[str, Any]) -> None:
@@ -120,44 +296,7 @@ def _keep(row: dict[str, Any]) -> None:
     rows = [*_rows(), row]
     RESULT.parent.mkdir(exist_ok=True)
     write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
-    write_atomically(RESULT.with_suffix(".md"), _table(rows))
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "# Accuracy without training",
-        "",
-        "mAP50 / mAP50-95 in per cent of the ONNX file as written, in onnxruntime, on the 96 images of val.txt;",
-        "calibrated on calib.txt without labels. The columns are MACs removed. `bench/accuracy.py`; – means not run.",
-        "",
-        "Read with care: which rows look best, the order that `--importance auto` takes and the price that curves",
-        "use were chosen by looking at mAP on these same 96 images (three prices were tried, one kept), so the best",
-        "figures are optimistic; no image was held out from that choice, and nothing was repeated. About 2 points are",
-        "noise.",
-    ]
-    for model, size in dict.fromkeys((row["model"], row["size"]) for row in rows):
-        mine = [row for row in rows if (row["model"], row["size"]) == (model, size)]
-        targets = sorted({row["target"] for row in mine if "target" in row}, reverse=True)
-        dense = next((row for row in mine if row["importance"] == "source"), None)
-        lines += ["", f"## {model}, {size} px" + ("" if dense is None else f" (dense: {_cell(dense)})"), ""]
-        lines.append("| importance | compensation | allocation | " + " | ".join(f"{1 - t:.0%}" for t in targets) + " |")
-        lines.append("|---|---|---|" + "---|" * len(targets))
-        for method in dict.fromkeys(
-            (row["importance"], row["compensate"], row["allocate"]) for row in mine if "target" in row
-        ):
-            cells = []
-            for target in targets:
-                hit = [
-                    row for row in mine
-                    if row.get("target") == target and (row["importance"], row["compensate"], row["allocate"]) == method
-                ]  # fmt: skip
-                cells.append(_cell(hit[-1]) if hit else "–")
-            lines.append(f"| {' | '.join(method)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: dict[str, Any]) -> str:
-    return f"{100 * row['map50']:.1f} / {100 * row['map']:.1f}"
+    write_table(rows, RESULT.with_suffix(".md"))
 
 
 if __name__ == "__main__":
