@@ -87,12 +87,13 @@ def _pruning(plan: Plan | None) -> dict[str, Any] | None:
     if plan is None:
         return None
     prunable = plan.channels.prunable
-    values = plan.importance[prunable]
-    values = values[np.isfinite(values)]  # weights may be NaN; a note says so
+    shown = prunable & np.isfinite(plan.importance)  # weights may be NaN; a note says so
+    values = plan.importance[shown]
     histogram: dict[str, Any] | None = None
     if values.size and values.any():
         counts, edges = np.histogram(values, bins=BINS)
-        histogram = {"counts": counts.tolist(), "edges": [float(e) for e in edges]}
+        going, _ = np.histogram(values[~plan.wanted[shown]], bins=edges)
+        histogram = {"counts": counts.tolist(), "going": going.tolist(), "edges": [float(e) for e in edges]}
     return {
         "channels": plan.channels.count,
         "prunable": int(prunable.sum()),

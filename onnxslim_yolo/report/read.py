@@ -57,7 +57,7 @@ _SHAPE = {
             "importance": _Maybe(str),
             "threshold": _Maybe(_NUMBER),
             "lossless": bool,
-            "histogram": _Maybe({"counts": [_COUNT], "edges": [_NUMBER]}),
+            "histogram": _Maybe({"counts": [_COUNT], "going": _Maybe([_COUNT]), "edges": [_NUMBER]}),
         }
     ),
     "groups": [
@@ -172,6 +172,8 @@ def _consistent(report: dict[str, Any]) -> None:
         return
     if len(histogram["edges"]) != len(histogram["counts"]) + 1:
         raise _Malformed("'pruning.histogram' needs one edge more than counts")
+    if histogram["going"] is not None and len(histogram["going"]) != len(histogram["counts"]):
+        raise _Malformed("'pruning.histogram.going' needs as many entries as counts")
     if not all(math.isfinite(edge) for edge in histogram["edges"]):
         raise _Malformed("'pruning.histogram.edges' has numbers that are not finite")
 

@@ -145,10 +145,11 @@
     const { counts, edges } = data.histogram;
     const middle = counts.map((_, i) => (edges[i] + edges[i + 1]) / 2);
     const bin = counts.map((_, i) => edges[i + 1] - edges[i]);
-    const below = (i) => data.threshold !== null && middle[i] < data.threshold;
-    const part = (name, fits, fill) => ({
-      type: "bar", name, x: middle, width: bin, y: counts.map((n, i) => (fits(i) ? n : 0)), marker: { color: fill },
-      hovertext: counts.map((n, i) => n + " channels, " + short(edges[i]) + " – " + short(edges[i + 1])),
+    // An older report does not tell which channels were to go: then those of the bins left of the threshold.
+    const going = data.histogram.going ?? counts.map((n, i) => (data.threshold !== null && middle[i] < data.threshold ? n : 0));
+    const part = (name, numbers, fill) => ({
+      type: "bar", name, x: middle, width: bin, y: numbers, marker: { color: fill },
+      hovertext: numbers.map((n, i) => n + " channels " + name + ", " + short(edges[i]) + " – " + short(edges[i + 1])),
       hoverinfo: "text", hovertemplate: null,
     });
     const line = data.threshold === null ? {} : {
@@ -157,8 +158,9 @@
         xanchor: data.threshold > (edges[0] + edges[edges.length - 1]) / 2 ? "right" : "left", font: { color: color("ink") } }],
     };
     Plotly.react(element, [
-      part("to go", below, color("cut-line")), part("to stay", (i) => !below(i), color("kept")),
+      part("to go", going, color("cut-line")), part("to stay", counts.map((n, i) => n - going[i]), color("kept")),
     ], layout({
+      barmode: "stack",
       bargap: 0.06, hovermode: "closest", showlegend: false, ...line,
       xaxis: { title: { text: plain(data.importance) }, showgrid: false }, yaxis: { title: { text: "channels" } },
     }), settings);

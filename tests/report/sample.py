@@ -70,7 +70,7 @@ _REPORT: dict[str, Any] = {
         "importance": "gamma",
         "threshold": 0.25,
         "lossless": False,
-        "histogram": {"counts": [4, 9, 2], "edges": [0.0, 0.2, 0.4, 0.6]},
+        "histogram": {"counts": [4, 9, 2], "going": [4, 1, 0], "edges": [0.0, 0.2, 0.4, 0.6]},
     },
     "groups": [
         _group(0, 16, 16, 16, "model.0.conv"),

@@ -83,6 +83,13 @@ def test_hovering_tells_names_and_reasons(page, report):
     assert "64 → 32, wanted 20" in page.js("document.querySelector('#width-plot .hoverlayer').textContent")
 
 
+def test_the_histogram_tells_what_goes_within_a_bin(page, report):
+    page.open(report, 1400)
+    bars = page.js("document.getElementById('histogram-plot').data.map(trace => [trace.name, trace.y])")
+    assert bars == [["to go", [4, 1, 0]], ["to stay", [0, 8, 2]]]
+    assert page.js("document.getElementById('histogram-plot').textContent.includes('threshold 0.25')")
+
+
 def test_switches_the_metric(page, report):
     page.open(report, 1400)
     top = "Math.max(...document.getElementById('cost-plot').data[0].y)"
