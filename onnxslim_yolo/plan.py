@@ -57,6 +57,7 @@ class Plan:
         extra: per class, how many zero channels come behind it (padding up to a width); same shape, int64.
         removable: per class, whether it may be removed at all under what was asked for; same shape, bool.
         dead_only: whether only channels that contribute nothing may go, so that whatever goes changes nothing.
+        floor: the least number of channels that any tensor is to keep.
         lossless: whether only channels go that contribute nothing, so that the outputs must not change.
         absorbed: whether `absorb` has moved what removed channels contribute into biases.
         applied: whether `slice` has carried the plan out. The choices are then history.
@@ -76,6 +77,7 @@ class Plan:
     extra: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     removable: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
     dead_only: bool = False
+    floor: int = 1
     lossless: bool = True
     absorbed: bool = False
     applied: bool = False
@@ -182,6 +184,7 @@ def _transfer(old: Plan, new: Plan) -> None:
         new.ranking = old.ranking
     new.importance_kind, new.threshold = old.importance_kind, old.threshold
     new.absorbed, new.lossless, new.dead_only = old.absorbed, old.lossless, old.dead_only
+    new.floor = old.floor
 
 
 def plan_as_json(plan: Plan | None, file: str, sha256: str) -> dict[str, Any]:

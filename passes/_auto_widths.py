@@ -43,7 +43,7 @@ def widths_by_latency(graph: gs.Graph, plan: Plan, table: LatencyTable) -> tuple
     candidates = [_candidates(unit, table.lanes) for unit in problem.units]
     starts = [planned, _nearest(planned, candidates, table.lanes)]
     found = fastest(problem, candidates, before.lost, starts)
-    keep = complete(plan.channels, problem.keep(plan, list(found.choice)), plan.importance)
+    keep = complete(plan.channels, problem.keep(plan, list(found.choice)), plan.importance, floor=plan.floor)
     completed = [int(keep[unit.order].sum()) for unit in problem.units]
     after = Allocation(tuple(completed), problem.latency(completed), problem.lost(completed))
     if after.latency >= before.latency:

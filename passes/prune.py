@@ -103,7 +103,7 @@ class PruneChannels:
         if ranked and doomed.any():
             plan.threshold = None if ranking.curves else float(ranking.values[doomed].max())
             self._say(model, plan, ranking)
-        plan.dead_only = not ranked
+        plan.dead_only, plan.floor = not ranked, self.floor
         plan.removable = eligible if ranked else doomed & eligible
         plan.lossless = plan.lossless and not (doomed.any() and ranked)
         plan.wanted = keep.copy()

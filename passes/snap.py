@@ -81,7 +81,7 @@ class SnapWidths:
             keep = plan.keep.copy()
             for unit in _units(plan.channels, self._step()):
                 self._snap(plan, keep, unit)
-            plan.keep = complete(plan.channels, keep, plan.importance)
+            plan.keep = complete(plan.channels, keep, plan.importance, floor=plan.floor)
         if self.odd == "up":
             self._pad(plan)
         # Cutting a channel that `prune` did not find dead changes the function.
@@ -129,7 +129,7 @@ class SnapWidths:
 
     def _snap(self, plan: Plan, keep: Array, classes: Array) -> None:
         kept = classes[keep[classes]]
-        target = self.target(len(kept), len(classes))
+        target = max(self.target(len(kept), len(classes)), min(plan.floor, len(kept)))
         if target > len(kept):
             gone = classes[~keep[classes]]
             best = gone[np.argsort(-plan.importance[gone], kind="stable")]

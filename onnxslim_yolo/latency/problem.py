@@ -34,7 +34,7 @@ class Unit:
 
     Attributes:
         order: the classes, those that have to stay first, then the most important first.
-        least: the smallest width allowed: what has to stay, and at least one.
+        least: the smallest width allowed: what has to stay, and at least the plan's floor.
         planned: how many the plan keeps.
         step: every width is a multiple of this.
         lost: what is lost with n channels kept, in importance; shape (width + 1,). Channels that have to stay are free.
@@ -209,7 +209,7 @@ def _unit(plan: Plan, classes: Array, saturating: bool) -> Unit:
     if saturating:
         whole = max(float(plan.importance[ordered].sum()), 1e-12)
         lost = whole * np.log(whole / np.maximum(whole - lost, 1e-6 * whole))
-    least = max(int(fixed.sum()), 1)
+    least = max(int(fixed.sum()), 1, min(plan.floor, len(classes)))
     return Unit(ordered, -(-least // step) * step, int(keep.sum()), step, tuple(lost.tolist()))
 
 

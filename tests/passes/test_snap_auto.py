@@ -138,3 +138,16 @@ def test_spelling(tmp_path):
     [step] = parse_pipeline(f"snap{{to=auto runtime=onnxruntime table={tmp_path}/t.json}}")
     assert step == SnapWidths(runtime="onnxruntime", table=tmp_path / "t.json")
     assert parse_pipeline(spell(step)) == [step]
+
+
+@pytest.mark.parametrize("to", ["auto", "pow2", 8, 4])
+def test_no_tensor_falls_below_the_floor(to):
+    model = zoo("yolov5n", width=1.0)
+    PruneChannels(ratio=0.85, importance="gamma", floor=12).run(model)
+    SnapWidths(to=to, isa="avx512").run(model)
+    plan = open_plan(model)
+    sections = [s[s >= 0] for s in plan.channels.sections]
+    narrow = [int(plan.keep[s].sum()) for s in sections if plan.keep[s].sum() < min(12, len(s))]
+    assert narrow == []
+    PruneChannels(ratio=0.85, importance="gamma").run(model)
+    assert any(plan.keep[s].sum() < min(12, len(s)) for s in sections)  # the floor was what held them
