@@ -17,19 +17,23 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.adjoint import carry_back, shape_of
+from onnxslim_yolo.analysis.calibration import Images
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Array, Model, Namer, Node, Tensor, copy_graph, toposort
-from onnxslim_yolo.verify.head_error import HeadError
+from onnxslim_yolo.head_spec import HeadSpec
 from onnxslim_yolo.verify.head_metric import HeadMetric
-
-PROBES = 2
-"""Random cotangents an image."""
 
 SEED = 0
 
 
-def curvatures(model: Model, names: Sequence[str], head: HeadError, probes: int = PROBES) -> dict[str, Array]:
+def curvatures(
+    model: Model, names: Sequence[str], images: Images, head: HeadSpec | None, probes: int = 1
+) -> dict[str, Array]:
     """G of the layers with these names, shape (outputs, outputs) each; zeros where the outputs do not depend on one.
+
+    Args:
+        images: inputs, streamed. head: how to read the outputs, or None.
+        probes: random cotangents an image.
 
     Raises:
         UnsupportedError: an operator between has no adjoint, or a shape is not known.
@@ -53,8 +57,9 @@ def curvatures(model: Model, names: Sequence[str], head: HeadError, probes: int 
     sums = {layer: np.zeros((n, n)) for layer, n in ((la, _width(node)) for la, node in layers.items())}
     rng = np.random.default_rng(SEED)
     feed, wanted = graph.inputs[0].name, [tensor.name for tensor in grams.values()]
-    for image, outputs in zip(head.inputs, head.outputs, strict=True):
-        metric = HeadMetric(outputs, head.head)
+    source, count = session(model, optimise=True, threads=1), 0
+    for image in images:
+        metric = HeadMetric([np.asarray(o, dtype=np.float32) for o in source.run(None, {feed: image})], head)
         for _ in range(probes):
             given = {seed.name: value for seed, value in zip(seeds.values(), metric.cotangents(rng), strict=True)}
             try:
@@ -63,7 +68,8 @@ def curvatures(model: Model, names: Sequence[str], head: HeadError, probes: int 
                 raise VerificationError(f"onnxruntime fails on the gradient: {error}") from error
             for layer, value in zip(grams, found, strict=True):
                 sums[layer] += np.nan_to_num(value.astype(np.float64))
-    return {layer: total / (len(head.inputs) * probes) for layer, total in sums.items()}
+            count += 1
+    return {layer: total / max(count, 1) for layer, total in sums.items()}
 
 
 def _axis(node: Node) -> int:

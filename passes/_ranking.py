@@ -1,10 +1,9 @@
 """How `prune` ranks channels: by the weights alone, or with calibration images; and sensitivity curves for
 allocation.
 
-What `auto` takes: `gamma` where the network has been trained to be sparse; else `variance` where BatchNormalizations
-tell how activations vary; else `output` with calibration images; else what `analysis.importance` finds (weights).
-`variance` comes before `output` because few images flatter the channels that happen to be redundant on them: on YOLOv5n
-with 28 images it keeps more mAP (bench/results/accuracy.md).
+What `auto` takes: `gamma` where the network has been trained to be sparse; else `output` with calibration images; else
+`variance` where BatchNormalizations tell how activations vary; else what `analysis.importance` finds (weights).
+`output` comes before `variance` because it keeps more mAP (bench/results/accuracy.md).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
+from onnxslim_yolo.analysis.calibration import CalibrationImages, collect, views_for
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import Aggregate, measure
@@ -132,14 +131,14 @@ def _choose(
     found = measure(channels, "auto", options.aggregate)
     if found.kind == "gamma" and is_sparse(found.values, found.has_gamma & eligible, options.ratio):
         return "gamma", found.remark
+    if options.calib is not None:
+        return "output", "importance: output, measured on the calibration images, for the network is not sparse"
     _, known = variance()
     if known >= KNOWN:
         return (
             "variance",
             f"importance: variance, for the network is not sparse (the cut would go through |γ| > {SPARSE})",
         )
-    if options.calib is not None:
-        return "output", "importance: output, measured on the calibration images"
     return found.kind, found.remark
 
 
@@ -164,12 +163,13 @@ def _calibrated(
     if options.calib is None:
         raise ValueError("no calibration images")
     images = CalibrationImages(options.calib, model, part="fit")
+    views = images.seen(views_for(len(images)))
     places = [place for place in contractions(channels) if place.taps is not None]
-    statistics = collect(model, places, images, window=False)
+    statistics = collect(model, places, views, window=False)
     head = HeadError.of(model, images)
     if kind == "output":
         per = cost if options.per == "macs" else None
-        values = output_importance(model, channels, eligible, places, statistics, head, per)
+        values = output_importance(model, channels, eligible, places, statistics, head, per, views)
     if not options.curves:
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import Statistics
+from onnxslim_yolo.analysis.calibration import Images, Statistics
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.plan_cost import PlanCost
@@ -72,6 +72,7 @@ def output_importance(
     statistics: Sequence[Statistics],
     head: HeadError | None,
     cost: PlanCost | None,
+    images: Images | None = None,
 ) -> Array:
     """Per class, its importance: the largest cost per MAC met up to its removal, in removal order; shape (count,).
 
@@ -79,20 +80,26 @@ def output_importance(
         eligible: per class, whether it may be removed. The others get infinity.
         places, statistics: the contractions with a constant weight and what they read.
         head: measures what an error at a contraction does to the outputs; None counts all alike.
+        images: what gradients are taken on; None for the head's own.
         cost: MACs saved to divide by; None divides by nothing.
     """
-    curvature = _curvature(model, places, statistics, head)
+    curvature = _curvature(model, places, statistics, head, images)
     blocks = [b for p, s in zip(places, statistics, strict=True) for b in _blocks(p, s, curvature[p.node.name])]
     return _greedy(channels, eligible, blocks, cost)
 
 
 def _curvature(
-    model: Model, places: Sequence[Contraction], statistics: Sequence[Statistics], head: HeadError | None
+    model: Model,
+    places: Sequence[Contraction],
+    statistics: Sequence[Statistics],
+    head: HeadError | None,
+    images: Images | None,
 ) -> dict[str, Array]:
     """G per layer; from noise where gradients cannot be had, the inverse of the output's variance without a head."""
     if head is not None:
         try:
-            return curvatures(model, [place.node.name for place in places], head)
+            seen = head.inputs if images is None else images
+            return curvatures(model, [place.node.name for place in places], seen, head.head)
         except UnsupportedError as error:
             model.note(f"importance: by noise instead of gradients, for {error.message}")
     few = None if head is None else head.subset(SENSITIVITY_IMAGES)

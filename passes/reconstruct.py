@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, Images, Statistics, collect
+from onnxslim_yolo.analysis.calibration import CalibrationImages, Images, Statistics, collect, views_for
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import MomentAnalysis
@@ -41,6 +41,7 @@ class Reconstruct:
         ridge: λ, relative to the mean variance of the kept channels.
         window: predict from all kernel positions of a convolution together, where that is affordable.
         match: restore means and variances after folding.
+        views: inputs made of each image for folding (see `CalibrationImages`); 0 for as many as few images need.
     """
 
     name: ClassVar[str] = "reconstruct"
@@ -51,6 +52,7 @@ class Reconstruct:
     ridge: float = 1e-2
     window: bool = True
     match: bool = True
+    views: int = 0
 
     def __post_init__(self) -> None:
         if self.ridge < 0:
@@ -69,14 +71,21 @@ class Reconstruct:
             return 0
         if self.calib is None:
             raise UsageError("reconstruct needs calibration images", hint="give them with --calib DIR")
-        return reconstruct(model, plan, CalibrationImages(self.calib, model, self.images, "fit"), self)
+        images = CalibrationImages(self.calib, model, self.images, "fit")
+        views = self.views or views_for(len(images))
+        # Matching keeps every image's activations at a time: two views of each are what memory allows.
+        return reconstruct(model, plan, images.seen(min(views, 2)), self, images.seen(views))
 
 
-def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct) -> int:
-    """Fold and match a planned model in place; returns the number of layers edited."""
+def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, views: Images | None = None) -> int:
+    """Fold and match a planned model in place; returns the number of layers edited.
+
+    Args:
+        images: what moments are matched on. views: what is folded by; None for the images.
+    """
     source = output_moments(model, matchable(model), images) if options.match else {}
     places = cut_places(plan)
-    statistics = collect(model, places, images, window=options.window)
+    statistics = collect(model, places, images if views is None else views, window=options.window)
     shifts = fold_places(model, plan, places, statistics, options.ridge)
     matched = []
     if options.match:

@@ -14,6 +14,7 @@ what the Grams take.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +37,12 @@ SAMPLES_PER_COLUMN = 4
 
 HELD_OUT = 8
 """Every eighth calibration image is kept to estimate the loss on."""
+
+VIEWS = 4
+"""Views of an image at most."""
+
+ENOUGH_IMAGES = 112
+"""With so many images, each is seen once."""
 
 GRAM_BYTES = 1_500_000_000
 """All Grams together take at most this much; beyond it an error says so."""
@@ -72,16 +79,25 @@ class Statistics:
 class CalibrationImages(Sequence[Array]):
     """Image files as inputs of a model, letterboxed to its size; read one by one, every time.
 
+    With `views`, every image is followed by others of itself: mirrored, and magnified cut-outs of it. Few images have
+    few large objects, and what is fitted to those alone takes channels for redundant that are not.
+
     Args:
         source: a folder, a list of images, one image, or a data.yaml (see `read_calibration`).
         model: tells the size and the type of its input.
         limit: so many images at most, evenly picked; 0 for all.
         part: "all"; "fit", which leaves every eighth image out; or "held-out", those. Of fewer than eight images, both
             are all of them.
+        views: inputs made of each image, at most `VIEWS`.
     """
 
     def __init__(
-        self, source: Path, model: Model, limit: int = 0, part: Literal["all", "fit", "held-out"] = "all"
+        self,
+        source: Path,
+        model: Model,
+        limit: int = 0,
+        part: Literal["all", "fit", "held-out"] = "all",
+        views: int = 1,
     ) -> None:
         from onnxslim_yolo.verify.dataset import read_calibration
 
@@ -93,18 +109,60 @@ class CalibrationImages(Sequence[Array]):
         if 0 < limit < len(paths):
             paths = tuple(paths[i * len(paths) // limit] for i in range(limit))
         self._paths = paths
+        self._views = views
         self.size = input_size(model)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._paths) * self._views
 
     def __getitem__(self, index: int) -> Array:  # type: ignore[override]  # slices are not needed
         from onnxslim_yolo.verify.images import load_input
 
-        return load_input(self._paths[index], self.size)[0]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number, view = divmod(index, self._views)
+        return view_of(load_input(self._paths[number], self.size)[0], view, number)
 
     def __iter__(self) -> Iterator[Array]:
         return (self[index] for index in range(len(self)))
+
+    def seen(self, views: int) -> CalibrationImages:
+        """The same images in so many views each."""
+        other = copy(self)
+        other._views = views
+        return other
+
+
+def views_for(images: int) -> int:
+    """How many views make up for there being so few images."""
+    return max(1, min(VIEWS, -(-ENOUGH_IMAGES // max(images, 1))))
+
+
+def view_of(image: Array, view: int, seed: int = 0) -> Array:
+    """One view of an input (1, c, h, w): 0 itself, 1 mirrored, 2 a cut-out magnified, 3 another one mirrored.
+
+    A cut-out has half to four fifths of each side; `seed` tells which.
+    """
+    if view >= 2:
+        image = _magnified(image, np.random.default_rng((seed, view)))
+    return np.ascontiguousarray(image[..., ::-1]) if view % 2 else image
+
+
+def _magnified(image: Array, rng: np.random.Generator) -> Array:
+    """A random cut-out, brought back to full size bilinearly (pixel centres at +½)."""
+    height, width = image.shape[2:]
+    share = rng.uniform(0.5, 0.8)
+    found = image
+    for axis, side in ((2, height), (3, width)):
+        inner = max(int(side * share), 1)
+        start = int(rng.integers(0, side - inner + 1))
+        where = start + ((np.arange(side) + 0.5) * inner / side - 0.5).clip(0, inner - 1)
+        low = where.astype(np.int64)
+        high = np.minimum(low + 1, start + inner - 1)
+        shape = [-1 if k == axis else 1 for k in range(4)]
+        part = (where - low).astype(image.dtype).reshape(shape)
+        found = found.take(low, axis) * (1 - part) + found.take(high, axis) * part
+    return np.asarray(found, dtype=image.dtype)
 
 
 def input_size(model: Model) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages
+from onnxslim_yolo.analysis.calibration import HELD_OUT, VIEWS, CalibrationImages, view_of, views_for
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.decode import Candidates
@@ -100,6 +100,26 @@ def test_macs_of_a_plan_are_those_of_the_sliced_graph() -> None:
         assert expected - cost.macs(fewer) == pytest.approx(cost.saved(plan.keep)[single])
         SliceChannels().run(trial)
         assert expected == pytest.approx(cost_of(trial.graph).macs)
+
+
+def test_views_of_an_image(images: Path) -> None:
+    model = two_branches()
+    plain = CalibrationImages(images, model)
+    seen = plain.seen(VIEWS)
+    assert (len(plain), len(seen), views_for(28), views_for(500)) == (8, 8 * VIEWS, VIEWS, 1)
+    np.testing.assert_array_equal(seen[VIEWS], plain[1])
+    np.testing.assert_array_equal(seen[VIEWS + 1], plain[1][..., ::-1])
+    for index in (2, 3):
+        part = seen[index]
+        assert part.shape == plain[0].shape and part.dtype == plain[0].dtype
+        assert plain[0].min() <= part.min() and part.max() <= plain[0].max()
+        np.testing.assert_array_equal(part, seen[index])  # the same every time
+        assert np.abs(part - plain[0]).max() > 0.1
+    # A cut-out of a ramp is a ramp, less steep.
+    ramp = np.broadcast_to(np.arange(64.0), (1, 3, 64, 64)).astype(np.float32)
+    steps = np.diff(view_of(ramp, 2)[0, 0, 0])
+    assert 0.49 < np.median(steps) < 0.81 and np.ptp(steps[2:-2]) < 1e-3
+    assert sum(1 for _ in seen) == len(seen)
 
 
 def cells(boxes: Array, scores: list[float], classes: list[int]) -> Candidates:
