@@ -18,15 +18,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from accuracy_table import write_table
 
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.emit.onnx import write_onnx
-from onnxslim_yolo.errors import OnnxSlimError
+from onnxslim_yolo.errors import OnnxSlimError, UnsupportedError
 from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
@@ -88,7 +90,7 @@ METHODS: tuple[Method, ...] = (
 )
 NEAR, FAR = (0.9, 0.8, 0.7), (0.6, 0.5, 0.3)
 
-ABLATIONS = ("no match", "no window", "no fold", "not per MAC", "noise for gradients")
+ABLATIONS = ("no views", "no match", "no window", "no fold", "not per MAC", "noise for gradients")
 """Parts of the best method, each switched off alone."""
 ABLATED, ABLATED_AT = (0, 2), (0.9, 0.8, 0.7)
 
@@ -182,11 +184,9 @@ def _run(step: Step, target: float, source: Model, base: Model, folder: Path) ->
     if step.variant == "not per MAC":
         options = replace(options, target_macs=None, prune=0.0)
         steps: list[Pass] = _without_per(options, model, target)
-    elif step.variant == "noise for gradients":
-        with NoGradients():
-            steps = remainder(options, model)
     else:
-        steps = remainder(options, model)
+        with _switched_off(step.variant):
+            steps = remainder(options, model)
     if base.plan is None:  # the ranking is made once, for all targets
         base.plan = None if model.plan is None else model.plan.copy()
     PassManager([_changed(step.variant, one) for one in steps]).run(model)
@@ -199,6 +199,8 @@ def _changed(variant: str, step: Pass) -> Pass:
     """The step with one part of the method switched off."""
     if isinstance(step, Reconstruct) and variant in ("no match", "no window"):
         return replace(step, match=variant != "no match", window=variant != "no window")
+    if isinstance(step, Reconstruct) and variant == "no views":
+        return replace(step, views=1)
     if isinstance(step, Reconstruct) and variant == "no fold":
         from onnxslim_yolo.passes import AbsorbConstants
 
@@ -217,21 +219,17 @@ def _without_per(options: CompileOptions, model: Model, target: float) -> list[P
     return [found if isinstance(step, PruneChannels) else step for step in steps]
 
 
-class NoGradients:
-    """While this is open, importance is measured by noise, as where an operator has no gradient."""
+def _refuse(*_: object, **__: object) -> None:
+    raise UnsupportedError("switched off")
 
-    def __enter__(self) -> None:
-        from onnxslim_yolo.errors import UnsupportedError
-        from onnxslim_yolo.passes import _second_order
 
-        def refuse(*_: object, **__: object) -> None:
-            raise UnsupportedError("switched off")
-
-        self._module, self._kept = _second_order, _second_order.curvatures
-        _second_order.curvatures = refuse  # type: ignore[assignment]
-
-    def __exit__(self, *_: object) -> None:
-        self._module.curvatures = self._kept
+def _switched_off(variant: str) -> AbstractContextManager[object]:
+    """While this is open, a part of the ranking is off: gradients as where an operator has none, or further views."""
+    if variant == "noise for gradients":
+        return patch("onnxslim_yolo.passes._second_order.curvatures", _refuse)
+    if variant == "no views":
+        return patch("onnxslim_yolo.passes._ranking.views_for", lambda images: 1)
+    return nullcontext()
 
 
 def _calibration(data: Path, folder: Path) -> Path:
