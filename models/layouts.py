@@ -207,8 +207,8 @@ def yolo11n(nc: int, width: float) -> LayeredModel:
     return finish(net, Detect, outputs, nc, STRIDES, light=True)
 
 
-def yolo26n(nc: int, width: float) -> LayeredModel:
-    """YOLO26n: no DFL, one-to-one head, attention in the last stage."""
+def yolo26_body(width: float) -> tuple[Assembler, list[int]]:
+    """YOLO26n without its head, and the three outputs' indices."""
     net = _yolo11_backbone(width)
     net.block(SPPF, 1024, 5, shortcut=True, act=False)
     net.add(C2PSA(net.c(), net.repeats(2)))
@@ -216,5 +216,10 @@ def yolo26n(nc: int, width: float) -> LayeredModel:
     def stage(c: int, _: int) -> None:
         net.block(C3k2, c, 1 if c == 1024 else net.repeats(2), c3k=True, attn=c == 1024)
 
-    outputs = pyramid(net, (4, 6, 10), stage)
+    return net, pyramid(net, (4, 6, 10), stage)
+
+
+def yolo26n(nc: int, width: float) -> LayeredModel:
+    """YOLO26n: no DFL, one-to-one head, attention in the last stage."""
+    net, outputs = yolo26_body(width)
     return finish(net, Detect, outputs, nc, STRIDES, reg_max=1, light=True, end2end=True)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.models import classic_mobile, layouts, layouts_more
+from onnxslim_yolo.models import classic_mobile, layouts, layouts_more, layouts_tasks
 from onnxslim_yolo.models.classic import ConvNeXt, DenseNet, GoogLeNet, ResNet
 from onnxslim_yolo.models.classic_shuffle import ShuffleNetV1, ShuffleNetV2
 from onnxslim_yolo.models.detectors import RTDETR, YOLOX, NanoDet
 from onnxslim_yolo.models.heads import Head
 from onnxslim_yolo.models.heads_dfl import Classify
 from onnxslim_yolo.models.yolov6 import YOLOv6
+from onnxslim_yolo.models.yolov6_r3 import yolov6_r3
 
 ARCHITECTURES: Final[dict[str, Callable[[int, float], nn.Module]]] = {
     "yolov3-tiny": layouts.yolov3_tiny,
@@ -25,6 +26,7 @@ ARCHITECTURES: Final[dict[str, Callable[[int, float], nn.Module]]] = {
     "yolov5n-focus": layouts.yolov5n_focus,
     "yolov5n-seg": layouts.yolov5n_seg,
     "yolov6n": YOLOv6,
+    "yolov6n-r3": yolov6_r3,
     "yolov7-tiny": layouts_more.yolov7_tiny,
     "yolov7-rep": layouts_more.yolov7_rep,
     "yolov8n": layouts.yolov8n,
@@ -32,11 +34,15 @@ ARCHITECTURES: Final[dict[str, Callable[[int, float], nn.Module]]] = {
     "yolov8n-pose": layouts.yolov8n_pose,
     "yolov8n-obb": layouts.yolov8n_obb,
     "yolov8n-cls": layouts.yolov8n_cls,
+    "yolov8n-ghost": layouts_tasks.yolov8n_ghost,
     "yolov9t": layouts_more.yolov9t,
     "yolov10n": layouts.yolov10n,
     "yolo11n": layouts.yolo11n,
     "yolo12n": layouts_more.yolo12n,
     "yolo26n": layouts.yolo26n,
+    "yolo26n-seg": layouts_tasks.yolo26n_seg,
+    "yolo26n-pose": layouts_tasks.yolo26n_pose,
+    "yolo26n-obb": layouts_tasks.yolo26n_obb,
     "v5lite-e": layouts_more.v5lite_e,
     "v5lite-s": layouts_more.v5lite_s,
     "v5lite-c": layouts_more.v5lite_c,

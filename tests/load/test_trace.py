@@ -19,8 +19,14 @@ from tests.zoo import NAMES, images, module, onnx_bytes  # noqa: E402
 
 nn = torch.nn
 NOT_IN_THE_GRAPH = re.compile(r"num_batches_tracked$|\.anchors$")
-UNUSED = {"yolov10n": r"model\.23\.cv[23]\.", "yolo26n": r"model\.23\.cv[23]\."}
-"""The one-to-many heads, which do not run."""
+UNUSED = {
+    "yolov10n": r"model\.23\.cv[23]\.",
+    "yolo26n": r"model\.23\.cv[23]\.",
+    "yolo26n-seg": r"model\.23\.(cv[234]|proto\.semseg)\.",
+    "yolo26n-pose": r"model\.23\.(cv[234]|cv4_kpts|cv4_sigma|one2one_cv4_sigma|flow_model)\.",
+    "yolo26n-obb": r"model\.23\.cv[234]\.",
+}
+"""The one-to-many heads, which do not run, and what only training uses."""
 
 
 def _tiny():
