@@ -322,7 +322,7 @@ def _max_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 _FUNCTIONS = (
     "Sigmoid Relu LeakyRelu PRelu Elu Selu Celu Gelu HardSigmoid HardSwish Mish Swish Softplus Softsign Tanh Exp Log "
-    "Sqrt Erf Abs Neg Clip Pow Reciprocal"
+    "Sqrt Erf Abs Neg Clip Pow Reciprocal Sin Cos"
 )
 
 ADJOINTS: dict[str, Rule] = {
