@@ -16,12 +16,13 @@ from typing import Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, collect, views_for
+from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import Aggregate, measure
 from onnxslim_yolo.analysis.importance_variance import variance_importance
 from onnxslim_yolo.analysis.plan_cost import PlanCost
+from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.latency.problem import units_of

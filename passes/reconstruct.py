@@ -17,10 +17,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, Images, Statistics, collect, views_for
+from onnxslim_yolo.analysis.calibration import CalibrationImages, Images, Statistics, collect
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, replace_constant
 from onnxslim_yolo.manager import Effect

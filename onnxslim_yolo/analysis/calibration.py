@@ -23,6 +23,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import Contraction
+from onnxslim_yolo.analysis.views import view_of
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import Array, Model, Namer, Node, Tensor, copy_graph, input_constant, static_shape, toposort
 
@@ -37,12 +38,6 @@ SAMPLES_PER_COLUMN = 4
 
 HELD_OUT = 8
 """Every eighth calibration image is kept to estimate the loss on."""
-
-VIEWS = 4
-"""Views of an image at most."""
-
-ENOUGH_IMAGES = 112
-"""With so many images, each is seen once."""
 
 GRAM_BYTES = 1_500_000_000
 """All Grams together take at most this much; beyond it an error says so."""
@@ -88,7 +83,7 @@ class CalibrationImages(Sequence[Array]):
         limit: so many images at most, evenly picked; 0 for all.
         part: "all"; "fit", which leaves every eighth image out; or "held-out", those. Of fewer than eight images, both
             are all of them.
-        views: inputs made of each image, at most `VIEWS`.
+        views: inputs made of each image, see `analysis.views`.
     """
 
     def __init__(
@@ -131,38 +126,6 @@ class CalibrationImages(Sequence[Array]):
         other = copy(self)
         other._views = views
         return other
-
-
-def views_for(images: int) -> int:
-    """How many views make up for there being so few images."""
-    return max(1, min(VIEWS, -(-ENOUGH_IMAGES // max(images, 1))))
-
-
-def view_of(image: Array, view: int, seed: int = 0) -> Array:
-    """One view of an input (1, c, h, w): 0 itself, 1 mirrored, 2 a cut-out magnified, 3 another one mirrored.
-
-    A cut-out has half to four fifths of each side; `seed` tells which.
-    """
-    if view >= 2:
-        image = _magnified(image, np.random.default_rng((seed, view)))
-    return np.ascontiguousarray(image[..., ::-1]) if view % 2 else image
-
-
-def _magnified(image: Array, rng: np.random.Generator) -> Array:
-    """A random cut-out, brought back to full size bilinearly (pixel centres at +½)."""
-    height, width = image.shape[2:]
-    share = rng.uniform(0.5, 0.8)
-    found = image
-    for axis, side in ((2, height), (3, width)):
-        inner = max(int(side * share), 1)
-        start = int(rng.integers(0, side - inner + 1))
-        where = start + ((np.arange(side) + 0.5) * inner / side - 0.5).clip(0, inner - 1)
-        low = where.astype(np.int64)
-        high = np.minimum(low + 1, start + inner - 1)
-        shape = [-1 if k == axis else 1 for k in range(4)]
-        part = (where - low).astype(image.dtype).reshape(shape)
-        found = found.take(low, axis) * (1 - part) + found.take(high, axis) * part
-    return np.asarray(found, dtype=image.dtype)
 
 
 def input_size(model: Model) -> tuple[int, int]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration import HELD_OUT, VIEWS, CalibrationImages, view_of, views_for
+from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.plan_cost import PlanCost
+from onnxslim_yolo.analysis.views import VIEWS, view_of, views_for
 from onnxslim_yolo.decode import Candidates
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
