@@ -3,7 +3,7 @@
 Per cell with the source's confidence p (objectness, or the best class's probability where there is none), the
 coordinates z are logits and the box relative to its own size, and two networks differ by
 
-    E  =  Σ_cells p · ( Δobjectness²  +  3 · mean over classes of Δclass²  +  20 · Σ (Δedge / size)² )   where p > 0.001
+    E = Σ_cells p · ( Δobjectness²  +  10 · mean over classes of Δclass²  +  60 · Σ (Δedge / size)² )  where p > 0.001
 
 All classes count, not only those seen: what a handful of images does not show has to survive as well. Being a sum of
 squares, E has the Gauss–Newton form Δᵀ·JᵀSJ·Δ, and JᵀSJ = E[g gᵀ] over g = Jᵀ√S·u with random u of unit variance
@@ -26,10 +26,10 @@ from onnxslim_yolo.head_spec import HeadSpec
 FAINTEST = 1e-3
 """Cells in which the source sees less than this count for nothing."""
 
-CLASS_WEIGHT = 3.0
+CLASS_WEIGHT = 10.0
 
-BOX_WEIGHT = 20.0
-"""A box off by a tenth of its size at each edge weighs as much as a logit off by 0.9."""
+BOX_WEIGHT = 60.0
+"""A box off by a tenth of its size at each edge weighs as a confidence off by 1.5 logits."""
 
 EDGES = np.sqrt([2.0, 2.0, 0.5, 0.5])
 """(Δcx, Δw) times this has the length of the two edges' shifts: Δl² + Δr² = 2Δcx² + Δw²/2."""
