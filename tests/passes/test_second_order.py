@@ -1,0 +1,94 @@
+"""Importance by output: its costs are those of the best linear compensation, and its curvature is the detector's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
+from onnxslim_yolo.analysis.contraction import contractions
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.graph import Array, Model, input_constant
+from onnxslim_yolo.passes import _second_order
+from onnxslim_yolo.passes._curvature import curvatures
+from onnxslim_yolo.passes._second_order import _Block, _weighted, output_importance
+from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.verify.head_error import HeadError
+from tests.numeric import build
+from tests.passes.cutting import onnx_text
+from tests.passes.test_calibrated import images, two_branches
+
+__all__ = ["images"]
+
+
+def least_loss(x: Array, weight: Array, curvature: Array, gone: list[int]) -> float:
+    """E[eᵀGe] of the best prediction of W·x from what stays, by least squares on the samples themselves."""
+    y = x @ weight.T
+    kept = np.delete(x, gone, axis=1)
+    e = y - kept @ np.linalg.lstsq(kept, y, rcond=None)[0]
+    return float(np.einsum("no,op,np->", e, curvature, e) / len(x))
+
+
+def test_costs_are_those_of_least_squares() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6))
+    x -= x.mean(axis=0)
+    weight, half = rng.standard_normal((4, 6)), rng.standard_normal((4, 4))
+    curvature = half @ half.T
+    block = _Block(np.arange(6), _weighted(weight, curvature), np.linalg.inv(x.T @ x / len(x)))
+    lost, gone = 0.0, []
+    for column in (2, 5, 0):  # one after the other: the losses add up to that of all together
+        lost += block.costs()[column]
+        block.remove(column)
+        gone.append(column)
+        assert lost == pytest.approx(least_loss(x, weight, curvature, gone), rel=1e-9)
+    # Control: another curvature gives another loss.
+    assert lost != pytest.approx(least_loss(x, weight, np.eye(4), gone), rel=0.05)
+
+
+CHAIN = """
+    a = Conv<pads=[1,1,1,1]>(x, a.weight) y = Conv(a, y.weight)
+"""
+
+
+def test_curvature_of_a_linear_network(images: Path) -> None:
+    """y = W·a: an error δ of a costs ‖Wδ‖² over the outputs' spread, at every position."""
+    model = build(
+        onnx_text("float[1,3,16,16] x", "float[a,b,c,d] y", "float[5,3,3,3] a.weight, float[4,5,1,1] y.weight", CHAIN)
+    )
+    head = HeadError.of(model, CalibrationImages(images, model))
+    first, last = model.graph.nodes
+    found = curvatures(model, [first.name, last.name], head.inputs, None, probes=20)
+    weight = input_constant(last, 1)
+    assert weight is not None
+    matrix = weight[:, :, 0, 0].astype(np.float64)
+    scale = float(np.mean([1 / (o[0].std() ** 2 * o[0].size) for o in head.outputs]))
+    positions = 16 * 16
+    for name, expected in ((first.name, matrix.T @ matrix), (last.name, np.eye(4))):
+        expected = expected * scale * positions
+        difference = float(np.abs(found[name] - expected).max() / np.abs(expected).max())
+        assert difference < 0.05  # 8 images × 20 draws × 256 positions: half a per cent
+        assert float(np.abs(2 * found[name] - expected).max() / np.abs(expected).max()) > 0.5
+
+
+def test_noise_stands_in_for_gradients(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UnsupportedError("no gradient is known for Anything")
+
+    def ranked(model: Model) -> Array:
+        plan = open_plan(model)
+        places = [place for place in contractions(plan.channels) if place.taps is not None]
+        inputs = CalibrationImages(images, model)
+        head = HeadError.of(model, inputs)
+        statistics = collect(model, places, inputs, window=False)
+        return output_importance(model, plan.channels, plan.channels.prunable, places, statistics, head, None)
+
+    with_gradients = ranked(two_branches())
+    monkeypatch.setattr(_second_order, "curvatures", refuse)
+    model = two_branches()
+    by_noise = ranked(model)
+    assert any("by noise instead of gradients" in note for note in model.notes)
+    # Both see that the second branch hardly matters.
+    assert [set(np.argsort(values)[:8].tolist()) for values in (with_gradients, by_noise)] == [set(range(8, 16))] * 2
