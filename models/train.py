@@ -103,6 +103,7 @@ class Trainer:
                 "net": self.net.state_dict(),
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "sparsity": None if self.sparsity is None else self.sparsity.state_dict(),
             },
             partial,
         )
@@ -117,6 +118,8 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.sparsity is not None:
+            self.sparsity.load_state_dict(state["sparsity"])
 
     def _announce_epoch(self) -> None:
         if self.sparsity is None:

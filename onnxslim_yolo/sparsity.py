@@ -29,8 +29,14 @@ Three choices exist because this compiler prunes shortcuts, too, and because L1 
 * `coupling` (see `coupled_channels`): γ of channels that shortcuts tie together are shrunk as one, by the proximal
   step of the group lasso: each by the factor max(0, 1 − lr·rate / rms(γ of the coupled channel)). They reach zero
   together.
-* `target`: only this share of the coupled channels, the smallest at that moment, is pushed; the rest train freely.
-  The share grows linearly to `target` over the first half of the epochs.
+* `target`: only this share of the coupled channels, those that matter least at that moment, is pushed; the rest train
+  freely. The share grows linearly to `target` over the first half of the epochs. What a channel matters is the running
+  mean of its squared first-order effect on the loss,
+
+      t = Σ over its BatchNorms of  γ·∂L/∂γ + β·∂L/∂β
+
+  (Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", eq. 8). Sizes would not do: in a network
+  that Adam has trained all γ are near 1, and their order says little.
 * `scope="no-residual"` leaves out BatchNorms in modules whose attribute `add` is true, as the published scripts do.
 
 From epoch `epochs` of `set_epoch(epoch, epochs)` on nothing is pushed any more, and zeros of `prox` are held: the
@@ -57,8 +63,11 @@ if TYPE_CHECKING:
 
 Mode = Literal["prox", "subgrad"]
 
+MEMORY = 0.98
+"""Of the running mean of effects: some fifty steps."""
+
 FLOOR = 0.1
-"""Share of every BatchNorm's channels, the largest, that `target` never pushes: no layer collapses."""
+"""Share of every BatchNorm's channels, those that matter most, that `target` never pushes: no layer collapses."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,7 @@ class GammaSparsity:
         self._class = coupling_numbers(norms, coupling)
         self._progress, self._settled = 0.0, False
         self._held: list[Tensor] | None = None
+        self._effects: Tensor | None = None
         self.history: list[GammaStatistics] = []
         hook = optimizer.register_step_pre_hook if mode == "subgrad" else optimizer.register_step_post_hook
         step = self._add_subgradient if mode == "subgrad" else self._shrink
@@ -200,7 +210,7 @@ class GammaSparsity:
             )
             size = self._sizes(flat)
             if self.target is not None:
-                steps = steps * self._smallest(size)
+                steps = steps * self._least(self._effect(), size)
             flat = flat * (1 - steps / size.clamp_min(1e-30)).clamp_min(0)
             start = 0
             for gamma, beta in zip(self._gammas, self._betas, strict=True):
@@ -231,23 +241,52 @@ class GammaSparsity:
         number = torch.zeros_like(total).index_add_(0, index, torch.ones_like(flat))
         return (total / number.clamp_min(1)).sqrt()[index]
 
-    def _smallest(self, size: Tensor) -> Tensor:
-        """1 where a γ belongs to the share to be pushed now, else 0."""
+    def _effect(self) -> Tensor:
+        """The running mean of each γ's coupled channel's squared effect on the loss, this step's gradients counted."""
+        import torch
+
+        effects = [
+            torch.zeros_like(gamma)
+            if gamma.grad is None or beta.grad is None
+            else gamma * gamma.grad + beta * beta.grad
+            for gamma, beta in zip(self._gammas, self._betas, strict=True)
+        ]
+        flat = torch.cat(effects)
+        if self._class is not None:
+            index = self._class.to(flat.device)
+            flat = torch.zeros(int(index.max()) + 1, dtype=flat.dtype, device=flat.device).index_add_(0, index, flat)[
+                index
+            ]
+        squares = flat.square()
+        self._effects = squares if self._effects is None else torch.lerp(squares, self._effects.to(flat.device), MEMORY)
+        return self._effects
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs: the running mean of effects, shape (γ in scope,), or None."""
+        return {"effects": self._effects}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._effects = state["effects"]
+
+    def _least(self, effect: Tensor, size: Tensor) -> Tensor:
+        """1 where a γ belongs to the share to be pushed now, else 0: by effect, and where that is equal by size."""
         import torch
 
         share = (self.target or 0.0) * min(1.0, 2 * self._progress)
-        order = size.argsort()
-        pushed = torch.zeros_like(size)
-        pushed[order[: int(share * len(order))]] = 1
+        by_size = size.argsort()
+        order = by_size[effect[by_size].argsort(stable=True)]
+        rank = torch.zeros_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        pushed = (rank < int(share * len(order))).to(effect.dtype)
         start = 0
         for gamma in self._gammas:
             stop = start + len(gamma)
-            spared = size[start:stop].argsort(descending=True)[: max(1, round(FLOOR * len(gamma)))]
+            spared = rank[start:stop].argsort(descending=True)[: max(1, round(FLOOR * len(gamma)))]
             pushed[start + spared] = 0
             start = stop
         if self._class is not None:  # what is spared in one layer is spared in those tied to it
-            index = self._class.to(size.device)
-            least = torch.ones(int(index.max()) + 1, dtype=size.dtype, device=size.device)
+            index = self._class.to(effect.device)
+            least = torch.ones(int(index.max()) + 1, dtype=effect.dtype, device=effect.device)
             pushed = least.scatter_reduce_(0, index, pushed, "amin")[index]
         return pushed
 

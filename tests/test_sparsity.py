@@ -138,7 +138,36 @@ def test_coupled_channels_reach_zero_together() -> None:
     assert model["b"].weight[1] == 0  # on its own
 
 
+def test_target_pushes_what_matters_least() -> None:
+    """Not the smallest γ: those whose zeroing changes the loss least; and a resumed run remembers it."""
+    model = Half()
+    model.bn.weight.data = torch.linspace(0.1, 1.0, 10)
+    model.conv.weight.data.fill_(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    sparsity = GammaSparsity(model, optimizer, 0.5, target=0.4)
+    sparsity.set_epoch(5, 10)
+    matters = torch.tensor([1.0] * 6 + [1e-4] * 4).view(1, 10, 1, 1)
+    images = torch.randn(4, 10, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
+
+    def pushed() -> list[bool]:
+        before = model.bn.weight.detach().clone()
+        optimizer.step()
+        return ((model.bn.weight.detach() - before) < -4e-4).tolist()
+
+    model.eval()
+    (model.bn(model.conv(images)) * matters).mean().backward()
+    optimizer.param_groups[0]["lr"], lr = 0.0, 1e-3
+    optimizer.step()  # the effects are noted, nothing moves
+    model.zero_grad()
+    optimizer.param_groups[0]["lr"] = lr
+    assert pushed() == [False] * 6 + [True] * 4
+    again = GammaSparsity(model, torch.optim.SGD(model.parameters(), lr=lr), 0.5, target=0.4)
+    again.load_state_dict(sparsity.state_dict())
+    assert again.state_dict()["effects"] is not None
+
+
 def test_target_pushes_the_smallest_share_only() -> None:
+    """Where no gradients tell what matters."""
     model = Half()
     model.bn.weight.data = torch.linspace(0.1, 1.0, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
