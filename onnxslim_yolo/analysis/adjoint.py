@@ -65,8 +65,26 @@ class Adjoint:
         return self.add(node.op, [data, *node.inputs[1:]], **dict(node.attrs))
 
 
-Rule = Callable[[Adjoint, Node, "list[gs.Variable | None]"], "dict[int, Any]"]
-"""Given the cotangents of a node's outputs (None for zero): those of its inputs, by index."""
+Cotangents = list[gs.Variable | None]
+"""Of a node's outputs; None for zero."""
+
+Found = dict[int, Any]
+"""Cotangents of a node's inputs, by index."""
+
+Rule = Callable[[Adjoint, Node, Cotangents], Found]
+"""Given the cotangents of a node's outputs: those of its inputs."""
+
+
+def given(values: Cotangents) -> gs.Variable:
+    """The first output's cotangent."""
+    if values[0] is None:
+        raise UnsupportedError("the first output is not used, others are")
+    return values[0]
+
+
+def refusal(node: Node, why: str) -> UnsupportedError:
+    """The error that says that a node's gradient is not known."""
+    return UnsupportedError(f"no gradient is known for {node.op}: {why}", node=node.name)
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:

@@ -11,33 +11,19 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.adjoint import Adjoint, Rule, shape_of
+from onnxslim_yolo.analysis.adjoint import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
+from onnxslim_yolo.analysis.adjoint_movement import MOVEMENTS
 from onnxslim_yolo.analysis.movement import axes_of
-from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Node, has_input, input_constant, is_constant, is_empty
+from onnxslim_yolo.graph import Node, input_constant, is_constant, is_empty
 
 STEP = 1e-2
 """h of the central difference: float32 rounds off 1e-5 of it, the curvature of a sigmoid spoils less."""
-
-Cotangents = list[gs.Variable | None]
-Found = dict[int, Any]
-
-
-def _given(values: Cotangents) -> gs.Variable:
-    value = values[0]
-    if value is None:
-        raise UnsupportedError("the first output is not used, others are")
-    return value
-
-
-def _refuse(node: Node, why: str) -> UnsupportedError:
-    return UnsupportedError(f"no gradient is known for {node.op}: {why}", node=node.name)
 
 
 def _conv(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     weight = input_constant(node, 1)
     if weight is None or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise _refuse(node, "its weight or its padding is not constant")
+        raise refusal(node, "its weight or its padding is not constant")
     rank = weight.ndim - 2
     attrs = _geometry(node, rank)
     size, out = shape_of(node.inputs[0])[2:], shape_of(node.outputs[0])[2:]
@@ -47,17 +33,17 @@ def _conv(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
         for k in range(rank)
     ]
     attrs["output_padding"] = [size[k] - reach[k] for k in range(rank)]
-    return {0: adjoint.add("ConvTranspose", [_given(values), weight], **attrs)}
+    return {0: adjoint.add("ConvTranspose", [given(values), weight], **attrs)}
 
 
 def _conv_transpose(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     weight = input_constant(node, 1)
     if weight is None or node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attrs:
-        raise _refuse(node, "its weight or its padding is not constant")
+        raise refusal(node, "its weight or its padding is not constant")
     rank = weight.ndim - 2
     attrs = _geometry(node, rank)
     # What output_padding added at the end is read by no tap of the adjoint: it pads so much less there.
-    return {0: adjoint.add("Conv", [_given(values), weight], **attrs)}
+    return {0: adjoint.add("Conv", [given(values), weight], **attrs)}
 
 
 def _geometry(node: Node, rank: int) -> dict[str, Any]:
@@ -71,24 +57,24 @@ def _geometry(node: Node, rank: int) -> dict[str, Any]:
 
 def _gemm(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     if node.attrs.get("transA", 0):
-        raise _refuse(node, "its first matrix is transposed")
+        raise refusal(node, "its first matrix is transposed")
     turned = 0 if node.attrs.get("transB", 0) else 1
-    given = adjoint.add("Gemm", [_given(values), node.inputs[1]], transB=turned, alpha=node.attrs.get("alpha", 1.0))
-    return {0: given}
+    alpha = node.attrs.get("alpha", 1.0)
+    return {0: adjoint.add("Gemm", [given(values), node.inputs[1]], transB=turned, alpha=alpha)}
 
 
 def _matmul(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     a, b = node.inputs
     shapes = shape_of(a), shape_of(b)
     if min(len(shapes[0]), len(shapes[1])) < 2:
-        raise _refuse(node, "one side is a vector")
-    given, wide = _given(values), shape_of(node.outputs[0])
+        raise refusal(node, "one side is a vector")
+    cotangent, wide = given(values), shape_of(node.outputs[0])
     found: Found = {}
     if not is_constant(a):
-        value = adjoint.add("MatMul", [given, _transposed(adjoint, b, len(shapes[1]))])
+        value = adjoint.add("MatMul", [cotangent, _transposed(adjoint, b, len(shapes[1]))])
         found[0] = adjoint.to_shape_of(value, shapes[0], (*wide[:-2], *shapes[0][-2:]))
     if not is_constant(b):
-        value = adjoint.add("MatMul", [_transposed(adjoint, a, len(shapes[0])), given])
+        value = adjoint.add("MatMul", [_transposed(adjoint, a, len(shapes[0])), cotangent])
         found[1] = adjoint.to_shape_of(value, shapes[1], (*wide[:-2], *shapes[1][-2:]))
     return found
 
@@ -100,15 +86,15 @@ def _transposed(adjoint: Adjoint, tensor: Any, rank: int) -> Any:
 def _batch_norm(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     gamma, variance = input_constant(node, 1), input_constant(node, 4)
     if gamma is None or variance is None:
-        raise _refuse(node, "its statistics are not constant")
+        raise refusal(node, "its statistics are not constant")
     scale = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
     shape = [1, -1] + [1] * (len(shape_of(node.inputs[0])) - 2)
-    return {0: adjoint.add("Mul", [_given(values), np.asarray(scale).reshape(shape)])}
+    return {0: adjoint.add("Mul", [given(values), np.asarray(scale).reshape(shape)])}
 
 
 def _add(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     wide = shape_of(node.outputs[0])
-    return {k: adjoint.to_shape_of(_given(values), shape_of(t), wide) for k, t in enumerate(node.inputs)}
+    return {k: adjoint.to_shape_of(given(values), shape_of(t), wide) for k, t in enumerate(node.inputs)}
 
 
 def _sub(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
@@ -121,13 +107,13 @@ def _mul(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     found: Found = {}
     for index, (mine, other) in enumerate(((a, b), (b, a))):
         if not is_constant(mine):
-            found[index] = adjoint.to_shape_of(adjoint.add("Mul", [_given(values), other]), shape_of(mine), wide)
+            found[index] = adjoint.to_shape_of(adjoint.add("Mul", [given(values), other]), shape_of(mine), wide)
     return found
 
 
 def _div(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     wide, (a, b) = shape_of(node.outputs[0]), node.inputs
-    share = adjoint.add("Div", [_given(values), b])
+    share = adjoint.add("Div", [given(values), b])
     found: Found = {0: adjoint.to_shape_of(share, shape_of(a), wide)}
     if not is_constant(b):
         turned = adjoint.add("Neg", [adjoint.add("Mul", [share, node.outputs[0]])])
@@ -138,135 +124,30 @@ def _div(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 def _function(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     """A function of the first input, value by value; further inputs are constants."""
     if any(not is_empty(t) and not is_constant(t) for t in node.inputs[1:]):
-        raise _refuse(node, "more than its first input varies")
+        raise refusal(node, "more than its first input varies")
     if shape_of(node.inputs[0]) != shape_of(node.outputs[0]):
-        raise _refuse(node, "its input is broadcast")
+        raise refusal(node, "its input is broadcast")
     step = np.asarray(STEP)
     above = adjoint.twin(node, adjoint.add("Add", [node.inputs[0], step]))
     below = adjoint.twin(node, adjoint.add("Sub", [node.inputs[0], step]))
     slope = adjoint.add("Mul", [adjoint.add("Sub", [above, below]), np.asarray(0.5 / STEP)])
-    return {0: adjoint.add("Mul", [_given(values), slope])}
+    return {0: adjoint.add("Mul", [given(values), slope])}
 
 
 def _softmax(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     rank = len(shape_of(node.outputs[0]))
     axis = int(node.attrs.get("axis", -1 if adjoint.graph.opset >= 13 else 1)) % rank
     if adjoint.graph.opset < 13 and axis != rank - 1:
-        raise _refuse(node, "before opset 13 it flattens its input")
-    weighted = adjoint.add("Mul", [_given(values), node.outputs[0]])
+        raise refusal(node, "before opset 13 it flattens its input")
+    weighted = adjoint.add("Mul", [given(values), node.outputs[0]])
     mean = adjoint.add("Mul", [node.outputs[0], adjoint.sum_over(weighted, [axis])])
     return {0: adjoint.add("Sub", [weighted, mean])}
-
-
-def _same(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    return {0: _given(values)}
-
-
-def _reshape(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    return {0: adjoint.reshape(_given(values), shape_of(node.inputs[0]))}
-
-
-def _transpose(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    rank = len(shape_of(node.inputs[0]))
-    perm = list(node.attrs.get("perm", range(rank)[::-1]))
-    return {0: adjoint.add("Transpose", [_given(values)], perm=[perm.index(k) for k in range(rank)])}
-
-
-def _concat(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    axis = int(node.attrs["axis"]) % len(shape_of(node.outputs[0]))
-    ends = np.cumsum([shape_of(tensor)[axis] for tensor in node.inputs]).tolist()
-    starts = [0, *ends[:-1]]
-    return {k: _sliced(adjoint, _given(values), axis, a, b) for k, (a, b) in enumerate(zip(starts, ends, strict=True))}
-
-
-def _sliced(adjoint: Adjoint, value: Any, axis: int, start: int, end: int) -> gs.Variable:
-    return adjoint.add("Slice", [value, np.array([start]), np.array([end]), np.array([axis])])
-
-
-def _split(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    axis = int(node.attrs.get("axis", 0)) % len(shape_of(node.inputs[0]))
-    parts = [
-        np.zeros(shape_of(tensor), dtype=np.float32) if value is None else value
-        for tensor, value in zip(node.outputs, values, strict=True)
-    ]
-    return {0: adjoint.add("Concat", parts, axis=axis)}
-
-
-def _slice(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    shape, value = shape_of(node.inputs[0]), _given(values)
-    starts, ends, axes, steps = (input_constant(node, k) for k in (1, 2, 3, 4))
-    if (
-        starts is None
-        or ends is None
-        or (has_input(node, 3) and axes is None)
-        or (has_input(node, 4) and steps is None)
-    ):
-        raise _refuse(node, "its bounds are not constant")
-    axes = np.arange(len(starts)) if axes is None else axes
-    steps = np.ones(len(starts), dtype=np.int64) if steps is None else steps
-    for start, end, axis, step in zip(starts.tolist(), ends.tolist(), axes.tolist(), steps.tolist(), strict=True):
-        picked = np.arange(shape[axis])[slice(start, end if step > 0 or end >= -shape[axis] else None, step)]
-        value = _put_back(adjoint, value, axis % len(shape), picked, shape[axis])
-    return {0: value}
-
-
-def _gather(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    indices = input_constant(node, 1)
-    shape = shape_of(node.inputs[0])
-    axis = int(node.attrs.get("axis", 0)) % len(shape)
-    if indices is None:
-        raise _refuse(node, "its indices are not constant")
-    value = _given(values)
-    if indices.ndim != 1:
-        value = adjoint.reshape(value, (*shape[:axis], indices.size, *shape[axis + 1 :]))
-    return {0: _put_back(adjoint, value, axis, indices.reshape(-1) % shape[axis], shape[axis])}
-
-
-def _put_back(adjoint: Adjoint, value: Any, axis: int, picked: Array, size: int) -> Any:
-    """The adjoint of picking along an axis: every position gets the sum of what was picked from it."""
-    if np.array_equal(picked, np.arange(size)):
-        return value
-    rounds: list[Any] = []
-    left = np.arange(len(picked))
-    zero = adjoint.add("Mul", [_sliced(adjoint, value, axis, 0, 1), np.asarray(0.0)])
-    padded = adjoint.add("Concat", [value, zero], axis=axis)
-    while len(left):
-        _, first = np.unique(picked[left], return_index=True)
-        where = np.full(size, len(picked))
-        where[picked[left[first]]] = left[first]
-        rounds.append(adjoint.add("Gather", [padded, where], axis=axis))
-        left = np.delete(left, first)
-    return rounds[0] if len(rounds) == 1 else adjoint.add("Sum", rounds)
-
-
-def _expand(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    return {0: adjoint.to_shape_of(_given(values), shape_of(node.inputs[0]), shape_of(node.outputs[0]))}
-
-
-def _pad(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    shape, pads = shape_of(node.inputs[0]), input_constant(node, 1)
-    if pads is None or node.attrs.get("mode", "constant") != "constant" or has_input(node, 3) or pads.min() < 0:
-        raise _refuse(node, "only constant padding outwards is known")
-    value = _given(values)
-    for axis, before in enumerate(pads[: len(shape)].tolist()):
-        value = _sliced(adjoint, value, axis, before, before + shape[axis])
-    return {0: value}
-
-
-def _resize(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    factors = [b // a for a, b in zip(shape, out, strict=True)]
-    whole = all(a * f == b for a, b, f in zip(shape, out, factors, strict=True))
-    if len(shape) != 4 or factors[:2] != [1, 1] or not whole or node.attrs.get("mode", "nearest") != "nearest":
-        raise _refuse(node, "only whole factors, to the nearest")
-    ones = np.ones((shape[1], 1, *factors[2:]), dtype=np.float32)
-    return {0: adjoint.add("Conv", [_given(values), ones], strides=factors[2:], group=shape[1])}
 
 
 def _mean(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     kept = node.op == "GlobalAveragePool" or bool(node.attrs.get("keepdims", 1))
-    value = _given(values)
+    value = given(values)
     if not kept:
         constant = input_constant(node, 1)
         axes = axes_of(node) if constant is None else constant.tolist()
@@ -281,7 +162,7 @@ def _average_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     kernel = list(node.attrs["kernel_shape"])
     inside = not any(node.attrs.get("pads", ())) or node.attrs.get("count_include_pad", 0)
     if len(kernel) != 2 or node.attrs.get("ceil_mode", 0) or not inside:
-        raise _refuse(node, "its windows differ in size")
+        raise refusal(node, "its windows differ in size")
     channels = shape_of(node.inputs[0])[1]
     weight = np.full((channels, 1, *kernel), 1 / float(np.prod(kernel)), dtype=np.float32)
     attrs = {**dict(node.attrs), "group": channels}
@@ -302,7 +183,7 @@ def _max_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     kernel = list(node.attrs["kernel_shape"])
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if len(kernel) != 2 or node.attrs.get("ceil_mode", 0) or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        raise _refuse(node, "only windows of two sides with explicit padding")
+        raise refusal(node, "only windows of two sides with explicit padding")
     channels, taps = shape[1], int(np.prod(kernel))
     one_hot = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel), (channels, 1, 1, 1))
     attrs = _geometry(node, 2) | {"group": channels}
@@ -311,7 +192,7 @@ def _max_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     highest = adjoint.reshape(node.outputs[0], (shape[0], channels, 1, *out[2:]))
     hits = adjoint.add("Cast", [adjoint.add("Equal", [windows, highest])], to=1)
     count = adjoint.add("Max", [adjoint.sum_over(hits, [2]), np.asarray(1.0)])
-    share = adjoint.add("Div", [adjoint.reshape(_given(values), (shape[0], channels, 1, *out[2:])), count])
+    share = adjoint.add("Div", [adjoint.reshape(given(values), (shape[0], channels, 1, *out[2:])), count])
     spread = adjoint.reshape(adjoint.add("Mul", [hits, share]), (shape[0], channels * taps, *out[2:]))
     laid = gs.Variable("windows", np.float32, (shape[0], channels * taps, *out[2:]))
     stand_in = gs.Node("Conv", node.name, attrs, [node.inputs[0], gs.Constant("w", one_hot)], [laid])
@@ -337,17 +218,7 @@ ADJOINTS: dict[str, Rule] = {
     "Mul": _mul,
     "Div": _div,
     "Softmax": _softmax,
-    "Identity": _same,
-    "Dropout": _same,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
-    "Transpose": _transpose,
-    "Concat": _concat,
-    "Split": _split,
-    "Slice": _slice,
-    "Gather": _gather,
-    "Expand": _expand,
-    "Pad": _pad,
-    "Resize": _resize,
+    **MOVEMENTS,
     "GlobalAveragePool": _mean,
     "ReduceMean": _mean,
     "AveragePool": _average_pool,

@@ -1,0 +1,131 @@
+"""Adjoints of operators that move, pick or repeat elements: the table `MOVEMENTS`, one row an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.adjoint import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
+from onnxslim_yolo.graph import Array, Node, has_input, input_constant
+
+
+def _same(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    return {0: given(values)}
+
+
+def _reshape(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    return {0: adjoint.reshape(given(values), shape_of(node.inputs[0]))}
+
+
+def _transpose(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    rank = len(shape_of(node.inputs[0]))
+    perm = list(node.attrs.get("perm", range(rank)[::-1]))
+    return {0: adjoint.add("Transpose", [given(values)], perm=[perm.index(k) for k in range(rank)])}
+
+
+def _concat(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    axis = int(node.attrs["axis"]) % len(shape_of(node.outputs[0]))
+    ends = np.cumsum([shape_of(tensor)[axis] for tensor in node.inputs]).tolist()
+    starts = [0, *ends[:-1]]
+    return {k: _sliced(adjoint, given(values), axis, a, b) for k, (a, b) in enumerate(zip(starts, ends, strict=True))}
+
+
+def _sliced(adjoint: Adjoint, value: Any, axis: int, start: int, end: int) -> gs.Variable:
+    return adjoint.add("Slice", [value, np.array([start]), np.array([end]), np.array([axis])])
+
+
+def _split(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    axis = int(node.attrs.get("axis", 0)) % len(shape_of(node.inputs[0]))
+    parts = [
+        np.zeros(shape_of(tensor), dtype=np.float32) if value is None else value
+        for tensor, value in zip(node.outputs, values, strict=True)
+    ]
+    return {0: adjoint.add("Concat", parts, axis=axis)}
+
+
+def _slice(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    shape, value = shape_of(node.inputs[0]), given(values)
+    starts, ends, axes, steps = (input_constant(node, k) for k in (1, 2, 3, 4))
+    if (
+        starts is None
+        or ends is None
+        or (has_input(node, 3) and axes is None)
+        or (has_input(node, 4) and steps is None)
+    ):
+        raise refusal(node, "its bounds are not constant")
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts), dtype=np.int64) if steps is None else steps
+    for start, end, axis, step in zip(starts.tolist(), ends.tolist(), axes.tolist(), steps.tolist(), strict=True):
+        picked = np.arange(shape[axis])[slice(start, end if step > 0 or end >= -shape[axis] else None, step)]
+        value = _put_back(adjoint, value, axis % len(shape), picked, shape[axis])
+    return {0: value}
+
+
+def _gather(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    indices = input_constant(node, 1)
+    shape = shape_of(node.inputs[0])
+    axis = int(node.attrs.get("axis", 0)) % len(shape)
+    if indices is None:
+        raise refusal(node, "its indices are not constant")
+    value = given(values)
+    if indices.ndim != 1:
+        value = adjoint.reshape(value, (*shape[:axis], indices.size, *shape[axis + 1 :]))
+    return {0: _put_back(adjoint, value, axis, indices.reshape(-1) % shape[axis], shape[axis])}
+
+
+def _put_back(adjoint: Adjoint, value: Any, axis: int, picked: Array, size: int) -> Any:
+    """The adjoint of picking along an axis: every position gets the sum of what was picked from it."""
+    if np.array_equal(picked, np.arange(size)):
+        return value
+    rounds: list[Any] = []
+    left = np.arange(len(picked))
+    zero = adjoint.add("Mul", [_sliced(adjoint, value, axis, 0, 1), np.asarray(0.0)])
+    padded = adjoint.add("Concat", [value, zero], axis=axis)
+    while len(left):
+        _, first = np.unique(picked[left], return_index=True)
+        where = np.full(size, len(picked))
+        where[picked[left[first]]] = left[first]
+        rounds.append(adjoint.add("Gather", [padded, where], axis=axis))
+        left = np.delete(left, first)
+    return rounds[0] if len(rounds) == 1 else adjoint.add("Sum", rounds)
+
+
+def _expand(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    return {0: adjoint.to_shape_of(given(values), shape_of(node.inputs[0]), shape_of(node.outputs[0]))}
+
+
+def _pad(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    shape, pads = shape_of(node.inputs[0]), input_constant(node, 1)
+    if pads is None or node.attrs.get("mode", "constant") != "constant" or has_input(node, 3) or pads.min() < 0:
+        raise refusal(node, "only constant padding outwards is known")
+    value = given(values)
+    for axis, before in enumerate(pads[: len(shape)].tolist()):
+        value = _sliced(adjoint, value, axis, before, before + shape[axis])
+    return {0: value}
+
+
+def _resize(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    factors = [b // a for a, b in zip(shape, out, strict=True)]
+    whole = all(a * f == b for a, b, f in zip(shape, out, factors, strict=True))
+    if len(shape) != 4 or factors[:2] != [1, 1] or not whole or node.attrs.get("mode", "nearest") != "nearest":
+        raise refusal(node, "only whole factors, to the nearest")
+    ones = np.ones((shape[1], 1, *factors[2:]), dtype=np.float32)
+    return {0: adjoint.add("Conv", [given(values), ones], strides=factors[2:], group=shape[1])}
+
+
+MOVEMENTS: dict[str, Rule] = {
+    "Identity": _same,
+    "Dropout": _same,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "Split": _split,
+    "Slice": _slice,
+    "Gather": _gather,
+    "Expand": _expand,
+    "Pad": _pad,
+    "Resize": _resize,
+}
