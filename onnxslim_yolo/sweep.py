@@ -275,6 +275,11 @@ def _check(options: SweepOptions) -> None:
     for path in (options.model, *options.against):
         if not path.is_file():
             raise InputError("no such file", file=path)
+    if options.against and options.data is None:
+        raise UsageError(
+            "rivals are compared by mAP: without it each is measured against itself, and wins",
+            hint="give labelled images with --data data.yaml, or leave --against out",
+        )
     if options.jobs == 0 or options.jobs < -1:
         raise UsageError(f"{options.jobs} trials at a time?", hint="--jobs takes a number above 0, or -1 for all cores")
     if options.backend not in ("loky", "dask"):

@@ -120,6 +120,8 @@ def test_usage_errors(model, given, message):
 def test_a_missing_rival_and_an_empty_grid(model):
     with pytest.raises(InputError, match="no such file"):
         sweep(options_for(model, against=(model.parent / "none.onnx",)))
+    with pytest.raises(UsageError, match="compared by mAP"):
+        sweep(options_for(model, against=(model,)))
     with pytest.raises(UsageError, match="no value for prune"):
         Grid(prune=())
 
