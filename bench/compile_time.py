@@ -1,7 +1,7 @@
 """How long compiling takes, and how it grows. Run: python bench/compile_time.py [--peers VENV_PYTHON]
 
 Writes bench/results/compile_time.{json,md}. Times are wall times of whole commands (interpreter start included) and
-thread CPU times of single stages, the least of three runs: on a shared machine the minimum is what the work costs.
+thread CPU times of single stages, the least of five runs: on a shared machine the minimum is what the work costs.
 
 Peers (onnxsim 0.8.1, OnnxSlim, Torch-Pruning 1.6.1) run in the interpreter given with --peers, which needs them
 installed; without it their rows are left out.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -31,7 +32,9 @@ from onnxslim_yolo.models import build, randomise
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = 3
+RUNS = 5
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+"""Byte code is kept, as pip does on installing; the first run makes it."""
 
 
 def export(folder: Path, name: str, arch: str, width: float) -> Path:
@@ -111,7 +114,7 @@ def command(path: Path, folder: Path) -> dict[str, float]:
     wall, cpu = [], []
     for _ in range(RUNS):
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(line, check=True)
+        subprocess.run(line, check=True, env=ENVIRONMENT)
         wall.append(time.perf_counter() - start)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

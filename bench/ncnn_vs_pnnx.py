@@ -193,7 +193,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one is not None:
         if arguments.threads == 1:
-            os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # choose with taskset
         print(json.dumps(bench(arguments.one, arguments.pnnx, arguments.rounds, arguments.threads)))
         return
     rows = []
