@@ -5,11 +5,13 @@
    and any node of constants alone is computed. Repeated until nothing changes, since one answers the other.
 3. A Reshape whose target is known but for the batch gets a constant target with −1 (or 0: copy) there.
 4. Identity, Dropout, Casts to the same type, and Reshape, Transpose, Expand, Slice, Pad, Concat that change nothing go.
-5. Vectors (biases, BatchNorm parameters) that an exporter merged because their values are equal become separate again:
+5. An Einsum becomes the nodes it stands for (`einsum_nodes`), and an Expand goes that its readers do themselves
+   (`expand_nodes`).
+6. Vectors (biases, BatchNorm parameters) that an exporter merged because their values are equal become separate again:
    sharing them would tie channels that have nothing to do with each other. Equal integer constants are merged.
-6. What no output needs goes.
+7. What no output needs goes.
 
-All of it is exact: no arithmetic on activations changes.
+All of it is exact: no arithmetic on activations changes, but for the order of summation in an Einsum.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ from onnxslim_yolo.graph import (
     sweep,
     toposort,
 )
+from onnxslim_yolo.passes.einsum_nodes import rewrite_einsums
+from onnxslim_yolo.passes.expand_nodes import drop_expands
 from onnxslim_yolo.shapes import reinfer
 
 DEFAULT_SIZE = 640
@@ -76,7 +80,7 @@ class Canonicalise:
         while True:
             reinfer(graph)
             changed = _fold_constants(graph) + _resolve_reshapes(graph) + _drop_noops(graph)
-            changed += sweep(graph)
+            changed += rewrite_einsums(graph) + drop_expands(graph) + sweep(graph)
             rewrites += changed
             if not changed:
                 break

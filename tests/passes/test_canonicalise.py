@@ -76,6 +76,25 @@ def test_what_does_something_stays(case: str) -> None:
     assert_same(source, after, 0.0)
 
 
+EXPANDS = {
+    "division": ("n = ReduceMax<axes=[1]>(x) e = Expand(n, s) y = Div(x, e)", 0),
+    "both-sides": ("n = ReduceMax<axes=[1]>(x) e = Expand(n, s) y = Sub(e, x)", 0),
+    "two-readers": ("n = ReduceMax<axes=[1]>(x) e = Expand(n, s) a = Mul(x, e) y = Add(a, e)", 0),
+    "other-is-narrow": ("n = ReduceMax<axes=[1]>(x) e = Expand(n, s) y = Add(n, e)", 1),
+    "with-itself": ("n = ReduceMax<axes=[1]>(x) e = Expand(n, s) y = Add(e, e)", 1),
+    "not-elementwise": ("n = ReduceMax<axes=[1]>(x) e = Expand(n, s) y = Concat<axis=1>(x, e)", 1),
+    "output": ("n = ReduceMax<axes=[1]>(x) y = Expand(n, s) z = Mul(x, y)", 1),
+}
+
+
+@pytest.mark.parametrize("case", EXPANDS)
+def test_an_expand_goes_where_its_readers_broadcast(case: str) -> None:
+    body, left = EXPANDS[case]
+    outputs = "float[a,b,c,d] y, float[e,f,g,h] z" if " z = " in body else "float[a,b,c,d] y"
+    after = canonical(onnx_text(X, outputs, "int64[4] s = {1,8,4,4}", body))
+    assert ops(after).count("Expand") == left
+
+
 def test_an_output_that_is_an_input_keeps_its_identity() -> None:
     source = build(onnx_text(X, "float[1,8,4,4] y, float[1,8,4,4] z", "", "y = Identity(x) z = Identity(y)"))
     after = run(source, Canonicalise())
