@@ -10,7 +10,7 @@ The result computes what the model computes with a mask of zeros at every place 
 (the input of each convolution or matrix product), exactly up to float rounding: terms x·0 are left out.
 
 Channels may also be added: `extra` zero channels behind a kept one, with zero weights in whoever makes them and whoever
-reads them. Nothing depends on their value, so that is exact, too.
+reads them. Nothing depends on their value, so that is exact, too (`snap` adds none where no weight reads them).
 """
 
 from __future__ import annotations

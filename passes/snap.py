@@ -27,6 +27,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.constraints import complete
+from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import measure
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
@@ -144,10 +145,13 @@ class SnapWidths:
         balanced = {int(c) for balance in plan.channels.balances for c in balance.parts.reshape(-1) if c >= 0}
         # A channel that is alone in a tensor looks like one that is broadcast: nothing can be put beside it.
         alone = {int(labels.flat[0]) for labels in plan.channels.labels.values() if labels.size == 1}
+        # What is summed over without a weight (‖x‖, attention's products) has no zero to multiply an added channel by.
+        bare = [place.classes for place in contractions(plan.channels) if place.taps is None]
+        fixed = balanced.union(*(classes.tolist() for classes in bare))
         for group in plan.channels.groups:
             kept = group.classes[plan.keep[group.classes]]
             places = [c for c in kept.tolist() if c not in alone]
-            if not places or group.frozen or balanced.intersection(kept.tolist()):
+            if not places or group.frozen or fixed.intersection(kept.tolist()):
                 continue
             above = -(-len(kept) // step) * step
             if self.to == "pow2":

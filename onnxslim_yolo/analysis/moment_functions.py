@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxslim_yolo.analysis.moments import NODES, WEIGHTS, MomentAnalysis, Moments, Rule, gaussian_samples, known
+from onnxslim_yolo.analysis.sign import is_positive
 from onnxslim_yolo.graph import Array, Node, has_input, is_constant, is_empty
 
 
@@ -40,8 +41,8 @@ def elementwise(function: Callable[..., Array]) -> Rule:
             return [_independent(node, [_aligned(m, rank) for m in moments], exact)]
         samples = [align(m.samples if m.samples is not None else gaussian_samples(m), rank, lead=1) for m in moments]
         result = np.asarray(function(node, *samples), dtype=np.float64)
-        if node.op == "Mul":
-            zero = _is_zero([_aligned(m, rank) for m in moments])
+        zero = _is_zero(node, [_aligned(m, rank) for m in moments])
+        if zero.any():
             result, exact = np.where(zero, 0.0, result), exact | zero
         return [from_samples(result, exact, next(iter(bases), 0))]
 
@@ -66,14 +67,18 @@ def _independent(node: Node, parts: list[Moments], exact: Array) -> Moments:
         else:
             mean, variance = np.full_like(mean + other.mean, np.nan), np.full_like(variance + other.variance, np.nan)
             exact = np.zeros_like(exact)
-    if node.op == "Mul":
-        zero = _is_zero(parts)
+    zero = _is_zero(node, parts)
+    if zero.any():
         mean, variance, exact = np.where(zero, 0.0, mean), np.where(zero, 0.0, variance), exact | zero
     return known(mean, variance, exact & ~np.isnan(mean))
 
 
-def _is_zero(factors: list[Moments]) -> Array:
-    """Where a product is zero because a factor is, whatever the others are."""
+def _is_zero(node: Node, factors: list[Moments]) -> Array:
+    """Where a product is zero because a factor is, or a quotient because its numerator is, whatever the others are."""
+    if node.op == "Div" and is_positive(node.inputs[1]):
+        factors = factors[:1]
+    elif node.op != "Mul":
+        return np.zeros((1,) * factors[0].mean.ndim, dtype=bool)
     zero = np.zeros((1,) * factors[0].mean.ndim, dtype=bool)
     for factor in factors:
         zero = zero | (factor.exact & (factor.mean == 0))

@@ -1,6 +1,8 @@
-"""Which tensors are provably non-negative."""
+"""Which tensors are provably non-negative, or even positive."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant, is_constant, producer
 
@@ -40,11 +42,38 @@ def is_nonnegative(tensor: Tensor, depth: int = 32) -> bool:
     return all(is_nonnegative(data, depth - 1) for data in inputs)
 
 
+def is_positive(tensor: Tensor) -> bool:
+    """Whether every element is above zero: a positive constant, a floor of one, or one added to what is not negative.
+
+    Exp and the like are not counted: they underflow to zero.
+    """
+    if is_constant(tensor):
+        values = constant_of(tensor)
+        return values is not None and values.size > 0 and bool((values > 0).all())
+    node = producer(tensor)
+    if node is None:
+        return False
+    if node.op == "Add":
+        return any(is_positive(t) for t in node.inputs if is_constant(t)) and all(map(is_nonnegative, node.inputs))
+    if node.op == "Max":
+        return any(is_positive(t) for t in node.inputs if is_constant(t))
+    if node.op in ("Sqrt", "Expand", "Reshape"):
+        return is_positive(node.inputs[0])
+    low = _minimum(node) if node.op == "Clip" else None
+    return low is not None and low > 0
+
+
 def _has_floor(node: Node) -> bool:
     if node.op == "Max":
         return any(is_nonnegative(tensor, 1) for tensor in node.inputs)
+    low = _minimum(node)
+    return low is not None and low >= 0
+
+
+def _minimum(node: Node) -> float | None:
+    """A Clip's lower bound, if it is known."""
     low = input_constant(node, 1) if has_input(node, 1) else node.attrs.get("min")
-    return low is not None and bool((low >= 0) if isinstance(low, (int, float)) else (low >= 0).all())
+    return None if low is None or np.size(low) != 1 else float(np.reshape(low, ()))
 
 
 def _keeps(node: Node) -> bool:

@@ -107,6 +107,18 @@ CASES: dict[str, tuple[str, str, dict[str, Array], list[int]]] = {
         ZERO_NORM,
         [2],
     ),
+    "length-over-channels": (
+        f"{Z}, float floor = {{0.001}}",
+        f"{NORMED} h = Relu(b) n = ReduceL2<axes=[1]>(h) m = Clip(n, floor) q = Div(h, m) y = Conv(q, z)",
+        ZERO_NORM,
+        [2],
+    ),
+    "length-that-may-be-zero": (  # 0 / 0 is not 0
+        Z,
+        f"{NORMED} h = Relu(b) n = ReduceL2<axes=[1]>(h) q = Div(h, n) y = Conv(q, z)",
+        ZERO_NORM,
+        [],
+    ),
     "mean-over-space": (
         "float[4,2] z",
         f"{NORMED} h = Relu(b) m = ReduceMean<axes=[2,3], keepdims=0>(h) y = MatMul(m, z)",

@@ -1,10 +1,11 @@
-"""What is known to be non-negative, and what is not."""
+"""What is known to be non-negative or positive, and what is not."""
 
 from __future__ import annotations
 
 import pytest
 
-from onnxslim_yolo.analysis.sign import is_nonnegative
+from onnxslim_yolo.analysis.sign import is_nonnegative, is_positive
+from onnxslim_yolo.graph import Tensor
 from tests.numeric import build
 
 POSITIVE = [
@@ -30,19 +31,45 @@ UNKNOWN = [
 ]
 
 
-def known(body: str) -> bool:
+def result_of(body: str) -> Tensor:
     constants = """float half = {0.5}, float less = {-0.5}, int64[8] pads = {0,0,1,1,0,0,1,1},
+        float nil = {0.0}, int64[4] shape = {1,2,6,6},
         float[4] scales = {1.0, 1.0, 2.0, 2.0}"""
     text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[1,2,6,6] x) => (float[n,c,h,w] y)
         <{constants}> {{ {body} }}"""
-    return is_nonnegative(build(text).graph.outputs[0])
+    return build(text).graph.outputs[0]
 
 
 @pytest.mark.parametrize("body", POSITIVE)
 def test_known(body: str) -> None:
-    assert known(body)
+    assert is_nonnegative(result_of(body))
 
 
 @pytest.mark.parametrize("body", UNKNOWN)
 def test_unknown(body: str) -> None:
-    assert not known(body)
+    assert not is_nonnegative(result_of(body))
+
+
+ABOVE_ZERO = [
+    "y = Clip(x, half)",
+    "y = Max(x, half)",
+    "a = Abs(x) y = Add(a, half)",
+    "a = Relu(x) b = Add(half, a) y = Sqrt(b)",
+    "a = Clip(x, half, half) y = Expand(a, shape)",
+]
+MAYBE_ZERO = [
+    "y = Relu(x)",
+    "y = Sigmoid(x)",
+    "y = Exp(x)",
+    "y = Identity(x)",
+    "y = Clip(x, nil)",
+    "y = Clip(x, , half)",
+    "y = Add(x, half)",
+    "a = Abs(x) b = Abs(x) y = Add(a, b)",
+    "a = Abs(x) y = Max(a, nil)",
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), [(b, True) for b in ABOVE_ZERO] + [(b, False) for b in MAYBE_ZERO])
+def test_positive(body: str, expected: bool) -> None:
+    assert is_positive(result_of(body)) is expected

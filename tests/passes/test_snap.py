@@ -186,6 +186,24 @@ def test_a_layer_of_one_channel_is_not_padded() -> None:
     assert_same(model, after)
 
 
+SUMS = {
+    "length": ("float floor = {0.001}", "n = ReduceL2<axes=[1]>(h) m = Clip(n, floor) g = Div(h, m)"),
+    "sum": ("", "n = ReduceSum<axes=[1]>(h) m = Sigmoid(n) g = Mul(h, m)"),
+}
+
+
+@pytest.mark.parametrize("case", SUMS)
+def test_what_is_summed_without_weights_is_not_padded(case: str) -> None:
+    """An added channel is σ(0) behind the Sigmoid: weights of zero hide that from a convolution, not from a sum."""
+    weights, body = SUMS[case]
+    weights = f"float[11,3,1,1] a.weight, float[13,11,1,1] b.weight, float[2,13,1,1] c.weight, {weights}".rstrip(", ")
+    body = f"a = Conv(x, a.weight) h = Sigmoid(a) {body} b = Conv(g, b.weight) s = Sigmoid(b) y = Conv(s, c.weight)"
+    model = build(onnx_text("float[1,3,4,4] x", "float[a,b,c,d] y", weights, body, opset=12))
+    after = run(model, SnapWidths(to=8, odd="up"), SliceChannels())
+    assert [shapes(after)[name][0] for name in ("a.weight", "b.weight")] == [11, 16]
+    assert_same(model, after)
+
+
 def test_an_odd_graph_is_left_alone_without_padding() -> None:
     model = chain(11, 19)
     assert SnapWidths(to="pow2").run(model) == 0
