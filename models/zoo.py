@@ -14,8 +14,10 @@ from onnxslim_yolo.models import classic_mobile, layouts, layouts_more, layouts_
 from onnxslim_yolo.models.classic import ConvNeXt, DenseNet, GoogLeNet, ResNet
 from onnxslim_yolo.models.classic_shuffle import ShuffleNetV1, ShuffleNetV2
 from onnxslim_yolo.models.detectors import RTDETR, YOLOX, NanoDet
+from onnxslim_yolo.models.detectors_anchor import SSD, EfficientDet
 from onnxslim_yolo.models.heads import Head
 from onnxslim_yolo.models.heads_dfl import Classify
+from onnxslim_yolo.models.ppyoloe import PPYOLOE
 from onnxslim_yolo.models.yolov6 import YOLOv6
 from onnxslim_yolo.models.yolov6_r3 import yolov6_r3
 
@@ -50,6 +52,9 @@ ARCHITECTURES: Final[dict[str, Callable[[int, float], nn.Module]]] = {
     "yolox": YOLOX,
     "nanodet": NanoDet,
     "rtdetr": RTDETR,
+    "ssd": SSD,
+    "efficientdet": EfficientDet,
+    "ppyoloe": PPYOLOE,
     "resnet": ResNet,
     "resnet-bottleneck": partial(ResNet, bottleneck=True),
     "regnet": partial(ResNet, bottleneck=True, group_width=8),

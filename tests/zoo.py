@@ -23,9 +23,8 @@ from onnxslim_yolo.load.trace import trace  # noqa: E402
 from onnxslim_yolo.models import ARCHITECTURES, build, randomise  # noqa: E402
 
 NAMES = tuple(ARCHITECTURES)
-DETECTORS = tuple(
-    name for name in NAMES if name.startswith(("yolo", "v5lite", "nanodet", "rtdetr")) and not name.endswith("-cls")
-)
+_FAMILIES = ("yolo", "v5lite", "nanodet", "rtdetr", "ssd", "efficientdet", "ppyoloe")
+DETECTORS = tuple(name for name in NAMES if name.startswith(_FAMILIES) and not name.endswith("-cls"))
 """Architectures that end in a detection head."""
 
 _ROOT = Path(__file__).resolve().parents[1]

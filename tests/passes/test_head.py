@@ -13,8 +13,10 @@ from onnxslim_yolo.passes.head import Head
 from onnxslim_yolo.postprocess import identify_head, postprocess
 from tests.zoo import DETECTORS, onnx_bytes
 
-UNDECODED = ("nanodet", "rtdetr", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb")
-"""A table of raw numbers without a decode, and a transformer's boxes: nothing that could be cut off. Of YOLO26's heads
+_TWO_TABLES = ("ssd", "efficientdet", "ppyoloe")
+UNDECODED = ("nanodet", "rtdetr", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", *_TWO_TABLES)
+"""A table of raw numbers without a decode, and a transformer's boxes: nothing that could be cut off. SSD, EfficientDet
+and PP-YOLOE give boxes and scores apart, which no decode here describes. Of YOLO26's heads
 for other tasks the ranking takes extras along, which is not offered; the model is left as it is, and says so."""
 SIZE = 64
 
