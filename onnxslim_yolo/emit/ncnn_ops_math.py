@@ -207,16 +207,19 @@ def softmax(low: Lowering, node: Node) -> None:
         low.emit(node, "UnaryOp", [result], result.dims, {0: 8}, to=node.outputs[0])
 
 
-def reduce(operation: int, *, neutral: bool = False) -> Lower:
-    """Reduction. `neutral`: reducing one element gives that element. Means over all pixels are a pooling."""
+def reduce(operation: int, single: int | None = None) -> Lower:
+    """Reduction. `single`: the UnaryOp that one element undergoes, if any. Means over all pixels are a pooling."""
 
     def lower(low: Lowering, node: Node) -> None:
         source, output = low.input(node, 0), node.outputs[0]
         rank = len(source.shape)
         axes = _axes(node, rank)
         real = [axis for axis in axes if source.shape[axis] != 1]
-        if not real and neutral:
-            low.alias(output, source, node)
+        if not real:
+            if single is None:
+                low.alias(output, source, node)
+            else:
+                low.emit(node, "UnaryOp", [source], source.dims, {0: single}, to=output)
             return
         pooled = {4: 0, 3: 1}.get(operation)
         if pooled is not None and rank >= 3 and source.shape[0] == 1 and set(axes) | {0} == {0, *range(2, rank)}:
@@ -224,10 +227,10 @@ def reduce(operation: int, *, neutral: bool = False) -> Lower:
             return
         found = {axis: dim_of_axis(source.shape, source.dims, axis) for axis in real}
         dims = sorted(dim for dim in found.values() if dim is not None)
-        if len(dims) < len(real) or not real:
+        if len(dims) < len(real):
             keys = [axis in real for axis in range(rank)]
             grouped = regrouped(source.shape, keys, ())
-            if grouped is None or not real:
+            if grouped is None:
                 raise unsupported(node, f"reducing axes {axes} of a tensor of shape {source.shape}")
             source = low.view(source, grouped[0])
             dims = sorted({grouped[1][axis] for axis in real})
@@ -332,15 +335,15 @@ MATH_OPS: dict[str, Lower] = {
     "Softmax": softmax,
     "SoftmaxAxis": softmax,
     "LogSoftmax": softmax,
-    "ReduceSum": reduce(0, neutral=True),
-    "ReduceSumSquare": reduce(2),
-    "ReduceMean": reduce(3, neutral=True),
-    "ReduceMax": reduce(4, neutral=True),
-    "ReduceMin": reduce(5, neutral=True),
-    "ReduceProd": reduce(6, neutral=True),
-    "ReduceL1": reduce(7),
-    "ReduceL2": reduce(8),
-    "ReduceLogSum": reduce(9),
+    "ReduceSum": reduce(0),
+    "ReduceSumSquare": reduce(2, single=SQUARE),
+    "ReduceMean": reduce(3),
+    "ReduceMax": reduce(4),
+    "ReduceMin": reduce(5),
+    "ReduceProd": reduce(6),
+    "ReduceL1": reduce(7, single=_UNARY_OPS["Abs"]),
+    "ReduceL2": reduce(8, single=_UNARY_OPS["Abs"]),
+    "ReduceLogSum": reduce(9, single=_UNARY_OPS["Log"]),
     "ReduceLogSumExp": reduce(10),
     "MatMul": matmul,
 }

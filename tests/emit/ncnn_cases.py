@@ -264,6 +264,16 @@ POOL = {
             ("c-and-w", "[1,3]", 0, "[1,9]"),
         )
     },
+    **{
+        f"{op}-of-one-{keep}": one(
+            f"y = {op}<axes=[1],keepdims={keep}>(x)", f"float{shape}", shape="float[1,1,9,10]", opset=11
+        )
+        for op in ("ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp")
+        for keep, shape in ((1, "[1,1,9,10]"), (0, "[1,9,10]"))
+    },
+    "log-sum-of-one": one(
+        "a = Softplus(x) y = ReduceLogSum<axes=[1]>(a)", "float[1,1,9,10]", shape="float[1,1,9,10]", opset=11
+    ),
     "reduce-all": one("y = ReduceSum<keepdims=0>(x)", "float", opset=11),
     "reduce-sum-13": one("y = ReduceSum(x, a)", "float[1,6,1,10]", "int64[1] a = {2}"),
 }
