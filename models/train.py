@@ -42,7 +42,10 @@ class Trainer:
     def __init__(self, recipe: Recipe, names: Sequence[str]) -> None:
         self.recipe, self.names, self.epoch, self.seconds = recipe, tuple(names), 0, 0.0
         net: Any = build(recipe.arch, nc=len(names), width=recipe.width, seed=recipe.seed, head="raw")
-        self.net: nn.Module = net.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
+        grouped = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in net.modules())
+        # channels_last is a tenth faster on a CPU, but torch 2.13's backward of depthwise convolutions corrupts memory.
+        self.layout = torch.contiguous_format if grouped else torch.channels_last
+        self.net: nn.Module = net.to(memory_format=self.layout)
         self.head = next(part for part in self.net.modules() if isinstance(part, Head))
         start_rare(self.head)
         if recipe.init:
@@ -77,7 +80,7 @@ class Trainer:
         ):
             self._set_lr(self.epoch + number / count)
             self.optimizer.zero_grad()
-            raw = self.net(pixels.contiguous(memory_format=torch.channels_last))
+            raw = self.net(pixels.contiguous(memory_format=self.layout))
             loss, parts = detection_loss(read_head(self.head, raw), boxes, labels, recipe.class_gain)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), 10.0)

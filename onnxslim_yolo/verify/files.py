@@ -26,8 +26,8 @@ FINEST = 1e-6
 
 
 FINEST_NCNN = 5e-5
-"""No tolerance below this for ncnn: its kernels sum in another order than any of onnxruntime's (Winograd, packed), which
-shows as up to 2e-5 where onnxruntime's own two ways agree to 1e-6."""
+"""No tolerance below this for ncnn: its kernels sum in another order than any of onnxruntime's (Winograd, packed).
+That shows as up to 2e-5 where onnxruntime's own two ways agree to 1e-6."""
 
 
 def sharpen(control: float, noise: float) -> tuple[float, bool]:
