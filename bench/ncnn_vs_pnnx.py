@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import onnxslim_yolo
 from onnxslim_yolo.emit.ncnn import emit_ncnn
 from onnxslim_yolo.emit.ncnn_write import write_pair
 from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.verify.ncnn_compare import run_tensors
 
 PNNX_TIMEOUT = 300
+RESULTS = Path(__file__).parent / "results"
 
 
 def convert_ours(model: Model, folder: Path) -> tuple[Path, Path]:
@@ -180,6 +183,53 @@ def zoo_files(names: list[str], size: int) -> list[Path]:
     return files
 
 
+def installed_mb(name: str) -> float:
+    """Size of an installed distribution's files, in MB."""
+    files = distribution(name).files or []
+    return sum(Path(str(file.locate())).stat().st_size for file in files if Path(str(file.locate())).is_file()) / 1e6
+
+
+def as_markdown(rows: list[dict[str, Any]], pnnx: str) -> str:
+    """The table, then what pnnx cannot convert or gets wrong."""
+    both = [row for row in rows if "ours/pnnx" in row]
+    seconds = [float(np.median([row[key] for row in both])) for key in ("ours_s", "pnnx_s")]
+    own = sum(file.stat().st_size for file in Path(onnxslim_yolo.__file__).parent.rglob("*.py")) / 1e6
+    sizes = f"{own:.1f} MB of Python (runs on onnx, {installed_mb('onnx'):.0f} MB)"
+    lines = [
+        "# ncnn files: ours against pnnx's",
+        "",
+        "The same ONNX file through both, fp16 weights; both files and a second copy of ours interleaved in one process",
+        "(`python bench/ncnn_vs_pnnx.py`). Ratios are medians of the rounds with their quartiles. Where 1 lies between a",
+        "row's quartiles, or its ratio between the control's, there is no difference that this measurement shows. Errors",
+        "are the worst element over the output's spread, from onnxruntime in single precision: what fp16 weights cost on",
+        "these random ones.",
+        "",
+        f"Converting takes {seconds[0]:.2f} s here, {seconds[1]:.2f} s in pnnx (median). To install: {sizes}; pnnx "
+        f"{Path(pnnx).resolve().stat().st_size / 1e6:.0f} MB.",
+        "",
+        "| model | threads | ours, ms | ours / pnnx | quartiles | control | error, ours | error, pnnx |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in both:
+        low, middle, high = row["ours/pnnx"]
+        errors = (row["ours_error"], row["pnnx_error"])
+        cells = [row["model"], row["threads"], f"{row['ours_ms']:.2f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+        cells += ["{0:.2f} to {2:.2f}".format(*row["control"])]
+        cells += [f"{each:.1e}" if isinstance(each, float) else each for each in errors]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    ratios = [row["ours/pnnx"][1] for row in both]
+    lines += [
+        "",
+        f"Median over {len(both)} rows: {np.median(ratios):.3f}. Error: worst element over the output's spread.",
+    ]
+    failed = {row["model"]: row["pnnx_failed"] for row in rows if "pnnx_failed" in row}
+    lines += ["", "pnnx's file does not run:", ""]
+    lines += [f"* {name}: {why.strip().splitlines()[-1].split('/')[0].strip()}" for name, why in failed.items()]
+    refused = [row["model"] for row in rows if "failed" in row]
+    lines += ["", f"Refused here, before anything is written: {', '.join(dict.fromkeys(refused)) or 'none'}."]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="*")
@@ -189,12 +239,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, nargs="+", help="write results/ncnn_vs_pnnx.md from these --json files")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
         if arguments.threads == 1:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # choose with taskset
         print(json.dumps(bench(arguments.one, arguments.pnnx, arguments.rounds, arguments.threads)))
+        return
+    if arguments.table:
+        rows = [row for path in arguments.table for row in json.loads(path.read_text())]
+        (RESULTS / "ncnn_vs_pnnx.md").write_text(as_markdown(rows, arguments.pnnx), encoding="utf-8")
         return
     rows = []
     for file in [*arguments.models, *zoo_files(arguments.zoo, arguments.size)]:
