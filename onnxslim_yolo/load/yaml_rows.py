@@ -106,6 +106,24 @@ def _c3(row: Row) -> nn.Module:
     return C3(row.c1, row.c2, row.count("m."), shortcut=row.arg(1, True))
 
 
+def _c2(row: Row) -> nn.Module:
+    from onnxslim_yolo.models.blocks_csp import C2
+
+    return C2(row.c1, row.c2, row.count("m."), shortcut=row.arg(1, True))
+
+
+def _c3_ghost(row: Row) -> nn.Module:
+    from onnxslim_yolo.models.blocks_csp import C3Ghost
+
+    return C3Ghost(row.c1, row.c2, row.count("m."))
+
+
+def _ghost(row: Row) -> nn.Module:
+    from onnxslim_yolo.models.blocks_csp import GhostConv
+
+    return GhostConv(row.c1, row.c2, row.arg(1, 1), row.arg(2, 1))
+
+
 def _spp(row: Row) -> nn.Module:
     from onnxslim_yolo.models.blocks_common import SPP
 
@@ -255,6 +273,9 @@ ROWS: dict[str, Callable[[Row], nn.Module]] = {
     "Focus": _focus,
     "Bottleneck": _bottleneck,
     "C3": _c3,
+    "C2": _c2,
+    "C3Ghost": _c3_ghost,
+    "GhostConv": _ghost,
     "SPP": _spp,
     "SPPF": _sppf,
     "C2f": _c2f,
@@ -280,5 +301,5 @@ ROWS: dict[str, Callable[[Row], nn.Module]] = {
 HEADS = frozenset({"Detect", "v10Detect", "Segment", "Pose", "OBB", "Classify"})
 """Heads: they need their levels' strides and end the model."""
 
-STAGES = frozenset({"C3", "C2f", "C3k2", "C2fCIB", "C2PSA", "A2C2f", "RepNCSPELAN4"})
+STAGES = frozenset({"C2", "C3", "C3Ghost", "C2f", "C3k2", "C2fCIB", "C2PSA", "A2C2f", "RepNCSPELAN4"})
 """Modules that hold their repetitions themselves; others are repeated one after the other."""

@@ -30,7 +30,7 @@ NAMES = [
 REFUSED = {"yolo26n-sem": "SemanticSegment", "yolo26n-depth": "Depth"}
 """Tasks without boxes: their heads are not known here."""
 
-WITHOUT_YAML_ROWS = ("ghost", "yolov9e", "yolov6n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb")
+WITHOUT_YAML_ROWS = ("yolov9e", "yolov6n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb")
 """Checkpoints that open, but of whose yaml some modules cannot be built beside a bare state_dict."""
 
 BY_YAML = [name for name in NAMES if not any(part in name for part in WITHOUT_YAML_ROWS)]
