@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.emit.ncnn_cut import cut as cut_tail
 from onnxslim_yolo.emit.ncnn_cut import learned_node, tail_of
 from onnxslim_yolo.emit.ncnn_format import Layer, Weights, bin_bytes, fits_fp16, param_text
-from onnxslim_yolo.emit.ncnn_layout import Shape, canonical_dims
+from onnxslim_yolo.emit.ncnn_layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn_ops_math import MATH_OPS
 from onnxslim_yolo.emit.ncnn_ops_nn import NN_OPS
@@ -152,6 +152,7 @@ def _finish(
     values = [lowering.value(tensor) for tensor in graph.outputs]
     outputs = [lowering.view(value, canonical_dims(value.shape)) for value in values]
     layers = tidy(lowering.layers, [value.blob for value in outputs], lowering.dims)
+    _hint_shapes(layers, lowering.dims)
     layers, ends = insert_splits(layers, [value.blob for value in outputs])
     onnx_names = lowering.onnx_names()
     blobs = {blob: onnx_names[blob] for layer in layers for blob in layer.outputs if blob in onnx_names}
@@ -172,6 +173,22 @@ def _finish(
     return NcnnModel(
         param_text(layers), bin_bytes(layers, weights), in_ports, out_ports, blobs, cut_names, tuple(notes), weights
     )
+
+
+SHAPE_HINT = 30
+"""Any layer's parameter with its outputs' shapes: dimensions, w, h, c."""
+
+
+def _hint_shapes(layers: list[Layer], dims: Mapping[str, Dims]) -> None:
+    """Tell convolutions their outputs' size, by which ncnn chooses Winograd's tile when it loads the network.
+
+    Without it a tile is taken that suits large maps: YOLOv3-tiny at 320 px takes a quarter longer.
+    """
+    for layer in layers:
+        size = dims.get(layer.outputs[0], ())
+        if layer.type == "Convolution" and len(size) == 3:
+            channels, height, width = size
+            layer.params[SHAPE_HINT] = [3, width, height, channels]
 
 
 def _overflow_notes(layers: list[Layer], weights: Weights) -> list[str]:

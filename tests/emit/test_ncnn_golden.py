@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from onnxslim_yolo.emit.ncnn import emit_ncnn
+from onnxslim_yolo.emit.ncnn_write import write_pair
 from onnxslim_yolo.errors import UnsupportedError
 from tests.emit.ncnn_cases import BINARY, CONV, ELEMENTWISE, LINEAR, POOL, one
 from tests.emit.ncnn_cases_shape import MOVEMENT, RESIZE
-from tests.numeric import build
+from tests.numeric import build, run_onnx
 
 
 def lines(text: str) -> list[str]:
@@ -27,7 +31,7 @@ def test_convolution() -> None:
         "7767517\n2 2\n"
         "Input                    x                        0 1 in0 0=10 1=9 2=6\n"
         "Convolution              Conv_0                   1 1 in0 out0 0=8 1=3 2=1 3=1 4=0 5=0 6=432 9=2 "
-        "-23310=1,1.00000001e-01 11=3 12=1 13=1 14=0 15=0 16=0\n"
+        "-23310=1,1.00000001e-01 11=3 12=1 13=1 14=0 15=0 16=0 -23330=4,3,8,7,8\n"
     )
 
 
@@ -132,3 +136,23 @@ def test_refusals_say_why(name: str) -> None:
     with pytest.raises(UnsupportedError, match=reason) as caught:
         emit_ncnn(model, cut=False)
     assert caught.value.node and caught.value.hint
+
+
+def test_a_shape_hint_does_not_tie_the_size(tmp_path: Path) -> None:
+    """Winograd's tile is chosen for the hinted size when ncnn loads; a map of any other size still comes out right."""
+    ncnn = pytest.importorskip("ncnn")
+    net, image = ncnn.Net(), np.random.default_rng(0).random((16, 41, 37), dtype=np.float32)
+    weights = "float[16,16,3,3] w"
+    small, large = (
+        build(one("y = Conv<pads=[1,1,1,1]>(x, w)", f"float[1,16,{h},{w}]", weights, shape=f"float[1,16,{h},{w}]"))
+        for h, w in ((6, 6), (41, 37))
+    )
+    pair = emit_ncnn(small, weights="fp32")
+    assert "-23330=4,3,6,6,16" in pair.param
+    param, binary = write_pair(pair, tmp_path)
+    assert net.load_param(str(param)) == 0 and net.load_model(str(binary)) == 0
+    extractor = net.create_extractor()
+    extractor.input("in0", ncnn.Mat(image).clone())
+    found = np.array(extractor.extract("out0")[1])
+    [wanted] = run_onnx(large, {"x": image[None]}).values()
+    np.testing.assert_allclose(found, wanted[0], atol=2e-4 * wanted.std())
