@@ -198,11 +198,11 @@ def as_markdown(rows: list[dict[str, Any]], pnnx: str) -> str:
     lines = [
         "# ncnn files: ours against pnnx's",
         "",
-        "The same ONNX file through both, fp16 weights; both files and a second copy of ours interleaved in one process",
-        "(`python bench/ncnn_vs_pnnx.py`). Ratios are medians of the rounds with their quartiles. Where 1 lies between a",
-        "row's quartiles, or its ratio between the control's, there is no difference that this measurement shows. Errors",
-        "are the worst element over the output's spread, from onnxruntime in single precision: what fp16 weights cost on",
-        "these random ones.",
+        "The same ONNX file through both, fp16 weights; both files and a second copy of ours interleaved in one",
+        "process (`python bench/ncnn_vs_pnnx.py`). Ratios are medians of the rounds with their quartiles. Where 1 lies",
+        "between a row's quartiles, or its ratio between the control's, there is no difference that this measurement",
+        "shows. Errors are the worst element over the output's spread, from onnxruntime in single precision: what fp16",
+        "weights cost on these random ones.",
         "",
         f"Converting takes {seconds[0]:.2f} s here, {seconds[1]:.2f} s in pnnx (median). To install: {sizes}; pnnx "
         f"{Path(pnnx).resolve().stat().st_size / 1e6:.0f} MB.",
