@@ -221,12 +221,14 @@ def _slice(cutter: _Cutter, node: Node) -> None:
         return
     for axis, taken in slice_ranges(node, shape).items():
         classes = cutter.along(node, 0, axis)
-        if classes is None or taken == range(shape[axis]):
+        if classes is None:
             continue
+        starts = cutter.starts(classes)
+        if taken == range(shape[axis]) and starts[-1] <= shape[axis]:
+            continue  # its end may lie behind what is left, but not before what has been added
         if taken.step != 1:
             _gather_instead(cutter, node, len(shape), axis, classes, list(taken))
             continue
-        starts = cutter.starts(classes)
         _set_bounds(cutter, node, len(shape), axis, int(starts[taken.start]), int(starts[taken.stop]))
 
 

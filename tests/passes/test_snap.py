@@ -204,6 +204,20 @@ def test_what_is_summed_without_weights_is_not_padded(case: str) -> None:
     assert_same(model, after)
 
 
+def test_a_slice_of_all_channels_grows_with_them() -> None:
+    """What an earlier pruning left of YOLOv4-tiny's half: a Slice that takes everything, by number."""
+    text = onnx_text(
+        "float[1,3,4,4] x",
+        "float[a,b,c,d] y",
+        "float[11,3,1,1] c.weight, float[2,11,1,1] y.weight, int64[1] zero = {0}, int64[1] end = {11}, int64[1] i = {1}",
+        "c = Conv(x, c.weight) r = Relu(c) s = Slice(r, zero, end, i) y = Conv(s, y.weight)",
+    )
+    model = build(text)
+    after = run(model, SnapWidths(to=8, odd="up"), SliceChannels())
+    assert shapes(after)["y.weight"][1] == 16
+    assert_same(model, after)
+
+
 def test_an_odd_graph_is_left_alone_without_padding() -> None:
     model = chain(11, 19)
     assert SnapWidths(to="pow2").run(model) == 0
