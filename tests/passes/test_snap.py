@@ -209,8 +209,8 @@ def test_a_slice_of_all_channels_grows_with_them() -> None:
     text = onnx_text(
         "float[1,3,4,4] x",
         "float[a,b,c,d] y",
-        "float[11,3,1,1] c.weight, float[2,11,1,1] y.weight, int64[1] zero = {0}, int64[1] end = {11}, int64[1] i = {1}",
-        "c = Conv(x, c.weight) r = Relu(c) s = Slice(r, zero, end, i) y = Conv(s, y.weight)",
+        "float[11,3,1,1] c.weight, float[2,11,1,1] y.weight, int64[1] s0 = {0}, int64[1] s1 = {11}, int64[1] i = {1}",
+        "c = Conv(x, c.weight) r = Relu(c) s = Slice(r, s0, s1, i) y = Conv(s, y.weight)",
     )
     model = build(text)
     after = run(model, SnapWidths(to=8, odd="up"), SliceChannels())
