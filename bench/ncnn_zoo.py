@@ -93,7 +93,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         "Worst difference from onnxruntime over the output's spread, fp32 weights, at 320×320, 640×640 and 320×448;",
         f"the limit is {LIMIT:g}. Control: the middle convolution's weights 1 % off.",
         "Made by `python bench/ncnn_zoo.py --write`. The weights are random: where the control shows many times the",
-        "output's spread, the network amplifies rounding as well, and passes the limit for that (v5lite-c, yolov7-rep);",
+        "output's spread, the network amplifies rounding as well, and passes the limit for that: v5lite-c, yolov7-rep;",
         "where it shows next to nothing, pruning at random has left little to see (classifiers, yolov9t, yolo11n).",
         "",
         "| architecture | " + " | ".join(VARIANTS) + " | least control |",
