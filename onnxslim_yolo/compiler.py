@@ -184,8 +184,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
             verification = _verify(path, result, ncnn, chain, options)
         compensation = [gain.as_json() for gain in probe.measure(options.calib)]
         gains = _measure(result, baseline, reference, options, progress)
-        if "speed" not in gains:
-            _predict(model, baseline, options)
+        latency = _predict(model, baseline, options, say="speed" not in gains)
         progress("report")
         result.timings = {
             "seconds": round(time.perf_counter() - started, 3),
@@ -193,9 +192,10 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         }
         _report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= {"compensation": compensation} | gains
+        table = table_for(options.target, options.isa, options.table)
         for key, graph in (("before", baseline.graph), ("after", model.graph)):
-            result.report[key] |= predicted_latency(graph, options.target, options.isa, options.table)
-            add_latency(result.report[key], graph, table_for(options.target, options.isa, options.table))
+            result.report[key] |= latency[key]
+            add_latency(result.report[key], graph, table)
         _write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder
@@ -362,14 +362,15 @@ def _measure(
     return found
 
 
-def _predict(model: Model, baseline: Model, options: CompileOptions) -> None:
-    """Note that the result is slower than its source where the latency table says so plainly."""
+def _predict(model: Model, baseline: Model, options: CompileOptions, *, say: bool) -> dict[str, dict[str, Any]]:
+    """Predicted latency, `before` and `after`; with `say`, a note where the table plainly calls the result slower."""
     from onnxslim_yolo.verify.predicted import predicted_verdict
 
     before, after = (predicted_latency(m.graph, options.target, options.isa, options.table) for m in (baseline, model))
     slower = predicted_verdict(before, after, options.target)
-    if slower is not None:
+    if say and slower is not None:
         model.note(slower)
+    return {"before": before, "after": after}
 
 
 def _estimate(baseline: Model, result: Model, calib: Path) -> dict[str, Any] | None:

@@ -235,11 +235,17 @@ class GammaSparsity:
 
         if self._class is None:
             return flat.abs()
+        return (self._summed(flat.square()) / self._summed(torch.ones_like(flat))).sqrt()
+
+    def _summed(self, flat: Tensor) -> Tensor:
+        """Each γ's value summed over its coupled channel, shape as `flat`; itself for channels on their own."""
+        import torch
+
+        if self._class is None:
+            return flat
         index = self._class.to(flat.device)
-        count = int(index.max()) + 1
-        total = torch.zeros(count, dtype=flat.dtype, device=flat.device).index_add_(0, index, flat.square())
-        number = torch.zeros_like(total).index_add_(0, index, torch.ones_like(flat))
-        return (total / number.clamp_min(1)).sqrt()[index]
+        total = torch.zeros(int(index.max()) + 1, dtype=flat.dtype, device=flat.device)
+        return total.index_add_(0, index, flat)[index]
 
     def _effect(self) -> Tensor:
         """The running mean of each γ's coupled channel's squared effect on the loss, this step's gradients counted."""
@@ -251,14 +257,10 @@ class GammaSparsity:
             else gamma * gamma.grad + beta * beta.grad
             for gamma, beta in zip(self._gammas, self._betas, strict=True)
         ]
-        flat = torch.cat(effects)
-        if self._class is not None:
-            index = self._class.to(flat.device)
-            flat = torch.zeros(int(index.max()) + 1, dtype=flat.dtype, device=flat.device).index_add_(0, index, flat)[
-                index
-            ]
-        squares = flat.square()
-        self._effects = squares if self._effects is None else torch.lerp(squares, self._effects.to(flat.device), MEMORY)
+        squares = self._summed(torch.cat(effects)).square()
+        self._effects = (
+            squares if self._effects is None else torch.lerp(squares, self._effects.to(squares.device), MEMORY)
+        )
         return self._effects
 
     def state_dict(self) -> dict[str, Any]:

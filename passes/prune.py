@@ -162,8 +162,9 @@ class PruneChannels:
         def without(count: int) -> Array:
             keep = np.ones(channels.count, dtype=bool)
             keep[order[:count]] = False
-            split = set(level[order[:count]].tolist()) & set(level[order[count:]].tolist())
-            return keep | np.isin(level, list(split))  # part of a level would only be given back
+            if 0 < count < len(order) and level[order[count - 1]] == level[order[count]]:
+                keep[level == level[order[count]]] = True  # part of a level would only be given back
+            return keep
 
         if self.macs is None:
             # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.

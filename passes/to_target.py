@@ -113,7 +113,6 @@ class PruneToTarget:
     def _choose(self, problem: WidthProblem, plan: Plan, limit: float) -> None:
         candidates = [_candidates(u, problem.costs.lanes, self.floor) for u in problem.units]
         found = most_important(problem, candidates, limit, list(problem.planned))
-        plan.floor = self.floor
         plan.keep = complete(plan.channels, problem.keep(plan, list(found.choice)), plan.importance, floor=self.floor)
 
     def _words(self, cost: float) -> str:

@@ -79,11 +79,8 @@ def _fair(cells: dict[_Places, Array], parts: list[int]) -> list[list[Array]]:
         if not touching:
             done.append(current)
             continue
-        pending = [other for other in pending if other not in touching]
-        done = [other for other in done if other not in touching]
-        for other in touching:
-            current = {**current, **other}
-        pending.append(current)
+        pending, done = ([other for other in group if not unfair & _balances(other)] for group in (pending, done))
+        pending.append({place: cell for merged in (current, *touching) for place, cell in merged.items()})
     return [list(found.values()) for found in done]
 
 
