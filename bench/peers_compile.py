@@ -186,21 +186,26 @@ def ignored(net: nn.Module, whole_head: bool) -> list[nn.Module]:
     return [part for part in inner if part.bias is not None or len(part.weight) == 1]
 
 
-def torch_pruning_row(module: nn.Module, size: int, whole_head: bool, remark: str = "") -> Row:
+def torch_pruned(module: nn.Module, size: int, ratio: float, *, whole_head: bool, **options: Any) -> nn.Module:
+    """A copy pruned by Torch-Pruning's BNScalePruner; `options` are the pruner's own."""
     import torch_pruning
 
+    net = copy.deepcopy(module)
+    pruner = torch_pruning.pruner.BNScalePruner(
+        net,
+        torch.rand(1, 3, size, size),
+        importance=torch_pruning.importance.BNScaleImportance(),
+        pruning_ratio=ratio,
+        ignored_layers=ignored(net, whole_head),
+        **options,
+    )
+    pruner.step()
+    return net
+
+
+def torch_pruning_row(module: nn.Module, size: int, whole_head: bool, remark: str = "") -> Row:
     def run(globally: bool) -> nn.Module:
-        net = copy.deepcopy(module)
-        pruner = torch_pruning.pruner.BNScalePruner(
-            net,
-            torch.rand(1, 3, size, size),
-            importance=torch_pruning.importance.BNScaleImportance(),
-            global_pruning=globally,
-            pruning_ratio=0.5,
-            ignored_layers=ignored(net, whole_head),
-        )
-        pruner.step()
-        return net
+        return torch_pruned(module, size, 0.5, whole_head=whole_head, global_pruning=globally)
 
     seconds, globally = timed(lambda: run(True))
     local = run(False)

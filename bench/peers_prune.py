@@ -28,7 +28,7 @@ from typing import Any
 
 import onnx
 import torch
-from peers_compile import SplitC2f, attempt, exported, ignored, rewritten, timed
+from peers_compile import SplitC2f, attempt, exported, rewritten, timed, torch_pruned
 from torch import nn
 
 from onnxslim_yolo.models.zoo import build, randomise
@@ -81,21 +81,8 @@ def reached(share: Callable[[float], float], left: float) -> float:
 
 
 def torch_pruning_row(module: nn.Module, size: int, left: float, round_to: int | None, file: Path) -> Row:
-    import torch_pruning
-
     def run(ratio: float) -> nn.Module:
-        net = copy.deepcopy(module)
-        pruner = torch_pruning.pruner.BNScalePruner(
-            net,
-            torch.rand(1, 3, size, size),
-            importance=torch_pruning.importance.BNScaleImportance(),
-            global_pruning=True,
-            pruning_ratio=ratio,
-            round_to=round_to,
-            ignored_layers=ignored(net, whole_head=False),
-        )
-        pruner.step()
-        return net
+        return torch_pruned(module, size, ratio, whole_head=False, global_pruning=True, round_to=round_to)
 
     whole = module_weights(module)
     ratio = reached(lambda r: module_weights(run(r)) / whole, left)

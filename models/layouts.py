@@ -103,8 +103,14 @@ def yolov5n_seg(nc: int, width: float) -> LayeredModel:
     return finish(net, AnchorDetect, (17, 20, 23), nc, ANCHORS, STRIDES, nm=32, npr=net.width(256))
 
 
-def pyramid(net: Assembler, levels: tuple[int, int, int], block: Callable[[int, int], None]) -> list[int]:
-    """Top-down, then bottom-up (PAN). `block(c2, position)` appends a stage; returns the three outputs' indices."""
+def pyramid(
+    net: Assembler,
+    levels: tuple[int, int, int],
+    block: Callable[[int, int], None],
+    down: Callable[..., nn.Module] = Conv,
+) -> list[int]:
+    """Top-down, then bottom-up (PAN) through `down`. `block(c2, position)` appends a stage; returns the three outputs'
+    indices."""
     p3, p4, p5 = levels
     outputs: list[int] = []
     for c, level in ((512, p4), (256, p3)):
@@ -115,8 +121,8 @@ def pyramid(net: Assembler, levels: tuple[int, int, int], block: Callable[[int, 
     top, last = outputs
     result = [last]
     for c, level in ((512, top), (1024, p5)):
-        down = SCDown if c == 1024 and any(isinstance(layer, SCDown) for layer in net.layers) else Conv
-        net.block(down, c // 2, 3, 2)
+        separable = c == 1024 and any(isinstance(layer, SCDown) for layer in net.layers)
+        net.block(SCDown if separable else down, c // 2, 3, 2)
         net.concat(-1, level)
         block(c, len(result) + 1)
         result.append(len(net.layers) - 1)

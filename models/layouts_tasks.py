@@ -12,7 +12,7 @@ from onnxslim_yolo.models.blocks_csp import C3Ghost, GhostConv
 from onnxslim_yolo.models.container import Assembler, LayeredModel
 from onnxslim_yolo.models.heads_dfl import Detect
 from onnxslim_yolo.models.heads_tasks import OBB26, Pose26, Segment
-from onnxslim_yolo.models.layouts import STRIDES, finish, widths, yolo26_body
+from onnxslim_yolo.models.layouts import STRIDES, finish, pyramid, widths, yolo26_body
 
 
 def _yolo26(head: Callable[..., nn.Module], nc: int, width: float, **kw: Any) -> LayeredModel:
@@ -45,16 +45,5 @@ def yolov8n_ghost(nc: int, width: float) -> LayeredModel:
         net.block(GhostConv, c, 3, 2)
         net.block(C3Ghost, c, net.repeats(n))
     net.block(SPPF, 1024, 5)
-    tops, outputs = [], []
-    for c, level in ((512, 6), (256, 4)):
-        net.upsample()
-        net.concat(-1, level)
-        net.block(C3Ghost, c, net.repeats(3))
-        tops.append(len(net.layers) - 1)
-    outputs.append(tops[1])
-    for c, level in ((512, tops[0]), (1024, 9)):
-        net.block(GhostConv, c // 2, 3, 2)
-        net.concat(-1, level)
-        net.block(C3Ghost, c, net.repeats(3))
-        outputs.append(len(net.layers) - 1)
+    outputs = pyramid(net, (4, 6, 9), lambda c, _: net.block(C3Ghost, c, net.repeats(3)), GhostConv)
     return finish(net, Detect, outputs, nc, STRIDES)

@@ -125,11 +125,17 @@ def control(model: Model, feeds: list[Feeds], reference: list[Feeds], *, layers:
     ordered = sorts(model.graph)
     results: list[tuple[float, str]] = []
     for place in places:
-        spoiled = model.copy()
-        node = next(n for n in spoiled.graph.nodes if n.name == linear[place].name)
-        weight = np.asarray(input_constant(node, 1))
-        signs = np.random.default_rng(place).choice([-0.01, 0.01], size=weight.shape)
-        replace_constant(node, 1, (weight * (1 + signs)).astype(weight.dtype))
-        spoiled_outputs = run_onnx(spoiled, feeds)
-        results.append((worst_of(compare(reference, spoiled_outputs, sorted_outputs=ordered)), node.name))
+        name = linear[place].name
+        outputs = run_onnx(spoiled(model, name, place), feeds)
+        results.append((worst_of(compare(reference, outputs, sorted_outputs=ordered)), name))
     return sorted(results)[len(results) // 2]
+
+
+def spoiled(model: Model, layer: str, seed: int = 0) -> Model:
+    """A copy with the weights of the layer of this name 1 % off, up or down at random."""
+    copy = model.copy()
+    node = next(n for n in copy.graph.nodes if n.name == layer)
+    weight = np.asarray(input_constant(node, 1))
+    signs = np.random.default_rng(seed).choice([-0.01, 0.01], size=weight.shape)
+    replace_constant(node, 1, (weight * (1 + signs)).astype(weight.dtype))
+    return copy
