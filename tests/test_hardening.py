@@ -230,8 +230,8 @@ def test_external_data_that_is_right_is_read(tmp_path: Path) -> None:
 
 
 def test_work_grows_with_the_number_of_nodes(tmp_path: Path) -> None:
-    """Four times the nodes may take at most five times the calls (no clock: machines are shared); 10^5 nodes are
-    measured in docs."""
+    """Four times the nodes take four times the calls (no clock: machines are shared); 10^5 nodes are measured in
+    docs."""
 
     def calls(count: int) -> int:
         names = ["x", *(f"t{i}" for i in range(count - 1)), "y"]
@@ -252,7 +252,7 @@ def test_work_grows_with_the_number_of_nodes(tmp_path: Path) -> None:
 
     calls(100)
     small, large = calls(1500), calls(6000)
-    assert large < 5 * small, (small, large)
+    assert large < 4.1 * small, (small, large)
 
 
 @pytest.mark.parametrize(
