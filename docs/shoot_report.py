@@ -30,6 +30,8 @@ def main() -> int:
             page.open(Path(folder) / "bccd-sparse.report.html", width, height)
             page.js("document.querySelector('[data-metric=latency_us]').click()")
             page.hover(HOVERED)
+            if page.js("scrollY"):  # what is above the window would be white
+                complaints.append(f"{width} px: '{HOVERED}' is not in view unless the page is scrolled")
             page.screenshot(ROOT / f"docs/screenshots/report-{width}.png", full=False)
             complaints += page.errors
     print("\n".join(complaints) or "two pictures in docs/screenshots")

@@ -81,9 +81,11 @@ class Page:
         return answer["result"].get("value")
 
     def hover(self, selector: str) -> None:
-        self.js(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        time.sleep(0.1)
         element = f"document.querySelector({selector!r})"
+        seen = "r => r.top >= 0 && r.bottom <= innerHeight"
+        if not self.js(f"({seen})({element}.getBoundingClientRect())"):
+            self.js(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+            time.sleep(0.1)
         box = self.js(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({element}.getBoundingClientRect())")
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
         time.sleep(0.1)
