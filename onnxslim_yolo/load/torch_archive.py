@@ -129,9 +129,11 @@ def _open_zip(path: Path, size: int) -> Archive:
             pickle = members[f"{root}data.pkl"]
             if pickle.file_size > _MAX_PICKLE:
                 raise InputError(f"its pickle has {pickle.file_size} bytes; at most {_MAX_PICKLE} are read")
-            tree = PickleMachine(archive.read(pickle), 0, lambda identifier: _storage(identifier)).run()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, UnicodeDecodeError) as error:
+            data = archive.read(pickle)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, ValueError) as error:
+        # ValueError: names that are no UTF-8, members beyond what a file can be long
         raise InputError(f"is a damaged or truncated zip archive ({error})") from error
+    tree = PickleMachine(data, 0, lambda identifier: _storage(identifier)).run()
     return Archive(path, size, tree, _ZipStorages(path, f"{root}data/", members))
 
 

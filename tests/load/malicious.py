@@ -144,6 +144,22 @@ def zip64_lie(path: Path, _: Path) -> None:
     path.write_bytes(data[:start] + bytes(entry))
 
 
+def zip64_offset(path: Path, _: Path) -> None:
+    """The directory says that the pickle begins at byte 2⁶³, where no file can be read."""
+    zipped(path, pickle.dumps({}, 2))
+    data = path.read_bytes()
+    start = data.index(b"PK\x01\x02")
+    entry = bytearray(data[start:])
+    length = struct.unpack_from("<H", entry, 28)[0]
+    struct.pack_into("<I", entry, 42, 0xFFFFFFFF)
+    extra = struct.pack("<HHQ", 1, 8, 1 << 63)
+    struct.pack_into("<H", entry, 30, len(extra))
+    entry[46 + length : 46 + length] = extra
+    end = entry.rindex(b"PK\x05\x06")
+    struct.pack_into("<I", entry, end + 12, end)
+    path.write_bytes(data[:start] + bytes(entry))
+
+
 def compressed(path: Path, _: Path) -> None:
     zipped(path, state_dict(tensor(storage())), {"archive/data/0": bytes(1 << 20)}, compression=zipfile.ZIP_DEFLATED)
 
@@ -520,6 +536,7 @@ EDGES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         "damaged",
     ),
     "zip64 sizes that lie": (zip64_lie, "damaged|claims|overlap|compressed"),
+    "zip64 offset beyond every file": (zip64_offset, "damaged"),
 }
 """What readers of zip archives and tensors trip over."""
 
