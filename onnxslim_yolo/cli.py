@@ -20,6 +20,7 @@ from rich.console import Console
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.cli_config import merged, merged_as_toml, use_config, use_no_config
+from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import compile_options
 from onnxslim_yolo.cli_options import parse_size as parse_size
 from onnxslim_yolo.errors import OnnxSlimError, UsageError
@@ -96,7 +97,7 @@ def _root(
     """Prune, fuse and verify YOLO detectors, as ONNX and NCNN."""
 
 
-@app.command("compile")
+@app.command("compile", epilog=examples("compile"))
 def compile_command(
     context: typer.Context,
     source: Annotated[
@@ -109,9 +110,7 @@ def compile_command(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
-    prune: Annotated[
-        str, typer.Option(metavar="R|dead", help="Share of prunable channels to remove, or 'dead'.")
-    ] = "dead",
+    prune: Annotated[str, choice("R|dead", "Share of prunable channels to remove, or 'dead'.")] = "dead",
     target_latency: Annotated[
         str | None, typer.Option(metavar="0.6x|12ms", help="Come down to this predicted latency on --target.")
     ] = None,
@@ -122,26 +121,22 @@ def compile_command(
         str | None, typer.Option(metavar="0.7x", help="Come down to this share of the MACs.")
     ] = None,
     target_params: Annotated[str | None, typer.Option(metavar="0.5x", help="The same for parameters.")] = None,
-    scope: Annotated[str, typer.Option(metavar="all|no-residual", help="What may be pruned.")] = "all",
-    importance: Annotated[
-        str, typer.Option(metavar="auto|gamma|weight|variance|output", help="How channels are ranked.")
-    ] = "auto",
+    scope: Annotated[str, choice("all|no-residual", "What may be pruned.")] = "all",
+    importance: Annotated[str, choice("auto|gamma|weight|variance|output", "How channels are ranked.")] = "auto",
     keep: Annotated[
         list[str] | None, typer.Option("--keep", "--ignore", metavar="PATTERN", help="Layers not to touch; repeatable.")
     ] = None,
     floor: Annotated[int, typer.Option(help="The least channels any tensor keeps.")] = 1,
     normalise: Annotated[bool, typer.Option("--normalise", help="Rank channels relative to their layer.")] = False,
-    snap: Annotated[str, typer.Option(metavar="none|pow2|N|auto", help="Grid for widths.")] = "auto",
-    isa: Annotated[str, typer.Option(metavar="host|avx512|avx2|neon-fp16|neon", help="What 'auto' is for.")] = "host",
-    target: Annotated[str, typer.Option(metavar="ncnn|onnxruntime", help="The runtime to be fast on.")] = "ncnn",
-    allocate: Annotated[str, typer.Option(metavar="global|curves", help="How widths are chosen.")] = "global",
-    compensate: Annotated[
-        str, typer.Option(metavar="none|constant|reconstruct", help="What to do about the loss.")
-    ] = "constant",
+    snap: Annotated[str, choice("none|pow2|N|auto", "Grid for widths.")] = "auto",
+    isa: Annotated[str, choice("host|avx512|avx2|neon-fp16|neon", "What 'auto' is for.")] = "host",
+    target: Annotated[str, choice("ncnn|onnxruntime", "The runtime to be fast on.")] = "ncnn",
+    allocate: Annotated[str, choice("global|curves", "How widths are chosen.")] = "global",
+    compensate: Annotated[str, choice("none|constant|reconstruct", "What to do about the loss.")] = "constant",
     calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
     emit: Annotated[str, typer.Option(metavar="onnx,ncnn", help="What to write.")] = "onnx,ncnn",
-    ncnn_weights: Annotated[str, typer.Option(metavar="fp16|fp32", help="How ncnn's weights are stored.")] = "fp16",
-    head: Annotated[str, typer.Option(metavar="keep|raw|decoded", help="Where the network ends.")] = "keep",
+    ncnn_weights: Annotated[str, choice("fp16|fp32", "How ncnn's weights are stored.")] = "fp16",
+    head: Annotated[str, choice("keep|raw|decoded", "Where the network ends.")] = "keep",
     data: Annotated[
         Path | None, typer.Option(metavar="YAML", help="Labelled images, for mAP before and after.")
     ] = None,
@@ -178,16 +173,7 @@ def compile_command(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compile a detector: prune, snap, fuse, emit, verify.
-
-    Examples:
-
-      onnxslim-yolo compile yolov8n.onnx --prune 0.5
-
-      onnxslim-yolo compile best.pt --prune 0.7 --snap pow2 -o out
-
-      onnxslim-yolo compile yolov4-tiny.cfg --emit ncnn --head raw
-    """
+    """Compile a detector: prune, snap, fuse, emit, verify."""
     given = locals()
     settle(debug, quiet, verbose)
     if print_config:
@@ -211,7 +197,7 @@ def compile_command(
     return outcome.require_budget()
 
 
-@app.command()
+@app.command(epilog=examples("passes"))
 def passes(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the passes with their options, as `--passes` spells them."""
     settle(debug)

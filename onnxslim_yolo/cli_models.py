@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, err, out, print_json, settle
+from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import parse_size
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ImageSize = Annotated[str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")]
 
 
-@app.command()
+@app.command(epilog=examples("trace"))
 def trace(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A .pt checkpoint or a Darknet .cfg.")],
     output: Annotated[
@@ -28,7 +29,7 @@ def trace(
     ] = None,
     imgsz: ImageSize = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
-    head: Annotated[str, typer.Option(metavar="decoded|raw", help="Boxes, or the maps before decoding.")] = "decoded",
+    head: Annotated[str, choice("decoded|raw", "Boxes, or the maps before decoding.")] = "decoded",
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
     debug: Debug = False,
     quiet: Quiet = False,
@@ -59,7 +60,7 @@ def trace(
             out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
 
 
-@app.command()
+@app.command(epilog=examples("inspect"))
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, checkpoint, Darknet cfg or NCNN folder.")],
     imgsz: ImageSize = None,
@@ -110,7 +111,7 @@ def _inspect_ncnn(path: Path, as_json: bool) -> None:
     return out.print(f"inputs {', '.join(net.inputs)}; outputs {', '.join(net.outputs)}", table, highlight=False)
 
 
-@app.command()
+@app.command(epilog=examples("verify"))
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="What has to agree with it.")],
@@ -133,14 +134,15 @@ def verify(
         out.print(table)
     if not check.passed:
         culprit = worst(check)
+        names = _told_apart((first, second))
         raise VerificationError(
-            f"{second.name} disagrees with {first.name}: '{culprit.output}' differs by {culprit.worst:.2e} of its "
+            f"{names[1]} disagrees with {names[0]}: '{culprit.output}' differs by {culprit.worst:.2e} of its "
             f"spread, allowed {tolerance:.0e}{f' ({culprit.note})' if culprit.note else ''}",
             hint="a pruned model differs from its source by what was pruned; --tolerance sets the limit",
         )
 
 
-@app.command("eval")
+@app.command("eval", epilog=examples("eval"))
 def evaluate_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, NCNN folder, checkpoint or Darknet cfg.")],
     data: Annotated[Path, typer.Option(help="A YOLO data.yaml with labels.")],
@@ -171,7 +173,7 @@ def evaluate_command(
     return out.print(table, f"{result.images} images, {1000 * result.seconds / max(result.images, 1):.1f} ms each")
 
 
-@app.command()
+@app.command(epilog=examples("bench"))
 def bench(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="ONNX or NCNN; the first is the base.")],
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
@@ -187,8 +189,15 @@ def bench(
     from onnxslim_yolo.verify.benchmark import benchmark
 
     with bar("measuring", quiet or as_json) as progress:
+        size = parse_size(imgsz)
         result = benchmark(
-            models, threads=threads, rounds=rounds, size=parse_size(imgsz), layers=layers, progress=progress
+            models,
+            threads=threads,
+            rounds=rounds,
+            size=size,
+            layers=layers,
+            names=_told_apart(models),
+            progress=progress,
         )
     if as_json:
         return print_json(result.to_dict())
@@ -204,10 +213,10 @@ def bench(
     return out.print(f"A/A control {result.control:.3f}; ratios within {result.resolution:.1%} mean nothing; {clock}")
 
 
-@app.command()
+@app.command(epilog=examples("profile"))
 def profile(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Models whose layers are measured.")],
-    target: Annotated[str, typer.Option(metavar="ncnn|onnxruntime", help="The runtime to measure.")] = "ncnn",
+    target: Annotated[str, choice("ncnn|onnxruntime", "The runtime to measure.")] = "ncnn",
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     imgsz: ImageSize = None,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="The table (default: TARGET-ISA-N.json).")] = None,
@@ -232,7 +241,7 @@ def profile(
         out.print(f"{found.path}: {found.layers} layers of {found.families} kinds", highlight=False)
 
 
-@app.command()
+@app.command(epilog=examples("diff"))
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="An earlier NAME.report.json.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="A later one.")],
@@ -249,7 +258,7 @@ def diff(
     return typer.echo(markdown_diff(found))
 
 
-@app.command("apply-plan")
+@app.command("apply-plan", epilog=examples("apply-plan"))
 def apply_plan_command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="NAME.plan.json of a compilation.")],
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint whose weights are cut.")],
@@ -264,6 +273,12 @@ def apply_plan_command(
         raise InputError("would overwrite the checkpoint it reads", file=output)
     apply_plan_file(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)
+
+
+def _told_apart(files: Sequence[Path]) -> list[str]:
+    """The files' names; their paths where two names are the same, as `model.onnx` and `model-slim/model.onnx` are."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
 
 
 @contextmanager

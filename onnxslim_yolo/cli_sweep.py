@@ -8,11 +8,12 @@ from typing import Annotated, Any, cast
 import typer
 
 from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, out, print_json, settle
+from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_models import bar
 from onnxslim_yolo.cli_options import parse_size
 
 
-@app.command("sweep")
+@app.command("sweep", epilog=examples("sweep"))
 def sweep_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="What is pruned.")],
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder (default: MODEL-sweep).")] = None,
@@ -22,11 +23,11 @@ def sweep_command(
     compensate: Annotated[str, typer.Option(metavar="C,C,…", help="none, constant, reconstruct.")] = "constant",
     imgsz: Annotated[str, typer.Option(metavar="N,HxW,…", help="Input sizes (default: the file's).")] = "",
     against: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Unpruned rival; repeatable.")] = None,
-    target: Annotated[str, typer.Option(metavar="ncnn|onnxruntime", help="What files are written for.")] = "ncnn",
+    target: Annotated[str, choice("ncnn|onnxruntime", "What files are written for.")] = "ncnn",
     data: Annotated[Path | None, typer.Option(metavar="YAML", help="Labelled images, for mAP.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time all results against the unpruned one.")] = False,
     jobs: Annotated[int, typer.Option(help="Trials at a time; -1: one a core.")] = 1,
-    backend: Annotated[str, typer.Option(metavar="loky|dask", help="How trials run in parallel.")] = "loky",
+    backend: Annotated[str, choice("loky|dask", "How trials run in parallel.")] = "loky",
     scheduler: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The dask scheduler.")] = None,
     calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +99,7 @@ class CompileOptions:
             hint = "0.5 removes half of the prunable channels"
             raise UsageError(f"the pruning ratio {self.prune} is not in [0, 1)", hint=hint)
         if isinstance(self.snap, str):
-            _one_of("snap", self.snap, ("none", "pow2", "auto"))
+            _one_of("snap", self.snap, ("none", "pow2", "auto"), "or a number")
         elif self.snap < 1:
             raise UsageError(
                 f"cannot snap to multiples of {self.snap}", hint="use none, pow2, auto or a number above 0"
@@ -130,6 +131,8 @@ class CompileOptions:
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _one_of(name: str, value: str, choices: tuple[str, ...], other: str = "") -> None:
     if value not in choices:
-        raise UsageError(f"{name}: '{value}' is none of {', '.join(choices)}")
+        close = difflib.get_close_matches(value, choices, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else None
+        raise UsageError(f"{name}: '{value}' is none of {', '.join(choices)}{other and f' {other}'}", hint=hint)

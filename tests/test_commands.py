@@ -72,6 +72,15 @@ def test_bench_gives_ratios_and_a_control(compiled: Path) -> None:
     facts = json.loads(done.stdout)
     assert facts["models"][0]["ratio"] == 1
     assert facts["control"] > 0
+    assert [row["name"] for row in facts["models"]] == [model_path("yolov8n").name, "slim.onnx"]
+
+
+def test_bench_tells_files_of_one_name_apart(compiled: Path, tmp_path: Path) -> None:
+    (tmp_path / "slim.onnx").write_bytes((compiled / "slim.onnx").read_bytes())
+    done = command("bench", "slim.onnx", compiled / "slim.onnx", "--rounds", "3", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = [row["name"] for row in json.loads(done.stdout)["models"]]
+    assert names == ["slim.onnx", str(compiled / "slim.onnx")]
 
 
 @pytest.mark.parametrize(("share", "status"), [("0.9x", 0), ("0.01x", 4)])

@@ -1,0 +1,84 @@
+"""What helps whoever types a command: examples, completion, suggestions for what is nearly right."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer.main
+
+from onnxslim_yolo.cli import app
+from onnxslim_yolo.cli_help import EXAMPLES, choice
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.options import CompileOptions
+
+GROUP: Any = typer.main.get_command(app)
+COMMANDS = sorted(GROUP.commands)
+
+
+START = "import sys; sys.argv[0] = 'onnxslim-yolo'; from onnxslim_yolo.cli import main; main()"
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    surroundings = {**os.environ, "COLUMNS": "120", **environment}
+    line = [sys.executable, "-c", START, *words]
+    return subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=60, check=False)
+
+
+def test_every_command_has_examples():
+    assert sorted(EXAMPLES) == COMMANDS
+    for name in COMMANDS:
+        known = {option for parameter in GROUP.commands[name].params for option in parameter.opts}
+        for line in EXAMPLES[name]:
+            words = shlex.split(line)
+            assert words[:2] == ["onnxslim-yolo", name]
+            assert {word for word in words if word.startswith("-")} <= known
+
+
+@pytest.mark.parametrize("name", ["compile", "diff"])
+def test_help_ends_with_the_examples_as_they_are_typed(name):
+    done = run(name, "--help")
+    assert done.returncode == 0
+    shown = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    assert shown[-len(EXAMPLES[name]) - 1 :] == ["Examples", *EXAMPLES[name]]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("com", ["compile"]),
+        ("compile --sna", ["--snap"]),
+        ("compile --snap ", ["none", "pow2", "auto"]),
+        ("compile --importance v", ["variance"]),
+        ("compile --ncnn-weights ", ["fp16", "fp32"]),
+    ],
+)
+def test_the_shell_completes(typed, expected):
+    words = f"onnxslim-yolo {typed}"
+    place = str(len(words.split(" ")) - 1)
+    done = run(COMP_WORDS=words, COMP_CWORD=place, _ONNXSLIM_YOLO_COMPLETE="complete_bash")
+    assert done.stdout.split() == expected
+
+
+def test_capitals_stand_for_something_else():
+    option = choice("none|N|R", "")
+    assert option.autocompletion("") == ["none"]
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"snap": "pow"}, "did you mean 'pow2'?"),
+        ({"importance": "gama"}, "did you mean 'gamma'?"),
+        ({"emit": ("onx",)}, "did you mean 'onnx'?"),
+        ({"target": "nothing"}, None),
+    ],
+)
+def test_a_value_that_is_nearly_right(options, hint):
+    with pytest.raises(UsageError) as caught:
+        CompileOptions(**options)
+    assert caught.value.hint == hint
