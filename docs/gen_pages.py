@@ -1,30 +1,208 @@
 """What the site takes from elsewhere in the repository, at every build: an mkdocs hook.
 
 The picture of the channel labels (drawn from a real analysis), the report's screenshots, and every table of
-`bench/results`.
+`bench/results` with the commands that make it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from draw_labels import picture  # mkdocs loads hooks with their folder on the path
+from gen_tables import fine_tuning
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench/results"
 
 
+@dataclass(frozen=True)
+class Result:
+    """A benchmark: what it shows, which files it left in `bench/results` (patterns), and how to repeat it.
+
+    Attributes:
+        needs: what has to be there besides `pip install -e '.[torch]'`.
+        page: where it is shown, in the site; by default on a page of its own, made of the Markdown files.
+    """
+
+    title: str
+    says: str
+    files: tuple[str, ...]
+    commands: tuple[str, ...]
+    needs: str = ""
+    page: str = ""
+
+
+PEERS = "an environment with onnxsim 0.8.1, onnxslim and torch-pruning 1.6.1 (`--peers`)"
+MATERIAL = "`../shared/material` (published weights, images of COCO and BCCD), which is not in the repository"
+BENCHMARKS = (
+    Result(
+        "Table A: widths",
+        "YOLOv5n with 70 % of its γ removed, on every grid of widths, against the published case",
+        ("table-a*",),
+        ("python bench/table_a.py --threads 1 2",),
+    ),
+    Result(
+        "Table B: other pruners",
+        "latency of YOLOv5n and YOLOv8n when every tool removes equally many parameters",
+        ("table_b*",),
+        ("python bench/table_b.py --peers PEERS/bin/python",),
+        PEERS,
+    ),
+    Result(
+        "Table C: fusion alone",
+        "nothing pruned: against OnnxSlim, onnxsim, onnxruntime, ncnnoptimize and pnnx, with ablations",
+        ("table_c*",),
+        ("python bench/table_c.py --peers PEERS/bin/python --pnnx PNNX --ncnnoptimize NCNNOPTIMIZE",),
+        f"{PEERS}; pnnx from PyPI; ncnnoptimize built from ncnn's sources; tools that are not given are left out",
+    ),
+    Result(
+        "Masks",
+        "what `torch.nn.utils.prune` gains (nothing), and what removing the masked channels gains",
+        ("masks*",),
+        ("python bench/masks.py --threads 1 2",),
+    ),
+    Result(
+        "Accuracy without training",
+        "mAP by importance, compensation and allocation, at 10 to 70 % fewer MACs; other pruners beside it",
+        ("accuracy*",),
+        ("python bench/accuracy.py --peers PEERS/bin/python",),
+        f"{MATERIAL}; {PEERS}",
+    ),
+    Result(
+        "Fine-tuning without labels",
+        "the network that was cut teaches the one that is left",
+        ("finetune-*.json",),
+        (
+            "python bench/finetune_demo.py models/bccd-sparse.onnx --data bccd/data.yaml "
+            "--dense models/bccd-dense.onnx --prune 0.7 --epochs 10 --out bench/results/finetune-bccd.json",
+            "python bench/finetune_demo.py models/digits-sparse.onnx --data digits-data/data.yaml --no-flips "
+            "--dense models/digits-dense.onnx --prune 0.7 --epochs 3 --out bench/results/finetune-digits.json",
+        ),
+        "BCCD as a data.yaml; the digits are written by `onnxslim_yolo.models.train_digits` (`pip install '.[demo]'`)",
+        "results/finetune.md",
+    ),
+    Result(
+        "ncnn files against pnnx's",
+        "latency, error and conversion time of both, network by network",
+        ("ncnn_vs_pnnx*",),
+        (
+            "python bench/ncnn_vs_pnnx.py --pnnx PNNX --zoo NAMES --json bench/results/ncnn_vs_pnnx-1.json",
+            "python bench/ncnn_vs_pnnx.py --pnnx PNNX --zoo NAMES --threads 2 --json bench/results/ncnn_vs_pnnx-2.json",
+            "python bench/ncnn_vs_pnnx.py --pnnx PNNX --table bench/results/ncnn_vs_pnnx-1.json "
+            "bench/results/ncnn_vs_pnnx-2.json",
+        ),
+        "pnnx from PyPI, in an environment of its own; NAMES are the table's",
+    ),
+    Result(
+        "Every architecture in ncnn",
+        "does it convert, load and agree with onnxruntime, at three sizes and four kinds of widths",
+        ("ncnn_zoo*",),
+        ("python bench/ncnn_zoo.py --write",),
+    ),
+    Result(
+        "Support",
+        "how much of each architecture can be pruned, and what is frozen",
+        ("support.json",),
+        ("python bench/support_table.py",),
+        page="support.md",
+    ),
+    Result(
+        "Predicted against measured, ncnn",
+        "the shipped latency table on random widths of YOLOv5n",
+        ("predicted-*-ncnn-*",),
+        ("python bench/predicted_vs_measured.py --runtime ncnn",),
+    ),
+    Result(
+        "Predicted against measured, onnxruntime",
+        "the same for onnxruntime",
+        ("predicted-*-onnxruntime-*",),
+        ("python bench/predicted_vs_measured.py --runtime onnxruntime",),
+    ),
+    Result(
+        "Compile time",
+        "how long compiling takes, how it grows with the network, and what others take",
+        ("compile_time*",),
+        ("python bench/compile_time.py --peers PEERS/bin/python",),
+        PEERS,
+    ),
+    Result(
+        "What other pruners reach",
+        "which layers they can make narrower, and what is left when half of the channels are asked for",
+        ("peers_compile*",),
+        ("PEERS/bin/python bench/peers_compile.py --keep",),
+        PEERS,
+    ),
+    Result(
+        "Post-processing",
+        "decoding in logit space against decoding everything",
+        ("postprocess*",),
+        ("python bench/postprocess.py",),
+        MATERIAL,
+    ),
+    Result(
+        "Fuzzing",
+        "every reader under damaged files; the fault tests are on the same page",
+        ("fuzz.md",),
+        (
+            "python bench/fuzz_readers.py --inputs 100000 --write",
+            "python bench/fuzz_onnx.py --inputs 100000 --write",
+            "python bench/fuzz_ncnn.py --inputs 100000 --write",
+            "python bench/fuzz_atheris.py --write",
+        ),
+        "`pip install atheris` for the last one",
+        "reliability.md",
+    ),
+)
+
+
 def result_pages() -> dict[str, str]:
-    """Path in the site → Markdown, for each table in `bench/results`."""
-    found = {}
-    for path in sorted(RESULTS.glob("*.md")):
-        title = path.stem.replace("_", " ")
-        script = RESULTS.parent / f"{path.stem}.py"
-        how = f"Repeat with `python bench/{script.name}`. " if script.exists() else ""
-        head = f"# {title[:1].upper() + title[1:]}\n\n{how}Kept in `bench/results/{path.name}`.\n\n"
-        found[f"results/{path.stem}.md"] = head + path.read_text()
+    """Path in the site → Markdown: an overview, and a page for each benchmark that has no other."""
+    rows = [f"| [{each.title}]({_link(each)}) | {each.says} | {_commands(each)} |" for each in BENCHMARKS]
+    text = (
+        "# Benchmark results\n\nEvery figure in this documentation that is not called a development measurement is "
+        "from one of these. What the scripts wrote is kept in `bench/results/`, as JSON and as Markdown. The latency "
+        "tables (A, B, C, masks, predicted) are made in one go by `python bench/latency_tables.py` on an idle machine; "
+        "`taskset` chooses the core. Each says which machine, which versions and which rounds, and carries an A/A "
+        "control: the same file against itself.\n\n| result | what it shows | repeat it with |\n|---|---|---|\n"
+    )
+    found = {"results/index.md": text + "\n".join(rows) + "\n"}
+    for each in BENCHMARKS:
+        if _link(each).startswith("../"):
+            continue
+        body = [path.read_text() for path in files_of(each) if path.suffix == ".md"] or [fine_tuning() + "\n"]
+        found[f"results/{_link(each)}"] = f"# {each.title}\n\n{_how(each)}\n\n" + "\n\n".join(map(_below, body))
     return found
+
+
+def files_of(result: Result) -> list[Path]:
+    """What it left in `bench/results`."""
+    return sorted(path for pattern in result.files for path in RESULTS.glob(pattern))
+
+
+def _link(result: Result) -> str:
+    """Its page, seen from the overview."""
+    if result.page:
+        return result.page.removeprefix("results/") if result.page.startswith("results/") else f"../{result.page}"
+    return f"{next(path.stem for path in files_of(result) if path.suffix == '.md')}.md"
+
+
+def _commands(result: Result) -> str:
+    return "<br>".join(f"`{command}`" for command in result.commands)
+
+
+def _how(result: Result) -> str:
+    kept = ", ".join(f"`bench/results/{path.name}`" for path in files_of(result))
+    needs = f" It needs {result.needs}." if result.needs else ""
+    says = f"{result.says[:1].upper()}{result.says[1:]}. Kept in {kept}.{needs} Repeat it with"
+    return "\n".join([says, "", "```sh", *result.commands, "```"])
+
+
+def _below(text: str) -> str:
+    """A file's text below the page's title: its own title goes, where it has one."""
+    first, _, rest = text.partition("\n")
+    return rest.lstrip("\n") if first.startswith("# ") else text
 
 
 def on_config(config: Any) -> Any:

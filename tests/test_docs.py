@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,38 @@ def test_the_support_table_is_what_its_script_wrote(monkeypatch):
     assert page == support_table.page(known)
     missing = [name for name in support_table.ARCHITECTURES if name not in kept]
     assert not missing, f"run python bench/support_table.py {' '.join(missing)}"
+
+
+def test_figures_of_the_pages_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import gen_tables
+
+    asked = set()
+    for page in ALL:
+        text = page.read_text(encoding="utf-8")
+        assert gen_tables.filled(text) == text, f"{page.name}: run python docs/gen_tables.py"
+        asked |= set(re.findall(r"<!-- table: ([\w-]+) -->", text))
+    assert asked == set(gen_tables.TABLES)
+    spoilt = (PAGES / "comparison.md").read_text(encoding="utf-8").replace("| 1.", "| 2.", 1)  # the control
+    assert gen_tables.filled(spoilt) != spoilt
+
+
+def test_every_result_says_how_to_repeat_it(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import gen_pages
+
+    files = [set(gen_pages.files_of(result)) for result in gen_pages.BENCHMARKS]
+    assert all(files), "a result without a file"
+    missing = {path.name for path in gen_pages.RESULTS.iterdir()} - {path.name for each in files for path in each}
+    assert not missing, f"say in docs/gen_pages.py how to repeat {', '.join(sorted(missing))}"
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "bench").glob("*.py")}
+    known = "".join(scripts.values())
+    for command in (line for result in gen_pages.BENCHMARKS for line in result.commands):
+        words = command.split()
+        assert words[1].removeprefix("bench/") in scripts, command
+        assert all(f'"{word}"' in known for word in words if word.startswith("--")), command
+    overview = gen_pages.result_pages()["results/index.md"]
+    assert all(result.title in overview for result in gen_pages.BENCHMARKS)
 
 
 def test_a_page_for_every_pass(monkeypatch):
