@@ -1,6 +1,6 @@
 """Make the latency tables that come with the package, on this machine.
 
-    python bench/make_tables.py [--runtime ncnn,onnxruntime] [--models yolov5n,yolov8n] [--sizes 640] [--out DIR]
+    python bench/make_tables.py [--runtime ncnn,onnxruntime] [--models yolov5n,yolov8n] [--sizes 640,320] [--out DIR]
 
 Besides the networks themselves, random width assignments of them take part in the calibration as wholes.
 """
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtime", default="ncnn,onnxruntime")
     parser.add_argument("--models", default="yolov5n,yolov8n")
-    parser.add_argument("--sizes", default="640")
+    parser.add_argument("--sizes", default="640,320")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()

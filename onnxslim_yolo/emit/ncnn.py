@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn_cut import cut as cut_tail
 from onnxslim_yolo.emit.ncnn_cut import learned_node, tail_of
-from onnxslim_yolo.emit.ncnn_format import Layer, Weights, bin_bytes, fits_fp16, param_text
+from onnxslim_yolo.emit.ncnn_format import SHAPE_HINT, Layer, Weights, bin_bytes, fits_fp16, param_text
 from onnxslim_yolo.emit.ncnn_layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn_ops_math import MATH_OPS
@@ -173,10 +173,6 @@ def _finish(
     return NcnnModel(
         param_text(layers), bin_bytes(layers, weights), in_ports, out_ports, blobs, cut_names, tuple(notes), weights
     )
-
-
-SHAPE_HINT = 30
-"""Any layer's parameter with its outputs' shapes: dimensions, w, h, c."""
 
 
 def _hint_shapes(layers: list[Layer], dims: Mapping[str, Dims]) -> None:

@@ -26,6 +26,8 @@ TAG_FP16 = 0x01306B47
 FLT_MAX = float(np.finfo(np.float32).max)
 FP16_MAX = float(np.finfo(np.float16).max)
 MAX_NAME = 240
+SHAPE_HINT = 30
+"""Any layer's parameter with its outputs' shapes: dimensions, w, h, c."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -106,13 +105,14 @@ class Measurer:
         return times
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads), "OMP_WAIT_POLICY": "passive"}
+        from onnxslim_yolo.verify.benchmark import environment_of
+
         self._child = subprocess.Popen(
             [sys.executable, "-c", _START, str(CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=environment_of(self._threads),
             text=True,
         )
         return self._child

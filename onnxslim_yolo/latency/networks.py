@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxslim_yolo.emit.ncnn_format import SHAPE_HINT, Param, param_text
 from onnxslim_yolo.emit.ncnn_format import Layer as NcnnLayer
-from onnxslim_yolo.emit.ncnn_format import Param, param_text
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.latency.layers import Family, LayerKey
 
@@ -104,6 +104,8 @@ def _ncnn_conv(key: LayerKey) -> _Made:
     }  # fmt: skip
     if groups > 1:
         params[7] = groups
+    else:  # as the emitter writes it: ncnn chooses its kernel by it
+        params[SHAPE_HINT] = [3, family.size[1], family.size[0], key.outs[0]]
     return "ConvolutionDepthWise" if groups > 1 else "Convolution", params, [[size, 1], [key.outs[0], 0]]
 
 

@@ -1,7 +1,7 @@
 """Measure a table: single layers through the runtime itself, at few widths (see `sampling`).
 
 Every family of layers in the graphs is measured up to its largest widths in them. Then the graphs are measured as
-wholes, and the median of whole over sum becomes the table's `scale`.
+wholes, and what they take beyond the sum of their layers becomes the table's `scale` and `overhead`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -68,12 +69,37 @@ def profile(
     with Measurer(target, threads) as measurer:
         grids = measure_families(families, target, lanes_of(isa), measurer, progress)
         layers = LatencyTable(target, isa, threads, version(target), machine()["cpu"], grids)
-        ratios = [
-            whole / layers.predict_graph(graph)
+        wholes = [
+            Whole(whole, layers.predict_graph(graph), len(layers_of(graph)))
             for graph in graphs
             if (whole := measurer.whole(graph)) is not None and layers.predict_graph(graph) > 0
         ]
-    return replace(layers, scale=float(np.median(ratios)) if ratios else 1.0, _cache={})
+    scale, overhead = calibrate(wholes)
+    return replace(layers, scale=scale, overhead=overhead, _cache={})
+
+
+class Whole(NamedTuple):
+    """A network measured as a whole: µs, the sum of its layers' µs, and how many layers it has."""
+
+    us: float
+    sum_us: float
+    layers: int
+
+
+def calibrate(wholes: Sequence[Whole]) -> tuple[float, float]:
+    """The scale and the overhead that leave the least squared relative error: µs = scale·sum + overhead·layers.
+
+    Networks alike cannot tell the two apart; then, and where the fit is no sensible one, there is no overhead.
+    """
+    if not wholes:
+        return 1.0, 0.0
+    us, sums, layers = np.array(wholes, dtype=np.float64).T
+    plain = float(np.median(us / sums))
+    per_layer = sums / layers
+    if per_layer.max() < 2 * per_layer.min():
+        return plain, 0.0
+    (scale, overhead), *_ = np.linalg.lstsq(np.stack([sums / us, layers / us], axis=1), np.ones(len(us)), rcond=None)
+    return (float(scale), float(overhead)) if scale > 0 and overhead > 0 else (plain, 0.0)
 
 
 def families_of(graphs: Iterable[gs.Graph]) -> dict[Family, tuple[int, int]]:

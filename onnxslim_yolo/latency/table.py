@@ -4,14 +4,15 @@ The file is JSON:
 
     {"format": "onnxslim-yolo/latency", "version": 1,
      "runtime": "ncnn", "runtime_version": "1.0.20261020", "cpu": "AMD EPYC", "isa": "avx512", "threads": 1,
-     "scale": 1.08,
+     "scale": 1.08, "overhead": 3.1,
      "families": [{"kind": "conv", "op": "", "kernel": [3, 3], "stride": [1, 1], "groups": 1, "size": [40, 40],
                    "in": [8, 13, 16], "out": [8, 13, 16], "us": [[…], […], […]]},
                   {"kind": "maxpool", …, "in": [8, 13, 16], "us": […]}]}
 
 `us` holds microseconds: a row per input width and a column per output width for convolutions, one number a width for
-all else ("concat" and "split": two equal parts of that width each). null: not measured. `scale`: how many times as long
-whole networks took as the sum of their layers, since layers one after another compete for the caches.
+all else ("concat" and "split": two equal parts of that width each). null: not measured. `scale` and `overhead`: whole
+networks took scale · (the sum of their layers) + overhead µs a layer, since layers one after another compete for the
+caches, and calling one takes time.
 
 Look-up. Widths fall in classes (see `packing`). Within the table, latency is interpolated linearly between measured
 widths of the same class. Beyond it, the nearest measured point is scaled by what the analytic model says about the way
@@ -65,7 +66,7 @@ class LatencyTable:
         runtime, runtime_version: what was measured.
         cpu, isa, threads: on what.
         families: what was measured, by family.
-        scale: factor on every prediction, from whole networks.
+        scale, overhead: factor on every prediction, and µs added to it, from whole networks.
     """
 
     runtime: Runtime
@@ -75,6 +76,7 @@ class LatencyTable:
     cpu: str = ""
     families: dict[Family, Grid] = field(default_factory=dict)
     scale: float = 1.0
+    overhead: float = 0.0
     _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
     _corrections: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
@@ -136,7 +138,8 @@ class LatencyTable:
         key = (family, ins, outs)
         known = self._cache.get(key)
         if known is None:
-            known = self.scale * (self._lookup(family, ins, outs) + self.model.conversion(family, ins, outs))
+            alone = self._lookup(family, ins, outs) + self.model.conversion(family, ins, outs)
+            known = self.scale * alone + (self.overhead if alone > 0 else 0.0)
             self._cache[key] = known
         return known
 

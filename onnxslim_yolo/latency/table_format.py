@@ -28,6 +28,7 @@ def table_as_text(table: LatencyTable) -> str:
         "isa": table.isa,
         "threads": table.threads,
         "scale": _rounded(table.scale),
+        "overhead": _rounded(table.overhead),
     }
     lines = [json.dumps(_family_as_json(family, table.families[family])) for family in sorted(table.families)]
     return json.dumps(head)[:-1] + ',\n "families": [\n  ' + ",\n  ".join(lines) + "\n ]}\n"
@@ -84,6 +85,7 @@ class _Checker:
         self.require(isinstance(data.get("families"), list), '"families" is no list')
         scale = self.time(data.get("scale", 1.0), '"scale"')
         self.require(scale > 0, '"scale" is not above 0')
+        overhead = self.time(data.get("overhead", 0.0), '"overhead"')
         families: dict[Family, Grid] = {}
         for index, item in enumerate(data["families"]):
             family, grid = self.family(item, f"families[{index}]")
@@ -97,6 +99,7 @@ class _Checker:
             str(data.get("cpu", "")),
             families,
             scale,
+            overhead,
         )
 
     def family(self, item: Any, where: str) -> tuple[Family, Grid]:

@@ -7,7 +7,7 @@ import pytest
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency import Family, LayerKey, profile
 from onnxslim_yolo.latency.measurer import Measurer
-from onnxslim_yolo.latency.profile import families_of, measure_families
+from onnxslim_yolo.latency.profile import Whole, calibrate, families_of, measure_families
 from onnxslim_yolo.latency.table import SQUARE, cell_widths
 from tests.latency.models import formula, small
 
@@ -118,3 +118,19 @@ def test_bad_requests():
         profile([], target="tflite")
     with pytest.raises(UsageError, match="threads"):
         profile([], threads=10_000)
+
+
+def test_wholes_tell_scale_from_overhead():
+    wholes = [
+        Whole(1.1 * us + 3.0 * count, us, count) for us, count in ((9000, 170), (2500, 170), (5000, 160), (30000, 171))
+    ]
+    assert calibrate(wholes) == pytest.approx((1.1, 3.0))
+
+
+def test_wholes_that_are_alike_give_a_scale_alone():
+    assert calibrate([Whole(1.1 * us + 300.0, us, 170) for us in (5000, 5500, 6000)]) == (
+        pytest.approx(1.1545, abs=1e-4),
+        0.0,
+    )
+    assert calibrate([Whole(0.9 * us, us, us // 10 + 100) for us in (1000, 40000)])[1] == 0.0
+    assert calibrate([]) == (1.0, 0.0)

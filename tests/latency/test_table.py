@@ -106,6 +106,13 @@ def test_scale_multiplies_everything():
     assert scaled.predict(conv(20, 20)) == pytest.approx(1.5 * table.predict(conv(20, 20)))
 
 
+def test_overhead_is_paid_per_layer_that_is_there():
+    table = made_up()
+    slow = LatencyTable(table.runtime, table.isa, families=table.families, overhead=3.0)
+    assert slow.predict(conv(20, 20)) == pytest.approx(table.predict(conv(20, 20)) + 3.0)
+    assert slow.predict(LayerKey(CONV, (0,), (16,))) == 0
+
+
 def test_onnxruntime_converts_layouts_around_ragged_concats():
     table = LatencyTable.analytic("onnxruntime", "avx512")
     family = Family("concat", size=(80, 80))
@@ -121,6 +128,7 @@ MALFORMED = {
     "isa": ("isa", "sse"),
     "threads": ("threads", 0),
     "scale": ("scale", 0),
+    "overhead": ("overhead", -1),
     "families": ("families", {}),
 }
 
