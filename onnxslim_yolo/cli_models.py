@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, err, out, print_json, settle
+from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, out, print_json, settle
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import parse_size
+from onnxslim_yolo.cli_progress import bar, spinner
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def trace(
         raise UsageError(f"--head takes decoded or raw, not '{head}'")
     target = output or Path(f"{checkpoint.stem}.onnx")
     options = LoadOptions(parse_size(imgsz), weights, trust=trust)
-    with err.status("tracing") if err.is_terminal and not quiet else nullcontext():
+    with spinner("tracing", quiet):
         model, _ = read_model(checkpoint, options)
         if head == "raw":
             # Cut from the decoded graph, so that the file says how its maps are decoded.
@@ -78,8 +78,9 @@ def inspect(
     from onnxslim_yolo.analysis.sparsity import sparsity_of
     from onnxslim_yolo.load import load
 
-    loaded = load(model, imgsz=parse_size(imgsz), trust=trust)
-    cost, sparsity = cost_of(loaded.graph), sparsity_of(analyse_channels(loaded.graph))
+    with spinner("reading", as_json):
+        loaded = load(model, imgsz=parse_size(imgsz), trust=trust)
+        cost, sparsity = cost_of(loaded.graph), sparsity_of(analyse_channels(loaded.graph))
     if html is not None:
         from onnxslim_yolo.report.sparsity import write_sparsity_html
 
@@ -124,7 +125,8 @@ def verify(
     settle(debug)
     from onnxslim_yolo.verify.pair import compare_models, worst
 
-    check = compare_models(first, second, size=parse_size(imgsz), tolerance=tolerance)
+    with spinner("comparing", as_json):
+        check = compare_models(first, second, size=parse_size(imgsz), tolerance=tolerance)
     if as_json:
         print_json(check.as_json())
     else:
@@ -271,7 +273,8 @@ def apply_plan_command(
 
     if output.resolve() == checkpoint.resolve():
         raise InputError("would overwrite the checkpoint it reads", file=output)
-    apply_plan_file(plan, checkpoint, output)
+    with spinner("reading"):
+        apply_plan_file(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)
 
 
@@ -279,16 +282,3 @@ def _told_apart(files: Sequence[Path]) -> list[str]:
     """The files' names; their paths where two names are the same, as `model.onnx` and `model-slim/model.onnx` are."""
     names = [file.name for file in files]
     return names if len(set(names)) == len(names) else [str(file) for file in files]
-
-
-@contextmanager
-def bar(title: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, as a callback (done, total); nothing when not a terminal."""
-    if silent or not err.is_terminal:
-        yield lambda done, total: None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -9,8 +9,8 @@ import typer
 
 from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, out, print_json, settle
 from onnxslim_yolo.cli_help import choice, examples
-from onnxslim_yolo.cli_models import bar
 from onnxslim_yolo.cli_options import parse_size
+from onnxslim_yolo.cli_progress import bar
 
 
 @app.command("sweep", epilog=examples("sweep"))
