@@ -22,6 +22,8 @@ from onnxslim_yolo.toml import read_toml
 
 LARGEST = 1e30
 """Nothing that is limited is larger, and JSON and tables can show it."""
+LONGEST = 100
+"""Characters of a limit. The pattern that reads one takes their square in time where it does not match."""
 
 UNITS = {
     "b": 1,
@@ -91,7 +93,7 @@ def read_budget(path: Path) -> Budget:
 def _limit(key: str, value: Any, path: Path) -> Limit:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LARGEST:
         return Limit(float(value))
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= LONGEST:
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", value)
         unit = match.group(2).lower() if match else ""
         if match and unit == "x" and key in ("params", "macs", "file_size") and float(match.group(1)) < LARGEST:

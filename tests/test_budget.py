@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,19 @@ def test_a_bad_budget_is_refused_by_key(tmp_path: Path, text: str, named: str) -
     file.write_text(text)
     with pytest.raises(InputError, match=named):
         read_budget(file)
+
+
+def test_a_long_text_is_no_limit(tmp_path: Path) -> None:
+    """Found by fuzzing: 58,000 digits with a letter among them took the pattern a minute. The CPU limit sees it."""
+    (tmp_path / "budget.toml").write_text(f'file_size = "{"9" * 30_000}T{"9" * 30_000} MB"\n')
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (8, 8))\n"
+        "from pathlib import Path; from onnxslim_yolo.budget import read_budget\n"
+        "try: read_budget(Path(sys.argv[1]))\nexcept Exception as error: print(str(error)[-200:])"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "budget.toml")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "is no limit" in done.stdout, done.stderr
 
 
 def test_a_missing_budget_is_bad_input(tmp_path: Path) -> None:

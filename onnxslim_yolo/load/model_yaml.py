@@ -29,6 +29,8 @@ _ACTIVATIONS = {
     "ELU": "alpha",
 }
 """Activations a yaml may ask for, and the attribute its number is."""
+_NUMBER = r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_ACTIVATION = re.compile(rf"(?:torch\.)?nn\.(\w+)\(\s*({_NUMBER})?\s*,?\s*(?:inplace\s*=\s*\w+)?\s*\)")
 
 _ATTRIBUTES = ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode", "num_groups")
 
@@ -123,8 +125,9 @@ def _set_activation(layer: nn.Module, spelt: Any) -> None:
 
     if spelt is None:
         return
-    match = re.fullmatch(r"(?:torch\.)?nn\.(\w+)\(\s*(-?[0-9.]+)?\s*,?\s*(?:inplace\s*=\s*\w+)?\s*\)", str(spelt))
-    kind, number = match.groups() if match else (str(spelt)[:40], None)
+    text = str(spelt)
+    match = _ACTIVATION.fullmatch(text) if len(text) <= 100 else None  # it takes the length's cube where none fits
+    kind, number = match.groups() if match else (text[:40], None)
     if kind not in _ACTIVATIONS or (number is not None and not _ACTIVATIONS[kind]):
         raise InputError(f"'activation: {kind}' is not supported; known are {', '.join(sorted(_ACTIVATIONS))}")
     for path, module in list(layer.named_modules()):

@@ -144,6 +144,8 @@ def test_scales_repeats_and_an_anchor_free_head(files):
         ("backbone:", "body:", "'backbone' is no list"),
         ("[64, 6, 2, 2]", "[64, 3, 2]", r"kernel should be \(3, 3\)"),
         ("nc: 80", "activation: nn.Unheard(0.1)", "'activation: Unheard' is not supported"),
+        ("nc: 80", "activation: nn.LeakyReLU(0.1.2)", "is not supported"),
+        ("nc: 80", f"activation: 'nn.LeakyReLU(0.1{' ' * 3000}'", "is not supported"),
         ("nc: 80", "activation: __import__('os').system('true')", "is not supported"),
         ("nc: 80", "nc: [", "cannot be read as yaml"),
         ("nc: 80", "nc: !!python/object/apply:os.system ['true']", "cannot be read as yaml"),
