@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.load.torch_leaves import LEAVES, build_leaf
 from onnxslim_yolo.load.yaml_rows import HEADS, ROWS, STAGES, Row
+from onnxslim_yolo.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_MAX_BYTES = 1 << 20
 _PROBE = 256
 _EPSILON = {"Classify": 1e-5}
 _USUAL_EPSILON = 1e-3
@@ -46,7 +46,7 @@ def build_from_yaml(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         InputError: the yaml is damaged, names unknown modules, or does not fit the state_dict.
     """
-    document = _read(path)
+    document = read_yaml(path, "model yaml", "'backbone' and 'head'")
     rows = [*_rows(document, "backbone", path), *_rows(document, "head", path)]
     unknown = sorted({str(row[2]) for row in rows} - set(ROWS))
     if unknown:
@@ -237,22 +237,6 @@ def _scale(document: Mapping[str, Any], path: Path) -> tuple[float, float, float
     if not isinstance(values, list) or len(values) != 3:
         raise InputError(f"scale '{chosen}' is no [depth, width, largest]: {str(values)[:60]}", file=path)
     return float(values[0]), float(values[1]), float(values[2])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        import yaml
-    except ImportError as error:
-        raise InputError("needs the 'PyYAML' package", file=path, hint="pip install 'onnxslim-yolo[torch]'") from error
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError("is too large for a model yaml", file=path)
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"cannot be read as yaml ({str(error).splitlines()[0]})", file=path) from error
-    if not isinstance(document, dict):
-        raise InputError("is no model yaml: expected 'backbone' and 'head'", file=path)
-    return document
 
 
 def _rows(document: Mapping[str, Any], key: str, path: Path) -> list[list[Any]]:

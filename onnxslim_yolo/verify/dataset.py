@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.verify.images import list_images
-
-MAX_YAML_BYTES = 1 << 20
+from onnxslim_yolo.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -128,17 +126,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
-    try:
-        if file.stat().st_size > MAX_YAML_BYTES:
-            raise InputError(f"is larger than {MAX_YAML_BYTES >> 20} MB: no data.yaml", file=file)
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", file=file, hint="give a data.yaml with path, val and names") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot be read as yaml: {error}", file=file) from error
-    if not isinstance(data, dict):
-        raise InputError("is no data.yaml: expected a mapping with path, val and names", file=file)
-    return data
+    return read_yaml(file, "data.yaml", "a mapping with path, val and names")
 
 
 def _names(file: Path, names: Any) -> tuple[str, ...]:

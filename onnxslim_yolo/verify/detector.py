@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec, class_names, identify_head
 from onnxslim_yolo.postprocess import Detections, postprocess
+from onnxslim_yolo.yaml_file import read_yaml
 
 DEFAULT_SIZE = 640
 
@@ -161,12 +161,7 @@ def _ncnn_metadata(path: Path) -> dict[str, str]:
     file = (path if path.is_dir() else path.parent) / "metadata.yaml"
     if not file.is_file():
         return {}
-    try:
-        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot be read as yaml: {error}", file=file) from error
-    if not isinstance(data, dict):
-        raise InputError("expected a mapping", file=file)
+    data = read_yaml(file, "metadata.yaml", "a mapping")
     # A description that was written as JSON may come back as the mapping it spells.
     return {
         str(key): json.dumps(value)
