@@ -1,6 +1,7 @@
 """Feed broken files to every reader but ONNX's and NCNN's.
 
     python bench/fuzz_readers.py [darknet-cfg] [darknet-weights] [plan] [report] [budget] [config] [table] [pt]
+                                 [data-yaml] [metadata-yaml] [model-yaml]
 
 Text is mutated as bytes; JSON also as a tree, so that it stays JSON; checkpoints inside their pickle and around it.
 """
@@ -31,10 +32,13 @@ from onnxslim_yolo.budget import read_budget
 from onnxslim_yolo.cli import compile_command
 from onnxslim_yolo.cli_config import _check, options_of
 from onnxslim_yolo.config import read_config
+from onnxslim_yolo.head_spec import class_names, identify_head
 from onnxslim_yolo.load.darknet import load_darknet
 from onnxslim_yolo.report.diff import diff_reports, markdown_diff, markdown_summary
 from onnxslim_yolo.report.html import render_html
 from onnxslim_yolo.report.read import read_report
+from onnxslim_yolo.verify.dataset import read_dataset
+from onnxslim_yolo.verify.detector import _ncnn_metadata, cut_by_emitter, declared_size
 from tests.load.darknet_files import TINY_YOLOV4, TINY_YOLOV4_CONVOLUTIONS, random_weights
 from tests.report.sample import sample
 from tests.test_bad_input import good
@@ -59,6 +63,18 @@ VALUES = [
 ]
 BUDGET = b'params = 2_000_000\nmacs = "0.6x"\nfile_size = "4 MB"\nmax_difference = 1e-3\nlatency_ratio = 0.8\n'
 CONFIG = b'prune = 0.5\nsnap = "pow2"\nkeep = ["model.22.*"]\nimgsz = [320, 640]\nbudget = "b.toml"\nfloor = 2\n'
+
+
+DATA = b"path: .\nval: images\nnames:\n  0: cat\n  1: dog\nkpt_shape: [17, 3]\n"
+LABELS = b"0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.2 0.1 0.3 0.4\n"
+METADATA = (
+    b"stride: 32\ntask: detect\nimgsz: [64, 96]\nnames: {0: cat, 1: dog}\nonnxslim_yolo.head: "
+    b'\'{"kind": "v8-raw", "nc": 2, "strides": [8.0], "reg_max": 16}\'\nonnxslim_yolo.ncnn: {cut: []}\n'
+)
+MODEL = (
+    b"nc: 2\nscale: n\nscales:\n  n: [0.33, 0.25, 1024]\nactivation: nn.LeakyReLU(0.1)\nbackbone:\n"
+    b"  - [-1, 1, Conv, [16, 3, 2]]\n  - [-1, 1, nn.MaxPool2d, [2, 2, 0]]\nhead:\n  - [[0, 1], 1, Concat, [1]]\n"
+)
 
 
 def tree(rng: random.Random, value: Any) -> Any:
@@ -177,6 +193,9 @@ def targets(folder: Path) -> dict[str, Target]:
     def cut(rng: random.Random) -> bytes:
         return mutate(rng, right[: rng.choice([8, 20, 200, len(right), len(right)])])
 
+    def dataset(rng: random.Random) -> tuple[bytes, bytes]:
+        return (mutate(rng, DATA), LABELS) if rng.random() < 0.7 else (DATA, mutate(rng, LABELS))
+
     kept = cache(checkpoint)
     pt = Target(kept, lambda rng: checkpoint_input(kept())(rng), written(folder / "m.pt", _read_checkpoint))
     unweighted = written(folder / "w.weights", lambda path: load_darknet(folder / "w.cfg", path))
@@ -189,6 +208,9 @@ def targets(folder: Path) -> dict[str, Target]:
         "config": text(CONFIG, "c.toml", lambda path: read_config(path, keys, _check)),
         "table": tree_of(table, "t.json", _read_table),
         "pt": pt,
+        "data-yaml": Target(lambda: DATA, dataset, _dataset_reader(folder)),
+        "metadata-yaml": text(METADATA, "metadata.yaml", _read_metadata),
+        "model-yaml": text(MODEL, "m.yaml", _model_reader()),
     }
 
 
@@ -196,6 +218,49 @@ def _show_report(path: Path) -> None:
     content = read_report(path)
     markdown_summary(content), render_html(content)
     markdown_diff(diff_reports(sample(), content))
+
+
+def _dataset_reader(folder: Path) -> Callable[[object], object]:
+    """Reads a data.yaml and its labels, or, from bytes alone, a data.yaml beside sound labels."""
+    place = folder / "data"
+    (place / "images").mkdir(parents=True)
+    (place / "labels").mkdir()
+    (place / "images/x.jpg").touch()
+
+    def read(data: object) -> None:
+        lines, labels = data if isinstance(data, tuple) else (data, LABELS)
+        (place / "data.yaml").write_bytes(lines)  # type: ignore[arg-type]
+        (place / "labels/x.txt").write_bytes(labels)
+        found = read_dataset(place / "data.yaml")
+        for image in found.images:
+            found.labels(image)
+
+    return read
+
+
+def _read_metadata(path: Path) -> None:
+    metadata = _ncnn_metadata(path.parent)
+    class_names(metadata), declared_size(metadata), cut_by_emitter(metadata)
+    identify_head([(1, 66, 8, 12)], (64, 96), metadata)
+
+
+def _model_reader() -> Callable[[Path], object]:
+    """Builds a module from a yaml, for a state_dict of one convolution."""
+
+    @cache
+    def state() -> dict[str, Any]:
+        import torch
+
+        norm = {name: torch.ones(8) for name in ("weight", "bias", "running_mean", "running_var")}
+        found = {f"model.0.bn.{name}": value for name, value in norm.items()}
+        return {"model.0.conv.weight": torch.ones(8, 3, 3, 3), **found}
+
+    def read(path: Path) -> object:
+        from onnxslim_yolo.load.model_yaml import build_from_yaml
+
+        return build_from_yaml(path, state())
+
+    return read
 
 
 def _read_checkpoint(path: Path) -> object:

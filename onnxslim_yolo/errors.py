@@ -8,6 +8,8 @@ from __future__ import annotations
 
 LONGEST = 1500
 """Characters of a message that are shown."""
+LONGEST_NAME = 400
+"""Characters of a file's or a node's name in it."""
 
 
 class OnnxSlimError(Exception):
@@ -30,9 +32,16 @@ class OnnxSlimError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        where = ", ".join(part for part in (self.file, self.node and f"node '{self.node}'") if part)
+        where = ", ".join(part for part in (_name(self.file), self.node and f"node '{_name(self.node)}'") if part)
         text = f"{where}: {self.message}" if where else self.message
         return _plain(f"{text}\n  help: {self.hint}" if self.hint else text)
+
+
+def _name(text: str | None) -> str | None:
+    """A name, without its middle where it is so long that it would hide what is said about it."""
+    if text is None or len(text) <= LONGEST_NAME:
+        return text
+    return f"{text[: LONGEST_NAME // 2]}…{text[-LONGEST_NAME // 2 :]}"
 
 
 def _plain(text: str) -> str:

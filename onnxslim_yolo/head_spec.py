@@ -106,10 +106,10 @@ def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     try:
         names = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if isinstance(names, dict):
+            names = [names[key] for key in sorted(names)]
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # TypeError: keys of several kinds
         return ()
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 

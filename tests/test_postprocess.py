@@ -250,6 +250,7 @@ def test_head_description_survives_json_and_damage_is_named() -> None:
 def test_class_names() -> None:
     assert class_names({"names": "{0: 'a', 1: \"b's\"}"}) == ("a", "b's")
     assert class_names({"names": "__import__('os')"}) == () and class_names({}) == ()
+    assert class_names({"names": "{0: 'a', 'b': 1}"}) == () and class_names({"names": "{[]: 1}"}) == ()
 
 
 def test_candidates_of_one_image_do_not_mix() -> None:

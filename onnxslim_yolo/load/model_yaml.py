@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _PROBE = 256
+_LARGEST_MULTIPLE = 10
+"""Of depth and width. The largest published ones are 1.5."""
 _EPSILON = {"Classify": 1e-5}
 _USUAL_EPSILON = 1e-3
 _ACTIVATIONS = {
@@ -208,7 +210,12 @@ def _channels_at(channels: Sequence[int], source: Any, document: Mapping[str, An
     if not isinstance(source, int) or not -len(channels) - 1 <= source < len(channels):
         raise InputError(f"a layer takes its input from {source!r}; {len(channels)} layers stand before it")
     index = source + len(channels) if source < 0 else source
-    return channels[index] if index >= 0 else int(document.get("ch", document.get("channels", 3)))
+    if index >= 0:
+        return channels[index]
+    given = document.get("ch", document.get("channels", 3))
+    if type(given) is not int or not 0 < given <= 1 << 14:
+        raise InputError(f"the image has {str(given)[:60]!r} channels")
+    return given
 
 
 def _channels_out(name: str, row: Row) -> int:
@@ -230,13 +237,22 @@ def _scale(document: Mapping[str, Any], path: Path) -> tuple[float, float, float
     """Depth, width and the largest nominal width."""
     scales = document.get("scales")
     if not isinstance(scales, dict) or not scales:
-        return float(document.get("depth_multiple", 1.0)), float(document.get("width_multiple", 1.0)), float("inf")
+        multiples = (document.get("depth_multiple", 1.0), document.get("width_multiple", 1.0))
+        return _multiple(multiples[0], path), _multiple(multiples[1], path), float("inf")
     stem = path.stem.split("-")[0]
     chosen = stem[-1:] if stem[-1:] in scales else str(document.get("scale", next(iter(scales))))
     values = scales.get(chosen)
     if not isinstance(values, list) or len(values) != 3:
         raise InputError(f"scale '{chosen}' is no [depth, width, largest]: {str(values)[:60]}", file=path)
-    return float(values[0]), float(values[1]), float(values[2])
+    if not isinstance(values[2], (int, float)) or not values[2] > 0:
+        raise InputError(f"scale '{chosen}': the largest width is {str(values[2])[:60]!r}", file=path)
+    return _multiple(values[0], path), _multiple(values[1], path), float(values[2])
+
+
+def _multiple(value: Any, path: Path) -> float:
+    if not isinstance(value, (int, float)) or not 0 < value <= _LARGEST_MULTIPLE:
+        raise InputError(f"depth or width is multiplied by {str(value)[:60]!r}, which is no number above 0", file=path)
+    return float(value)
 
 
 def _rows(document: Mapping[str, Any], key: str, path: Path) -> list[list[Any]]:

@@ -132,7 +132,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
 def _names(file: Path, names: Any) -> tuple[str, ...]:
     if isinstance(names, list) and names:
         return tuple(map(str, names))
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))) and names:
+    if isinstance(names, dict) and names and set(names) == set(range(len(names))):
         return tuple(str(names[index]) for index in range(len(names)))
     raise InputError("'names' has to be a list, or a mapping with the keys 0, 1, 2, …", file=file)
 

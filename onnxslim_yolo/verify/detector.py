@@ -205,7 +205,9 @@ def _input_size(
 def declared_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """The image size that a file's metadata declares (`imgsz: [h, w]`), or None."""
     numbers = metadata.get("imgsz", "").strip("[]() ").replace(",", " ").split()
-    if len(numbers) not in (1, 2) or not all(number.isdigit() and int(number) > 0 for number in numbers):
+    if len(numbers) not in (1, 2) or not all(
+        number.isdecimal() and len(number) < 10 and int(number) > 0 for number in numbers
+    ):
         return None
     return int(numbers[0]), int(numbers[-1])
 

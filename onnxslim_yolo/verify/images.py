@@ -133,8 +133,15 @@ def list_images(source: Path) -> tuple[Path, ...]:
     Paths in a list are relative to the list's folder.
 
     Raises:
-        InputError: nothing there, a listed image is missing, or there is no image at all.
+        InputError: nothing there, a listed image is missing, there is no image at all, or the path is none.
     """
+    try:
+        return _listed(source)
+    except (OSError, ValueError) as error:  # names that are too long, or hold a zero
+        raise InputError(f"cannot be looked at: {getattr(error, 'strerror', None) or error}", file=source) from error
+
+
+def _listed(source: Path) -> tuple[Path, ...]:
     if source.is_dir():
         found = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
         if not found:

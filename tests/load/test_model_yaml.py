@@ -146,6 +146,11 @@ def test_scales_repeats_and_an_anchor_free_head(files):
         ("nc: 80", "activation: nn.Unheard(0.1)", "'activation: Unheard' is not supported"),
         ("nc: 80", "activation: nn.LeakyReLU(0.1.2)", "is not supported"),
         ("nc: 80", f"activation: 'nn.LeakyReLU(0.1{' ' * 3000}'", "is not supported"),
+        ("width_multiple: 0.25", "width_multiple: 0.2x", "multiplied by '0.2x'"),
+        ("width_multiple: 0.25", "width_multiple: .nan", "multiplied by 'nan'"),
+        ("depth_multiple: 0.33", "depth_multiple: 1000", "multiplied by '1000'"),
+        ("nc: 80", "ch: many", "the image has 'many' channels"),
+        ("nc: 80", "day: 2001-13-45", "cannot be read as yaml"),
         ("nc: 80", "activation: __import__('os').system('true')", "is not supported"),
         ("nc: 80", "nc: [", "cannot be read as yaml"),
         ("nc: 80", "nc: !!python/object/apply:os.system ['true']", "cannot be read as yaml"),
@@ -157,6 +162,11 @@ def test_yamls_that_do_not_fit(files, old, new, words):
     with pytest.raises(InputError, match=words) as caught:
         files(state, YOLOV5.replace(old, new, 1))
     assert "yolov5n.yaml" in str(caught.value)
+
+
+def test_a_scale_that_is_none(files):
+    with pytest.raises(InputError, match="the largest width is 'wide'"):
+        files({"0.conv.weight": torch.ones(1)}, TINY8.replace("1024]", "wide]"), "yolov8n.yaml")
 
 
 def test_a_missing_tensor_is_named(files):

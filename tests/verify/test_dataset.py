@@ -67,6 +67,10 @@ def test_broken_labels_name_file_and_line(tmp_path, line: str, reason: str) -> N
         ("val: images/val\nnames: {1: a}\n", "names"),
         ("names: [a, b]\n", "no split 'val'"),
         ("val: elsewhere\nnames: [a, b]\n", "no such folder"),
+        (YAML.replace("0: cat", "cat: 0"), "'names' has to be"),
+        (YAML.replace("images/val", "images/" + "x" * 5000), "cannot be looked at"),
+        (YAML.replace("images/val", '"a\\0b"'), "cannot be looked at|no such folder"),
+        (YAML + "day: 2001-13-45\n", "cannot be read as yaml"),
     ],
 )
 def test_broken_yaml(tmp_path, yaml: str, reason: str) -> None:

@@ -104,3 +104,8 @@ def test_a_checkpoint_is_a_detector_too(tmp_path) -> None:
     save_like_a_trainer(tmp_path / "other.pt", spoilt)
     other = Detector(open_network(tmp_path / "other.pt", size=(64, 64), threads=1), conf=0.05)(IMAGE)[0]
     assert other.scores.shape != found[0].scores.shape or np.abs(other.scores - found[0].scores).max() > 1e-4
+
+
+@pytest.mark.parametrize(("text", "expected"), [("[64, 96]", (64, 96)), ("²", None), ("9" * 5000, None), ("0", None)])
+def test_declared_sizes(text: str, expected: tuple[int, int] | None) -> None:
+    assert declared_size({"imgsz": text}) == expected
