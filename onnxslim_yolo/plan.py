@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL, AxisUse, Channels, analyse_channels
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
+from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.graph import Array, Model
 
 FORMAT, VERSION = "onnxslim-yolo/plan", 1

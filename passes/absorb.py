@@ -20,9 +20,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.channels import AxisUse
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
+from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
 from onnxslim_yolo.graph import (
     Array,

@@ -24,8 +24,9 @@ from typing import ClassVar, cast
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL, AxisUse
+from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.constraints import violations
+from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.analysis.movement import axis_of, gather_indices, slice_ranges, split_sizes
 from onnxslim_yolo.graph import (
     Array,

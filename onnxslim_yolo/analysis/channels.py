@@ -5,7 +5,8 @@ Every tensor carries a label array, a descriptor (see `movement`) that says whic
 union-find set is one *coupled channel*: the unit that is kept or removed. The coupled channels that the same
 initializer axes know form a *group*: the unit whose width is chosen.
 
-The rules are in `rules.py`, a function per operator. This file holds what they write to and what comes out.
+This file holds the finished analysis. What the rules of `rules.py`, a function per operator, write to while labels are
+being propagated is in `labelling.py`.
 """
 
 from __future__ import annotations
@@ -13,62 +14,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.movement import CannotMoveError, Shape, collapse, varying_axes
-from onnxslim_yolo.analysis.unionfind import UnionFind
+from onnxslim_yolo.analysis.labelling import AxisUse, Balance, Labelling, opaque
+from onnxslim_yolo.analysis.movement import CannotMoveError, Shape, collapse
+from onnxslim_yolo.analysis.rules import RULES
 from onnxslim_yolo.graph import Array, Node, Tensor, is_constant, is_empty, producer, static_shape, tensors
 from onnxslim_yolo.shapes import infer_shapes
 
 NO_CHANNEL = -1
 """In a finished analysis: the class of elements that belong to no channel. They are always kept."""
-
-Role = Literal["out", "in", "channel"]
-"""What an initializer's axis is to its channels: it makes them (a convolution's rows), reads them (its columns), or
-holds one value for each (BatchNormalization's parameters, PReLU's slopes, biases)."""
-
-
-@dataclass(frozen=True)
-class AxisUse:
-    """The channels along one axis of one initializer.
-
-    Attributes:
-        node: a node that reads the initializer, and `index` the input it is.
-        axis: the initializer's axis.
-        labels: the class of each position, shape (n,); or (groups, n) for the input axis of a grouped convolution,
-            where each group's rows have channels of their own at position n.
-        role: see `Role`.
-    """
-
-    node: Node
-    index: int
-    axis: int
-    labels: Array
-    role: Role
-
-    @property
-    def constant(self) -> gs.Constant:
-        """The initializer as it is now."""
-        tensor = self.node.inputs[self.index]
-        if not isinstance(tensor, gs.Constant):
-            raise TypeError(f"input {self.index} of '{self.node.name}' is no longer an initializer")
-        return tensor
-
-
-@dataclass(frozen=True)
-class Balance:
-    """Parts that must keep equally many channels each (a grouped convolution's groups).
-
-    Attributes:
-        parts: the classes of each part, shape (parts, n).
-        node: the node that demands it.
-    """
-
-    parts: Array
-    node: str
 
 
 @dataclass(frozen=True)
@@ -133,89 +90,6 @@ class Channels:
         return self.labels.get(id(tensor))
 
 
-class Labelling:
-    """What the rules read and write while labels are being propagated."""
-
-    def __init__(self, graph: gs.Graph, shapes: dict[int, Shape | None]) -> None:
-        self.graph = graph
-        self.sets = UnionFind()
-        self.shapes = shapes
-        self.labels: dict[int, Array | None] = {}
-        self.uses: dict[tuple[int, int], list[AxisUse]] = {}
-        self.contractions: list[tuple[Node, int]] = []
-        self.frozen: list[tuple[Array, str]] = []
-        self.balances: list[Balance] = []
-
-    def shape(self, tensor: Tensor) -> Shape:
-        """A tensor's shape. Raises CannotMoveError if it is not static."""
-        shape = static_shape(tensor) if is_constant(tensor) else self.shapes.get(id(tensor))
-        if shape is None:
-            raise CannotMoveError(f"'{tensor.name}' has no static shape")
-        return shape
-
-    def get(self, tensor: Tensor) -> Array:
-        """A tensor's labels with merged ones replaced by their representative, collapsed."""
-        labels = self.labels.get(id(tensor))
-        if labels is None:
-            return np.zeros((1,) * len(self.shape(tensor)), dtype=np.int64)
-        return collapse(self.sets.find(labels))
-
-    def put(self, tensor: Tensor, labels: Array) -> None:
-        """Note a tensor's labels. Channels laid out along several axes at once are tied until one axis is left.
-
-        A tensor stays a box when channels are cut out of it: with labels along two axes (heads × positions), cutting
-        has to cut whole rows or whole columns. Columns are chosen: position p of every row goes together.
-        """
-        labels = collapse(labels)
-        while len(varying := varying_axes(labels)) > 1:
-            rows = labels.take([0], axis=varying[0])
-            self.unify(np.broadcast_to(rows, labels.shape), labels)
-            labels = collapse(self.sets.find(labels))
-        self.labels[id(tensor)] = labels
-
-    def fresh(self, tensor: Tensor, axis: int) -> Array:
-        """New labels along one axis of a tensor; shape (n,)."""
-        shape = self.shape(tensor)
-        axis %= len(shape)
-        labels = self.sets.fresh(shape[axis])
-        self.put(tensor, labels.reshape([-1 if k == axis else 1 for k in range(len(shape))]))
-        return labels
-
-    def unify(self, first: Array, second: Array) -> None:
-        """Tie labels element by element. Where one side has none, the other side is frozen by the caller's check."""
-        both = (first != 0) & (second != 0)
-        self.sets.union(np.broadcast_to(first, both.shape)[both], np.broadcast_to(second, both.shape)[both])
-
-    def freeze(self, labels: Array, reason: str) -> None:
-        """Forbid removing these channels."""
-        wanted = np.unique(labels[labels != 0])
-        if wanted.size:
-            self.frozen.append((wanted, reason))
-
-    def use(self, node: Node, index: int, axis: int, labels: Array, role: Role) -> None:
-        """Note that an initializer's axis holds these channels. A second use of the same initializer ties them."""
-        key = (id(node.inputs[index]), axis)
-        earlier = self.uses.setdefault(key, [])
-        if earlier and earlier[0].labels.shape == labels.shape:
-            self.unify(earlier[0].labels, labels)
-            one_sided = (earlier[0].labels == 0) != (labels == 0)
-            self.freeze(
-                np.concatenate([earlier[0].labels[one_sided], labels[one_sided]]), f"shares '{_name(node, index)}'"
-            )
-        elif earlier:
-            self.freeze(labels, f"shares '{_name(node, index)}' in another layout")
-            self.freeze(earlier[0].labels, f"shares '{_name(node, index)}' in another layout")
-        earlier.append(AxisUse(node, index, axis, labels, role))
-
-    def contract(self, node: Node, index: int) -> None:
-        """Note that the node sums over the channels of an input."""
-        self.contractions.append((node, index))
-
-
-def _name(node: Node, index: int) -> str:
-    return node.inputs[index].name
-
-
 def concrete_shapes(graph: gs.Graph) -> dict[int, Shape | None]:
     """Every tensor's shape with a symbolic batch taken as 1, by the tensor's `id`; None where not static.
 
@@ -252,8 +126,6 @@ def analyse_channels(graph: gs.Graph) -> Channels:
     Raises:
         InputError: the shapes contradict each other.
     """
-    from onnxslim_yolo.analysis.rules import RULES, opaque
-
     state = Labelling(graph, concrete_shapes(graph))
     for node in graph.nodes:
         rule = RULES.get(node.op, opaque) if node.domain in (None, "", "ai.onnx") else opaque

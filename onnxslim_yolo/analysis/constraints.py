@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL, Balance, Channels
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
+from onnxslim_yolo.analysis.labelling import Balance
 from onnxslim_yolo.graph import Array
 
 

@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL, AxisUse, Channels
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
+from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.graph import Array
 
 Kind = Literal["auto", "gamma", "weight"]

@@ -1,7 +1,8 @@
 """How each operator carries channel labels: the table `RULES`, one row an operator.
 
 A rule reads the labels of a node's inputs and notes those of its outputs, the initializer axes that hold channels, and
-what ties or forbids. An operator without a row is `opaque`: correct, unpruned, and reported with its name.
+what ties or forbids. An operator without a row is `opaque`: correct, unpruned, and reported with its name. The rules of
+convolutions and matrix products are in `rules_linear.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxslim_yolo.analysis.channels import Balance, Labelling
+from onnxslim_yolo.analysis.labelling import Labelling, Rule, align, why
 from onnxslim_yolo.analysis.movement import (
     MOVERS,
     CannotMoveError,
@@ -21,34 +22,8 @@ from onnxslim_yolo.analysis.movement import (
     pad_widths,
     varying_axes,
 )
-from onnxslim_yolo.graph import Array, Node, has_input, input_constant, is_constant, is_empty
-
-Rule = Callable[[Labelling, Node], None]
-
-
-def opaque(state: Labelling, node: Node, reason: str | None = None) -> None:
-    """Freeze whatever goes in; what comes out belongs to no channel."""
-    for tensor in node.inputs:
-        labels = state.labels.get(id(tensor))
-        if labels is not None:
-            state.freeze(labels, reason or f"{node.op} '{node.name}' has no channel rule")
-    for tensor in node.outputs:
-        if is_empty(tensor):
-            continue
-        shape = state.shapes.get(id(tensor))
-        state.labels[id(tensor)] = None if shape is None else np.zeros((1,) * len(shape), dtype=np.int64)
-
-
-def _why(node: Node, what: str) -> str:
-    return f"{node.op} '{node.name}' {what}"
-
-
-def _only_axis(state: Labelling, node: Node, labels: Array, axis: int) -> Array:
-    """The labels along one axis, shape (n,) or (1,); channels along any other axis are frozen."""
-    if any(k != axis for k in varying_axes(labels)):
-        state.freeze(labels, _why(node, f"expects channels on axis {axis} only"))
-        return np.zeros(1, dtype=np.int64)
-    return labels.reshape(-1)
+from onnxslim_yolo.analysis.rules_linear import conv, conv_transpose, gemm, matmul
+from onnxslim_yolo.graph import Array, Node, input_constant, is_constant, is_empty
 
 
 def _move(state: Labelling, node: Node) -> None:
@@ -78,23 +53,10 @@ def _tie_across(state: Labelling, node: Node, arrays: list[Array]) -> None:
         for other in crossing:
             if other is array or other.shape[axis] > 1 or array.shape[axis] > 1:
                 continue
-            _merge(state, node, array, other, shape, shape)
+            state.merge(node, array, other, shape, shape)
     if any(array.shape[axis] > 1 for array in arrays):
         for array in arrays:
-            state.freeze(array, _why(node, f"mixes channels on axis {axis} with channels on another axis"))
-
-
-def _merge(
-    state: Labelling, node: Node, a: Array, b: Array, shape_a: tuple[int, ...], shape_b: tuple[int, ...]
-) -> Array:
-    """Unify two aligned label arrays; channels that meet plain data of the same extent are frozen."""
-    full_a, full_b = np.broadcast_arrays(a, b)
-    state.unify(full_a, full_b)
-    for mine, theirs, extent in ((full_a, full_b, shape_b), (full_b, full_a, shape_a)):
-        lonely = (mine != 0) & (theirs == 0)
-        if lonely.any() and any(extent[k] > 1 for k in varying_axes(mine)):
-            state.freeze(mine[lonely], _why(node, "combines them with values that no channel owns"))
-    return np.asarray(np.where(full_a != 0, full_a, full_b))
+            state.freeze(array, why(node, f"mixes channels on axis {axis} with channels on another axis"))
 
 
 def _elementwise(state: Labelling, node: Node) -> None:
@@ -103,24 +65,20 @@ def _elementwise(state: Labelling, node: Node) -> None:
     rank = len(out_shape)
     result, extent = np.zeros((1,) * rank, dtype=np.int64), (1,) * rank
     operands = [t for t in node.inputs if not is_empty(t) and not is_constant(t)]
-    aligned = [_aligned(state.get(t), rank) for t in operands]
+    aligned = [align(state.get(t), rank) for t in operands]
     for tensor, labels in zip(operands, aligned, strict=True):
         shape = (1,) * (rank - len(state.shape(tensor))) + state.shape(tensor)
         wide = {k for other in aligned if other is not labels for k in varying_axes(other) if shape[k] == 1}
         if wide and (labels != 0).any():
             # A one-channel gate over many channels: the gate's channel belongs to all of them, and stays.
-            state.freeze(labels, _why(node, "broadcasts it over other channels"))
+            state.freeze(labels, why(node, "broadcasts it over other channels"))
             labels = np.zeros((1,) * rank, dtype=np.int64)
-        result = _merge(state, node, result, labels, extent, shape)
+        result = state.merge(node, result, labels, extent, shape)
         extent = tuple(max(a, b) for a, b in zip(extent, shape, strict=True))
     for tensor in node.outputs:
         if not is_empty(tensor):
             state.put(tensor, result)
     _slice_constants(state, node, state.get(node.outputs[0]), rank)
-
-
-def _aligned(labels: Array, rank: int) -> Array:
-    return np.asarray(labels.reshape((1,) * (rank - labels.ndim) + labels.shape))
 
 
 def _slice_constants(state: Labelling, node: Node, labels: Array, rank: int) -> None:
@@ -134,147 +92,9 @@ def _slice_constants(state: Labelling, node: Node, labels: Array, rank: int) -> 
                 state.use(node, index, own, labels.reshape(-1), "channel")
 
 
-def _conv(state: Labelling, node: Node) -> None:
-    weight = state.shape(node.inputs[1])
-    groups = int(node.attrs.get("group", 1))
-    if not is_constant(node.inputs[1]):
-        raise CannotMoveError("its weight is computed, not constant")
-    labels = _only_axis(state, node, state.get(node.inputs[0]), 1)
-    cin = state.shape(node.inputs[0])[1]
-    if groups == cin and weight[1] == 1 and groups > 1:
-        return _depthwise_conv(state, node, labels, weight[0] // cin)
-    out = state.fresh(node.outputs[0], 1)
-    state.use(node, 1, 0, out, "out")
-    _bias(state, node, out)
-    state.contract(node, 0)
-    if groups == 1:
-        if labels.size > 1:
-            state.use(node, 1, 1, labels, "in")
-        return None
-    state.balances.append(Balance(out.reshape(groups, -1), node.name))
-    if labels.size > 1:
-        parts = labels.reshape(groups, -1)
-        state.balances.append(Balance(parts, node.name))
-        state.use(node, 1, 1, parts, "in")
-    return None
-
-
-def _depthwise_conv(state: Labelling, node: Node, labels: Array, multiplier: int) -> None:
-    if labels.size == 1:  # the input is no channel's: its copies are new channels that cannot be told apart
-        labels = np.zeros(state.shape(node.inputs[0])[1], dtype=np.int64)
-    out = np.repeat(labels, multiplier)
-    rank = len(state.shape(node.outputs[0]))
-    state.put(node.outputs[0], out.reshape([1, -1] + [1] * (rank - 2)))
-    state.use(node, 1, 0, out, "channel")
-    _bias(state, node, out)
-
-
-def _bias(state: Labelling, node: Node, out: Array) -> None:
-    if not has_input(node, 2):
-        return
-    if is_constant(node.inputs[2]):
-        state.use(node, 2, 0, out, "channel")
-    else:
-        state.freeze(out, _why(node, "has a computed bias"))
-
-
-def _conv_transpose(state: Labelling, node: Node) -> None:
-    if not is_constant(node.inputs[1]):
-        raise CannotMoveError("its weight is computed, not constant")
-    weight = state.shape(node.inputs[1])
-    groups = int(node.attrs.get("group", 1))
-    labels = _only_axis(state, node, state.get(node.inputs[0]), 1)
-    if groups > 1 and weight[0] == groups and labels.size > 1:
-        out = np.repeat(labels, weight[1])
-        rank = len(state.shape(node.outputs[0]))
-        state.put(node.outputs[0], out.reshape([1, -1] + [1] * (rank - 2)))
-        state.use(node, 1, 0, labels, "channel")
-        return _bias(state, node, out)
-    out = state.fresh(node.outputs[0], 1)
-    if groups > 1:  # the weight's axis 1 is shared by the groups: position p of every group goes together
-        parts = out.reshape(groups, -1)
-        state.unify(np.broadcast_to(parts[:1], parts.shape), parts)
-        if labels.size > 1:
-            state.balances.append(Balance(labels.reshape(groups, -1), node.name))
-    state.use(node, 1, 1, out.reshape(groups, -1)[0], "out")
-    _bias(state, node, out)
-    state.contract(node, 0)
-    if labels.size > 1:
-        state.use(node, 1, 0, labels, "in")
-    return None
-
-
-def _gemm(state: Labelling, node: Node) -> None:
-    if not is_constant(node.inputs[1]) or node.attrs.get("transA", 0):
-        raise CannotMoveError("its weight is computed, not constant, or its input is transposed")
-    columns = 1 if node.attrs.get("transB", 0) else 0
-    labels = _only_axis(state, node, state.get(node.inputs[0]), 1)
-    out = state.fresh(node.outputs[0], 1)
-    state.use(node, 1, 1 - columns, out, "out")
-    state.contract(node, 0)
-    if labels.size > 1:
-        state.use(node, 1, columns, labels, "in")
-    if not has_input(node, 2):
-        return
-    if not is_constant(node.inputs[2]):
-        state.freeze(out, _why(node, "has a computed bias"))
-    elif state.shape(node.inputs[2])[-1:] == (len(out),) and len(out) > 1:
-        state.use(node, 2, len(state.shape(node.inputs[2])) - 1, out, "channel")
-
-
-def _matmul(state: Labelling, node: Node) -> None:
-    first, second = node.inputs
-    if is_constant(second) and len(state.shape(second)) == 2 and not is_constant(first):
-        return _linear(state, node)
-    if is_constant(first) or is_constant(second):
-        raise CannotMoveError("multiplies by a constant that is not a plain weight matrix on the right")
-    return _product(state, node)
-
-
-def _linear(state: Labelling, node: Node) -> None:
-    labels = state.get(node.inputs[0])
-    last = labels.ndim - 1
-    if [k for k in varying_axes(labels) if k != last]:
-        raise CannotMoveError("its input's channels are not on the last axis")
-    out = state.fresh(node.outputs[0], -1)
-    state.use(node, 1, 1, out, "out")
-    state.contract(node, 0)
-    if labels.size > 1:
-        state.use(node, 1, 0, labels.reshape(-1), "in")
-
-
-def _product(state: Labelling, node: Node) -> None:
-    """Attention's products: the contracted axis is tied, the others pass through."""
-    first, second = node.inputs
-    shape_a, shape_b = state.shape(first), state.shape(second)
-    if min(len(shape_a), len(shape_b)) < 2:
-        raise CannotMoveError("multiplies vectors")
-    rank = max(len(shape_a), len(shape_b))
-    a, b = _aligned(state.get(first), rank), _aligned(state.get(second), rank)
-    shape_a, shape_b = (1,) * (rank - len(shape_a)) + shape_a, (1,) * (rank - len(shape_b)) + shape_b
-    contracted_a = a.shape[-1] > 1
-    contracted_b = b.shape[-2] > 1
-    if contracted_a or contracted_b:
-        rows = a.take([0], axis=-2).swapaxes(-1, -2) if contracted_a else np.zeros((1,) * rank, dtype=np.int64)
-        cols = b.take([0], axis=-1) if contracted_b else np.zeros((1,) * rank, dtype=np.int64)
-        depth = (shape_a[-1],)
-        _merge(state, node, rows.reshape(-1), cols.reshape(-1), depth, depth)
-        state.contract(node, 0)
-        state.contract(node, 1)
-    a = np.zeros((1,) * rank, dtype=np.int64) if contracted_a else a
-    b = np.zeros((1,) * rank, dtype=np.int64) if contracted_b else b
-    if (varying_axes(a) and a.shape[-2] == 1) or (varying_axes(b) and b.shape[-1] == 1):
-        raise CannotMoveError("has channels on a batch axis")
-    state.put(node.outputs[0], np.where(a != 0, a, b) if not (varying_axes(a) and varying_axes(b)) else _refuse(node))
-
-
-def _refuse(node: Node) -> Array:
-    raise CannotMoveError("multiplies two sets of channels with each other")
-
-
 def _batch_norm(state: Labelling, node: Node) -> None:
     labels = state.get(node.inputs[0])
-    channels = _only_axis(state, node, labels, 1)
+    channels = state.only_axis(node, labels, 1)
     if not all(is_constant(tensor) for tensor in node.inputs[1:5]):
         raise CannotMoveError("its parameters are computed, not constant")
     state.put(node.outputs[0], labels)
@@ -288,7 +108,7 @@ def _batch_norm(state: Labelling, node: Node) -> None:
 
 def _instance_norm(state: Labelling, node: Node) -> None:
     labels = state.get(node.inputs[0])
-    channels = _only_axis(state, node, labels, 1)
+    channels = state.only_axis(node, labels, 1)
     state.put(node.outputs[0], labels)
     for index in (1, 2):
         if not is_constant(node.inputs[index]):
@@ -303,7 +123,7 @@ def _normalise_over(first_axis: Callable[[Node, int], list[int]]) -> Rule:
     def rule(state: Labelling, node: Node) -> None:
         labels = state.get(node.inputs[0])
         if set(varying_axes(labels)) & set(first_axis(node, labels.ndim)):
-            state.freeze(labels, _why(node, "normalises over channels"))
+            state.freeze(labels, why(node, "normalises over channels"))
         for tensor in node.outputs:
             if not is_empty(tensor):
                 state.put(tensor, labels if len(state.shape(tensor)) == labels.ndim else np.zeros(1, dtype=np.int64))
@@ -329,7 +149,7 @@ def _channel_axis(node: Node, rank: int) -> list[int]:
 def _spatial(state: Labelling, node: Node) -> None:
     """Pooling and resizing: channels are handled one by one."""
     labels = state.get(node.inputs[0])
-    _only_axis(state, node, labels, 1)
+    state.only_axis(node, labels, 1)
     shape = state.shape(node.inputs[0])
     for tensor in node.outputs:
         if is_empty(tensor):
@@ -352,7 +172,7 @@ def _reduce(state: Labelling, node: Node) -> None:
     axes = {axis % rank for axis in given} if given else set(range(rank))
     if set(varying_axes(labels)) & axes:
         if node.op not in ADDS_UP:
-            state.freeze(labels, _why(node, "reduces over channels"))
+            state.freeze(labels, why(node, "reduces over channels"))
         else:
             state.contract(node, 0)
     kept = labels
@@ -384,21 +204,21 @@ def _expand(state: Labelling, node: Node) -> None:
     if varying_axes(labels) and input_constant(node, 1) is None:
         raise CannotMoveError("expands to a computed shape")
     if (labels != 0).any() and not varying_axes(labels) and 1 + rank - labels.ndim in grown:
-        state.freeze(labels, _why(node, "repeats one channel"))
+        state.freeze(labels, why(node, "repeats one channel"))
         labels = np.zeros_like(labels)
-    state.put(node.outputs[0], _aligned(labels, rank))
+    state.put(node.outputs[0], align(labels, rank))
 
 
 def _depth_to_space(state: Labelling, node: Node) -> None:
     """The block² channels that become one channel's pixels go together."""
-    labels = _only_axis(state, node, state.get(node.inputs[0]), 1)
+    labels = state.only_axis(node, state.get(node.inputs[0]), 1)
     if labels.size == 1:
         return state.put(node.outputs[0], np.zeros((1, 1, 1, 1), dtype=np.int64))
     block = int(node.attrs["blocksize"]) ** 2
     by_block = (
         labels.reshape(block, -1) if node.attrs.get("mode", b"DCR") in ("DCR", b"DCR") else labels.reshape(-1, block).T
     )
-    _merge(state, node, np.broadcast_to(by_block[:1], by_block.shape), by_block, by_block.shape, by_block.shape)
+    state.merge(node, np.broadcast_to(by_block[:1], by_block.shape), by_block, by_block.shape, by_block.shape)
     return state.put(node.outputs[0], by_block[0].reshape(1, -1, 1, 1))
 
 
@@ -414,9 +234,9 @@ def _shuffle_pixels(state: Labelling, node: Node) -> None:
     for tensor in node.inputs[1:]:
         labels = state.labels.get(id(tensor))
         if labels is not None:
-            state.freeze(labels, _why(node, "takes positions from it"))
+            state.freeze(labels, why(node, "takes positions from it"))
     labels = state.get(node.inputs[0])
-    _only_axis(state, node, labels, 1)
+    state.only_axis(node, labels, 1)
     state.put(node.outputs[0], labels)
 
 
@@ -438,10 +258,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(MOVERS, _move),
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(_REDUCTIONS, _reduce),
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "Gemm": gemm,
+    "MatMul": matmul,
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _normalise_over(_layer_norm_axes),

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL, Balance, Channels
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.constraints import complete, violations
+from onnxslim_yolo.analysis.labelling import Balance
 from onnxslim_yolo.graph import Array
 
 
