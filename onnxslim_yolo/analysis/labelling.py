@@ -1,9 +1,9 @@
 """Labelling in progress: what the channel rules of `rules.py` read and write.
 
 A rule takes the labels of a node's inputs from a `Labelling` and puts those of its outputs there. It notes which
-initializer axes hold channels (`AxisUse`), which parts must keep equally many (`Balance`), and where channels are summed
-over. It ties labels (`unify`, `merge`) and forbids removing them (`freeze`). A node that it cannot label it refuses with
-a `CannotMoveError`: the node is then `opaque`. `channels.py` makes the finished analysis of all that.
+initializer axes hold channels (`AxisUse`), which parts must keep equally many (`Balance`), and where channels are
+summed over. It ties labels (`unify`, `merge`) and forbids removing them (`freeze`). A node that it cannot label it
+refuses with a `CannotMoveError`: the node is then `opaque`. `channels.py` makes the finished analysis of all that.
 """
 
 from __future__ import annotations
