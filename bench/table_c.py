@@ -92,7 +92,10 @@ REWRITES = (
     Rewrite("folded BatchNorm", ("fold-bn",)),
     Rewrite("folded affine", ("fold-affine",)),
     Rewrite("Swish and other activations", ("silu",), ((ncnn_patterns, "MATCHERS", ()),)),
-    Rewrite("padded pooling", ("pad-pool",), ((ncnn_tidy, "_fold_pads", _unchanged),)),
+    Rewrite("padded pooling", ("pad-pool",)),
+    Rewrite("padding restored for ncnn", (), ((ncnn_rewrites, "restore_pads", _nothing),)),
+    Rewrite("pads in the layer behind", (), ((ncnn_tidy, "_fold_pads", _unchanged),)),
+    Rewrite("stem's phases", (), ((ncnn_rewrites, "split_stems", _nothing),)),
     Rewrite("channel shuffles", (), ((ncnn_rewrites, "_shuffles", _nothing),)),
     Rewrite("transposes around softmax", (), ((ncnn_rewrites, "_sandwiches", _nothing),)),
     Rewrite("activation in the convolution", (), ((ncnn_tidy, "_fuse_activations", _unchanged),)),
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="the interpreter of an environment with OnnxSlim and onnxsim")
     parser.add_argument("--pnnx", help="the executable of the PyPI package pnnx")
     parser.add_argument("--ncnnoptimize", help="ncnn's tool, which has to be built from its sources")
+    parser.add_argument("--copies", type=int, default=5, help="how often each file is loaded, see `interleaved.block`")
     parser.add_argument("--models", default=",".join(MODELS))
     options = parser.parse_args()
     blocks = []
@@ -133,7 +137,7 @@ def blocks_of(name: str, folder: Path, options: argparse.Namespace) -> list[Fact
         entries[1:1] = ours(source, place, runtime)
         for threads in options.threads:
             facts = {"model": name, "title": title, "size": size, "runtime": runtime}
-            found = block(entries, rounds=options.rounds, threads=threads, **facts)
+            found = block(entries, rounds=options.rounds, threads=threads, copies=options.copies, **facts)
             add_ratios_to_ours(found)
             blocks.append(found)
     return blocks

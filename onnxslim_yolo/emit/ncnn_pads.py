@@ -19,7 +19,17 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, set_windows, windows_of
 from onnxslim_yolo.emit.ncnn_prepare import shape_of
-from onnxslim_yolo.graph import Array, Namer, Node, Tensor, constant_of, input_constant, is_empty, sole_producer
+from onnxslim_yolo.graph import (
+    Array,
+    Namer,
+    Node,
+    Tensor,
+    constant_of,
+    input_constant,
+    is_empty,
+    sole_producer,
+    static_shape,
+)
 
 Sides = tuple[int, int]
 """Elements before and after an axis."""
@@ -35,13 +45,13 @@ def _unfloor(graph: gs.Graph, node: Node) -> bool:
     pool, floor = _floored_pool(graph, node)
     if pool is None or floor is None or any(not is_empty(tensor) for tensor in pool.outputs[1:]):
         return False
-    size = shape_of(pool.inputs[0])[2:]
+    shape = static_shape(pool.inputs[0])
     windows = windows_of(pool, pool.attrs["kernel_shape"])
-    value, touched = _value_and_place(floor, len(size))
-    if windows is None or value is None or touched is None or ceil_mode_matters(pool, windows):
+    if shape is None or windows is None or ceil_mode_matters(pool, windows):
         return False
-    sides = _sides(windows, size, touched)
-    if sides is None:
+    value, touched = _value_and_place(floor, len(windows))
+    sides = _sides(windows, shape[2:], touched) if touched is not None else None
+    if sides is None or value is None:
         return False
     output = node.outputs[0]
     padded = _pad(graph, pool.inputs[0], sides, value, f"{pool.name}_pad")
@@ -109,7 +119,7 @@ def _unconvolve(graph: gs.Graph, node: Node) -> bool:
         return False
     if weight.shape[1] != 1 or (weight != 1).any() or any((w.taps, w.stride) != (1, 1) for w in windows):
         return False
-    if shape_of(node.inputs[0])[1] != weight.shape[0] or not any(w.is_padded for w in windows):
+    if static_shape(node.inputs[0]) is None or not any(w.is_padded for w in windows):
         return False
     node.op, node.inputs = "Pad", [node.inputs[0]]
     node.attrs = _pad_attributes([w.pads for w in windows], 0.0)

@@ -4,7 +4,7 @@ Focus     Conv(Concat of the four phases x[.., i::2, j::2]) = Conv of x with a k
           stride: W'[o, c, 2u + i, 2v + j] = W[o, phase(i, j)·C + c, u, v], pads doubled. The same products are summed.
 Shuffles  several Gathers whose indices together are a channel shuffle = one Gather of all of them, then a Split.
 Sandwich  Transpose(f(Transpose(x))) with inverse permutations and f a Softmax or element-wise = f on the moved axis.
-Pads      see `ncnn_pads`.
+Pads      see `ncnn_pads`. Stems: `ncnn_stem`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.emit.ncnn_gather import shuffle_groups
 from onnxslim_yolo.emit.ncnn_pads import restore_pads
 from onnxslim_yolo.emit.ncnn_prepare import shape_of
+from onnxslim_yolo.emit.ncnn_stem import split_stems
 from onnxslim_yolo.graph import (
     Array,
     Namer,
@@ -35,7 +36,7 @@ ELEMENTWISE = frozenset({"Sigmoid", "Relu", "LeakyRelu", "Tanh", "Exp", "HardSig
 
 def rewrite_movement(graph: gs.Graph) -> int:
     """Apply them all. Returns how many rewrites were made."""
-    return _focus(graph) + _shuffles(graph) + _sandwiches(graph) + restore_pads(graph)
+    return _focus(graph) + _shuffles(graph) + _sandwiches(graph) + restore_pads(graph) + split_stems(graph)
 
 
 def _focus(graph: gs.Graph) -> int:

@@ -80,7 +80,7 @@ SHORT = {
     "shuffle and split": (MOVEMENT["shuffle-split"], ["ShuffleChannel", "Slice"]),
     "gathers that shuffle": (MOVEMENT["gather-two-halves-of-a-shuffle"], ["ShuffleChannel", "Slice"]),
     "pixel shuffle": (MOVEMENT["pixel-shuffle-written"], ["PixelShuffle"]),
-    "focus": (MOVEMENT["focus"], ["Convolution"]),
+    "focus": (MOVEMENT["focus"], ["Convolution", "Convolution"]),
     "halves by slicing": (MOVEMENT["slice-halves"], ["Slice", "Concat"]),
     "softmax between transposes": (LINEAR["softmax-between-transposes"], ["Softmax"]),
     "transposed operand": (LINEAR["matmul-transposed"], ["Input", "MatMul"]),
