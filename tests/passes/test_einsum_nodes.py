@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from onnxslim_yolo.emit.ncnn import emit_ncnn
@@ -46,6 +48,14 @@ EQUATIONS = {
     "bij->bij": [],
 }
 """Equation → the nodes it becomes, in some order."""
+BROKEN = ("bijk->kb",) if tuple(map(int, ort.__version__.split(".")[:2])) < (1, 24) else ()
+"""What onnxruntime itself cannot run: 1.23, the last one for Python 3.10, fails where it copies."""
+
+
+def runnable(equations: Iterable[str]) -> list[Any]:
+    """The equations, those skipped that the reference cannot compute."""
+    reason = f"onnxruntime {ort.__version__} fails on the source"
+    return [pytest.param(e, marks=pytest.mark.skipif(e in BROKEN, reason=reason)) for e in equations]
 
 
 def einsum(equation: str, *, constant: int | None = None, opset: int = 17) -> Model:
@@ -62,7 +72,7 @@ def einsum(equation: str, *, constant: int | None = None, opset: int = 17) -> Mo
     return build(onnx_text(inputs, f"float[{','.join('zyxwvu'[: len(result)])}] y", weights, body, opset=opset))
 
 
-@pytest.mark.parametrize("equation", EQUATIONS)
+@pytest.mark.parametrize("equation", runnable(EQUATIONS))
 def test_equations(equation: str) -> None:
     source = einsum(equation)
     after = rewritten(source, Canonicalise(), rewrites=1 if EQUATIONS[equation] else 2)  # 2: an Identity, which goes
@@ -77,7 +87,7 @@ def feeds_of(model: Model) -> dict[str, np.ndarray]:
     return {t.name: rng.standard_normal(t.shape).astype(np.float32) for t in model.graph.inputs}
 
 
-@pytest.mark.parametrize("equation", [e for e in EQUATIONS if e.startswith("b")])
+@pytest.mark.parametrize("equation", runnable(e for e in EQUATIONS if e.startswith("b")))
 def test_in_ncnn(equation: str, session: NcnnSession) -> None:
     source = einsum(equation)
     converted = emit_ncnn(run(source, Canonicalise()), weights="fp32", cut=False)
