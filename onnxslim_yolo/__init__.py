@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from onnxslim_yolo._version import __version__
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.compiler import Result, compile
+    from onnxslim_yolo.compiler import compile
     from onnxslim_yolo.emit.torch import load_module
     from onnxslim_yolo.errors import OnnxSlimError
     from onnxslim_yolo.graph import Model
     from onnxslim_yolo.load import load
     from onnxslim_yolo.manager import Pass, PassManager, parse_pipeline
+    from onnxslim_yolo.result import Result
 
 __all__ = [
     "Model",
@@ -37,7 +38,7 @@ _HOME = {
     "OnnxSlimError": "errors",
     "Pass": "manager",
     "PassManager": "manager",
-    "Result": "compiler",
+    "Result": "result",
     "compile": "compiler",
     "load": "load",
     "load_module": "emit.torch",

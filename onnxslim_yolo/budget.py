@@ -15,10 +15,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.toml import read_toml
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.options import CompileOptions
 
 LARGEST = 1e30
 """Nothing that is limited is larger, and JSON and tables can show it."""
@@ -72,6 +75,16 @@ class Budget:
         if require_speedup is not None:
             budget = replace(budget, latency_ratio=Limit(1 / require_speedup))
         return budget
+
+
+def budget_of(options: CompileOptions) -> Budget:
+    """The limits of a compilation: its budget file's, and what the command line says on top.
+
+    Raises:
+        InputError: as `read_budget`.
+    """
+    limits = Budget() if options.budget is None else read_budget(options.budget)
+    return limits.with_options(options.max_drop, options.require_speedup)
 
 
 def read_budget(path: Path) -> Budget:

@@ -131,6 +131,28 @@ class CompileOptions:
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
+def options_from(options: dict[str, Any]) -> CompileOptions:
+    """CompileOptions from loose Python values: paths as text, `imgsz` as one number, lists for tuples."""
+    values = dict(options)
+    known = [option.name for option in fields(CompileOptions)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+            raise UsageError(f"there is no option '{key}'", hint=hint)
+    for key in ("out", "weights", "dump_to", "calib"):
+        if values.get(key) is not None:
+            values[key] = Path(values[key])
+    if isinstance(values.get("imgsz"), int):
+        values["imgsz"] = (values["imgsz"], values["imgsz"])
+    for key in ("emit", "keep"):
+        if isinstance(values.get(key), str):
+            values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
+        elif values.get(key) is not None:
+            values[key] = tuple(values[key])
+    return CompileOptions(**values)
+
+
 def _one_of(name: str, value: str, choices: tuple[str, ...], other: str = "") -> None:
     if value not in choices:
         close = difflib.get_close_matches(value, choices, n=1)

@@ -22,8 +22,8 @@ from onnxslim_yolo.plan import Plan
 from onnxslim_yolo.report.read import FORMAT, VERSION
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.compiler import Result
     from onnxslim_yolo.emit.ncnn import NcnnModel
+    from onnxslim_yolo.result import Result
     from onnxslim_yolo.verify.files import Verification
 
 BINS = 60

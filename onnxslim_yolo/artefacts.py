@@ -1,0 +1,109 @@
+"""The files of one compilation: ONNX, the NCNN pair, the module, and beside them the plan and the reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxslim_yolo.analysis.cost import Cost
+from onnxslim_yolo.emit.onnx import write_onnx
+from onnxslim_yolo.errors import UnsupportedError, UsageError
+from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.manager import PassRecord
+from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.plan import plan_as_json
+from onnxslim_yolo.result import Result
+from onnxslim_yolo.verify.files import NcnnFiles, Verification
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.emit.ncnn import NcnnModel
+
+
+def write_artefacts(
+    model: Model, trainable: Model, stage: Path, name: str, options: CompileOptions
+) -> tuple[Result, NcnnFiles | None]:
+    """Write the model in every form asked for into the folder `stage`.
+
+    Args:
+        model: the compiled graph. Remarks of the conversion are noted on it.
+        trainable: the graph as cut, for the module.
+
+    Raises:
+        UnsupportedError: a runtime or the module cannot express the model. UsageError: torch is asked for and missing.
+    """
+    result, ncnn = Result(model=model, folder=stage, trainable=trainable), None
+    if "onnx" in options.emit:
+        result.onnx = write_onnx(model, stage / f"{name}.onnx")
+    if "ncnn" in options.emit:
+        from onnxslim_yolo.emit.ncnn_write import write_ncnn
+
+        source, pair = _convert(model, options)
+        result.ncnn = write_ncnn(pair, stage / f"{name}_ncnn_model", source.metadata)
+        ncnn = NcnnFiles(result.ncnn, pair, source)
+    if "torch" in options.emit:
+        result.torch = _save_module(trainable, stage / f"{name}.pt")
+    return result, ncnn
+
+
+def _save_module(trainable: Model, path: Path) -> Path:
+    try:
+        from onnxslim_yolo.emit.torch import save_module, to_torch
+    except ImportError as error:
+        raise UsageError("--emit torch needs torch", hint="pip install 'onnxslim-yolo[torch]'") from error
+    return save_module(to_torch(trainable), path)
+
+
+def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
+    """Convert to ncnn; a head that ncnn cannot express is cut to its raw maps, and the metadata says how to decode."""
+    from onnxslim_yolo.emit.ncnn import emit_ncnn
+    from onnxslim_yolo.passes import Canonicalise, Head
+
+    source = model
+    try:
+        pair = emit_ncnn(model, weights=options.ncnn_weights, cut=False)
+    except UnsupportedError as error:
+        raw = model.copy()
+        if Head("raw").run(raw):
+            Canonicalise().run(raw)
+            source = raw
+            model.note(
+                f"ncnn: {error.message}; the head is cut to its raw maps, which onnxslim_yolo.postprocess decodes"
+            )
+        pair = emit_ncnn(source, weights=options.ncnn_weights)
+    for note in pair.notes:
+        model.note(f"ncnn: {note}")
+    return source, pair
+
+
+def fill_report(
+    result: Result,
+    ncnn: NcnnFiles | None,
+    path: Path,
+    options: CompileOptions,
+    before: Cost,
+    records: list[PassRecord],
+    verification: Verification | None,
+) -> None:
+    """Set `result.plan` and `result.report`. Everything that is to stand among the notes has been noted before.
+
+    Args:
+        path: the input. before: what the source costs. records: one per pass.
+    """
+    from onnxslim_yolo.report.build import build_report
+
+    source = result.model.source
+    result.plan = plan_as_json(result.model.plan, source.file, source.sha256)
+    result.report = build_report(
+        result, None if ncnn is None else ncnn.pair, path, options, before, records, verification
+    )
+
+
+def write_reports(result: Result, stage: Path, name: str) -> None:
+    """Write plan and report into the folder `stage`, the latter as JSON and as a page."""
+    from onnxslim_yolo.report.html import write_html
+
+    write_atomically(stage / f"{name}.plan.json", json.dumps(result.plan, indent=1) + "\n")
+    write_atomically(stage / f"{name}.report.json", json.dumps(result.report, indent=1) + "\n")
+    write_html(result.report, stage / f"{name}.report.html")

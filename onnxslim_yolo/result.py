@@ -1,0 +1,47 @@
+"""What a compilation hands back: the models, where its files are, and the plan and report that they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxslim_yolo.graph import Model
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.emit.torch import GraphModule
+
+
+@dataclass
+class Result:
+    """What a compilation made.
+
+    Attributes:
+        model: the compiled graph.
+        folder: where the files are.
+        trainable: the graph as cut, before anything is fused: BatchNorms are still there.
+        onnx, ncnn, torch: the ONNX file, the NCNN folder, the saved module; None where not asked for.
+        plan, report: the contents of NAME.plan.json and NAME.report.json.
+        timings: wall `seconds` of the compilation, and of each pass in the report's order. Files do not hold them, so
+            that the same input and options give the same bytes.
+    """
+
+    model: Model
+    folder: Path
+    onnx: Path | None = None
+    ncnn: Path | None = None
+    torch: Path | None = None
+    trainable: Model | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+
+    def to_torch(self) -> GraphModule:
+        """The pruned network as a trainable module, its BatchNorms kept and its parameters under their old names.
+
+        Raises:
+            UnsupportedError: an operator that the module cannot run; it is named. ImportError: torch is missing.
+        """
+        from onnxslim_yolo.emit.torch import to_torch
+
+        return to_torch(self.trainable or self.model)
