@@ -8,6 +8,7 @@ is required of them: on some networks compensation makes things worse, and then 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,18 +76,24 @@ class CompensationProbe:
         self.moments.append(_Moment(step.name, before, masked(before, old), masked(after, new)))
 
     def measure(self, calib: Path | None) -> list[Compensation]:
-        """Run what was noted: on images that nothing was fitted to where there are some, else on made-up ones.
+        """Run what was noted, and forget it: on images that nothing was fitted to where there are some, else on
+        made-up ones.
 
         Raises:
             InputError, UnsupportedError: the images cannot be read, or not be fed to this network.
         """
-        return [_on_synthetic(m) if calib is None else _on_images(m, calib) for m in self.moments]
+        moments, self.moments = self.moments, []
+        if calib is None or not moments:
+            return [_on_synthetic(moment) for moment in moments]
+        from onnxslim_yolo.analysis.calibration import CalibrationImages
+
+        images = CalibrationImages(calib, moments[0].source, IMAGES, "held-out")
+        inputs = list(images)  # read once: no pass changes what the network is fed
+        kind = "held-out" if images.splits else "calibration"
+        return [_on_images(moment, inputs, kind) for moment in moments]
 
 
-def _on_images(moment: _Moment, calib: Path) -> Compensation:
-    from onnxslim_yolo.analysis.calibration import CalibrationImages
-
-    images = CalibrationImages(calib, moment.source, IMAGES, "held-out")
+def _on_images(moment: _Moment, images: Sequence[Array], kind: str) -> Compensation:
     reference = HeadError.of(moment.source, images)
     without, compensated = (
         reference.error_of(run_images(model, reference.inputs)) for model in (moment.without, moment.compensated)
@@ -94,7 +101,6 @@ def _on_images(moment: _Moment, calib: Path) -> Compensation:
     measure = "head error" if reference.head is not None else "difference"
     if reference.head is None:  # the squared error; its root has the unit of the other measure
         without, compensated = float(np.sqrt(without)), float(np.sqrt(compensated))
-    kind = "held-out" if images.splits else "calibration"
     return Compensation(moment.step, without, compensated, measure, len(reference.inputs), kind)
 
 
