@@ -1,7 +1,7 @@
 """Feed broken files to every reader but ONNX's and NCNN's.
 
     python bench/fuzz_readers.py [darknet-cfg] [darknet-weights] [plan] [report] [budget] [config] [table] [pt]
-                                 [data-yaml] [metadata-yaml] [model-yaml]
+                                 [safetensors] [data-yaml] [metadata-yaml] [model-yaml]
 
 Text is mutated as bytes; JSON also as a tree, so that it stays JSON; checkpoints inside their pickle and around it.
 """
@@ -132,6 +132,18 @@ def checkpoint() -> bytes:
     return stream.getvalue()
 
 
+def tensors() -> bytes:
+    """A `.safetensors` file: the length of a header, the header in JSON, the numbers."""
+    numbers = np.arange(12, dtype=np.float32).tobytes()
+    entries = {
+        "__metadata__": {"format": "pt"},
+        "a.weight": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
+        "a.bias": {"dtype": "F16", "shape": [8], "data_offsets": [32, 48]},
+    }
+    header = json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + numbers
+
+
 def checkpoint_input(seed: bytes) -> Callable[[random.Random], bytes]:
     with zipfile.ZipFile(io.BytesIO(seed)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -208,6 +220,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "config": text(CONFIG, "c.toml", lambda path: read_config(path, keys, _check)),
         "table": tree_of(table, "t.json", _read_table),
         "pt": pt,
+        "safetensors": text(tensors(), "m.safetensors", _read_checkpoint),
         "data-yaml": Target(lambda: DATA, dataset, _dataset_reader(folder)),
         "metadata-yaml": text(METADATA, "metadata.yaml", _read_metadata),
         "model-yaml": text(MODEL, "m.yaml", _model_reader()),
