@@ -31,12 +31,8 @@ Three choices exist because this compiler prunes shortcuts, too, and because L1 
   together.
 * `target`: only this share of the coupled channels, those that matter least at that moment, is pushed; the rest train
   freely. The share grows linearly to `target` over the first half of the epochs. What a channel matters is the running
-  mean of its squared first-order effect on the loss,
-
-      t = Σ over its BatchNorms of  γ·∂L/∂γ + β·∂L/∂β
-
-  (Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", eq. 8). Sizes would not do: in a network
-  that Adam has trained all γ are near 1, and their order says little.
+  mean of its squared effect on the loss (`sparsity_effect`); sizes would not do: in a network that Adam has trained all γ
+  are near 1, and their order says little.
 * `scope="no-residual"` leaves out BatchNorms in modules whose attribute `add` is true, as the published scripts do.
 
 From epoch `epochs` of `set_epoch(epoch, epochs)` on nothing is pushed any more, and zeros of `prox` are held: the
@@ -53,7 +49,8 @@ import numpy as np
 
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array
-from onnxslim_yolo.sparsity_scope import Scope, coupled_channels, coupling_numbers, norms_in_scope
+from onnxslim_yolo.sparsity_effect import RunningEffects
+from onnxslim_yolo.sparsity_scope import Scope, coupled_channels, coupling_numbers, norms_in_scope, sizes
 
 __all__ = ["GammaSparsity", "GammaStatistics", "coupled_channels", "ultralytics_callbacks"]
 
@@ -62,12 +59,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Mode = Literal["prox", "subgrad"]
-
-MEMORY = 0.98
-"""Of the running mean of effects: some fifty steps."""
-
-FLOOR = 0.1
-"""Share of every BatchNorm's channels, those that matter most, that `target` never pushes: no layer collapses."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,7 @@ class GammaSparsity:
         self._class = coupling_numbers(norms, coupling)
         self._progress, self._settled = 0.0, False
         self._held: list[Tensor] | None = None
-        self._effects: Tensor | None = None
+        self._effects = RunningEffects(self._gammas, self._betas, self._class)
         self.history: list[GammaStatistics] = []
         hook = optimizer.register_step_pre_hook if mode == "subgrad" else optimizer.register_step_post_hook
         step = self._add_subgradient if mode == "subgrad" else self._shrink
@@ -208,9 +199,10 @@ class GammaSparsity:
             steps = torch.cat(
                 [torch.full_like(gamma, lr * self.rate) for gamma, lr in zip(self._gammas, self._rates(), strict=True)]
             )
-            size = self._sizes(flat)
+            size = sizes(flat, self._class)
             if self.target is not None:
-                steps = steps * self._least(self._effect(), size)
+                self._effects.update()
+                steps = steps * self._effects.least(self.target * min(1.0, 2 * self._progress), size)
             flat = flat * (1 - steps / size.clamp_min(1e-30)).clamp_min(0)
             start = 0
             for gamma, beta in zip(self._gammas, self._betas, strict=True):
@@ -229,68 +221,13 @@ class GammaSparsity:
             raise UsageError("a BatchNorm's γ is no parameter of this optimizer", hint="pass the model that it trains")
         return [lr[id(gamma)] for gamma in self._gammas]
 
-    def _sizes(self, flat: Tensor) -> Tensor:
-        """Root mean square of each γ's coupled channel, shape as `flat`; |γ| for channels on their own."""
-        import torch
-
-        if self._class is None:
-            return flat.abs()
-        return (self._summed(flat.square()) / self._summed(torch.ones_like(flat))).sqrt()
-
-    def _summed(self, flat: Tensor) -> Tensor:
-        """Each γ's value summed over its coupled channel, shape as `flat`; itself for channels on their own."""
-        import torch
-
-        if self._class is None:
-            return flat
-        index = self._class.to(flat.device)
-        total = torch.zeros(int(index.max()) + 1, dtype=flat.dtype, device=flat.device)
-        return total.index_add_(0, index, flat)[index]
-
-    def _effect(self) -> Tensor:
-        """The running mean of each γ's coupled channel's squared effect on the loss, this step's gradients counted."""
-        import torch
-
-        effects = [
-            torch.zeros_like(gamma)
-            if gamma.grad is None or beta.grad is None
-            else gamma * gamma.grad + beta * beta.grad
-            for gamma, beta in zip(self._gammas, self._betas, strict=True)
-        ]
-        squares = self._summed(torch.cat(effects)).square()
-        self._effects = (
-            squares if self._effects is None else torch.lerp(squares, self._effects.to(squares.device), MEMORY)
-        )
-        return self._effects
-
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs: the running mean of effects, shape (γ in scope,), or None."""
-        return {"effects": self._effects}
+        return {"effects": self._effects.mean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self._effects = state["effects"]
-
-    def _least(self, effect: Tensor, size: Tensor) -> Tensor:
-        """1 where a γ belongs to the share to be pushed now, else 0: by effect, and where that is equal by size."""
-        import torch
-
-        share = (self.target or 0.0) * min(1.0, 2 * self._progress)
-        by_size = size.argsort()
-        order = by_size[effect[by_size].argsort(stable=True)]
-        rank = torch.zeros_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        pushed = (rank < int(share * len(order))).to(effect.dtype)
-        start = 0
-        for gamma in self._gammas:
-            stop = start + len(gamma)
-            spared = rank[start:stop].argsort(descending=True)[: max(1, round(FLOOR * len(gamma)))]
-            pushed[start + spared] = 0
-            start = stop
-        if self._class is not None:  # what is spared in one layer is spared in those tied to it
-            index = self._class.to(effect.device)
-            least = torch.ones(int(index.max()) + 1, dtype=effect.dtype, device=effect.device)
-            pushed = least.scatter_reduce_(0, index, pushed, "amin")[index]
-        return pushed
+        self._effects.mean = state["effects"]
 
 
 def ultralytics_callbacks(yolo: Any, rate: float, *, settle: float = 0.2, **options: Any) -> Callable[[], Any]:

@@ -81,3 +81,23 @@ def coupling_numbers(norms: Mapping[str, Any], coupling: Mapping[str, Array] | N
     alone = flat < 0
     flat[alone] = flat.max(initial=0) + 1 + np.arange(int(alone.sum()))
     return torch.from_numpy(np.unique(flat, return_inverse=True)[1].reshape(-1))
+
+
+def summed(flat: Tensor, coupling: Tensor | None) -> Tensor:
+    """Each γ's value summed over its coupled channel, shape as `flat`; itself for channels on their own."""
+    import torch
+
+    if coupling is None:
+        return flat
+    index = coupling.to(flat.device)
+    total = torch.zeros(int(index.max()) + 1, dtype=flat.dtype, device=flat.device)
+    return total.index_add_(0, index, flat)[index]
+
+
+def sizes(flat: Tensor, coupling: Tensor | None) -> Tensor:
+    """Root mean square of each γ's coupled channel, shape as `flat`; |γ| for channels on their own."""
+    import torch
+
+    if coupling is None:
+        return flat.abs()
+    return (summed(flat.square(), coupling) / summed(torch.ones_like(flat), coupling)).sqrt()
