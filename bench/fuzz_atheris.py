@@ -21,9 +21,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fuzzing import GROWTH, SECONDS, TOKENS, Tally, record
 
-TEXT = ("ncnn-param", "darknet-cfg", "plan", "report", "budget", "config", "table")
-BINARY = ("darknet-weights", "pt")
-INSTRUMENTED = ("onnxslim_yolo", "tomllib", "json.decoder", "zipfile")
+TEXT = (
+    "ncnn-param",
+    "darknet-cfg",
+    "plan",
+    "report",
+    "budget",
+    "config",
+    "table",
+    "data-yaml",
+    "metadata-yaml",
+    "model-yaml",
+)
+BINARY = ("darknet-weights", "pt", "safetensors")
+INSTRUMENTED = ("onnxslim_yolo", "tomllib", "json.decoder", "zipfile", "yaml")
 """Packages whose branches guide it."""
 
 
