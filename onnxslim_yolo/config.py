@@ -29,7 +29,7 @@ _EXPECTED = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    str: "text",
+    str: "text or a number",
     Path: "a path",
     list: "a list of texts",
 }
