@@ -7,7 +7,8 @@ import sys
 import time
 
 import pytest
-from malicious import CASES, name, raw, zipped
+from checkpoint_bytes import name, raw, zipped
+from malicious import CASES
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.checkpoint import read_checkpoint
