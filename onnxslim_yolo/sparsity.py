@@ -31,8 +31,8 @@ Three choices exist because this compiler prunes shortcuts, too, and because L1 
   together.
 * `target`: only this share of the coupled channels, those that matter least at that moment, is pushed; the rest train
   freely. The share grows linearly to `target` over the first half of the epochs. What a channel matters is the running
-  mean of its squared effect on the loss (`sparsity_effect`); sizes would not do: in a network that Adam has trained all γ
-  are near 1, and their order says little.
+  mean of its squared effect on the loss (`sparsity_effect`); sizes would not do: in a network that Adam has trained
+  all γ are near 1, and their order says little.
 * `scope="no-residual"` leaves out BatchNorms in modules whose attribute `add` is true, as the published scripts do.
 
 From epoch `epochs` of `set_epoch(epoch, epochs)` on nothing is pushed any more, and zeros of `prox` are held: the
