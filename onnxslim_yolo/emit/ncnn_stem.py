@@ -15,6 +15,8 @@ Declined: more than four channels, odd pads before an axis (the phases would cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -33,6 +35,11 @@ def split_stems(graph: gs.Graph) -> int:
     return sum(_split(graph, node) for node in list(graph.nodes) if node.op == "Conv")
 
 
+def becomes_phases(channels: int, kernel: Sequence[int]) -> bool:
+    """Whether a convolution of so many channels with stride 2 is rewritten, as far as its padding allows."""
+    return set(kernel) <= KERNELS and PHASES * channels <= CHANNELS
+
+
 def _split(graph: gs.Graph, conv: Node) -> bool:
     weight = input_constant(conv, 1)
     windows = windows_of(conv, weight.shape[2:]) if weight is not None else None
@@ -40,7 +47,7 @@ def _split(graph: gs.Graph, conv: Node) -> bool:
     if weight is None or windows is None or shape is None or len(windows) != 2 or int(conv.attrs.get("group", 1)) != 1:
         return False
     halves = [_half(window, size) for window, size in zip(windows, shape[2:], strict=True)]
-    if PHASES * weight.shape[1] > CHANNELS or any(each is None for each in halves):
+    if not becomes_phases(weight.shape[1], weight.shape[2:]) or any(each is None for each in halves):
         return False
     namer = Namer(graph)
     phases = _phases(graph, conv, namer)
@@ -53,7 +60,7 @@ def _split(graph: gs.Graph, conv: Node) -> bool:
 def _half(window: Window, size: int) -> Window | None:
     """The window over the phases that sees what this one sees, or None."""
     before, after = window.pads
-    if window.taps not in KERNELS or (window.stride, window.step) != (2, 1) or before % 2 or min(before, after) < 0:
+    if (window.stride, window.step) != (2, 1) or before % 2 or min(before, after) < 0:
         return None
     count, taps, half = (size + window.slack) // 2 + 1, window.taps // 2, -(-size // 2)
     behind = count - 1 + taps - before // 2 - half

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxslim_yolo.emit.ncnn_format import SHAPE_HINT, Param, param_text
 from onnxslim_yolo.emit.ncnn_format import Layer as NcnnLayer
+from onnxslim_yolo.emit.ncnn_stem import CHANNELS, becomes_phases
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.latency.layers import Family, LayerKey
 
@@ -81,13 +82,28 @@ def _pads(family: Family) -> tuple[int, int, int, int]:
 
 def ncnn_network(key: LayerKey) -> NcnnSpec:
     """Input → ReLU (which packs) → the layer."""
-    layer_type, params, weights = NCNN[key.family.kind](key)
     shapes = input_shapes(key)
     layers = [NcnnLayer("Input", f"in{i}", [], [f"in{i}"]) for i in range(len(shapes))]
     layers += [NcnnLayer("ReLU", f"pre{i}", [f"in{i}"], [f"pre{i}"]) for i in range(len(shapes))]
     outs = ["out", *(f"out{i}" for i in range(1, len(key.outs)))]
-    layers.append(NcnnLayer(layer_type, "layer", [f"pre{i}" for i in range(len(shapes))], outs, params))
+    ins, parts = [f"pre{i}" for i in range(len(shapes))], _as_emitted(key)
+    weights: list[list[int]] = []
+    for step, part in enumerate(parts):
+        layer_type, params, counts = NCNN[part.family.kind](part)
+        made = outs if part is parts[-1] else [f"between{step}"]
+        layers.append(NcnnLayer(layer_type, f"layer{step}", ins, made, params))
+        ins, weights = made, [*weights, *counts]
     return NcnnSpec(param_text(layers), weights, shapes)
+
+
+def _as_emitted(key: LayerKey) -> list[LayerKey]:
+    """The layers that the emitter writes for one: a stem becomes two (see `emit.ncnn_stem`)."""
+    family = key.family
+    if family.kind != "conv" or family.stride != (2, 2) or not becomes_phases(key.ins[0], family.kernel):
+        return [key]
+    split = replace(family, kernel=(2, 2))
+    small = replace(family, kernel=(family.kernel[0] // 2, family.kernel[1] // 2), stride=(1, 1))
+    return [LayerKey(split, key.ins, (CHANNELS,)), LayerKey(small, (CHANNELS,), key.outs)]
 
 
 _Made = tuple[str, dict[int, Param], list[list[int]]]
