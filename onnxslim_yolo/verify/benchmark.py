@@ -180,7 +180,8 @@ def _check_usage(models: Sequence[Path], names: Sequence[str] | None, threads: i
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= threads <= cores:
         found = f"{threads} threads on {cores} {'core' if cores == 1 else 'cores'}"
-        raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {f'1 to {cores}' if cores > 1 else 1}")
+        most = f"1 to {cores}" if cores > 1 else "1"
+        raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {most}")
 
 
 def _entry(path: Path, size: tuple[int, int] | None) -> dict[str, Any]:
