@@ -25,8 +25,6 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import numpy as np
 import onnx
 

@@ -84,6 +84,18 @@ BENCHMARKS = (
         "results/finetune.md",
     ),
     Result(
+        "A 6×6 stem in ncnn",
+        "as one convolution, behind ncnn's Reorg, or over the image's phases",
+        ("ncnn_stem*",),
+        ("python bench/ncnn_stem.py --threads 1 2",),
+    ),
+    Result(
+        "What disturbs a measurement",
+        "how OpenMP's threads wait, and whether freed memory is kept",
+        ("measuring*",),
+        ("python bench/measuring.py",),
+    ),
+    Result(
         "ncnn files against pnnx's",
         "latency, error and conversion time of both, network by network",
         ("ncnn_vs_pnnx*",),
@@ -126,6 +138,12 @@ BENCHMARKS = (
         ("compile_time*",),
         ("python bench/compile_time.py --peers PEERS/bin/python",),
         PEERS,
+    ),
+    Result(
+        "Very many nodes",
+        "CPU time and memory of reading and compiling chains of 10⁴ and 10⁵ nodes",
+        ("many_nodes*",),
+        ("python bench/many_nodes.py",),
     ),
     Result(
         "What other pruners reach",

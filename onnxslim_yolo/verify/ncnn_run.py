@@ -55,7 +55,7 @@ class NcnnSession:
     ) -> None:
         self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._child = subprocess.Popen(
             [sys.executable, "-c", START, str(CHILD)],
             stdin=subprocess.PIPE,
