@@ -113,6 +113,21 @@ def test_the_table_of_fuzzing_is_what_the_fuzzers_wrote(monkeypatch):
     assert fuzzing.with_table(page, table + "| x |\n") != page
 
 
+def test_the_commands_of_the_reliability_page_run_something():
+    text = (PAGES / "reliability.md").read_text(encoding="utf-8")
+    lines = re.findall(r'`python -m pytest -n 0 ([^`"]+) -k "([^`"]+)"`', text)
+    files = sorted({file for names, _ in lines for file in names.split()})
+    assert len(lines) >= 18
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", *files]
+    done = subprocess.run(collect, capture_output=True, text=True, cwd=ROOT, check=True)
+    known = [line for line in done.stdout.splitlines() if "::" in line]
+    for names, words in lines:
+        for word in words.split(" or "):
+            assert any(line.startswith(tuple(names.split())) and word in line for line in known), f"{names} -k {word}"
+    for script in re.findall(r"`python (bench/\w+\.py)", text):
+        assert (ROOT / script).is_file()
+
+
 def test_the_support_table_is_what_its_script_wrote(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(ROOT / "bench")
