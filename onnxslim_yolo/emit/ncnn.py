@@ -16,6 +16,7 @@ from onnxslim_yolo.emit.ncnn_cut import learned_node, tail_of
 from onnxslim_yolo.emit.ncnn_format import SHAPE_HINT, Layer, Weights, bin_bytes, fits_fp16, param_text
 from onnxslim_yolo.emit.ncnn_layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, unsupported
+from onnxslim_yolo.emit.ncnn_ops_elementwise import ELEMENTWISE_OPS
 from onnxslim_yolo.emit.ncnn_ops_math import MATH_OPS
 from onnxslim_yolo.emit.ncnn_ops_nn import NN_OPS
 from onnxslim_yolo.emit.ncnn_ops_shape import SHAPE_OPS
@@ -25,7 +26,7 @@ from onnxslim_yolo.emit.ncnn_tidy import insert_splits, rename_blobs, tidy
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.graph import Model, Node, is_empty
 
-OPS: Mapping[str, Lower] = {**NN_OPS, **MATH_OPS, **SHAPE_OPS}
+OPS: Mapping[str, Lower] = {**NN_OPS, **ELEMENTWISE_OPS, **MATH_OPS, **SHAPE_OPS}
 """ONNX operator → the function that emits its layers. To support an operator is to add a row."""
 
 

@@ -1,0 +1,223 @@
+"""Element-wise operators: activations, and arithmetic with numpy's broadcasting made explicit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxslim_yolo.emit.ncnn_format import FLT_MAX, Param, Weight
+from onnxslim_yolo.emit.ncnn_layout import Dims, broadcast_dims, padded, regrouped
+from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, Value, unsupported
+from onnxslim_yolo.emit.ncnn_prepare import shape_of
+from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant
+
+ADD, SUB, MUL, DIV, MAX, MIN, POW, RSUB, RDIV, RPOW = range(10)
+"""BinaryOp's operations."""
+REVERSED = {SUB: RSUB, DIV: RDIV, POW: RPOW}
+
+UNARY = {
+    "Abs": 0, "Neg": 1, "Floor": 2, "Ceil": 3, "Sqrt": 5, "Exp": 7, "Log": 8, "Sin": 9, "Cos": 10, "Tan": 11,
+    "Asin": 12, "Acos": 13, "Atan": 14, "Reciprocal": 15, "Tanh": 16, "Round": 18,
+}  # fmt: skip
+"""UnaryOp's operations."""
+SQUARE, SQRT = 4, UNARY["Sqrt"]
+
+
+def unary(kind: str, **params: Param) -> Lower:
+    """A layer that works element by element, with these parameters (`p0=…` is id 0)."""
+    ids = {int(key[1:]): value for key, value in params.items()}
+
+    def lower(low: Lowering, node: Node) -> None:
+        source = low.input(node, 0)
+        low.emit(node, kind, [source], source.dims, ids, to=node.outputs[0])
+
+    return lower
+
+
+def from_attrs(kind: str, *attrs: tuple[int, str, float]) -> Lower:
+    """An element-wise layer whose parameters are ONNX attributes with these defaults."""
+
+    def lower(low: Lowering, node: Node) -> None:
+        source = low.input(node, 0)
+        params: dict[int, Param] = {key: float(node.attrs.get(name, default)) for key, name, default in attrs}
+        low.emit(node, kind, [source], source.dims, params, to=node.outputs[0])
+
+    return lower
+
+
+def clip(low: Lowering, node: Node) -> None:
+    """Clip; the bounds are attributes (opset 6) or constant inputs (opset 11)."""
+    bounds: list[float] = []
+    for index, (key, default) in enumerate((("min", -FLT_MAX), ("max", FLT_MAX)), start=1):
+        constant = input_constant(node, index)
+        if has_input(node, index) and constant is None:
+            raise unsupported(node, "its bounds are computed")
+        bounds.append(float(node.attrs.get(key, default) if constant is None else constant.reshape(-1)[0]))
+    source = low.input(node, 0)
+    low.emit(node, "Clip", [source], source.dims, {0: bounds[0], 1: bounds[1]}, to=node.outputs[0])
+
+
+def prelu(low: Lowering, node: Node) -> None:
+    """PReLU with one slope, or one per channel."""
+    source, slope = low.input(node, 0), input_constant(node, 1)
+    if slope is None:
+        raise unsupported(node, "its slope is computed")
+    if slope.size > 1:
+        slope_shape = padded(slope.shape, len(source.shape))
+        if source.shape[0] != 1 or slope.size != source.shape[1] or slope_shape[1] != slope.size:
+            raise unsupported(node, f"a slope of shape {slope.shape} for an input of shape {source.shape}")
+        if source.dims[0] != slope.size:
+            source = low.view(source, (slope.size, int(np.prod(source.shape[2:], dtype=np.int64))))
+    low.emit(node, "PReLU", [source], source.dims, {0: slope.size}, [Weight(slope)], to=node.outputs[0])
+
+
+def gelu(low: Lowering, node: Node) -> None:
+    """GELU, exact or with tanh."""
+    mode = node.attrs.get("approximate", "none")
+    fast = (mode.decode() if isinstance(mode, bytes) else mode) == "tanh"
+    source = low.input(node, 0)
+    low.emit(node, "GELU", [source], source.dims, {0: int(fast)}, to=node.outputs[0])
+
+
+def binary(op: int) -> Lower:
+    """BinaryOp with numpy's broadcasting made explicit."""
+
+    def lower(low: Lowering, node: Node) -> None:
+        left, right = node.inputs[0], node.inputs[1]
+        scalar = _scalar(right)
+        if scalar is not None:
+            _with_scalar(low, node, low.value(left), op, scalar)
+            return
+        scalar = _scalar(left)
+        if scalar is not None:
+            _with_scalar(low, node, low.value(right), REVERSED.get(op, op), scalar)
+            return
+        a, b = operands(low, node, left, right, shape_of(node.outputs[0], node))
+        low.emit(node, "BinaryOp", [a, b], _broadcast(a.dims, b.dims), {0: op}, to=node.outputs[0])
+
+    return lower
+
+
+def _scalar(tensor: Tensor) -> float | None:
+    constant = constant_of(tensor)
+    return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+
+def _with_scalar(low: Lowering, node: Node, source: Value, op: int, scalar: float) -> None:
+    if op == POW and scalar in (2.0, 0.5):
+        code = SQUARE if scalar == 2.0 else SQRT
+        low.emit(node, "UnaryOp", [source], source.dims, {0: code}, to=node.outputs[0])
+        return
+    if op == POW and scalar == 3.0:  # a power of a negative number is NaN in ncnn's vector code
+        square = low.emit(node, "UnaryOp", [source], source.dims, {0: SQUARE}, suffix="/square")
+        low.emit(node, "BinaryOp", [square, source], source.dims, {0: MUL}, to=node.outputs[0])
+        return
+    low.emit(node, "BinaryOp", [source], source.dims, {0: op, 1: 1, 2: scalar}, to=node.outputs[0])
+
+
+def _broadcast(a: Dims, b: Dims) -> Dims:
+    if len(a) != len(b):
+        return max(a, b, key=len)
+    return tuple(max(x, y) for x, y in zip(a, b, strict=True))
+
+
+def operands(low: Lowering, node: Node, left: Tensor, right: Tensor, out_shape: tuple[int, ...]) -> tuple[Value, Value]:
+    """Both operands in blobs of one rank, with ones where numpy broadcasts (ncnn's implicit rule is the opposite).
+
+    The one exception is a blob of channels only against a feature map, which ncnn broadcasts as meant.
+    """
+    rank = len(out_shape)
+    shapes = [padded(shape_of(tensor, node), rank) for tensor in (left, right)]
+    tensors = [left, right]
+    order = [0, 1]
+    if constant_of(left) is not None or (constant_of(right) is None and _prefers(low, right, left)):
+        order = [1, 0]
+    for lead in order:
+        if shapes[lead] != out_shape or constant_of(tensors[lead]) is not None:
+            continue
+        value = low.value(tensors[lead])
+        other = 1 - lead
+        dims = broadcast_dims(out_shape, value.dims, shapes[other])
+        if dims is not None:
+            pair = {lead: value, other: _placed(low, tensors[other], shapes[other], dims)}
+            return pair[0], pair[1]
+    keys = [(a != 1, b != 1) for a, b in zip(*shapes, strict=True)]
+    grouped = regrouped(out_shape, keys, ())
+    if grouped is None:
+        raise unsupported(node, f"broadcasting {shapes[0]} with {shapes[1]} needs more than 4 dimensions")
+    pair = {}
+    for index, tensor in enumerate(tensors):
+        dims = broadcast_dims(out_shape, grouped[0], shapes[index])
+        assert dims is not None
+        pair[index] = _placed(low, tensor, shapes[index], dims)
+    return pair[0], pair[1]
+
+
+def _prefers(low: Lowering, a: Tensor, b: Tensor) -> bool:
+    """Whether `a`'s blob shows more of its axes than `b`'s: the other one is then reshaped."""
+    return len(low.value(a).dims) > len(low.value(b).dims)
+
+
+def _placed(low: Lowering, tensor: Tensor, shape: tuple[int, ...], dims: Dims) -> Value:
+    constant = constant_of(tensor)
+    if constant is not None:
+        return low.memory(low.tensor_name(tensor), constant, shape, dims)
+    value = low.value(tensor)
+    if len(dims) == 3 and dims[1:] == (1, 1) and value.dims == dims[:1] and dims[0] > 1:
+        return value
+    return low.view(value, dims)
+
+
+def variadic(op: int, *, mean: bool = False) -> Lower:
+    """Sum, Mean, Min and Max of any number of operands, as a chain."""
+
+    def lower(low: Lowering, node: Node) -> None:
+        count = len(node.inputs)
+        if count == 2 and not mean:
+            binary(op)(low, node)
+            return
+        out_shape = shape_of(node.outputs[0], node)
+        if any(constant_of(tensor) is not None or shape_of(tensor) != out_shape for tensor in node.inputs):
+            raise unsupported(node, "more than two operands of different shapes")
+        total = low.value(node.inputs[0])
+        for index, tensor in enumerate(node.inputs[1:], start=1):
+            last = index == count - 1 and not mean
+            other = low.view(low.value(tensor), total.dims)
+            total = low.emit(
+                node, "BinaryOp", [total, other], total.dims, {0: op},
+                to=node.outputs[0] if last else None, suffix=f"/{index}",
+            )  # fmt: skip
+        if mean:
+            _with_scalar(low, node, total, MUL, 1.0 / count)
+        elif count == 1:
+            low.alias(node.outputs[0], total, node)
+
+    return lower
+
+
+ELEMENTWISE_OPS: dict[str, Lower] = {
+    **{name: unary("UnaryOp", p0=code) for name, code in UNARY.items()},
+    "Relu": unary("ReLU"),
+    "LeakyRelu": from_attrs("ReLU", (0, "alpha", 0.01)),
+    "Sigmoid": unary("Sigmoid"),
+    "Softplus": unary("Softplus"),
+    "Erf": unary("Erf"),
+    "Mish": unary("Mish"),
+    "Silu": unary("Swish"),
+    "Elu": from_attrs("ELU", (0, "alpha", 1.0)),
+    "Celu": from_attrs("CELU", (0, "alpha", 1.0)),
+    "Selu": from_attrs("SELU", (0, "alpha", 1.67326319), (1, "gamma", 1.05070102)),
+    "HardSigmoid": from_attrs("HardSigmoid", (0, "alpha", 0.2), (1, "beta", 0.5)),
+    "HardSwish": from_attrs("HardSwish", (0, "alpha", 1 / 6), (1, "beta", 0.5)),
+    "Gelu": gelu,
+    "Clip": clip,
+    "PRelu": prelu,
+    "Add": binary(ADD),
+    "Sub": binary(SUB),
+    "Mul": binary(MUL),
+    "Div": binary(DIV),
+    "Pow": binary(POW),
+    "Max": variadic(MAX),
+    "Min": variadic(MIN),
+    "Sum": variadic(ADD),
+    "Mean": variadic(ADD, mean=True),
+}
