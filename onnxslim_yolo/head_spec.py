@@ -92,7 +92,7 @@ class HeadSpec:
             anchors = tuple(tuple((float(w), float(h)) for w, h in level) for level in data.pop("anchors", ()))
             strides = tuple(float(stride) for stride in data.pop("strides", ()))
             spec = cls(strides=strides, anchors=anchors, **data)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"the metadata '{HEAD_KEY}' is damaged: {error}") from error
         if spec.kind not in get_args(Kind):
             raise InputError(f"the metadata '{HEAD_KEY}' names an unknown kind of head: '{spec.kind}'")

@@ -162,13 +162,16 @@ def _ncnn_metadata(path: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     data = read_yaml(file, "metadata.yaml", "a mapping")
-    # A description that was written as JSON may come back as the mapping it spells.
-    return {
-        str(key): json.dumps(value)
-        if str(key).startswith("onnxslim_yolo") and not isinstance(value, str)
-        else str(value)
-        for key, value in data.items()
-    }
+    texts = {str(key): value for key, value in data.items()}
+    return {key: _as_text(value) if key.startswith("onnxslim_yolo") else str(value) for key, value in texts.items()}
+
+
+def _as_text(value: Any) -> str:
+    """A description that was written as JSON may come back as the mapping it spells."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # a date, say: no description of ours
+        return str(value)
 
 
 def cut_by_emitter(metadata: Mapping[str, str]) -> bool:
@@ -177,7 +180,7 @@ def cut_by_emitter(metadata: Mapping[str, str]) -> bool:
 
     try:
         section = json.loads(metadata.get(SECTION, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(section, dict) and bool(section.get("cut"))
 

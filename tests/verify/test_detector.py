@@ -10,8 +10,9 @@ from onnxslim_yolo.emit.ncnn import emit_ncnn
 from onnxslim_yolo.emit.ncnn_write import write_ncnn
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.graph import Model
+from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.passes.head import Head
-from onnxslim_yolo.verify.detector import Detector, declared_size, open_network
+from onnxslim_yolo.verify.detector import Detector, _ncnn_metadata, cut_by_emitter, declared_size, open_network
 from tests.zoo import model_path
 
 IMAGE = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
@@ -109,3 +110,14 @@ def test_a_checkpoint_is_a_detector_too(tmp_path) -> None:
 @pytest.mark.parametrize(("text", "expected"), [("[64, 96]", (64, 96)), ("²", None), ("9" * 5000, None), ("0", None)])
 def test_declared_sizes(text: str, expected: tuple[int, int] | None) -> None:
     assert declared_size({"imgsz": text}) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["'" + "[" * 50_000 + "'", "2026-11-22", "{2026-11-22: 1}", "[]", "'{\"strides\": [1e999]}'"]
+)
+def test_damaged_descriptions(tmp_path, value: str) -> None:
+    (tmp_path / "metadata.yaml").write_text(f"{HEAD_KEY}: {value}\nonnxslim_yolo.ncnn: {value}\n")
+    metadata = _ncnn_metadata(tmp_path)
+    assert not cut_by_emitter(metadata)
+    with pytest.raises(InputError, match=r"is damaged|unknown kind"):
+        HeadSpec.from_json(metadata[HEAD_KEY])
