@@ -8,6 +8,7 @@ from onnxslim_yolo.graph import Model
 from onnxslim_yolo.latency import LatencyTable, table_for
 from onnxslim_yolo.manager import parse_pipeline, spell
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
+from onnxslim_yolo.passes._auto_widths import REACH
 from onnxslim_yolo.plan import open_plan
 from tests.latency.models import zoo
 
@@ -92,13 +93,13 @@ def test_nothing_to_remove_means_nothing_to_do():
     assert open_plan(model).keep.all()
 
 
-def test_widths_stay_within_a_register_of_the_ranking():
+def test_widths_stay_within_a_few_registers_of_the_ranking():
     model = planned("yolov8n", 0.5, width=1.0)
     plan = open_plan(model)
     before = [group.kept for group in plan.group_plans()]
     SnapWidths(isa="avx512").run(model)
     moved = [abs(a - b.kept) for a, b in zip(before, plan.group_plans(), strict=True)]
-    assert max(moved) <= 32
+    assert max(moved) <= 16 * REACH
     assert max(moved) > 0
 
 
