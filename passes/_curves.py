@@ -1,10 +1,12 @@
 """Sensitivity curves: what taking channels from one group alone does to the outputs, and widths chosen by them.
 
 For every group, the least important 10, 20, 35, 50, 70 and 90 % of its channels are taken out and folded into the rest,
-the others left whole, and the error of the outputs is measured on calibration images, forward only. Errors of different
-groups are taken to add up by their squares, which spreads the damage: many small losses are borne better than one large
-one, and a small error is the one most flattered by few images. MACs multiply. A width is bought where it costs least
-per MAC saved: again and again the group and the larger cut with the smallest Δerror²/ΔMAC, until the budget is met.
+the others left whole, and the detector's error (`verify.head_metric`) is measured on calibration images, forward only.
+Few images can be run so often, so where the error of the same cut is predicted as well, from gradients on all of them
+(`_second_order`), the geometric mean of both counts: on held-out calibration images either alone keeps less mAP.
+
+Errors of different groups are taken to add up, and so do MACs. A width is bought where it costs least per MAC saved:
+again and again the group and the larger cut with the smallest Δerror/ΔMAC, until the budget is met.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.graph import Array, Model, Namer, input_constant, replace_constant
+from onnxslim_yolo.head_spec import HeadSpec
 from onnxslim_yolo.passes._fold_removed import fold, matrices, weight_of
+from onnxslim_yolo.passes._second_order import SecondOrder
 from onnxslim_yolo.passes.absorb import shift_outputs
-from onnxslim_yolo.verify.head_error import HeadError
+from onnxslim_yolo.verify.head_error import run_images
+from onnxslim_yolo.verify.head_metric import HeadMetric
 
 FRACTIONS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-ENOUGH = 1.0
-"""Larger cuts are not measured beyond this error: nobody would buy them. They are taken to grow with the square."""
+MOST = 1e12
+"""What overflows costs this much."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,24 @@ class Curve:
         return float(np.interp(count, self.counts, self.errors))
 
 
+@dataclass(frozen=True)
+class Gauge:
+    """Measures a network's error on images: forward only, against the source's outputs."""
+
+    images: Sequence[Array]
+    metrics: Sequence[HeadMetric]
+
+    @classmethod
+    def of(cls, model: Model, images: Sequence[Array], head: HeadSpec | None) -> Gauge:
+        """Run the source. `head`: how to read its outputs, or None."""
+        return cls(images, [HeadMetric(outputs, head) for outputs in run_images(model, images)])
+
+    def error(self, model: Model) -> float:
+        """The mean error over the images."""
+        pairs = zip(self.metrics, run_images(model, self.images), strict=True)
+        return min(float(np.nan_to_num(np.mean([m.error(found) for m, found in pairs]), nan=MOST)), MOST)
+
+
 def measure_curves(
     model: Model,
     channels: Channels,
@@ -54,25 +77,27 @@ def measure_curves(
     importance: Array,
     places: Sequence[Contraction],
     statistics: Sequence[Statistics],
-    head: HeadError,
+    gauge: Gauge,
+    predicted: SecondOrder | None = None,
     ridge: float = 1e-2,
 ) -> list[Curve]:
-    """A curve for each unit of removable classes, measured one at a time."""
-    base = head.error(model)
+    """A curve for each unit of removable classes, measured one at a time.
+
+    Args:
+        predicted: what the same cuts are predicted to cost, to be averaged with; None counts the measurement alone.
+    """
     found = []
     for unit in units:
         order = unit[np.argsort(importance[unit], kind="stable")]
         counts = sorted({round(f * len(order)) for f in FRACTIONS} - {0})
-        errors: list[float] = []
+        errors = []
         for count in counts:
             keep = np.ones(channels.count, dtype=bool)
             keep[order[:count]] = False
             keep = complete(channels, keep, importance)
-            if errors and errors[-1] > ENOUGH:
-                errors.append(errors[-1] * (count / counts[len(errors) - 1]) ** 2)
-                continue
-            found_error = np.nan_to_num(head.error(without(model, places, statistics, keep, ridge)), nan=1e3)
-            errors.append(max(float(found_error) - base, 0.0))
+            errors.append(gauge.error(without(model, places, statistics, keep, ridge)))
+        if predicted is not None:
+            errors = np.sqrt(np.multiply(errors, predicted.errors(order.tolist(), counts))).tolist()
         rising = np.maximum.accumulate([0.0, *errors])
         found.append(Curve(order, (0, *counts), tuple(rising.tolist())))
     return found
@@ -116,7 +141,7 @@ def removal_order(channels: Channels, curves: Sequence[Curve], cost: PlanCost) -
         for index, (curve, now) in enumerate(zip(curves, taken, strict=True)):
             ahead = np.cumsum(saved[curve.order[now:]])
             for step in _next_counts(curve, now):
-                price = (curve.error(step) ** 2 - curve.error(now) ** 2) / max(float(ahead[step - now - 1]), 1.0)
+                price = (curve.error(step) - curve.error(now)) / max(float(ahead[step - now - 1]), 1.0)
                 if best is None or price < best[0]:
                     best = (price, index, step)
         if best is None:

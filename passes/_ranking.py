@@ -26,8 +26,8 @@ from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.latency.problem import units_of
-from onnxslim_yolo.passes._curves import Curve, measure_curves, removal_order
-from onnxslim_yolo.passes._second_order import output_importance
+from onnxslim_yolo.passes._curves import Curve, Gauge, measure_curves, removal_order
+from onnxslim_yolo.passes._second_order import SecondOrder
 from onnxslim_yolo.plan import Plan
 from onnxslim_yolo.verify.head_error import HeadError
 
@@ -40,8 +40,8 @@ SPARSE = 0.1
 KNOWN = 0.5
 """`variance` is believed where it knows at least this share of the channels' variances."""
 
-CURVE_IMAGES = 16
-"""So many images, evenly picked, are run for each measured point."""
+CURVE_INPUTS = 24
+"""So many of the images and their views, evenly picked, are run for each measured point."""
 
 UNIT_STEP = 8
 
@@ -168,11 +168,14 @@ def _calibrated(
     places = [place for place in contractions(channels) if place.taps is not None]
     statistics = collect(model, places, views, window=False)
     head = HeadError.of(model, images)
+    predicted = None
     if kind == "output":
-        per = cost if options.per == "macs" else None
-        values = output_importance(model, channels, eligible, places, statistics, head, per, views)
+        predicted = SecondOrder.of(model, places, statistics, head, views)
+        values = predicted.importance(channels, eligible, cost if options.per == "macs" else None)
     if not options.curves:
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]
     units = [unit for unit in units if len(unit)]
-    return values, tuple(measure_curves(model, channels, units, values, places, statistics, head.subset(CURVE_IMAGES)))
+    number = min(CURVE_INPUTS, len(views))
+    gauge = Gauge.of(model, [views[i * len(views) // number] for i in range(number)], head.head)
+    return values, tuple(measure_curves(model, channels, units, values, places, statistics, gauge, predicted))

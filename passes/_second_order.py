@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -54,6 +55,15 @@ class _Block:
         energy = (self.weight**2).sum(axis=0)
         return np.asarray(energy / np.maximum(diagonal, 1e-30)) * (diagonal > 0)
 
+    def cost(self, column: int) -> float:
+        """Δ of one column."""
+        diagonal = float(self.inverse[column, column])
+        return float((self.weight[:, column] ** 2).sum()) / max(diagonal, 1e-30) if diagonal > 0 else 0.0
+
+    def copy(self) -> _Block:
+        """One that can be changed."""
+        return _Block(self.classes, self.weight.copy(), self.inverse.copy())
+
     def remove(self, column: int) -> None:
         """Take a column out, folding it into the rest."""
         row = self.inverse[column] / self.inverse[column, column]
@@ -64,28 +74,58 @@ class _Block:
         self.inverse[:, column] = 0
 
 
-def output_importance(
-    model: Model,
-    channels: Channels,
-    eligible: Array,
-    places: Sequence[Contraction],
-    statistics: Sequence[Statistics],
-    head: HeadError | None,
-    cost: PlanCost | None,
-    images: Images | None = None,
-) -> Array:
-    """Per class, its importance: the largest cost per MAC met up to its removal, in removal order; shape (count,).
+@dataclass(frozen=True)
+class SecondOrder:
+    """What removing channels is predicted to cost: every contraction's block, not yet touched."""
 
-    Args:
-        eligible: per class, whether it may be removed. The others get infinity.
-        places, statistics: the contractions with a constant weight and what they read.
-        head: measures what an error at a contraction does to the outputs; None counts all alike.
-        images: what gradients are taken on; None for the head's own.
-        cost: MACs saved to divide by; None divides by nothing.
-    """
-    curvature = _curvature(model, places, statistics, head, images)
-    blocks = [b for p, s in zip(places, statistics, strict=True) for b in _blocks(p, s, curvature[p.node.name])]
-    return _greedy(channels, eligible, blocks, cost)
+    blocks: tuple[_Block, ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        places: Sequence[Contraction],
+        statistics: Sequence[Statistics],
+        head: HeadError | None,
+        images: Images | None = None,
+    ) -> SecondOrder:
+        """Weigh every contraction.
+
+        Args:
+            places, statistics: the contractions with a constant weight and what they read.
+            head: measures what an error at a contraction does to the outputs; None counts all alike.
+            images: what gradients are taken on; None for the head's own.
+        """
+        curvature = _curvature(model, places, statistics, head, images)
+        pairs = zip(places, statistics, strict=True)
+        return cls(tuple(b for p, s in pairs for b in _blocks(p, s, curvature[p.node.name])))
+
+    def importance(self, channels: Channels, eligible: Array, cost: PlanCost | None) -> Array:
+        """Per class, the largest cost per MAC met up to its removal, in removal order; shape (count,).
+
+        Args:
+            eligible: per class, whether it may be removed. The others get infinity.
+            cost: MACs saved to divide by; None divides by nothing.
+        """
+        return _greedy(channels, eligible, [block.copy() for block in self.blocks], cost)
+
+    def errors(self, order: Sequence[int], counts: Sequence[int]) -> list[float]:
+        """What is lost when the first n classes of an order go alone, for each n of `counts`, which ascend."""
+        touched: dict[int, _Block] = {}
+        found: list[float] = []
+        lost, start = 0.0, 0
+        for count in counts:
+            for b, column in (place for cls in order[start:count] for place in self._positions.get(int(cls), ())):
+                block = touched.setdefault(b, self.blocks[b].copy())
+                lost += float(block.cost(column))
+                block.remove(column)
+            start = count
+            found.append(lost)
+        return found
+
+    @cached_property
+    def _positions(self) -> dict[int, list[tuple[int, int]]]:
+        return _positions(self.blocks)
 
 
 def _curvature(
@@ -186,12 +226,18 @@ def _weighted(block: Array, curvature: Array) -> Array:
     return np.asarray(np.einsum("po,otc->ptc", root, taps, optimize=True).reshape(block.shape))
 
 
-def _greedy(channels: Channels, eligible: Array, blocks: list[_Block], cost: PlanCost | None) -> Array:
-    positions: list[list[tuple[int, int]]] = [[] for _ in range(channels.count)]
+def _positions(blocks: Sequence[_Block]) -> dict[int, list[tuple[int, int]]]:
+    """Per class, the (block, column) that it is read in."""
+    found: dict[int, list[tuple[int, int]]] = {}
     for b, block in enumerate(blocks):
         for column, cls in enumerate(block.classes.tolist()):
             if cls >= 0:
-                positions[cls].append((b, column))
+                found.setdefault(cls, []).append((b, column))
+    return found
+
+
+def _greedy(channels: Channels, eligible: Array, blocks: list[_Block], cost: PlanCost | None) -> Array:
+    positions = _positions(blocks)
     importance = np.full(channels.count, np.inf)
     keep = np.ones(channels.count, dtype=bool)
     batch = max(int(eligible.sum()) // STEPS, 1)
@@ -211,7 +257,7 @@ def _greedy(channels: Channels, eligible: Array, blocks: list[_Block], cost: Pla
             highest = max(highest * (1 + 1e-12), float(totals[cls]))
             importance[cls] = highest
             keep[cls] = False
-            for b, column in positions[cls]:
+            for b, column in positions.get(cls, ()):
                 blocks[b].remove(column)
                 touched.add(b)
         for b in touched:

@@ -77,10 +77,13 @@ class HeadMetric:
         table = self._layout.to_table(outputs).astype(np.float64)
         scores = self._scores(table)
         p = sigmoid(scores[:, 0] if self._layout.objectness else scores.max(axis=1))
-        self._root = np.sqrt(np.where(p > FAINTEST, p, 0.0))[:, None]
-        self._alive = np.flatnonzero(p > FAINTEST)
-        self._table, self._share = table, _shares(scores, self._layout.objectness)
-        self._slopes = _SLOPES[head.kind](table, head, outputs) * np.sqrt(BOX_WEIGHT)
+        # Few cells count: with theirs alone, dozens of images' metrics fit in memory.
+        self._cells, self._alive = len(p), np.flatnonzero(p > FAINTEST)
+        self._root = np.sqrt(p[self._alive])[:, None]
+        self._table = table[self._alive]
+        self._share = _shares(scores[self._alive], self._layout.objectness)
+        self._slopes = _SLOPES[head.kind](table, head, outputs)[self._alive] * np.sqrt(BOX_WEIGHT)
+        self._outputs = [np.broadcast_to(np.zeros((), o.dtype), o.shape) for o in outputs]  # their shapes
 
     def _scores(self, table: Array) -> Array:
         layout = self._layout
@@ -96,13 +99,12 @@ class HeadMetric:
             pairs = zip(self._outputs, outputs, self._spreads, strict=True)
             return float(sum((((a - b) / s) ** 2).sum() for a, b, s in pairs))
         table = np.nan_to_num(self._layout.to_table(outputs)[self._alive].astype(np.float64))
-        mine, sides = self._table[self._alive], 4 * self._layout.bins
-        logits = np.clip(self._scores(table) - self._scores(mine), -LARGEST_LOGIT, LARGEST_LOGIT)
-        moved = (table[:, :sides] - mine[:, :sides]).reshape(len(table), 4, -1)
+        sides = 4 * self._layout.bins
+        logits = np.clip(self._scores(table) - self._scores(self._table), -LARGEST_LOGIT, LARGEST_LOGIT)
+        moved = (table[:, :sides] - self._table[:, :sides]).reshape(len(table), 4, -1)
         limit = LARGEST_SHIFT * np.sqrt(BOX_WEIGHT)
-        boxes = np.clip((moved * self._slopes[self._alive]).sum(axis=2), -limit, limit)
-        weight = self._root[self._alive]
-        return float(((weight * logits) ** 2 * self._share[self._alive]).sum() + ((weight * boxes) ** 2).sum())
+        boxes = np.clip((moved * self._slopes).sum(axis=2), -limit, limit)
+        return float(((self._root * logits) ** 2 * self._share).sum() + ((self._root * boxes) ** 2).sum())
 
     def cotangents(self, rng: np.random.Generator) -> list[Array]:
         """√S·u carried back to the outputs, float32 of their shapes; u is drawn anew."""
@@ -112,13 +114,14 @@ class HeadMetric:
                 for o, s in zip(self._outputs, self._spreads, strict=True)
             ]
         sides = 4 * self._layout.bins
-        noise = rng.standard_normal((len(self._table), 4 + self._share.shape[1])) * self._root
+        noise = rng.standard_normal((self._cells, 4 + self._share.shape[1]))[self._alive] * self._root
         scores = noise[:, 4:] * np.sqrt(self._share)
         if not self._layout.logits:
             p = np.clip(self._table[:, sides:], LEAST, 1 - LEAST)
             scores = scores / (p * (1 - p))
         boxes = (noise[:, :4, None] * self._slopes).reshape(len(noise), -1)
-        table = np.concatenate((boxes, scores), axis=1)
+        table = np.zeros((self._cells, self._table.shape[1]))
+        table[self._alive] = np.concatenate((boxes, scores), axis=1)
         return [o.astype(np.float32) for o in self._layout.to_outputs(table, self._outputs)]
 
 

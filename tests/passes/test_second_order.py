@@ -13,7 +13,7 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.graph import Array, Model, input_constant
 from onnxslim_yolo.passes import _second_order
 from onnxslim_yolo.passes._curvature import curvatures
-from onnxslim_yolo.passes._second_order import _Block, _weighted, output_importance
+from onnxslim_yolo.passes._second_order import SecondOrder, _Block, _weighted
 from onnxslim_yolo.plan import open_plan
 from onnxslim_yolo.verify.head_error import HeadError
 from tests.numeric import build
@@ -83,7 +83,8 @@ def test_noise_stands_in_for_gradients(images: Path, monkeypatch: pytest.MonkeyP
         inputs = CalibrationImages(images, model)
         head = HeadError.of(model, inputs)
         statistics = collect(model, places, inputs, window=False)
-        return output_importance(model, plan.channels, plan.channels.prunable, places, statistics, head, None)
+        found = SecondOrder.of(model, places, statistics, head)
+        return found.importance(plan.channels, plan.channels.prunable, None)
 
     with_gradients = ranked(two_branches())
     monkeypatch.setattr(_second_order, "curvatures", refuse)
@@ -92,3 +93,26 @@ def test_noise_stands_in_for_gradients(images: Path, monkeypatch: pytest.MonkeyP
     assert any("by noise instead of gradients" in note for note in model.notes)
     # Both see that the second branch hardly matters.
     assert [set(np.argsort(values)[:8].tolist()) for values in (with_gradients, by_noise)] == [set(range(8, 16))] * 2
+
+
+def test_errors_of_an_order_are_the_costs_met_on_the_way() -> None:
+    rng = np.random.default_rng(0)
+    blocks = []
+    for classes in ([0, 1, 2, 3], [3, 2, 5, -1]):
+        root = rng.normal(size=(4, 4))
+        blocks.append(
+            _Block(np.array(classes), rng.normal(size=(6, 4)), np.linalg.inv(root @ root.T + 0.1 * np.eye(4)))
+        )
+    order, lost, expected = [3, 0, 2], 0.0, []
+    work = [block.copy() for block in blocks]
+    for cls in order:
+        for block in work:
+            for column in np.flatnonzero(block.classes == cls):
+                lost += block.costs()[column]
+                block.remove(int(column))
+        expected.append(lost)
+    predicted = SecondOrder(tuple(blocks))
+    assert predicted.errors(order, [1, 3]) == pytest.approx([expected[0], expected[2]])
+    assert predicted.errors(order, [1, 3]) == predicted.errors(order, [1, 3])  # nothing was touched
+    alone = sum(predicted.errors([cls], [1])[0] for cls in order)
+    assert expected[2] != pytest.approx(alone, rel=1e-3)  # the control: folded one after another, costs change
