@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages
+from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages, collect
+from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.views import VIEWS, view_of, views_for
@@ -16,6 +17,8 @@ from onnxslim_yolo.decode import Candidates
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
+from onnxslim_yolo.passes._curves import Gauge, without
+from onnxslim_yolo.passes._second_order import SecondOrder
 from onnxslim_yolo.plan import open_plan
 from onnxslim_yolo.verify.estimate import estimate_loss
 from onnxslim_yolo.verify.head_error import HeadError, cell_errors, iou
@@ -76,6 +79,26 @@ def test_curves_meet_a_share_of_macs(images: Path) -> None:
     step = PruneChannels(macs=0.7, importance="weight", allocate="curves", calib=images)
     after = run(model, step, SliceChannels())
     assert 0.55 < cost_of(after.graph).macs / cost_of(model.graph).macs <= 0.7
+
+
+def test_predicted_errors_are_those_that_are_measured(images: Path) -> None:
+    model = two_branches()
+    plan = open_plan(model)
+    places = [place for place in contractions(plan.channels) if place.taps is not None]
+    inputs = CalibrationImages(images, model)
+    statistics = collect(model, places, inputs, window=False)
+    predicted = SecondOrder.of(model, places, statistics, HeadError.of(model, inputs))
+    gauge = Gauge.of(model, list(inputs), None)
+    assert gauge.error(model) == 0
+    for branch, other in ("ab", "ba"):
+        order = classes_of(model, branch).tolist()
+        for count, expected in zip((3, 6), predicted.errors(order, (3, 6)), strict=True):
+            keep = np.ones(plan.channels.count, dtype=bool)
+            keep[order[:count]] = False
+            measured = gauge.error(without(model, places, statistics, keep, 1e-2))
+            assert expected == pytest.approx(measured, rel=0.3)  # one random cotangent an image leaves some noise
+        # The control: the other branch's channels matter another amount.
+        assert predicted.errors(classes_of(model, other).tolist(), (6,))[0] != pytest.approx(measured, rel=0.9)
 
 
 def test_a_ranking_is_measured_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
