@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -275,7 +276,8 @@ def _run_peers(step: Step, source: Model, folder: Path) -> None:
             continue
         out = folder / "peer.onnx"
         command = [step.peers, HERE / "accuracy_peers.py", row["peer"], kept, plain, out, "--macs", str(row["target"])]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        there = {**os.environ, "PYTHONPATH": str(HERE.parent)}  # counts MACs with this package
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=there)
         if done.returncode:
             _keep({**row, "failed": done.stderr.strip().splitlines()[-1][:200] if done.stderr.strip() else "fails"})
             continue
