@@ -76,7 +76,9 @@ BENCHMARKS = (
         ("finetune-*.json",),
         (
             "python bench/finetune_demo.py models/bccd-sparse.onnx --data bccd/data.yaml "
-            "--dense models/bccd-dense.onnx --prune 0.7 --epochs 10 --out bench/results/finetune-bccd.json",
+            "--dense models/bccd-dense.onnx --prune 0.7 --epochs 5 --out bench/results/finetune-bccd.json",
+            "python bench/finetune_demo.py models/bccd-dense.onnx --data bccd/data.yaml "
+            "--dense models/bccd-dense.onnx --prune 0.2 --epochs 10 --out bench/results/finetune-bccd-dense.json",
             "python bench/finetune_demo.py models/digits-sparse.onnx --data digits-data/data.yaml --no-flips "
             "--dense models/digits-dense.onnx --prune 0.7 --epochs 3 --out bench/results/finetune-digits.json",
         ),
