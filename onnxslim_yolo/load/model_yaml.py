@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _PROBE = 256
 _LARGEST_MULTIPLE = 10
 """Of depth and width. The largest published ones are 1.5."""
+_UNLIMITED = 1e9
+"""A largest width that no network reaches."""
 _EPSILON = {"Classify": 1e-5}
 _USUAL_EPSILON = 1e-3
 _ACTIVATIONS = {
@@ -117,7 +119,7 @@ def _layer(name: str, row: Row, index: int) -> nn.Module:
         first = ROWS[name](row)
         rest = [ROWS[name](replace(row, inputs=(row.c2,))) for _ in range(row.repeats - 1)]
         return nn.Sequential(first, *rest)
-    except (TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{name}{row.args} cannot be built ({error})", node=f"model.{index}") from error
 
 
@@ -246,7 +248,7 @@ def _scale(document: Mapping[str, Any], path: Path) -> tuple[float, float, float
         raise InputError(f"scale '{chosen}' is no [depth, width, largest]: {str(values)[:60]}", file=path)
     if not isinstance(values[2], (int, float)) or not values[2] > 0:
         raise InputError(f"scale '{chosen}': the largest width is {str(values[2])[:60]!r}", file=path)
-    return _multiple(values[0], path), _multiple(values[1], path), float(values[2])
+    return _multiple(values[0], path), _multiple(values[1], path), float(min(values[2], _UNLIMITED))
 
 
 def _multiple(value: Any, path: Path) -> float:

@@ -169,6 +169,14 @@ def test_a_scale_that_is_none(files):
         files({"0.conv.weight": torch.ones(1)}, TINY8.replace("1024]", "wide]"), "yolov8n.yaml")
 
 
+def test_numbers_that_no_float_holds(files):
+    state = {"0.conv.weight": torch.ones(1)}
+    with pytest.raises(InputError):
+        files(state, TINY8.replace("1024]", f"1{'0' * 400}]"), "yolov8n.yaml")
+    with pytest.raises(InputError):
+        files(state, TINY8.replace("1024]", ".nan]"), "yolov8n.yaml")
+
+
 def test_a_missing_tensor_is_named(files):
     state = build("yolov5n", nc=3).state_dict()
     del state["model.4.cv1.bn.running_var"]

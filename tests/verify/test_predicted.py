@@ -27,7 +27,7 @@ def test_beyond_it_the_ratio_and_its_source_are_named():
 def test_the_report_says_it_where_odd_widths_cost_more_than_channels_save(tmp_path, snap, slower):
     zoo = pytest.importorskip("tests.zoo")
     options = {"target": "ncnn", "isa": "avx512", "emit": "onnx", "verify": False, "out": tmp_path / "out"}
-    result = oy.compile(zoo.model_path("yolov5n", size=160, width=1.0), prune=0.1, snap=snap, **options)
+    result = oy.compile(zoo.model_path("yolov8n", size=160, width=1.0), prune=0.1, snap=snap, **options)
     notes = [note for note in result.report["notes"] if "predicted to be SLOWER" in note]
     assert bool(notes) is slower
     ratio = result.report["after"]["latency_us"] / result.report["before"]["latency_us"]
