@@ -95,9 +95,12 @@ def accuracy() -> str:
     for subject in dict.fromkeys((row["model"], row["size"]) for row in rows if "peer" in row):
         mine = [row for row in rows if (row["model"], row["size"]) == subject and not row.get("variant")]
         targets = sorted({row["target"] for row in mine if "peer" in row}, reverse=True)
-        best = ("output", "reconstruct", "global")
-        ours = [row for row in mine if (row["importance"], row.get("compensate"), row.get("allocate")) == best]
-        tools = {"onnxslim-yolo, `--importance output --compensate reconstruct`": ours}
+        tools: dict[str, list[Row]] = {}
+        for name, allocate in (("", "global"), (" --allocate curves", "curves")):
+            method = ("output", "reconstruct", allocate)
+            ours = [row for row in mine if (row["importance"], row.get("compensate"), row.get("allocate")) == method]
+            if ours:
+                tools[f"onnxslim-yolo, `--importance output --compensate reconstruct{name}`"] = ours
         for row in mine:
             if "peer" in row:
                 tools.setdefault(row["peer"], []).append(row)
