@@ -116,9 +116,10 @@ class SecondOrder:
         lost, start = 0.0, 0
         for count in counts:
             for b, column in (place for cls in order[start:count] for place in self._positions.get(int(cls), ())):
-                block = touched.setdefault(b, self.blocks[b].copy())
-                lost += float(block.cost(column))
-                block.remove(column)
+                if b not in touched:
+                    touched[b] = self.blocks[b].copy()
+                lost += touched[b].cost(column)
+                touched[b].remove(column)
             start = count
             found.append(lost)
         return found
