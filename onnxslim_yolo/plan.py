@@ -55,6 +55,8 @@ class Plan:
         wanted: what the ranking alone wanted, before widths were snapped; same shape.
         importance: per class, how much it matters; same shape, float64.
         importance_kind: how importance was measured, in words.
+        losses: per class, what is lost when it goes, where importance says it per MAC; None: importance says it. Widths
+            that are moved from the ranked ones have to keep its sum, not the sum of prices.
         extra: per class, how many zero channels come behind it (padding up to a width); same shape, int64.
         removable: per class, whether it may be removed at all under what was asked for; same shape, bool.
         dead_only: whether only channels that contribute nothing may go, so that whatever goes changes nothing.
@@ -75,6 +77,7 @@ class Plan:
     wanted: Array
     importance: Array
     importance_kind: str = ""
+    losses: Array | None = None
     extra: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     removable: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
     dead_only: bool = False
@@ -166,6 +169,8 @@ def _fits(plan: Plan, model: Model) -> bool:
 
 def _transfer(old: Plan, new: Plan) -> None:
     """Carry choices over to a new analysis through the initializers both know."""
+    if old.losses is not None:
+        new.losses = np.zeros(new.channels.count)
     facts: dict[tuple[str, int], tuple[Array, AxisUse]] = {}
     for use in old.channels.uses:
         if use.labels.ndim == 1 and use.index < len(use.node.inputs):
@@ -180,6 +185,8 @@ def _transfer(old: Plan, new: Plan) -> None:
         new.wanted[target] &= old.wanted[source]
         new.removable[target] &= old.removable[source]
         new.importance[target] = np.maximum(new.importance[target], old.importance[source])
+        if new.losses is not None and old.losses is not None:
+            new.losses[target] = np.maximum(new.losses[target], old.losses[source])
         new.extra[target] = np.maximum(new.extra[target], old.extra[source])
     if old.channels.count == new.channels.count:
         new.ranking = old.ranking

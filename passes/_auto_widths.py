@@ -32,7 +32,7 @@ def widths_by_latency(graph: gs.Graph, plan: Plan, table: LatencyTable) -> tuple
 
     The result loses no more importance than the plan does, and is predicted no slower.
     """
-    plan = replace(plan, keep=wished(plan))
+    plan = replace(plan, keep=wished(plan), importance=plan.importance if plan.losses is None else plan.losses)
     problem = WidthProblem.of(graph, plan, table, step=table.lanes)
     if len(problem.units) < FEWEST_UNITS or not problem.terms:
         return None

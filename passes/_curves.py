@@ -157,6 +157,19 @@ def removal_order(channels: Channels, curves: Sequence[Curve], cost: PlanCost) -
     return np.asarray(order + rest, dtype=np.int64)
 
 
+def losses_of(channels: Channels, curves: Sequence[Curve]) -> Array:
+    """Per class, what a curve rises by when the class goes; shape (count,). What no curve has is beyond price.
+
+    Within a curve the losses rise in the order in which its classes go.
+    """
+    found = np.full(channels.count, MOST)
+    for curve in curves:
+        rises = np.diff([curve.error(n) for n in range(len(curve.order) + 1)])
+        place = 1 + 1e-9 * np.arange(len(curve.order))
+        found[curve.order] = np.maximum.accumulate(rises) * place
+    return found
+
+
 def _next_counts(curve: Curve, now: int) -> list[int]:
     """The measured counts beyond `now`."""
     return [count for count in curve.counts if count > now]

@@ -26,7 +26,7 @@ from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.latency.problem import units_of
-from onnxslim_yolo.passes._curves import Curve, Gauge, measure_curves, removal_order
+from onnxslim_yolo.passes._curves import Curve, Gauge, losses_of, measure_curves, removal_order
 from onnxslim_yolo.passes._second_order import SecondOrder
 from onnxslim_yolo.plan import Plan
 from onnxslim_yolo.verify.head_error import HeadError
@@ -43,6 +43,8 @@ KNOWN = 0.5
 CURVE_INPUTS = 24
 """So many of the images and their views, evenly picked, are run for each measured point."""
 
+PER_MAC = " per MAC"
+
 UNIT_STEP = 8
 
 
@@ -55,6 +57,7 @@ class Ranking:
         values: shape (count,), float64.
         kind: "gamma", "weight", "variance" or "output", and what it was divided by.
         notes: what people should know.
+        losses: per class, what is lost when it goes, where `values` are divided by MACs; else None.
         curves: per group, what its cuts cost; empty without allocation by curves.
         order: with curves: all classes that may go, in the order in which they do.
     """
@@ -63,6 +66,7 @@ class Ranking:
     values: Array
     kind: str
     notes: tuple[str, ...] = ()
+    losses: Array | None = field(default=None, repr=False)
     curves: tuple[Curve, ...] = field(default=(), repr=False)
     order: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
 
@@ -103,15 +107,20 @@ def rank(model: Model, plan: Plan, eligible: Array, options: RankingOptions) -> 
         notes = (why, f"variance: known for {known:.0%} of the channels") if known < KNOWN else (why,)
         name = "variance"
         if options.per == "macs":
-            values, name = values / np.maximum(cost.saved(plan.keep), 1.0), "variance per MAC"
+            values, name = values / np.maximum(cost.saved(plan.keep), 1.0), f"variance{PER_MAC}"
     else:
         values, notes, name = np.zeros(channels.count), (why,), "output"
     curves: tuple[Curve, ...] = ()
     if options.calib is not None and (kind == "output" or options.curves):
         values, curves = _calibrated(model, channels, eligible, options, kind, values, cost)
-        name = "output per MAC" if kind == "output" and options.per == "macs" else name
+        name = f"output{PER_MAC}" if kind == "output" and options.per == "macs" else name
+    losses = None
+    if curves:
+        losses = losses_of(channels, curves)
+    elif name.endswith(PER_MAC):
+        losses = values * np.maximum(cost.saved(plan.keep), 1.0)
     order = removal_order(channels, curves, cost)
-    return Ranking(_key(options), values, name, tuple(note for note in notes if note), curves, order)
+    return Ranking(_key(options), values, name, tuple(note for note in notes if note), losses, curves, order)
 
 
 def _key(options: RankingOptions) -> tuple[object, ...]:

@@ -96,7 +96,7 @@ class PruneChannels:
             )
         eligible = self._eligible(model, channels)
         ranking = self.rank(model, plan, eligible)
-        plan.importance, plan.importance_kind = ranking.values, ranking.kind
+        plan.importance, plan.importance_kind, plan.losses = ranking.values, ranking.kind, ranking.losses
         before, ranked = plan.keep.copy(), self.macs is not None or self.ratio != "dead"
         doomed = self._lowest(model, channels, ranking, eligible) if ranked else self._dead(model, channels)
         keep = before & ~(doomed & eligible)

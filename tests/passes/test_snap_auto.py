@@ -22,12 +22,13 @@ def planned(name: str = "yolov8n", ratio: float | str = 0.5, **options: object) 
 
 
 def snapped(model: Model, to: str | int, **options: object) -> tuple[float, float, np.ndarray]:
-    """Predicted µs, importance kept, and the choice."""
+    """Predicted µs, what is kept of all that could be lost, and the choice."""
     model = model.copy()
     step = SnapWidths(to=to, **{"isa": "avx512", **options})
     step.run(model)
     plan = open_plan(model)
-    keep, kept = plan.keep.copy(), float(plan.importance[plan.keep].sum())
+    losses = plan.importance if plan.losses is None else plan.losses
+    keep, kept = plan.keep.copy(), float(losses[plan.keep].sum())
     SliceChannels().run(model)
     return table_for(step.runtime, step.isa, step.table).predict_graph(model.graph), kept, keep
 
@@ -39,6 +40,19 @@ def test_never_slower_and_never_less_important_than_unsnapped(name, runtime):
     before, after = (snapped(model, to, runtime=runtime) for to in ("none", "auto"))
     assert after[0] < before[0]
     assert after[1] >= before[1] * (1 - 1e-9)
+
+
+def test_what_is_lost_counts_not_its_price_per_mac():
+    model = planned("yolov8n", 0.6)
+    plan = open_plan(model)
+    assert plan.importance_kind == "variance per MAC" and plan.losses is not None
+    lost, ranked = plan.losses.sum(), plan.losses[plan.keep].sum()
+    assert snapped(model, "auto")[1] >= ranked - 1e-9 * lost
+    # The control: judged by prices, more is lost than the ranking lost.
+    plan.losses = None
+    keep = snapped(model, "auto")[2]
+    by_price = open_plan(planned("yolov8n", 0.6))
+    assert by_price.losses is not None and by_price.losses[keep].sum() < ranked
 
 
 @pytest.mark.parametrize("isa", ISAS)
