@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
+from onnxslim_yolo.analysis.calibration import CalibrationImages, collect, evenly
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import Aggregate, measure
@@ -185,6 +185,5 @@ def _calibrated(
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]
     units = [unit for unit in units if len(unit)]
-    number = min(CURVE_INPUTS, len(views))
-    gauge = Gauge.of(model, [views[i * len(views) // number] for i in range(number)], head.head)
+    gauge = Gauge.of(model, [views[i] for i in evenly(CURVE_INPUTS, len(views))], head.head)
     return values, tuple(measure_curves(model, channels, units, values, places, statistics, gauge, predicted))

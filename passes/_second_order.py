@@ -49,16 +49,11 @@ class _Block:
     weight: Array
     inverse: Array
 
-    def costs(self) -> Array:
-        """Δ of each column; shape (n,)."""
-        diagonal = np.diagonal(self.inverse)
-        energy = (self.weight**2).sum(axis=0)
+    def costs(self, columns: slice = slice(None)) -> Array:
+        """Δ of each of the columns."""
+        diagonal = np.diagonal(self.inverse)[columns]
+        energy = (self.weight[:, columns] ** 2).sum(axis=0)
         return np.asarray(energy / np.maximum(diagonal, 1e-30)) * (diagonal > 0)
-
-    def cost(self, column: int) -> float:
-        """Δ of one column."""
-        diagonal = float(self.inverse[column, column])
-        return float((self.weight[:, column] ** 2).sum()) / max(diagonal, 1e-30) if diagonal > 0 else 0.0
 
     def copy(self) -> _Block:
         """One that can be changed."""
@@ -118,7 +113,7 @@ class SecondOrder:
             for b, column in (place for cls in order[start:count] for place in self._positions.get(int(cls), ())):
                 if b not in touched:
                     touched[b] = self.blocks[b].copy()
-                lost += touched[b].cost(column)
+                lost += float(touched[b].costs(slice(column, column + 1))[0])
                 touched[b].remove(column)
             start = count
             found.append(lost)

@@ -12,11 +12,11 @@ import onnx
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files import INCOMING, move_into, staging
+from tests.command import environment
 from tests.test_bad_input import good, write
 from tests.test_compile import contents
 
-ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = environment()
 
 WRITER = """
 import sys, time
@@ -68,18 +68,6 @@ def heal(folder: Path) -> None:
         (stage / "marker").write_text("x")
         move_into(stage, folder)
     (folder / "marker").unlink()
-
-
-def command(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onnxslim_yolo", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env=ENVIRONMENT,
-        **options,  # type: ignore[call-overload]
-    )
 
 
 COMPILER = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from onnxslim_yolo import manager
 from onnxslim_yolo.errors import BudgetError, VerificationError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.graph import Model, replace_constant
+from tests.command import command
 from tests.numeric import build, differences, random_feeds, run_onnx
 
 TEXT = (
@@ -208,17 +208,6 @@ def test_graphs_after_every_pass(source: Path, tmp_path: Path) -> None:
     oy.compile(source, out=tmp_path / "out", emit="onnx", passes="prune{ratio=0.5},slice", dump_to=tmp_path / "dumps")
     names = sorted(p.name for p in (tmp_path / "dumps").iterdir())
     assert names[-2:] == ["03-prune.onnx", "04-slice.onnx"]
-
-
-def command(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onnxslim_yolo", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_the_command(source: Path, tmp_path: Path) -> None:

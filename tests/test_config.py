@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,20 +12,10 @@ from onnxslim_yolo.cli import app, compile_command
 from onnxslim_yolo.cli_config import NOT_IN_A_FILE, options_of
 from onnxslim_yolo.config import Option, as_toml, find_config, read_config
 from onnxslim_yolo.errors import InputError
+from tests.command import command
 from tests.test_bad_input import good, write
 
 OPTIONS = options_of(compile_command)
-
-
-def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onnxslim_yolo", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
-    )
 
 
 def read(folder: Path, text: str) -> dict[str, object]:

@@ -18,7 +18,8 @@ import pytest
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files import INCOMING, STALE_SECONDS, move_into, staging
-from tests.fault_processes import ENVIRONMENT, FULL, as_nobody, command, compiler, heal, sets_in, start, whole, writer
+from tests.command import command
+from tests.fault_processes import ENVIRONMENT, FULL, as_nobody, compiler, heal, sets_in, start, whole, writer
 from tests.test_bad_input import good, write
 from tests.test_compile import contents
 
@@ -189,7 +190,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     def small() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
-    done = command("compile", path, "-o", "out", "--emit", "onnx", "--no-verify", cwd=tmp_path, preexec_fn=small)
+    done = command(
+        "compile", path, "-o", "out", "--emit", "onnx", "--no-verify", cwd=tmp_path, env=ENVIRONMENT, preexec_fn=small
+    )
     assert done.returncode == 2 and "File too large" in done.stderr and "Traceback" not in done.stderr
     assert contents(tmp_path / "out") == {"m.onnx": b"old"}
     assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "out"}
@@ -236,7 +239,7 @@ def test_a_second_run_gives_the_same_bytes_for_every_file(tmp_path: Path) -> Non
     write(good(), tmp_path / "m.onnx")
     found = []
     for seed in ("1", "2"):
-        done = command("compile", "m.onnx", "--prune", "0.4", "--isa", "avx2", cwd=tmp_path)
+        done = command("compile", "m.onnx", "--prune", "0.4", "--isa", "avx2", cwd=tmp_path, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
         found.append(contents(tmp_path / "m-slim"))
         (tmp_path / "m-slim").rename(tmp_path / seed)

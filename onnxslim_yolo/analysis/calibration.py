@@ -102,7 +102,7 @@ class CalibrationImages(Sequence[Array]):
             held = slice(HELD_OUT - 1, None, HELD_OUT)
             paths = paths[held] if part == "held-out" else tuple(p for p in paths if p not in set(paths[held]))
         if 0 < limit < len(paths):
-            paths = tuple(paths[i * len(paths) // limit] for i in range(limit))
+            paths = tuple(paths[i] for i in evenly(limit, len(paths)))
         self._paths = paths
         self._views = views
         self.size = input_size(model)
@@ -126,6 +126,12 @@ class CalibrationImages(Sequence[Array]):
         other = copy(self)
         other._views = views
         return other
+
+
+def evenly(count: int, total: int) -> list[int]:
+    """So many of `total` indices, evenly picked; all where there are no more."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
 
 
 def input_size(model: Model) -> tuple[int, int]:

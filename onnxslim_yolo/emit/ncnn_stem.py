@@ -46,8 +46,10 @@ def _split(graph: gs.Graph, conv: Node) -> bool:
     shape = static_shape(conv.inputs[0])
     if weight is None or windows is None or shape is None or len(windows) != 2 or int(conv.attrs.get("group", 1)) != 1:
         return False
+    if not becomes_phases(weight.shape[1], weight.shape[2:]):
+        return False
     halves = [_half(window, size) for window, size in zip(windows, shape[2:], strict=True)]
-    if not becomes_phases(weight.shape[1], weight.shape[2:]) or any(each is None for each in halves):
+    if any(each is None for each in halves):
         return False
     namer = Namer(graph)
     phases = _phases(graph, conv, namer)

@@ -69,11 +69,11 @@ def profile(
     with Measurer(target, threads) as measurer:
         grids = measure_families(families, target, lanes_of(isa), measurer, progress)
         layers = LatencyTable(target, isa, threads, version(target), machine()["cpu"], grids)
-        wholes = [
-            Whole(whole, layers.predict_graph(graph), len(layers_of(graph)))
-            for graph in graphs
-            if (whole := measurer.whole(graph)) is not None and layers.predict_graph(graph) > 0
-        ]
+        wholes = []
+        for graph in graphs:
+            whole, keys = measurer.whole(graph), layers_of(graph)
+            if whole is not None and (predicted := layers.predict_layers(keys)) > 0:
+                wholes.append(Whole(whole, predicted, len(keys)))
     scale, overhead = calibrate(wholes)
     return replace(layers, scale=scale, overhead=overhead, _cache={})
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxslim_yolo.analysis.calibration import evenly
 from onnxslim_yolo.decode import Candidates, candidates
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import Array, Model
@@ -67,8 +68,7 @@ class HeadError:
 
     def subset(self, count: int) -> HeadError:
         """The same on `count` of the images, evenly picked."""
-        n = len(self.inputs)
-        picked = [i * n // count for i in range(min(count, n))]
+        picked = evenly(count, len(self.inputs))
         return HeadError(
             [self.inputs[i] for i in picked],
             self.head,

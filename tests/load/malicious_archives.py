@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoint_bytes import PROTO2, STOP, Cases, Writer, legacy, raw, state_dict, storage, tensor, text, zipped
@@ -62,29 +63,24 @@ def overlapping(path: Path, _: Path) -> None:
 
 def zip64_lie(path: Path, _: Path) -> None:
     """The directory says that the pickle has 2⁶⁰ bytes, in a zip64 extra field."""
-    zipped(path, pickle.dumps({}, 2))
-    data = path.read_bytes()
-    start = data.index(b"PK\x01\x02")
-    entry = bytearray(data[start:])
-    length = struct.unpack_from("<H", entry, 28)[0]
-    struct.pack_into("<II", entry, 20, 0xFFFFFFFF, 0xFFFFFFFF)
-    extra = struct.pack("<HHQQ", 1, 16, 1 << 60, 1 << 60)
-    struct.pack_into("<H", entry, 30, len(extra))
-    entry[46 + length : 46 + length] = extra
-    end = entry.rindex(b"PK\x05\x06")
-    struct.pack_into("<I", entry, end + 12, end)
-    path.write_bytes(data[:start] + bytes(entry))
+    _zip64(path, (20, 24), 1 << 60)
 
 
 def zip64_offset(path: Path, _: Path) -> None:
     """The directory says that the pickle begins at byte 2⁶³, where no file can be read."""
+    _zip64(path, (42,), 1 << 63)
+
+
+def _zip64(path: Path, fields: Sequence[int], value: int) -> None:
+    """A pickle whose directory entry has this value in these 32-bit fields, by a zip64 extra field."""
     zipped(path, pickle.dumps({}, 2))
     data = path.read_bytes()
     start = data.index(b"PK\x01\x02")
     entry = bytearray(data[start:])
     length = struct.unpack_from("<H", entry, 28)[0]
-    struct.pack_into("<I", entry, 42, 0xFFFFFFFF)
-    extra = struct.pack("<HHQ", 1, 8, 1 << 63)
+    for field in fields:
+        struct.pack_into("<I", entry, field, 0xFFFFFFFF)
+    extra = struct.pack(f"<HH{len(fields)}Q", 1, 8 * len(fields), *[value] * len(fields))
     struct.pack_into("<H", entry, 30, len(extra))
     entry[46 + length : 46 + length] = extra
     end = entry.rindex(b"PK\x05\x06")
