@@ -33,7 +33,7 @@ from tests import zoo
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((320, 320), (640, 640), (320, 448))
-FUSE = "reparam,fold-bn,fold-affine,silu,pad-pool,canonicalise"
+FUSE = "reparam,fold-bn,fold-affine,conv-before-resize,silu,pad-pool,canonicalise"
 VARIANTS = {
     "as it is": FUSE,
     "pruned": f"prune{{ratio=0.5}},absorb,slice,{FUSE}",

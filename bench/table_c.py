@@ -91,6 +91,7 @@ REWRITES = (
     Rewrite("merged branches", ("reparam",)),
     Rewrite("folded BatchNorm", ("fold-bn",)),
     Rewrite("folded affine", ("fold-affine",)),
+    Rewrite("convolution before Resize", ("conv-before-resize",)),
     Rewrite("Swish and other activations", ("silu",), ((ncnn_patterns, "MATCHERS", ()),)),
     Rewrite("padded pooling", ("pad-pool",)),
     Rewrite("padding restored for ncnn", (), ((ncnn_rewrites, "restore_pads", _nothing),)),

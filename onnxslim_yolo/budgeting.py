@@ -11,6 +11,8 @@ from dataclasses import replace
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Model
+from onnxslim_yolo.passes.conv_before_resize import ConvBeforeResize
+from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
@@ -38,6 +40,8 @@ def reach(
         _at(prune, ratio).run(trial)
         snap.run(trial)
         SliceChannels().run(trial)
+        FoldBatchNorm().run(trial)  # behind a BatchNormalization nothing is moved
+        ConvBeforeResize().run(trial)
         cost = cost_of(trial.graph)
         return cost.macs / max(full.macs, 1) if macs is not None else cost.parameters / max(full.parameters, 1)
 

@@ -9,6 +9,7 @@ from onnxslim_yolo.passes import (
     AbsorbConstants,
     Activations,
     Canonicalise,
+    ConvBeforeResize,
     FocusToConv,
     FoldAffine,
     FoldBatchNorm,
@@ -43,6 +44,7 @@ PASSES: tuple[type[Pass], ...] = (
     ReparamBranches,
     FoldBatchNorm,
     FoldAffine,
+    ConvBeforeResize,
     Activations,
     PadToPool,
 )
@@ -127,4 +129,12 @@ def _to_target(
 
 
 def _fusing() -> list[Pass]:
-    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), Activations(), PadToPool(), Canonicalise()]
+    return [
+        ReparamBranches(),
+        FoldBatchNorm(),
+        FoldAffine(),
+        ConvBeforeResize(),
+        Activations(),
+        PadToPool(),
+        Canonicalise(),
+    ]

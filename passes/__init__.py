@@ -8,6 +8,7 @@ if __name__ != "onnxslim_yolo.passes":
 
 from onnxslim_yolo.passes.absorb import AbsorbConstants
 from onnxslim_yolo.passes.canonicalise import Canonicalise
+from onnxslim_yolo.passes.conv_before_resize import ConvBeforeResize
 from onnxslim_yolo.passes.focus import FocusToConv
 from onnxslim_yolo.passes.fold_affine import FoldAffine
 from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
@@ -27,6 +28,7 @@ __all__ = [
     "AbsorbConstants",
     "Activations",
     "Canonicalise",
+    "ConvBeforeResize",
     "FocusToConv",
     "FoldAffine",
     "FoldBatchNorm",

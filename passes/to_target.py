@@ -7,6 +7,8 @@ I·ln(I / kept): the less is left of a group, the dearer the next channel.
 
 The cost is predicted latency, or multiply-accumulates, or parameters. Only the plan changes; widths come out of the
 grid of the instruction set, so there is nothing left to snap.
+
+What is predicted is the network as the default pipeline fuses it: one of your own needs `conv-before-resize` as well.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.latency.allocate import most_important
 from onnxslim_yolo.latency.costs import Costs, Multiplications, Parameters
+from onnxslim_yolo.latency.layers import layers_of
 from onnxslim_yolo.latency.packing import Runtime, host_isa
 from onnxslim_yolo.latency.problem import Unit, WidthProblem
 from onnxslim_yolo.latency.shipped import table_for
@@ -85,10 +88,13 @@ class PruneToTarget:
             raise UsageError(
                 f"{self.cost} cannot be predicted: shapes are not known", file=model.source.file, hint="--imgsz"
             )
-        source = problem.latency(problem.planned)
+        # As it came: the problem counts convolutions where `conv-before-resize` will put them, which on maps of a few
+        # pixels costs more than it saves.
+        came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(model.graph))
+        source = max(came, problem.latency(problem.planned))
         number, unit = parse_target(self.target)
         limit = number * source if unit == "x" else number * 1000
-        if source > limit:
+        if problem.latency(problem.planned) > limit:
             self._choose(problem, plan, limit)
         after = problem.latency([int(plan.keep[u.order].sum()) for u in problem.units])
         if after > limit * (1 + 1e-9):

@@ -28,6 +28,7 @@ PUBLIC = {
 PASSES = {
     "AbsorbConstants",
     "Canonicalise",
+    "ConvBeforeResize",
     "FocusToConv",
     "FoldAffine",
     "FoldBatchNorm",

@@ -60,12 +60,12 @@ class LayerKey:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a graph, with the tensors whose channels its widths are."""
+    """A layer of a graph, with the tensors whose channels its widths are: one for each, or several in a row."""
 
     key: LayerKey
     node: Node
-    ins: tuple[Tensor, ...]
-    outs: tuple[Tensor, ...]
+    ins: tuple[Tensor | tuple[Tensor, ...], ...]
+    outs: tuple[Tensor | tuple[Tensor, ...], ...]
 
 
 FREE = frozenset({"Identity", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Constant", "Shape"})

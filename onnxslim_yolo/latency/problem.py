@@ -22,6 +22,7 @@ from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, Group
 from onnxslim_yolo.graph import Array, Tensor
 from onnxslim_yolo.latency.costs import Costs
 from onnxslim_yolo.latency.layers import Family, describe
+from onnxslim_yolo.latency.moved import as_moved
 from onnxslim_yolo.plan import Plan
 
 Choice = list[int]
@@ -237,11 +238,15 @@ def _terms(
     slots: dict[tuple[int, int], _Slot] = {}
     counted: dict[tuple[Family, tuple[_Slot, ...], tuple[_Slot, ...]], int] = {}
     constant = 0.0
-    for layer in describe(graph, plan.channels.shapes):
+
+    def slot_of(of: Tensor | tuple[Tensor, ...], width: int) -> _Slot:
+        if isinstance(of, tuple):
+            return _together([slot_of(tensor, int(tensor.shape[1])) for tensor in of])
+        return _slot(plan, of, width, units, place, slots)
+
+    for layer in as_moved(graph, describe(graph, plan.channels.shapes)):
         ins, outs = (
-            tuple(
-                _slot(plan, tensor, width, units, place, slots) for tensor, width in zip(tensors, widths, strict=True)
-            )
+            tuple(slot_of(*one) for one in zip(tensors, widths, strict=True))
             if tensors
             else tuple(_Slot(width, ()) for width in widths)
             for tensors, widths in ((layer.ins, layer.key.ins), (layer.outs, layer.key.outs))
@@ -253,6 +258,16 @@ def _terms(
         key = (layer.key.family, ins, outs)
         counted[key] = counted.get(key, 0) + 1
     return [_Term(family, ins + outs, len(ins), count) for (family, ins, outs), count in counted.items()], constant
+
+
+def _together(slots: Sequence[_Slot]) -> _Slot:
+    """The width of several tensors in a row."""
+    filled: dict[int, tuple[int, ...]] = {}
+    for slot in slots:
+        for unit, counts in slot.parts:
+            before = filled.get(unit, (0,) * len(counts))
+            filled[unit] = tuple(a + b for a, b in zip(before, counts, strict=True))
+    return _Slot(sum(slot.fixed for slot in slots), tuple(sorted(filled.items())))
 
 
 def _slot(

@@ -1,0 +1,142 @@
+"""Pointwise convolutions that read what a Resize has enlarged, alone or beside others in a Concat.
+
+Enlarging makes every value from values of the same channel, with weights that add up to 1; a 1×1 convolution makes
+every value from those at the same position. So the two commute, bias and all:
+
+    W·[up(a); b] + t  =  up(W_a·a) + (W_b·b + t)
+
+and W_a·a takes only as many multiplications as the small map has positions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.window import windows_of
+from onnxslim_yolo.graph import (
+    Node,
+    Tensor,
+    consumers,
+    has_input,
+    input_constant,
+    is_constant,
+    is_empty,
+    is_graph_output,
+)
+
+MODES = ("nearest", "linear", "cubic")
+
+
+@dataclass(frozen=True)
+class Enlarged:
+    """Channels [start, stop) of a convolution's input, which `resize` has enlarged.
+
+    Attributes:
+        share: the positions of the small map, as a share of the large one's.
+    """
+
+    resize: Node
+    start: int
+    stop: int
+    share: float
+
+
+def enlarged_inputs(graph: gs.Graph) -> dict[int, list[Enlarged]]:
+    """What each pointwise convolution reads enlarged, in the order of its channels, by the convolution's `id`.
+
+    Only where nothing else reads the large map, nor the Concat that it is part of: else they have to be made anyway.
+    """
+    found: dict[int, list[Enlarged]] = defaultdict(list)
+    for resize in graph.nodes:
+        share = _share(resize)
+        if share is None:
+            continue
+        for convolution, start, stop in _places(graph, resize.outputs[0]):
+            found[id(convolution)].append(Enlarged(resize, start, stop, share))
+    return {key: sorted(parts, key=lambda part: part.start) for key, parts in found.items()}
+
+
+def _places(graph: gs.Graph, large: Tensor) -> list[tuple[Node, int, int]]:
+    """Where the large map is read: convolution, first channel, end. Empty if not all of its readers will do."""
+    found: list[tuple[Node, int, int]] = []
+    for reader in consumers(large):
+        whole = reader.outputs[0] if reader.op == "Concat" else large
+        spans = _spans(reader, large) if reader.op == "Concat" else [(0, _width(large))]
+        readers = consumers(whole) if reader.op == "Concat" else [reader]
+        if is_graph_output(graph, whole) or not all(start < stop for start, stop in spans):
+            return []
+        if not spans or not all(_is_pointwise(node, whole) for node in readers):
+            return []
+        found += [(node, *span) for node in readers for span in spans]
+    return found if not is_graph_output(graph, large) else []
+
+
+def _spans(concat: Node, part: Tensor) -> list[tuple[int, int]]:
+    """The channels of a Concat that are this part's, each time that it occurs; empty along other axes."""
+    rank = len(part.shape or ())
+    if rank < 3 or int(concat.attrs["axis"]) % rank != 1:
+        return []
+    ends = np.cumsum([0, *(_width(tensor) for tensor in concat.inputs)]).tolist()
+    if any(_width(tensor) == 0 for tensor in concat.inputs):
+        return []
+    return [(ends[i], ends[i + 1]) for i, tensor in enumerate(concat.inputs) if tensor is part]
+
+
+def _width(tensor: Tensor) -> int:
+    """Channels; 0 where they are not known."""
+    shape = tensor.shape
+    return int(shape[1]) if shape is not None and len(shape) > 1 and _is_number(shape[1]) else 0
+
+
+def _is_pointwise(node: Node, source: Tensor) -> bool:
+    """Whether a node is a dense 1×1 convolution with stride 1 of this tensor."""
+    if node.op != "Conv" or node.inputs[0] is not source or int(node.attrs.get("group", 1)) != 1:
+        return False
+    weight = input_constant(node, 1)
+    windows = None if weight is None else windows_of(node, weight.shape[2:])
+    if windows is None or (has_input(node, 2) and input_constant(node, 2) is None):
+        return False
+    return all(window.is_point and window.stride == 1 for window in windows)
+
+
+def _share(node: Node) -> float | None:
+    """How many positions a Resize reads per position that it makes; None unless it enlarges maps, and only that."""
+    if node.op not in ("Resize", "Upsample") or is_constant(node.inputs[0]):
+        return None
+    attrs = node.attrs
+    if attrs.get("mode", "nearest") not in MODES:
+        return None
+    if attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return None  # beyond the map it makes up values
+    if attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    if not all(is_constant(tensor) or is_empty(tensor) for tensor in node.inputs[1:]):
+        return None
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    if before is None or after is None or len(before) != len(after) or len(before) < 3:
+        return None
+    if not all(_is_number(n) for n in (before[1], after[1])) or before[1] != after[1]:
+        return None
+    if before[0] != after[0] and _is_number(before[0]) and _is_number(after[0]):
+        return None  # a symbolic batch comes out of shape inference under another name
+    if all(_is_number(n) for n in (*before[2:], *after[2:])):
+        share = prod(before[2:]) / max(prod(after[2:]), 1)
+    else:
+        share = 1 / max(prod(_scales(node)), 1e-9)
+    return float(share) if 0 < share < 1 else None
+
+
+def _scales(node: Node) -> list[float]:
+    """The factors of a Resize; none where it is told sizes."""
+    index = 1 if node.op == "Upsample" or len(node.inputs) == 2 else 2
+    given = input_constant(node, index) if has_input(node, index) else node.attrs.get("scales")
+    return [] if given is None else [float(factor) for factor in np.asarray(given).reshape(-1)]
+
+
+def _is_number(size: object) -> bool:
+    return isinstance(size, (int, np.integer))

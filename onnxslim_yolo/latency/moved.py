@@ -1,0 +1,81 @@
+"""A graph's layers as the pass `conv-before-resize` will leave them, while widths are still to be chosen.
+
+Where a 1×1 convolution reads an enlarged map, alone or in a Concat, it becomes one convolution a small map and one of
+the rest, a Resize of each result, and sums; the Concat goes, or keeps what is not enlarged. An activation that runtimes
+compute while a convolution writes stands alone behind a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
+from onnxslim_yolo.graph import Node, Tensor, consumers
+from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey
+
+
+def as_moved(graph: gs.Graph, layers: Sequence[Layer]) -> list[Layer]:
+    """The layers of a graph, those of moved convolutions replaced."""
+    parts_of = enlarged_inputs(graph)
+    layer_of = {id(layer.node): layer for layer in layers}
+    replaced = {id(part.resize) for parts in parts_of.values() for part in parts}
+    found: list[Layer] = []
+    done: set[int] = set()
+    for layer in layers:
+        node = layer.node
+        if id(node) in parts_of:
+            parts = parts_of[id(node)]
+            rest = _rest(node, parts)
+            found += _split(layer, parts, rest, layer_of)
+            concat = node.inputs[0].inputs[0]
+            if len(rest) > 1 and id(concat) not in done:
+                found.append(_narrowed(layer_of[id(concat)], rest))
+            done.add(id(concat))
+    return [layer for layer in layers if id(layer.node) not in replaced | done | parts_of.keys()] + found
+
+
+def _rest(node: Node, parts: Sequence[Enlarged]) -> tuple[Tensor, ...]:
+    """What a convolution reads beside the enlarged maps."""
+    source = node.inputs[0].inputs[0]
+    large = {id(part.resize.outputs[0]) for part in parts}
+    return tuple(tensor for tensor in source.inputs if id(tensor) not in large) if source.op == "Concat" else ()
+
+
+def _split(
+    layer: Layer, parts: Sequence[Enlarged], rest: tuple[Tensor, ...], layer_of: dict[int, Layer]
+) -> list[Layer]:
+    node, family, outs, made = layer.node, layer.key.family, layer.key.outs, layer.outs
+    found = []
+    for part in parts:
+        small = part.resize.inputs[0]
+        near = replace(family, size=(int(small.shape[2]), prod(small.shape[3:])))
+        found.append(Layer(LayerKey(near, (part.stop - part.start,), outs), node, (small,), made))
+        enlarge = layer_of[id(part.resize)].key.family
+        found.append(Layer(LayerKey(enlarge, outs, outs), part.resize, made, made))
+    if rest:
+        found.append(Layer(LayerKey(family, (_width(rest),), outs), node, (rest,), made))
+    add = LayerKey(Family("binary", "add", size=family.size), outs * 2, outs)
+    found += [Layer(add, node, made * 2, made)] * (len(parts) + bool(rest) - 1)
+    if layer.key.activation:
+        op = next(reader.op for reader in _behind(node) if reader.op.lower() == layer.key.activation)
+        found.append(Layer(LayerKey(Family("unary", UNARY[op], size=family.size), outs, outs), node, made, made))
+    return found
+
+
+def _behind(node: Node) -> list[Node]:
+    """What reads a convolution, or the BatchNormalization that will be folded into it."""
+    readers = consumers(node.outputs[0])
+    return [*readers, *(other for reader in readers for other in consumers(reader.outputs[0]))]
+
+
+def _narrowed(concat: Layer, rest: tuple[Tensor, ...]) -> Layer:
+    widths = tuple(_width([tensor]) for tensor in rest)
+    return Layer(LayerKey(concat.key.family, widths, (sum(widths),)), concat.node, rest, (rest,))
+
+
+def _width(tensors: Sequence[Tensor]) -> int:
+    return sum(int(tensor.shape[1]) for tensor in tensors)
