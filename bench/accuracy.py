@@ -18,8 +18,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,10 @@ METHODS: tuple[Method, ...] = (
 )
 NEAR, FAR = (0.9, 0.8, 0.7), (0.6, 0.5, 0.3)
 
-ABLATIONS = ("no views", "no match", "no window", "no fold", "not per MAC", "noise for gradients")
+ABLATIONS = (
+    "no views", "no match", "no window", "no fold", "not per MAC", "noise for gradients", "second order alone",
+    "no convolution before Resize",
+)  # fmt: skip
 """Parts of the best method, each switched off alone."""
 ABLATED, ABLATED_AT = (0, 2), (0.9, 0.8, 0.7)
 
@@ -196,15 +199,15 @@ def _run(step: Step, target: float, source: Model, base: Model, folder: Path) ->
     )  # fmt: skip
     start = time.perf_counter()
     model = base.copy()
-    if step.variant == "not per MAC":
-        options = replace(options, target_macs=None, prune=0.0)
-        steps: list[Pass] = _without_per(options, model, target)
-    else:
-        with _switched_off(step.variant):
+    with _switched_off(step.variant):
+        if step.variant == "not per MAC":
+            options = replace(options, target_macs=None, prune=0.0)
+            steps: list[Pass] = _without_per(options, model, target)
+        else:
             steps = remainder(options, model)
-    if base.plan is None:  # the ranking is made once, for all targets
-        base.plan = None if model.plan is None else model.plan.copy()
-    PassManager([_changed(step.variant, one) for one in steps]).run(model)
+        if base.plan is None:  # the ranking is made once, for all targets
+            base.plan = None if model.plan is None else model.plan.copy()
+        PassManager([_changed(step.variant, one) for one in steps]).run(model)
     seconds = time.perf_counter() - start
     share = cost_of(model.graph).macs / cost_of(source.graph).macs
     return {"macs": round(share, 4), "seconds": round(seconds, 1), **_score(model, folder, step.subject.data)}
@@ -238,13 +241,24 @@ def _refuse(*_: object, **__: object) -> None:
     raise UnsupportedError("switched off")
 
 
-def _switched_off(variant: str) -> AbstractContextManager[object]:
-    """While this is open, a part of the ranking is off: gradients as where an operator has none, or further views."""
-    if variant == "noise for gradients":
-        return patch("onnxslim_yolo.passes._second_order.curvatures", _refuse)
-    if variant == "no views":
-        return patch("onnxslim_yolo.passes._ranking.views_for", lambda images: 1)
-    return nullcontext()
+@contextmanager
+def _switched_off(variant: str) -> Iterator[None]:
+    """While this is open, a part is off: gradients as where an operator has none, further views, the variance."""
+    with ExitStack() as patched:
+        for name, value in _OFF.get(variant, {}).items():
+            patched.enter_context(patch(f"onnxslim_yolo.{name}", value))
+        yield
+
+
+_OFF: dict[str, dict[str, Callable[..., Any]]] = {
+    "noise for gradients": {"passes._second_order.curvatures": _refuse},
+    "second order alone": {"passes._ranking._between": lambda second_order, *_: second_order},
+    "no views": {"passes._ranking.views_for": lambda images: 1},
+    "no convolution before Resize": {
+        "analysis.plan_cost.enlarged_inputs": lambda graph: {},
+        "passes.conv_before_resize.ConvBeforeResize.run": lambda *_: 0,
+    },
+}
 
 
 def _calibration(step: Step, folder: Path) -> Path:

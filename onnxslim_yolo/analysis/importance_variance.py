@@ -1,18 +1,22 @@
-"""Importance `variance`: the share of its readers' output variance that a channel makes up; no data needed.
+"""Importance `variance`: the share of its readers' output variance that a channel makes up.
 
 A removed channel's mean is absorbed by a bias; what is lost is its variation. With channels taken as independent,
 
     I(c) = Σ over contractions that read c of   Var(x_c)·‖W_c‖²  /  Σ_j Var(x_j)·‖W_j‖²
 
-with Var from the BatchNormalization statistics, pushed through the operators in between (see `analysis.moments`).
-Where it is not known, it is the contraction's typical one.
+with Var from the BatchNormalization statistics, pushed through the operators in between (see `analysis.moments`), so
+that no data are needed; or as measured on calibration images. Where it is not known, it is the contraction's typical
+one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.calibration import Statistics
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
@@ -26,17 +30,31 @@ def variance_importance(graph: gs.Graph, channels: Channels) -> tuple[Array, flo
     total = np.zeros(channels.count)
     seen, known = 0, 0
     for place in contractions(channels):
-        energy = column_energy(place)
-        if energy is None:
-            continue
         variance = along(moments.of(place.node.inputs[place.index]).variance, place.axis, len(place.classes))
-        finite = np.isfinite(variance)
-        seen, known = seen + finite.size, known + int(finite.sum())
-        typical = float(variance[finite].mean()) if finite.any() else 1.0
-        share = np.where(finite, variance, typical) * energy
-        own = place.classes != NO_CHANNEL
-        np.add.at(total, place.classes[own], (share / max(float(share.sum()), 1e-30))[own])
+        if _add_shares(total, place, variance):
+            seen, known = seen + variance.size, known + int(np.isfinite(variance).sum())
     return total, known / max(seen, 1)
+
+
+def measured_variance(channels: Channels, places: Sequence[Contraction], statistics: Sequence[Statistics]) -> Array:
+    """The same per class of what was measured at these contractions, shape (count,)."""
+    total = np.zeros(channels.count)
+    for place, measured in zip(places, statistics, strict=True):
+        _add_shares(total, place, np.diagonal(measured.by_channel().covariance))
+    return total
+
+
+def _add_shares(total: Array, place: Contraction, variance: Array) -> bool:
+    """Add each input channel's share of a contraction's output variance to its class; False without a weight."""
+    energy = column_energy(place)
+    if energy is None:
+        return False
+    finite = np.isfinite(variance)
+    typical = float(variance[finite].mean()) if finite.any() else 1.0
+    share = np.where(finite, variance, typical) * energy
+    own = place.classes != NO_CHANNEL
+    np.add.at(total, place.classes[own], (share / max(float(share.sum()), 1e-30))[own])
+    return True
 
 
 def column_energy(place: Contraction) -> Array | None:

@@ -11,6 +11,7 @@ from PIL import Image
 from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages, collect
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.analysis.importance_variance import measured_variance
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.views import VIEWS, view_of, views_for
 from onnxslim_yolo.decode import Candidates
@@ -18,11 +19,12 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 from onnxslim_yolo.passes._curves import Gauge, without
+from onnxslim_yolo.passes._ranking import _between
 from onnxslim_yolo.passes._second_order import SecondOrder
 from onnxslim_yolo.plan import open_plan
 from onnxslim_yolo.verify.estimate import estimate_loss
 from onnxslim_yolo.verify.head_error import HeadError, cell_errors, iou
-from tests.numeric import build
+from tests.numeric import build, run_onnx
 from tests.passes.cutting import classes_of, onnx_text, remove_random, run
 
 SIDE = 16
@@ -53,6 +55,13 @@ def two_branches() -> Model:
     return build(text, values={"a.weight": first, "q.weight": 0.01 * rng.standard_normal((4, 8))})
 
 
+def with_output(model: Model, name: str) -> Model:
+    """A copy that gives this tensor out instead."""
+    copy = model.copy()
+    copy.graph.outputs = [t for node in copy.graph.nodes for t in node.outputs if t.name == name]
+    return copy
+
+
 def removed(model: Model, step: PruneChannels) -> dict[str, list[int]]:
     after = run(model, step)
     assert after.plan is not None
@@ -72,6 +81,32 @@ def test_redundant_channels_go_before_others(images: Path) -> None:
     model = two_branches()
     step = PruneChannels(ratio=0.12, importance="output", calib=images, keep=("b",), per="none")
     assert set(removed(model, step)["a"]) <= {0, 1, 2, 3, 6, 7}
+
+
+def test_variance_as_measured(images: Path) -> None:
+    """Var(x_c)·‖W_c‖² over its sum, from the maps themselves."""
+    model = two_branches()
+    channels = open_plan(model).channels
+    places = [place for place in contractions(channels) if place.taps is not None]
+    inputs = CalibrationImages(images, model)
+    found = measured_variance(channels, places, collect(model, places, inputs))
+    conv = next(node for node in model.graph.nodes if node.inputs[1].name == "a.weight")
+    network = with_output(model, conv.outputs[0].name)
+    maps = np.concatenate([run_onnx(network, {"x": image})[conv.outputs[0].name] for image in inputs])
+    values = np.moveaxis(maps, 1, 0).reshape(8, -1)
+    reader = next(node for node in model.graph.nodes if node.inputs[1].name == "p.weight")
+    share = values.var(axis=1) * (np.asarray(input_constant(reader, 1))[:, :, 0, 0] ** 2).sum(axis=0)
+    assert found[classes_of(model, "a")] == pytest.approx(share / share.sum(), rel=1e-3)
+    # The control: other readers weigh other channels.
+    assert found[classes_of(model, "b")] != pytest.approx(share / share.sum(), rel=1e-1)
+
+
+def test_the_mean_of_two_importances() -> None:
+    second, variance = np.array([1.0, 4.0, 9.0, 3.0, 0.0]), np.array([9.0, 1.0, 4.0, 0.0, 2.0])
+    eligible = np.array([True, True, True, False, True])
+    found = _between(second, variance, eligible)
+    assert found.tolist() == [3.0, 2.0, 6.0, np.inf, 0.0]
+    assert np.argsort(_between(1e6 * second, 1e-3 * variance, eligible)).tolist() == np.argsort(found).tolist()
 
 
 def test_curves_meet_a_share_of_macs(images: Path) -> None:
