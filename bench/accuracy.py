@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from accuracy_table import WITHOUT_QUARTER, write_table
+from accuracy_table import IN_NCNN, WITHOUT_QUARTER, write_table
 
 from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.emit.ncnn import emit_ncnn
+from onnxslim_yolo.emit.ncnn_write import write_ncnn
 from onnxslim_yolo.emit.onnx import write_onnx
 from onnxslim_yolo.errors import OnnxSlimError, UnsupportedError
 from onnxslim_yolo.files import write_atomically
@@ -153,6 +155,7 @@ def _plan(chosen: Sequence[Subject], given: Any) -> list[Step]:
         Step(SUBJECTS[i], BEST, near, f"{WITHOUT_QUARTER}{quarter}")
         for i in REPEATED if SUBJECTS[i] in chosen for quarter in range(4)
     ]  # fmt: skip
+    steps += [Step(s, BEST, near, IN_NCNN) for s in chosen]
     if given.peers:
         steps += [Step(s, targets=(*near, *far), peers=given.peers) for s in chosen]
     return (
@@ -210,7 +213,8 @@ def _run(step: Step, target: float, source: Model, base: Model, folder: Path) ->
         PassManager([_changed(step.variant, one) for one in steps]).run(model)
     seconds = time.perf_counter() - start
     share = cost_of(model.graph).macs / cost_of(source.graph).macs
-    return {"macs": round(share, 4), "seconds": round(seconds, 1), **_score(model, folder, step.subject.data)}
+    score = _score_in_ncnn if step.variant == IN_NCNN else _score
+    return {"macs": round(share, 4), "seconds": round(seconds, 1), **score(model, folder, step.subject.data)}
 
 
 def _changed(variant: str, step: Pass) -> Pass:
@@ -252,7 +256,7 @@ def _switched_off(variant: str) -> Iterator[None]:
 
 _OFF: dict[str, dict[str, Callable[..., Any]]] = {
     "noise for gradients": {"passes._second_order.curvatures": _refuse},
-    "second order alone": {"passes._ranking._between": lambda second_order, *_: second_order},
+    "second order alone": {"passes._ranking.average": lambda fitted, variance: fitted},
     "no views": {"passes._ranking.views_for": lambda images: 1},
     "no convolution before Resize": {
         "analysis.plan_cost.enlarged_inputs": lambda graph: {},
@@ -303,6 +307,10 @@ PEERS = ("onnxsim 0.8.1", "onnxsim 0.8.1, layer by layer", "Torch-Pruning 1.6.1,
 
 def _score(model: Model, folder: Path, data: Path) -> dict[str, float]:
     return _score_file(write_onnx(model, folder / "result.onnx"), data)
+
+
+def _score_in_ncnn(model: Model, folder: Path, data: Path) -> dict[str, float]:
+    return _score_file(write_ncnn(emit_ncnn(model), folder / "result_ncnn", model.metadata), data)
 
 
 def _score_file(path: Path, data: Path) -> dict[str, float]:

@@ -3,9 +3,8 @@
 For every group, the least important 10, 20, 35, 50, 70 and 90 % of its channels are taken out and folded into the rest,
 the others left whole, and the detector's error (`verify.head_metric`) is measured on calibration images, forward only.
 Few images can be run so often, so where the error of the same cut is predicted as well, from gradients on all of them
-(`_second_order`), the geometric mean of both counts. And since all that is fitted to few images takes too much from
-layers that they do not need, what counts in the end is the geometric mean of that with the share of variance that goes
-(`measured_variance`): on held-out calibration images each step keeps more mAP.
+(`_second_order`), the geometric mean of both counts, and in the end its mean with the share of variance that goes
+(`analysis.importance_variance.average`): on held-out calibration images each step keeps more mAP.
 
 Errors of different groups are taken to add up, and so do MACs. A width is bought where it costs least per MAC saved:
 again and again the group and the larger cut with the smallest Δerror/ΔMAC, until the budget is met.
@@ -22,6 +21,7 @@ from onnxslim_yolo.analysis.calibration import Statistics
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.contraction import Contraction
+from onnxslim_yolo.analysis.importance_variance import average
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.graph import Array, Model, Namer, input_constant, replace_constant
 from onnxslim_yolo.head_spec import HeadSpec
@@ -103,7 +103,7 @@ def measure_curves(
         if predicted is not None:
             errors = np.sqrt(np.multiply(errors, predicted.errors(order.tolist(), counts))).tolist()
         varied = np.cumsum(variance[order])[np.asarray(counts, dtype=np.int64) - 1]
-        errors = np.sqrt(np.multiply(errors, varied)).tolist()
+        errors = average(np.asarray(errors), varied).tolist()
         rising = np.maximum.accumulate([0.0, *errors])
         found.append(Curve(order, (0, *counts), tuple(rising.tolist())))
     return found

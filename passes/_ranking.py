@@ -20,7 +20,7 @@ from onnxslim_yolo.analysis.calibration import CalibrationImages, collect, evenl
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import Aggregate, measure
-from onnxslim_yolo.analysis.importance_variance import measured_variance, variance_importance
+from onnxslim_yolo.analysis.importance_variance import average, measured_variance, variance_importance
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
@@ -161,18 +161,6 @@ def is_sparse(gamma: Array, having: Array, ratio: float | None) -> bool:
     return bool(values[min(int(share * len(values)), len(values) - 1)] <= SPARSE)
 
 
-def _between(second_order: Array, variance: Array, eligible: Array) -> Array:
-    """The geometric mean of two importances, whatever their units; infinite where nothing may go.
-
-    Few images show too little of what depends on what: by the second order alone, channels seem redundant that on
-    other images are not. Shares of variance are estimated well from anything, but know nothing of redundancy. On
-    held-out calibration images their mean keeps more than either (`bench/accuracy.py`).
-    """
-    found = np.full(len(eligible), np.inf)
-    found[eligible] = np.sqrt(second_order[eligible]) * np.sqrt(variance[eligible])
-    return found
-
-
 def _calibrated(
     model: Model,
     channels: Channels,
@@ -195,7 +183,8 @@ def _calibrated(
         predicted = SecondOrder.of(model, places, statistics, head, views)
         values = predicted.importance(channels, eligible, cost if options.per == "macs" else None)
         saved = np.maximum(cost.saved(np.ones(channels.count, dtype=bool)), 1.0)
-        values = _between(values, variance / saved if options.per == "macs" else variance, eligible)
+        shares = variance / saved if options.per == "macs" else variance
+        values = np.where(eligible, average(np.where(eligible, values, 0.0), shares), np.inf)
     if not options.curves:
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]

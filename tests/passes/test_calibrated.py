@@ -11,7 +11,7 @@ from PIL import Image
 from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages, collect
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.analysis.importance_variance import measured_variance
+from onnxslim_yolo.analysis.importance_variance import average, measured_variance
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.views import VIEWS, view_of, views_for
 from onnxslim_yolo.decode import Candidates
@@ -19,7 +19,6 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 from onnxslim_yolo.passes._curves import Gauge, without
-from onnxslim_yolo.passes._ranking import _between
 from onnxslim_yolo.passes._second_order import SecondOrder
 from onnxslim_yolo.plan import open_plan
 from onnxslim_yolo.verify.estimate import estimate_loss
@@ -102,11 +101,10 @@ def test_variance_as_measured(images: Path) -> None:
 
 
 def test_the_mean_of_two_importances() -> None:
-    second, variance = np.array([1.0, 4.0, 9.0, 3.0, 0.0]), np.array([9.0, 1.0, 4.0, 0.0, 2.0])
-    eligible = np.array([True, True, True, False, True])
-    found = _between(second, variance, eligible)
-    assert found.tolist() == [3.0, 2.0, 6.0, np.inf, 0.0]
-    assert np.argsort(_between(1e6 * second, 1e-3 * variance, eligible)).tolist() == np.argsort(found).tolist()
+    fitted, variance = np.array([1.0, 8.0, 27.0, 0.0]), np.array([27.0, 1.0, 8.0, 2.0])
+    assert average(fitted, variance) == pytest.approx([3.0, 4.0, 18.0, 0.0])
+    # Units do not matter: the order stays.
+    assert np.argsort(average(1e6 * fitted, 1e-3 * variance)).tolist() == [3, 0, 1, 2]
 
 
 def test_curves_meet_a_share_of_macs(images: Path) -> None:
