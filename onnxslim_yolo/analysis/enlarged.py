@@ -63,27 +63,30 @@ def enlarged_inputs(graph: gs.Graph) -> dict[int, list[Enlarged]]:
 
 def _places(graph: gs.Graph, large: Tensor) -> list[tuple[Node, int, int]]:
     """Where the large map is read: convolution, first channel, end. Empty if not all of its readers will do."""
+    if is_graph_output(graph, large):
+        return []
     found: list[tuple[Node, int, int]] = []
     for reader in consumers(large):
-        whole = reader.outputs[0] if reader.op == "Concat" else large
-        spans = _spans(reader, large) if reader.op == "Concat" else [(0, _width(large))]
-        readers = consumers(whole) if reader.op == "Concat" else [reader]
-        if is_graph_output(graph, whole) or not all(start < stop for start, stop in spans):
-            return []
-        if not spans or not all(_is_pointwise(node, whole) for node in readers):
+        if reader.op == "Concat":
+            whole, spans = reader.outputs[0], _spans(reader, large)
+            readers = consumers(whole)
+        else:
+            whole, spans, readers = large, [(0, _width(large))], [reader]
+        if not spans or is_graph_output(graph, whole) or not all(_is_pointwise(node, whole) for node in readers):
             return []
         found += [(node, *span) for node in readers for span in spans]
-    return found if not is_graph_output(graph, large) else []
+    return found
 
 
 def _spans(concat: Node, part: Tensor) -> list[tuple[int, int]]:
-    """The channels of a Concat that are this part's, each time that it occurs; empty along other axes."""
+    """The channels of a Concat that are this part's, each time that it occurs; empty where that cannot be told."""
     rank = len(part.shape or ())
     if rank < 3 or int(concat.attrs["axis"]) % rank != 1:
         return []
-    ends = np.cumsum([0, *(_width(tensor) for tensor in concat.inputs)]).tolist()
-    if any(_width(tensor) == 0 for tensor in concat.inputs):
+    widths = [_width(tensor) for tensor in concat.inputs]
+    if not all(widths):
         return []
+    ends = np.cumsum([0, *widths]).tolist()
     return [(ends[i], ends[i + 1]) for i, tensor in enumerate(concat.inputs) if tensor is part]
 
 
