@@ -34,7 +34,8 @@ def average(fitted: Array, variance: Array) -> Array:
     Few images show too little of what depends on what: fitted to them, channels seem redundant that on other images are
     not. Shares of variance are estimated well from anything, but know nothing of redundancy. The units do not matter.
     """
-    return np.asarray(fitted ** (1 - VARIANCE_WEIGHT) * variance**VARIANCE_WEIGHT)
+    # Rounding leaves a loss of nothing slightly below it.
+    return np.asarray(np.maximum(fitted, 0.0) ** (1 - VARIANCE_WEIGHT) * np.maximum(variance, 0.0) ** VARIANCE_WEIGHT)
 
 
 def variance_importance(graph: gs.Graph, channels: Channels) -> tuple[Array, float]:

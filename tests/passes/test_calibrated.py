@@ -103,6 +103,7 @@ def test_variance_as_measured(images: Path) -> None:
 def test_the_mean_of_two_importances() -> None:
     fitted, variance = np.array([1.0, 8.0, 27.0, 0.0]), np.array([27.0, 1.0, 8.0, 2.0])
     assert average(fitted, variance) == pytest.approx([3.0, 4.0, 18.0, 0.0])
+    assert average(np.array([-1e-17, 1.0]), np.array([1.0, -1e-17])).tolist() == [0.0, 0.0]
     # Units do not matter: the order stays.
     assert np.argsort(average(1e6 * fitted, 1e-3 * variance)).tolist() == [3, 0, 1, 2]
 
