@@ -39,7 +39,7 @@ from onnxslim_yolo.manager import Pass, PassManager
 from onnxslim_yolo.models.train_digits import write_digits
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import FoldBatchNorm, PruneChannels, Reconstruct
-from onnxslim_yolo.pipeline import preparation, remainder
+from onnxslim_yolo.pipeline import _folding, preparation, remainder
 from onnxslim_yolo.verify.dataset import read_calibration, read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
 from onnxslim_yolo.verify.evaluate import evaluate
@@ -237,7 +237,7 @@ def _without_per(options: CompileOptions, model: Model, target: float) -> list[P
 
     steps = remainder(replace(options, prune=0.1), model)
     prune = next(step for step in steps if isinstance(step, PruneChannels))
-    found = reach(model, replace(prune, per="none", ratio=0.0), SnapWidths(to="none"), macs=target)
+    found = reach(model, replace(prune, per="none", ratio=0.0), SnapWidths(to="none"), _folding(), macs=target)
     return [found if isinstance(step, PruneChannels) else step for step in steps]
 
 

@@ -6,13 +6,13 @@ but for these steps, and bisection over the ratio ends at the smallest one that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Model
-from onnxslim_yolo.passes.conv_before_resize import ConvBeforeResize
-from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
+from onnxslim_yolo.manager import Pass
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
@@ -23,9 +23,21 @@ LARGEST = 0.99
 
 
 def reach(
-    model: Model, prune: PruneChannels, snap: SnapWidths, *, macs: float | None = None, params: float | None = None
+    model: Model,
+    prune: PruneChannels,
+    snap: SnapWidths,
+    folding: Sequence[Pass],
+    *,
+    macs: float | None = None,
+    params: float | None = None,
 ) -> PruneChannels:
     """The pass `prune` with the smallest ratio at which MACs or parameters are at most the given share.
+
+    Args:
+        model: the source, not edited but for its plan's ranking.
+        snap: the grid that widths are moved to.
+        folding: what runs on the sliced network: merged branches and moved convolutions cost less.
+        macs, params: the share of the source's. One of them.
 
     Raises:
         UsageError: even the largest ratio does not come down that far; the message says how far it does.
@@ -39,9 +51,8 @@ def reach(
         trial = model.copy()
         _at(prune, ratio).run(trial)
         snap.run(trial)
-        SliceChannels().run(trial)
-        FoldBatchNorm().run(trial)  # behind a BatchNormalization nothing is moved
-        ConvBeforeResize().run(trial)
+        for step in (SliceChannels(), *folding):
+            step.run(trial)
         cost = cost_of(trial.graph)
         return cost.macs / max(full.macs, 1) if macs is not None else cost.parameters / max(full.parameters, 1)
 

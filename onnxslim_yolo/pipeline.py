@@ -110,7 +110,7 @@ def _to_target(
     if (options.snap != "auto" or options.allocate == "curves") and cost != "latency":
         from onnxslim_yolo.budgeting import reach
 
-        return [reach(model, prune, snap, macs=options.target_macs, params=options.target_params), snap]
+        return [reach(model, prune, snap, _folding(), macs=options.target_macs, params=options.target_params), snap]
     knapsack = PruneToTarget(
         target=limit,
         cost=cost,
@@ -129,12 +129,9 @@ def _to_target(
 
 
 def _fusing() -> list[Pass]:
-    return [
-        ReparamBranches(),
-        FoldBatchNorm(),
-        FoldAffine(),
-        ConvBeforeResize(),
-        Activations(),
-        PadToPool(),
-        Canonicalise(),
-    ]
+    return [*_folding(), Activations(), PadToPool(), Canonicalise()]
+
+
+def _folding() -> list[Pass]:
+    """The part of fusing after which a network has fewer multiplications and parameters."""
+    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), ConvBeforeResize()]
