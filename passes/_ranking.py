@@ -3,7 +3,8 @@ allocation.
 
 What `auto` takes: `gamma` where the network has been trained to be sparse; else `output` with calibration images; else
 `variance` where BatchNormalizations tell how activations vary; else what `analysis.importance` finds (weights).
-`output` comes before `variance` because it keeps more mAP (bench/results/accuracy.md).
+`output` comes before `variance` because it keeps more mAP (bench/results/accuracy.md). It is the second-order loss
+averaged with the share of variance, as measured on the same images (`analysis.importance_variance.average`).
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class PruneChannels:
     Args:
         ratio: share in [0, 1) of the prunable channels in scope, or "dead" for those that contribute nothing.
         scope: "all", or "no-residual": leave what shortcuts tie or bridge alone, and count the rest only.
-        importance: "gamma", "weight", "variance" (of activations, without data), "output" (what the readers' outputs
-            lose, on `calib`), or "auto" (see `_ranking`).
+        importance: "gamma", "weight", "variance" (of activations, without data), "output" (what the detector is
+            predicted to lose, and the share of variance, on `calib`), or "auto" (see `_ranking`).
         aggregate: how the several γ of one coupled channel count: their "mean", "max" or "sum".
         normalise: compare channels within their group only (divide by the group's mean).
         floor: the least number of channels any tensor keeps.

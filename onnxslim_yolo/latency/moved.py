@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
@@ -20,8 +21,8 @@ from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey
 
 def as_moved(graph: gs.Graph, layers: Sequence[Layer]) -> list[Layer]:
     """The layers of a graph, those of moved convolutions replaced."""
-    parts_of = enlarged_inputs(graph)
     layer_of = {id(layer.node): layer for layer in layers}
+    parts_of = {key: parts for key, parts in enlarged_inputs(graph).items() if _are_known(parts, layer_of)}
     replaced = {id(part.resize) for parts in parts_of.values() for part in parts}
     found: list[Layer] = []
     done: set[int] = set()
@@ -36,6 +37,13 @@ def as_moved(graph: gs.Graph, layers: Sequence[Layer]) -> list[Layer]:
                 found.append(_narrowed(layer_of[id(concat)], rest))
             done.add(id(concat))
     return [layer for layer in layers if id(layer.node) not in replaced | done | parts_of.keys()] + found
+
+
+def _are_known(parts: Sequence[Enlarged], layer_of: dict[int, Layer]) -> bool:
+    """Whether the sizes of the maps are: else no layer can be described."""
+    shapes = [part.resize.inputs[0].shape or () for part in parts]
+    numbers = all(isinstance(size, (int, np.integer)) for shape in shapes for size in shape[1:])
+    return numbers and all(id(part.resize) in layer_of for part in parts)
 
 
 def _rest(node: Node, parts: Sequence[Enlarged]) -> tuple[Tensor, ...]:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from onnxslim_yolo.analysis.enlarged import enlarged_inputs
 from onnxslim_yolo.latency import Family, LayerKey, layers_of
 from onnxslim_yolo.latency.layers import describe
 from onnxslim_yolo.latency.moved import as_moved
 from onnxslim_yolo.pipeline import _fusing
 from tests.latency.models import small, zoo
+from tests.numeric import build
 
 
 def test_every_layer_of_a_small_graph():
@@ -50,3 +53,12 @@ def test_fusing_changes_no_layer_but_those_that_are_moved(name):
                 del counter[key]
     assert before == after
     assert sum(before.values()) > 40
+
+
+def test_nothing_is_moved_where_sizes_are_not_known():
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[1,4,h,w] x) => (float[1,8,i,j] y)
+        <float[8,4,1,1] c.weight, float[4] s> { u = Resize(x, , s) y = Conv(u, c.weight) }"""
+    model = build(text, values={"s": np.array([1.0, 1, 2, 2])})
+    assert enlarged_inputs(model.graph)
+    layers = describe(model.graph)
+    assert as_moved(model.graph, layers) == layers
