@@ -86,6 +86,12 @@ BENCHMARKS = (
         "results/finetune.md",
     ),
     Result(
+        "Convolving before enlarging",
+        "networks compiled without the pass `conv-before-resize` and with it",
+        ("conv_before_resize*",),
+        ("python bench/conv_before_resize.py --networks yolov5n yolov8n yolo11n yolov7-tiny",),
+    ),
+    Result(
         "A 6×6 stem in ncnn",
         "as one convolution, behind ncnn's Reorg, or over the image's phases",
         ("ncnn_stem*",),
