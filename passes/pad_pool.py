@@ -10,9 +10,9 @@
    map's size is not known, or the padding is wider than MaxPool takes, a depthwise 1×1 convolution of ones with that
    padding takes the place of the Pad: the same, element for element.
 
-Case 3 is about correctness: onnxruntime (1.31.1, and others) fuses a zero Pad into MaxPool as if the input were
-non-negative, so that Darknet's and YOLOv3-tiny's ZeroPad2d → MaxPool gives other results with optimisations on than
-off. What this pass writes has nothing to fuse, and is right either way.
+Case 3 is about correctness: onnxruntime (up to 1.31.1; mended in 1.32) fuses a zero Pad into MaxPool as if the input
+were non-negative, so that Darknet's and YOLOv3-tiny's ZeroPad2d → MaxPool gives other results with optimisations on
+than off. What this pass writes has nothing to fuse, and is right either way.
 
 Declines: other modes, negative pads (crops), padded batch or channels, a value or size that is not constant.
 """

@@ -24,6 +24,9 @@ from onnxslim_yolo.shapes import reinfer
 TIGHT = 2e-5
 """Tolerance for float32 graphs, as worst |Δ| / spread."""
 
+PADS_BEFORE_MAXPOOL = tuple(int(part) for part in ort.__version__.split(".")[:2]) < (1, 32)
+"""Whether this onnxruntime still fuses a zero Pad into a MaxPool where that is wrong: up to 1.31 it does."""
+
 DYNAMIC_SIZE = 2
 """What a dimension without a number becomes in random feeds."""
 

@@ -70,7 +70,7 @@ def check_outputs(proto: onnx.ModelProto, module: nn.Module, example: Tensor, ex
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    # onnxruntime 1.31 fuses Pad(0) into MaxPool, whose padding is −∞: wrong on YOLOv3-tiny. Run what is written.
+    # onnxruntime up to 1.31 fuses Pad(0) into MaxPool, whose padding is −∞: wrong on YOLOv3-tiny. Run what is written.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
     noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(1)).to(example.dtype)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import onnx
 import pytest
 
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.passes import PadToPool
-from tests.numeric import assert_same, build, check_declines, check_rewrite, constants, ops
+from tests.numeric import PADS_BEFORE_MAXPOOL, assert_same, build, check_declines, check_rewrite, constants, ops
 
 HEADER = '<ir_version: 8, opset_import: ["": 17]>'
 ZERO = np.array(0.0)
@@ -39,9 +41,9 @@ def graph(text: str) -> Model:
 
 
 def test_onnxruntime_changes_the_original() -> None:
-    """The reason for this pass: without it, the comparison with optimisations on must fail."""
+    """The reason for this pass: without it, the comparison with optimisations on must fail, up to 1.31."""
     model = graph(padded())
-    with pytest.raises(AssertionError, match="differs by"):
+    with pytest.raises(AssertionError, match="differs by") if PADS_BEFORE_MAXPOOL else nullcontext():
         assert_same(model, model, optimise=(True,))
 
 
