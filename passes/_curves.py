@@ -94,17 +94,17 @@ def measure_curves(
     for unit in units:
         order = unit[np.argsort(importance[unit], kind="stable")]
         counts = sorted({round(f * len(order)) for f in FRACTIONS} - {0})
-        errors = []
+        measured = []
         for count in counts:
             keep = np.ones(channels.count, dtype=bool)
             keep[order[:count]] = False
             keep = complete(channels, keep, importance)
-            errors.append(gauge.error(without(model, places, statistics, keep, ridge)))
+            measured.append(gauge.error(without(model, places, statistics, keep, ridge)))
+        errors = np.array(measured)
         if predicted is not None:
-            errors = np.sqrt(np.multiply(errors, predicted.errors(order.tolist(), counts))).tolist()
+            errors = np.sqrt(errors * predicted.errors(order.tolist(), counts))
         varied = np.cumsum(variance[order])[np.asarray(counts, dtype=np.int64) - 1]
-        errors = average(np.asarray(errors), varied).tolist()
-        rising = np.maximum.accumulate([0.0, *errors])
+        rising = np.maximum.accumulate([0.0, *average(errors, varied)])
         found.append(Curve(order, (0, *counts), tuple(rising.tolist())))
     return found
 

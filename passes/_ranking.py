@@ -185,7 +185,7 @@ def _calibrated(
         values = predicted.importance(channels, eligible, cost if options.per == "macs" else None)
         saved = np.maximum(cost.saved(np.ones(channels.count, dtype=bool)), 1.0)
         shares = variance / saved if options.per == "macs" else variance
-        values = np.where(eligible, average(np.where(eligible, values, 0.0), shares), np.inf)
+        values = np.where(eligible, average(values, shares), np.inf)
     if not options.curves:
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]

@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
+from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
 from onnxslim_yolo.graph import (
     Array,
     Model,
@@ -81,7 +81,7 @@ class _Mover:
         bias = list(node.inputs[2:])
         terms: list[Tensor] = []
         if rest.any():
-            terms.append(self._convolve(node, self._rest_of(node, parts), weight[:, rest], bias, output))
+            terms.append(self._convolve(node, self._rest_of(node, beside(node, parts)), weight[:, rest], bias, output))
             bias = []
         for part in parts:
             small = part.resize.inputs[0]
@@ -103,20 +103,17 @@ class _Mover:
         name = self._name(f"{resize.name}_part")
         large = gs.Variable(f"{name}_output", output.dtype, [*output.shape])
         inputs = [small, *resize.inputs[1:]]
-        if (
-            len(inputs) > 3 and "axes" not in resize.attrs and not is_empty(inputs[3])
-        ):  # sizes: of all axes, the channels' with them
+        if len(inputs) > 3 and not is_empty(inputs[3]) and "axes" not in resize.attrs:
+            # Sizes are of all axes: the channels' is among them.
             sizes = np.array(input_constant(resize, 3))
             sizes[1] = output.shape[1]
             inputs[3] = gs.Constant(self._name(f"{name}.sizes"), sizes)
         self._graph.nodes.append(gs.Node(resize.op, name, dict(resize.attrs), inputs, [large]))
         return large
 
-    def _rest_of(self, node: Node, parts: Sequence[Enlarged]) -> Tensor:
-        """The inputs of the Concat that a convolution reads but for the enlarged ones."""
+    def _rest_of(self, node: Node, left: Sequence[Tensor]) -> Tensor:
+        """These inputs of the Concat that a convolution reads, as one tensor."""
         concat = node.inputs[0].inputs[0]
-        large = {id(part.resize.outputs[0]) for part in parts}
-        left = [tensor for tensor in concat.inputs if id(tensor) not in large]
         if len(left) == 1:
             return left[0]
         key = tuple(id(tensor) for tensor in left)
@@ -125,7 +122,7 @@ class _Mover:
             width = sum(int(tensor.shape[1]) for tensor in left)
             whole = concat.outputs[0]
             made = gs.Variable(f"{name}_output", whole.dtype, [whole.shape[0], width, *whole.shape[2:]])
-            self._graph.nodes.append(gs.Node("Concat", name, dict(concat.attrs), left, [made]))
+            self._graph.nodes.append(gs.Node("Concat", name, dict(concat.attrs), list(left), [made]))
             self._rests[key] = made
         return self._rests[key]
 

@@ -91,10 +91,11 @@ class PruneToTarget:
         # As it came: the problem counts convolutions where `conv-before-resize` will put them, which on maps of a few
         # pixels costs more than it saves.
         came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(model.graph))
-        source = max(came, problem.latency(problem.planned))
+        fused = problem.latency(problem.planned)
+        source = max(came, fused)
         number, unit = parse_target(self.target)
         limit = number * source if unit == "x" else number * 1000
-        if problem.latency(problem.planned) > limit:
+        if fused > limit:
             self._choose(problem, plan, limit)
         after = problem.latency([int(plan.keep[u.order].sum()) for u in problem.units])
         if after > limit * (1 + 1e-9):

@@ -11,6 +11,7 @@ and W_a·a takes only as many multiplications as the small map has positions.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -19,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.window import windows_of
 from onnxslim_yolo.graph import (
+    Array,
     Node,
     Tensor,
     consumers,
@@ -59,6 +61,13 @@ def enlarged_inputs(graph: gs.Graph) -> dict[int, list[Enlarged]]:
         for convolution, start, stop in _places(graph, resize.outputs[0]):
             found[id(convolution)].append(Enlarged(resize, start, stop, share))
     return {key: sorted(parts, key=lambda part: part.start) for key, parts in found.items()}
+
+
+def beside(node: Node, parts: Sequence[Enlarged]) -> list[Tensor]:
+    """What a convolution reads in its Concat besides these parts; nothing where it reads one of them alone."""
+    source = node.inputs[0].inputs[0]
+    large = {id(part.resize.outputs[0]) for part in parts}
+    return [tensor for tensor in source.inputs if id(tensor) not in large] if source.op == "Concat" else []
 
 
 def _places(graph: gs.Graph, large: Tensor) -> list[tuple[Node, int, int]]:
@@ -130,15 +139,16 @@ def _share(node: Node) -> float | None:
     if all(_is_number(n) for n in (*before[2:], *after[2:])):
         share = prod(before[2:]) / max(prod(after[2:]), 1)
     else:
-        share = 1 / max(prod(_scales(node)), 1e-9)
+        given = scales_of(node)
+        factors = node.attrs.get("scales", ()) if given is None else given.reshape(-1).tolist()
+        share = 1 / max(prod(factors), 1e-9)
     return float(share) if 0 < share < 1 else None
 
 
-def _scales(node: Node) -> list[float]:
-    """The factors of a Resize; none where it is told sizes."""
+def scales_of(node: Node) -> Array | None:
+    """The constant input of a Resize or Upsample that says its factors; None where there is none."""
     index = 1 if node.op == "Upsample" or len(node.inputs) == 2 else 2
-    given = input_constant(node, index) if has_input(node, index) else node.attrs.get("scales")
-    return [] if given is None else [float(factor) for factor in np.asarray(given).reshape(-1)]
+    return input_constant(node, index) if has_input(node, index) else None
 
 
 def _is_number(size: object) -> bool:

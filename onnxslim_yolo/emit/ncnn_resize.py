@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxslim_yolo.analysis.enlarged import scales_of
 from onnxslim_yolo.emit.ncnn_format import Param
 from onnxslim_yolo.emit.ncnn_lower import Lowering, unsupported
 from onnxslim_yolo.emit.ncnn_prepare import shape_of
-from onnxslim_yolo.graph import Array, Node, has_input, input_constant
+from onnxslim_yolo.graph import Array, Node
 
 TOLERANCE = 1e-4
 
@@ -62,8 +63,7 @@ def _text(node: Node, key: str, default: str) -> str:
 
 def _scales(node: Node, size: tuple[int, ...], out: tuple[int, ...]) -> list[float]:
     """Out per in, per spatial axis: as given, else from the sizes."""
-    index = 1 if node.op == "Upsample" or len(node.inputs) == 2 else 2
-    given = input_constant(node, index) if has_input(node, index) else None
+    given = scales_of(node)
     if given is not None and given.size >= 3:
         tail = [float(value) for value in given.reshape(-1)[2:]]
         return [1.0, *tail] if len(tail) == 1 else tail

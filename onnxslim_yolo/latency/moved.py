@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
+from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
 from onnxslim_yolo.graph import Node, Tensor, consumers
 from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey
 
@@ -30,7 +30,7 @@ def as_moved(graph: gs.Graph, layers: Sequence[Layer]) -> list[Layer]:
         node = layer.node
         if id(node) in parts_of:
             parts = parts_of[id(node)]
-            rest = _rest(node, parts)
+            rest = tuple(beside(node, parts))
             found += _split(layer, parts, rest, layer_of)
             concat = node.inputs[0].inputs[0]
             if len(rest) > 1 and id(concat) not in done:
@@ -44,13 +44,6 @@ def _are_known(parts: Sequence[Enlarged], layer_of: dict[int, Layer]) -> bool:
     shapes = [part.resize.inputs[0].shape or () for part in parts]
     numbers = all(isinstance(size, (int, np.integer)) for shape in shapes for size in shape[1:])
     return numbers and all(id(part.resize) in layer_of for part in parts)
-
-
-def _rest(node: Node, parts: Sequence[Enlarged]) -> tuple[Tensor, ...]:
-    """What a convolution reads beside the enlarged maps."""
-    source = node.inputs[0].inputs[0]
-    large = {id(part.resize.outputs[0]) for part in parts}
-    return tuple(tensor for tensor in source.inputs if id(tensor) not in large) if source.op == "Concat" else ()
 
 
 def _split(
