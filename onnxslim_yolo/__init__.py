@@ -5,11 +5,21 @@
 ['prune', 'snap', 'slice']
 """
 
-from __future__ import annotations
+import os
+import sys
 
-from typing import TYPE_CHECKING, Any
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 (pathlib is not imported yet)
+if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()] != [_ROOT]:  # noqa: PTH109
+    # `python -m onnxslim_yolo`: Python puts the working directory in front. A stranger's files may lie there, so it
+    # goes before anything else is imported.
+    del sys.path[0]
 
-from onnxslim_yolo._version import __version__
+# No network, and nothing left in the home: set before onnxruntime is imported anywhere, since it reads this once.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from onnxslim_yolo._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from onnxslim_yolo.compiler import compile

@@ -27,7 +27,7 @@ def sweep_command(
     data: Annotated[Path | None, typer.Option(metavar="YAML", help="Labelled images, for mAP.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Time all results against the unpruned one.")] = False,
     jobs: Annotated[int, typer.Option(help="Trials at a time; -1: one a core.")] = 1,
-    backend: Annotated[str, choice("loky|dask", "How trials run in parallel.")] = "loky",
+    backend: Annotated[str, choice("local|dask", "Where trials run in parallel.")] = "local",
     scheduler: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The dask scheduler.")] = None,
     calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,

@@ -6,7 +6,7 @@
 Each trial is one compilation into `OUT/trials/KEY`, where KEY is made of the source's bytes and the trial's options.
 Each finished trial is a row of `OUT/sweep.csv`; run again, only what has no row yet, or failed, is done. A trial that
 fails is a row, too, with its error. The unpruned model is always among them, and other models (the smaller sizes of the
-family) may be put beside it. With joblib, trials run in parallel processes or on a dask cluster; latency is measured
+family) may be put beside it. Trials run in parallel processes, or with joblib on a dask cluster; latency is measured
 afterwards, alone on the machine and interleaved, because compilations beside it would be measured as well.
 """
 
@@ -16,7 +16,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from itertools import product
@@ -26,6 +25,7 @@ from typing import Any, Literal
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.files import sha256_of
+from onnxslim_yolo.sweep_children import run_in_children
 from onnxslim_yolo.sweep_rows import Row, read_rows, write_rows
 
 Size = tuple[int, int]
@@ -68,7 +68,8 @@ class SweepOptions:
         data: labelled images, for mAP.
         measure: time all results against the unpruned model.
         verify: as for `compile`.
-        jobs: trials at a time. backend: joblib's; "dask" needs `scheduler`, HOST:PORT.
+        jobs: trials at a time, each in a process of its own; -1: as many as there are cores.
+        backend: "local", or "dask" with `scheduler`, HOST:PORT, and joblib. "loky" is an old name for "local".
         calib, weights, trust: as for `compile`.
     """
 
@@ -81,7 +82,7 @@ class SweepOptions:
     measure: bool = False
     verify: bool = True
     jobs: int = 1
-    backend: Literal["loky", "dask"] = "loky"
+    backend: Literal["local", "loky", "dask"] = "local"
     scheduler: str | None = None
     calib: Path | None = None
     weights: Path | None = None
@@ -219,38 +220,35 @@ def _accuracy(written: Path, data: Path) -> Row:
 def _run(trials: Sequence[Trial], options: SweepOptions) -> Iterator[Row]:
     """The trials' rows as they come."""
     folder = (options.out / "trials").resolve()
-    if options.jobs == 1 and options.backend == "loky":
+    if options.jobs == 1 and options.backend != "dask":
         yield from (run_trial(trial, folder) for trial in trials)
         return
+    if options.backend != "dask":
+        yield from run_in_children([asdict(trial) for trial in trials], folder, options.jobs)
+        return
     joblib = _joblib()
-    with _backend(options) as backend, joblib.parallel_config(**backend):
+    with _dask(options.scheduler), joblib.parallel_config(backend="dask", n_jobs=-1):
         parallel = joblib.Parallel(return_as="generator_unordered")
         yield from parallel(joblib.delayed(run_trial)(trial, folder) for trial in trials)
 
 
-@contextmanager
-def _backend(options: SweepOptions) -> Iterator[dict[str, Any]]:
-    """What `joblib.parallel_config` is told; a client of the dask cluster is open meanwhile."""
-    if options.backend == "loky":
-        yield {"backend": "loky", "n_jobs": options.jobs, "inner_max_num_threads": 1}
-        return
+def _dask(scheduler: str | None) -> Any:
+    """The cluster's client, to be entered: joblib's backend takes what is open."""
     try:
         distributed = import_module("distributed")
     except ImportError as error:
         raise UsageError("--backend dask needs the package distributed", hint="pip install distributed") from error
     try:
-        client = distributed.Client(options.scheduler, timeout=10)  # the default client, which joblib's backend takes
+        return distributed.Client(scheduler, timeout=10)
     except OSError as error:
-        raise UsageError(f"no dask scheduler answers at {options.scheduler}: {error}") from error
-    with client:
-        yield {"backend": "dask", "n_jobs": -1}
+        raise UsageError(f"no dask scheduler answers at {scheduler}: {error}") from error
 
 
 def _joblib() -> Any:
     try:
         return import_module("joblib")
     except ImportError as error:
-        raise UsageError("trials in parallel need joblib", hint="pip install 'onnxslim-yolo[sweep]'") from error
+        raise UsageError("trials on a cluster need joblib", hint="pip install 'onnxslim-yolo[sweep]'") from error
 
 
 def _measure(rows: list[Row], options: SweepOptions) -> None:
@@ -282,9 +280,9 @@ def _check(options: SweepOptions) -> None:
         )
     if options.jobs == 0 or options.jobs < -1:
         raise UsageError(f"{options.jobs} trials at a time?", hint="--jobs takes a number above 0, or -1 for all cores")
-    if options.backend not in ("loky", "dask"):
-        raise UsageError(f"backend: '{options.backend}' is neither loky nor dask")
+    if options.backend not in ("local", "loky", "dask"):
+        raise UsageError(f"backend: '{options.backend}' is neither local nor dask")
     if options.target not in ("ncnn", "onnxruntime"):
         raise UsageError(f"target: '{options.target}' is neither ncnn nor onnxruntime")
-    if (options.scheduler is None) != (options.backend == "loky"):
+    if (options.scheduler is None) != (options.backend != "dask"):
         raise UsageError("--backend dask and --scheduler HOST:PORT belong together")

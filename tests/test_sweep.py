@@ -89,7 +89,6 @@ def test_rivals_are_compiled_unpruned_at_every_size(model):
 
 
 def test_parallel_trials_give_the_same_rows(model):
-    pytest.importorskip("joblib")
     rows = sweep(options_for(model))
     again = sweep(SweepOptions(**{**vars(options_for(model, jobs=2)), "out": model.parent / "parallel"}))
     timeless = [{**row, "seconds": None} for row in (*rows, *again)]
@@ -108,7 +107,7 @@ def test_trials_on_a_dask_cluster(model):
     [
         ({"jobs": 0}, "at a time"),
         ({"backend": "dask"}, "belong together"),
-        ({"backend": "threads"}, "neither loky nor dask"),
+        ({"backend": "threads"}, "neither local nor dask"),
         ({"scheduler": "host:1"}, "belong together"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from onnxslim_yolo.graph import Model, copy_graph
 from onnxslim_yolo.latency.layers import LayerKey
 from onnxslim_yolo.latency.networks import ncnn_network, onnx_network
 from onnxslim_yolo.latency.packing import Runtime
+from onnxslim_yolo.runtime.children import Child, file_name
 
 CHILD = Path(__file__).with_name("profile_child.py")
-_START = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 MOST_REFUSED = 100
 
 
@@ -30,7 +29,7 @@ class Measurer:
 
     def __init__(self, runtime: Runtime, threads: int, timeout: float = 60.0) -> None:
         self._runtime, self._threads, self._timeout = runtime, threads, timeout
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._folder = tempfile.TemporaryDirectory()
         self.refused: list[LayerKey] = []
 
@@ -50,7 +49,7 @@ class Measurer:
             request["nets"] = [ncnn_network(key).as_json() for key in keys]
         else:
             path = onnx_network(keys, Path(self._folder.name) / "layers.onnx")
-            request |= {"model": str(path), "count": len(keys)}
+            request |= {"model": file_name(path), "count": len(keys)}
         try:
             return self._ask(request)
         except (EOFError, BrokenPipeError) as error:
@@ -80,17 +79,15 @@ class Measurer:
 
     def _files(self, model: Model, folder: Path) -> dict[str, str]:
         if self._runtime == "onnxruntime":
-            return {"model": str(model.save(folder / "whole.onnx"))}
+            return {"model": file_name(model.save(folder / "whole.onnx"))}
         from onnxslim_yolo.emit.ncnn import emit_ncnn
         from onnxslim_yolo.emit.ncnn_write import write_pair
 
         param, weights = write_pair(emit_ncnn(model), folder)
-        return {"param": str(param), "bin": str(weights)}
+        return {"param": file_name(param), "bin": file_name(weights)}
 
     def _ask(self, request: dict[str, object]) -> list[float | None]:
         child = self._child or self._start()
-        if child.stdin is None or child.stdout is None:
-            raise EOFError
         timer = threading.Timer(self._timeout, child.kill)
         timer.start()
         try:
@@ -104,24 +101,14 @@ class Measurer:
         times: list[float | None] = json.loads(line)["us"]
         return times
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> Child:
         from onnxslim_yolo.verify.benchmark import environment_of
 
-        self._child = subprocess.Popen(
-            [sys.executable, "-c", _START, str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment_of(self._threads),
-            text=True,
-        )
+        environment = environment_of(self._threads)
+        self._child = Child(CHILD, environment=environment, text=True, stderr=subprocess.DEVNULL)
         return self._child
 
     def _stop(self) -> None:
         if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            for stream in (self._child.stdin, self._child.stdout):
-                if stream is not None:
-                    stream.close()
+            self._child.close()
             self._child = None

@@ -13,8 +13,6 @@ import json
 import math
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -27,10 +25,10 @@ import numpy as np
 
 from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.graph import Array
+from onnxslim_yolo.runtime.children import Child, file_name
 
 Runtime = Literal["onnxruntime", "ncnn"]
 CHILD = Path(__file__).with_name("benchmark_child.py")
-_START = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 FEWEST_ROUNDS = 3
 
 
@@ -193,7 +191,8 @@ def _entry(path: Path, size: tuple[int, int] | None) -> dict[str, Any]:
         raise InputError("no such file", file=path)
     from onnxslim_yolo.verify.detector import open_onnx
 
-    return {"runtime": "onnxruntime", "file": str(path), "size": list(open_onnx(path, path, size).size)}
+    size = open_onnx(path, path, size).size
+    return {"runtime": "onnxruntime", "file": str(path), "model": file_name(path), "size": list(size)}
 
 
 def _ncnn_entry(path: Path, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -207,14 +206,14 @@ def _ncnn_entry(path: Path, size: tuple[int, int] | None) -> dict[str, Any]:
     return {
         "runtime": "ncnn",
         "file": str(path),
-        "param": str(param.resolve()),
-        "bin": str(weights.resolve()),
+        "param": file_name(param),
+        "bin": file_name(weights),
         "size": list(ncnn_input_size(path, size)),
     }
 
 
 def environment_of(threads: int) -> dict[str, str]:
-    """The environment of a process that measures with so many threads.
+    """What is set in the environment of a process that measures with so many threads.
 
     The C library's allocator keeps what is freed: otherwise, depending on what else the process did before, ncnn's
     blobs come from the system anew in every call, and clearing their pages makes the same network a quarter slower.
@@ -222,7 +221,7 @@ def environment_of(threads: int) -> dict[str, str]:
     """
     kept = str(1 << 30)
     return {
-        **os.environ, "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
         "MALLOC_MMAP_THRESHOLD_": kept, "MALLOC_TRIM_THRESHOLD_": kept,
     }  # fmt: skip
 
@@ -231,38 +230,30 @@ def _measure(
     request: dict[str, Any], rounds: int, timeout: float, progress: Callable[[int, int], None] | None
 ) -> dict[str, Any]:
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _START, str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=environment_of(request["threads"]),
-            text=True,
-        )
+        child = Child(CHILD, environment=environment_of(request["threads"]), text=True, stderr=log)
         timer = threading.Timer(timeout, child.kill)
         timer.start()
         try:
             return _converse(child, request, rounds, progress)
         except (EOFError, BrokenPipeError) as error:
-            child.wait()
+            child.process.wait()
             log.seek(0)
             said = log.read().decode(errors="replace").strip()[-400:]
             late = "took too long" if not timer.is_alive() else "crashed"
-            raise VerificationError(f"the measuring process {late} (status {child.returncode}): {said}") from error
+            raise VerificationError(
+                f"the measuring process {late} (status {child.process.returncode}): {said}"
+            ) from error
         finally:
             timer.cancel()
-            child.kill()
-            child.wait()
+            child.close()
 
 
 def _converse(
-    child: subprocess.Popen[str],
+    child: Child,
     request: dict[str, Any],
     rounds: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    if child.stdin is None or child.stdout is None:
-        raise EOFError
     with child.stdin as sink:
         sink.write(json.dumps(request))
     with child.stdout as source:

@@ -169,7 +169,7 @@ def onnx_session(entry: dict[str, Any], threads: int, profile: str) -> Any:
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
     try:
-        return ort.InferenceSession(entry["file"], options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(entry.get("model", entry["file"]), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise ModelError(f"onnxruntime: {error}") from error
 

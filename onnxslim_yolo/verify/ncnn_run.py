@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,10 +17,10 @@ import numpy as np
 
 from onnxslim_yolo.errors import InputError, VerificationError
 from onnxslim_yolo.graph import Array
+from onnxslim_yolo.runtime.children import Child, file_name
 from onnxslim_yolo.verify.ncnn_reader import NcnnNet, read_ncnn
 
 CHILD = Path(__file__).with_name("ncnn_child.py")
-START = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 DEFAULT_TIMEOUT = 120.0
 LOG_CHARACTERS = 400
 
@@ -55,15 +52,7 @@ class NcnnSession:
     ) -> None:
         self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self._child = subprocess.Popen(
-            [sys.executable, "-c", START, str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=tempfile.gettempdir(),
-            env=environment,
-        )
+        self._child = Child(CHILD, environment={"OMP_NUM_THREADS": str(threads)}, stderr=self._log)
         self._options = {"threads": threads, "half": half, "exact": exact}
         try:
             self.load(param, weights)
@@ -74,7 +63,7 @@ class NcnnSession:
     def load(self, param: Path, weights: Path) -> None:
         """Load another network in place of the present one, in the same child. Validate the files first."""
         self._file = param
-        files = {"param": str(param.resolve()), "bin": str(weights.resolve())}
+        files = {"param": file_name(param), "bin": file_name(weights)}
         reply, _ = self._ask({"do": "load", **files, **self._options}, [], "loading")
         self.inputs: tuple[str, ...] = tuple(reply["inputs"])
         self.outputs: tuple[str, ...] = tuple(reply["outputs"])
@@ -99,14 +88,7 @@ class NcnnSession:
 
     def close(self) -> None:
         """End the child."""
-        if self._child.poll() is None:
-            with contextlib.suppress(OSError):
-                self._child.kill()
-        self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        self._child.close()
         self._log.close()
 
     def __enter__(self) -> NcnnSession:
@@ -133,7 +115,7 @@ class NcnnSession:
         try:
             reply, results = self._exchange(request, arrays)
         except (OSError, EOFError) as error:
-            self._child.wait()
+            self._child.process.wait()
             raise VerificationError(self._obituary(doing, late.is_set()), file=self._file) from error
         finally:
             timer.cancel()
@@ -143,7 +125,6 @@ class NcnnSession:
 
     def _exchange(self, request: dict[str, Any], arrays: list[Array]) -> tuple[dict[str, Any], dict[str, Array]]:
         sink, source = self._child.stdin, self._child.stdout
-        assert sink is not None and source is not None
         sink.write(json.dumps(request).encode() + b"\n")
         for array in arrays:
             sink.write(array.tobytes())
@@ -163,7 +144,7 @@ class NcnnSession:
     def _obituary(self, doing: str, late: bool) -> str:
         if late:
             return f"ncnn did not finish {doing} within {self._timeout:g} s"
-        code = self._child.returncode
+        code = self._child.process.returncode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
         return f"ncnn crashed while {doing} ({how}){self._said()}"
 

@@ -1,0 +1,1 @@
+"""How onnxruntime and ncnn are run: in child processes that nothing of their surroundings reaches."""
