@@ -44,6 +44,11 @@ KNOWN = 0.5
 CURVE_INPUTS = 24
 """So many of the images and their views, evenly picked, are run for each measured point."""
 
+UNSEEN = (
+    "the detector sees nothing in any calibration image: importance is measured by its outputs' spread, which says "
+    "little about detection; give images with objects in them"
+)
+
 PER_MAC = " per MAC"
 
 UNIT_STEP = 8
@@ -179,6 +184,9 @@ def _calibrated(
     statistics = collect(model, places, views, window=False)
     variance = measured_variance(channels, places, statistics)
     head = HeadError.of(model, images)
+    if not head.seen:
+        model.note(UNSEEN)
+        head = head.undecoded()
     predicted = None
     if kind == "output":
         predicted = SecondOrder.of(model, places, statistics, head, views)
@@ -190,6 +198,12 @@ def _calibrated(
         return values, ()
     units = [unit[eligible[unit]] for unit in units_of(channels, UNIT_STEP)]
     units = [unit for unit in units if len(unit)]
-    gauge = Gauge.of(model, [views[i] for i in evenly(CURVE_INPUTS, len(views))], head.head)
+    shown = _views_of(head.seen, len(views) // len(images))
+    gauge = Gauge.of(model, [views[shown[i]] for i in evenly(CURVE_INPUTS, len(shown))], head.head)
     curves = measure_curves(model, channels, units, values, places, statistics, gauge, variance, predicted)
     return values, tuple(curves)
+
+
+def _views_of(images: list[int], views: int) -> list[int]:
+    """The places of all views of these images among the views of all."""
+    return [image * views + view for image in images for view in range(views)]

@@ -42,6 +42,10 @@ HELD_OUT = 8
 GRAM_BYTES = 1_500_000_000
 """All Grams together take at most this much; beyond it an error says so."""
 
+CONSTANT = 1e-10
+"""A column whose variance is below this share of its squared mean is constant: what is left is rounding, and a
+covariance of rounding errors need not even be one."""
+
 Images = Iterable[Array]
 """Model inputs, (1, 3, h, w) float32 each."""
 
@@ -201,29 +205,41 @@ def collect(model: Model, places: Sequence[Contraction], images: Images, *, wind
     return [found[key] for key in keys]
 
 
-def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, tuple[Array, Array, int]]:
+def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, tuple[Array, Array, Array, int]]:
+    """Per tap the point that sums are taken about, the sums of its columns and of their products, and how many."""
     from onnxslim_yolo.verify.onnx_run import session
 
     model.graph.nodes = toposort(model.graph)
     runner = session(model, optimise=True, threads=1)
     feed = model.graph.inputs[0].name
     sums: dict[str, tuple[Array, Array, int]] = {}
+    pivots: dict[str, Array] = {}
     names = [tap.name for tap in taps]
     for image in images:
         for tap, value in zip(taps, runner.run(names, {feed: image}), strict=True):
             columns = np.moveaxis(value, tap.axis, -1).reshape(-1, value.shape[tap.axis])
+            # Squares are summed about a point near the mean: far from it their rounding would drown small variances.
+            columns = columns - pivots.setdefault(tap.name, _pivot(columns))
             gram = (columns.T @ columns).astype(np.float64)
             total, whole, count = sums.get(tap.name, (0.0, 0.0, 0))
             sums[tap.name] = (total + columns.sum(axis=0, dtype=np.float64), whole + gram, count + len(columns))
     if not sums:
         raise InputError("there is no calibration image")
-    return sums
+    return {name: (pivots[name].astype(np.float64), *found) for name, found in sums.items()}
 
 
-def _finish(sums: tuple[Array, Array, int], taps: int) -> Statistics:
-    total, gram, count = sums
-    mean = total / count
-    return Statistics(mean, gram / count - np.outer(mean, mean), count, taps)
+def _pivot(columns: Array) -> Array:
+    return np.nan_to_num(columns.mean(axis=0), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _finish(sums: tuple[Array, Array, Array, int], taps: int) -> Statistics:
+    pivot, total, gram, count = sums
+    offset = total / count
+    mean, covariance = pivot + offset, gram / count - np.outer(offset, offset)
+    constant = np.diagonal(covariance) <= CONSTANT * mean**2
+    covariance[constant] = 0.0
+    covariance[:, constant] = 0.0
+    return Statistics(mean, covariance, count, taps)
 
 
 def _key(place: Contraction, images: int) -> tuple[object, ...]:

@@ -28,6 +28,7 @@ class Estimate:
         class_agreement: gives the nearest box the same class this often, where they overlap by half.
             All three are None where heads are not decoded, or the source sees nothing.
         false_alarms: share of the result's detections that match none of the source's; None likewise.
+        decoded: whether the head is known, so that detections could be counted.
     """
 
     images: int
@@ -38,6 +39,7 @@ class Estimate:
     box_iou: float | None = None
     class_agreement: float | None = None
     false_alarms: float | None = None
+    decoded: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """All fields."""
@@ -46,6 +48,11 @@ class Estimate:
     def sentence(self) -> str:
         """For the report."""
         where = f"{self.images} {'held-out ' if self.held_out else ''}calibration images"
+        if self.decoded and not self.objects:
+            return (
+                f"estimated loss: unknown, for the source detects nothing in the {where}; give images with objects "
+                f"in them (head error {self.head_error:.2f})"
+            )
         if self.found is None or self.box_iou is None:
             return f"estimated loss on {where}: relative error of the outputs {self.head_error:.3f}"
         return (
@@ -75,7 +82,7 @@ def estimate_loss(source: Model, result: Model, images: Sequence[Array], *, held
     pairs = [_nearest(a, b) for a, b in zip(expected, got, strict=True)]
     overlap, same = (np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
     if not len(overlap):
-        return Estimate(count, held_out, error)
+        return Estimate(count, held_out, error, decoded=True)
     near = overlap > 0.5
     reverse = [_nearest(b, a) for a, b in zip(expected, got, strict=True)]
     back = np.concatenate([(overlaps > 0.5) & classes for overlaps, classes in reverse])
@@ -88,6 +95,7 @@ def estimate_loss(source: Model, result: Model, images: Sequence[Array], *, held
         box_iou=float(overlap.mean()),
         class_agreement=float(same[near].mean()) if near.any() else 0.0,
         false_alarms=float(1 - back.mean()) if len(back) else 0.0,
+        decoded=True,
     )
 
 

@@ -66,9 +66,21 @@ class HeadError:
         cells = [] if head is None else [_decode(one, head) for one in outputs]
         return cls(inputs, head, outputs, cells)
 
+    @property
+    def seen(self) -> list[int]:
+        """The images in which the source sees something; all of them without a head."""
+        if self.head is None:
+            return list(range(len(self.inputs)))
+        return [i for i, cells in enumerate(self.cells) if (np.nan_to_num(cells.scores) > FAINTEST).any()]
+
+    def undecoded(self) -> HeadError:
+        """The same without a head: outputs are compared as they are."""
+        return HeadError(self.inputs, None, self.outputs, [])
+
     def subset(self, count: int) -> HeadError:
-        """The same on `count` of the images, evenly picked."""
-        picked = evenly(count, len(self.inputs))
+        """The same on `count` of the images, evenly picked among those in which the source sees something."""
+        candidates = self.seen or list(range(len(self.inputs)))
+        picked = [candidates[i] for i in evenly(count, len(candidates))]
         return HeadError(
             [self.inputs[i] for i in picked],
             self.head,
@@ -120,7 +132,9 @@ def relative_error(expected: Array, found: Array) -> float:
 
 
 def _decode(outputs: Sequence[Array], head: HeadSpec) -> Candidates:
-    return candidates(outputs, head, 0, NO_THRESHOLD, False)
+    """Every cell, in order. What is no number is seen as nothing: a logit far below 0, a probability of 0."""
+    nothing = -30.0 if head.kind.endswith("-raw") else 0.0
+    return candidates([np.nan_to_num(o, nan=nothing) for o in outputs], head, 0, NO_THRESHOLD, False)
 
 
 def cell_errors(source: Candidates, found: Candidates) -> tuple[float, float]:

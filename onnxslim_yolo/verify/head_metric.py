@@ -72,7 +72,8 @@ class HeadMetric:
         self._outputs = outputs
         self._layout = None if head is None else layout_of(head)
         if head is None or self._layout is None:
-            self._spreads = [max(float(o.std()), 1e-6) * np.sqrt(o.size * len(outputs)) for o in outputs]
+            self._outputs = [np.nan_to_num(o) for o in outputs]
+            self._spreads = [max(float(o.std()), 1e-6) * np.sqrt(o.size * len(outputs)) for o in self._outputs]
             return
         table = self._layout.to_table(outputs).astype(np.float64)
         scores = self._scores(table)
@@ -97,11 +98,11 @@ class HeadMetric:
         """E of another network's outputs."""
         if self._layout is None:
             pairs = zip(self._outputs, outputs, self._spreads, strict=True)
-            return float(sum((((a - b) / s) ** 2).sum() for a, b, s in pairs))
+            return float(sum((((a - np.nan_to_num(b)) / s) ** 2).sum() for a, b, s in pairs))
         table = np.nan_to_num(self._layout.to_table(outputs)[self._alive].astype(np.float64))
         sides = 4 * self._layout.bins
         logits = np.clip(self._scores(table) - self._scores(self._table), -LARGEST_LOGIT, LARGEST_LOGIT)
-        moved = (table[:, :sides] - self._table[:, :sides]).reshape(len(table), 4, -1)
+        moved = (table[:, :sides] - self._table[:, :sides]).reshape(len(table), 4, self._layout.bins)
         limit = LARGEST_SHIFT * np.sqrt(BOX_WEIGHT)
         boxes = np.clip((moved * self._slopes).sum(axis=2), -limit, limit)
         return float(((self._root * logits) ** 2 * self._share).sum() + ((self._root * boxes) ** 2).sum())
@@ -119,7 +120,7 @@ class HeadMetric:
         if not self._layout.logits:
             p = np.clip(self._table[:, sides:], LEAST, 1 - LEAST)
             scores = scores / (p * (1 - p))
-        boxes = (noise[:, :4, None] * self._slopes).reshape(len(noise), -1)
+        boxes = (noise[:, :4, None] * self._slopes).reshape(len(noise), sides)
         table = np.zeros((self._cells, self._table.shape[1]))
         table[self._alive] = np.concatenate((boxes, scores), axis=1)
         return [o.astype(np.float32) for o in self._layout.to_outputs(table, self._outputs)]
@@ -128,7 +129,7 @@ class HeadMetric:
 def _shares(scores: Array, objectness: bool) -> Array:
     """What each score's squared difference counts: the confidence 1, all classes together `CLASS_WEIGHT`."""
     classes = scores.shape[1] - objectness
-    share = np.full(scores.shape, CLASS_WEIGHT / classes)
+    share = np.full(scores.shape, CLASS_WEIGHT / max(classes, 1))
     if objectness:
         share[:, 0] = 1.0
     else:
