@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnxslim_yolo.analysis.calibration import HELD_OUT
+from onnxslim_yolo.analysis.calibration_images import HELD_OUT
 from onnxslim_yolo.emit.torch import GraphModule, load_module, module_to_onnx, save_module, to_torch
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model

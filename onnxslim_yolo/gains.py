@@ -80,7 +80,7 @@ def enter_latency(
 
 def _estimate(baseline: Model, result: Model, calib: Path) -> dict[str, Any] | None:
     """The loss on calibration images that nothing was fitted to; also a note."""
-    from onnxslim_yolo.analysis.calibration import CalibrationImages
+    from onnxslim_yolo.analysis.calibration_images import CalibrationImages
     from onnxslim_yolo.verify.estimate import estimate_loss
 
     images = CalibrationImages(calib, baseline, part="held-out")

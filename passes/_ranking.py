@@ -17,7 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, collect, evenly
+from onnxslim_yolo.analysis.calibration import collect
+from onnxslim_yolo.analysis.calibration_images import CalibrationImages, evenly
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import Aggregate, measure

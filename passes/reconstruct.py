@@ -17,7 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, Images, Statistics, collect
+from onnxslim_yolo.analysis.calibration import Images, Statistics, collect
+from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import MomentAnalysis

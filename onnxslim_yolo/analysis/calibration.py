@@ -13,18 +13,14 @@ what the Grams take.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import Contraction
-from onnxslim_yolo.analysis.views import view_of
-from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Array, Model, Namer, Node, Tensor, copy_graph, input_constant, static_shape, toposort
 
 POSITIONS = 1024
@@ -35,9 +31,6 @@ MAX_COLUMNS = 2304
 
 SAMPLES_PER_COLUMN = 4
 """Fewer positions in all than this per column would fit noise: then channels alone, too."""
-
-HELD_OUT = 8
-"""Every eighth calibration image is kept to estimate the loss on."""
 
 GRAM_BYTES = 1_500_000_000
 """All Grams together take at most this much; beyond it an error says so."""
@@ -73,87 +66,6 @@ class Statistics:
         return Statistics(
             self.mean.reshape(n, self.taps).mean(axis=1), np.einsum("itjt->ij", blocks) / self.taps, self.count, 1
         )
-
-
-class CalibrationImages(Sequence[Array]):
-    """Image files as inputs of a model, letterboxed to its size; read one by one, every time.
-
-    With `views`, every image is followed by others of itself: mirrored, and magnified cut-outs of it. Few images have
-    few large objects, and what is fitted to those alone takes channels for redundant that are not.
-
-    Args:
-        source: a folder, a list of images, one image, or a data.yaml (see `read_calibration`).
-        model: tells the size and the type of its input.
-        limit: so many images at most, evenly picked; 0 for all.
-        part: "all"; "fit", which leaves every eighth image out; or "held-out", those. Of fewer than eight images, both
-            are all of them.
-        views: inputs made of each image, see `analysis.views`.
-    """
-
-    def __init__(
-        self,
-        source: Path,
-        model: Model,
-        limit: int = 0,
-        part: Literal["all", "fit", "held-out"] = "all",
-        views: int = 1,
-    ) -> None:
-        from onnxslim_yolo.verify.dataset import read_calibration
-
-        paths = read_calibration(source)
-        self.splits = len(paths) >= HELD_OUT
-        if part != "all" and self.splits:
-            held = slice(HELD_OUT - 1, None, HELD_OUT)
-            paths = paths[held] if part == "held-out" else tuple(p for p in paths if p not in set(paths[held]))
-        if 0 < limit < len(paths):
-            paths = tuple(paths[i] for i in evenly(limit, len(paths)))
-        self._paths = paths
-        self._views = views
-        self.size = input_size(model)
-
-    def __len__(self) -> int:
-        return len(self._paths) * self._views
-
-    def __getitem__(self, index: int) -> Array:  # type: ignore[override]  # slices are not needed
-        from onnxslim_yolo.verify.images import load_input
-
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number, view = divmod(index, self._views)
-        return view_of(load_input(self._paths[number], self.size)[0], view, number)
-
-    def __iter__(self) -> Iterator[Array]:
-        return (self[index] for index in range(len(self)))
-
-    def seen(self, views: int) -> CalibrationImages:
-        """The same images in so many views each."""
-        other = copy(self)
-        other._views = views
-        return other
-
-
-def evenly(count: int, total: int) -> list[int]:
-    """So many of `total` indices, evenly picked; all where there are no more."""
-    count = min(count, total)
-    return [i * total // count for i in range(count)]
-
-
-def input_size(model: Model) -> tuple[int, int]:
-    """(h, w) of the model's image input.
-
-    Raises:
-        UnsupportedError: the model does not take one image (b, 3, h, w) of fixed size.
-    """
-    if len(model.graph.inputs) == 1:
-        shape = model.graph.inputs[0].shape or []
-        if len(shape) == 4 and shape[1] == 3 and all(isinstance(d, int) and d > 0 for d in shape[2:]):
-            return int(shape[2]), int(shape[3])
-    listed = ", ".join(f"{t.name} {t.shape}" for t in model.graph.inputs)
-    raise UnsupportedError(
-        f"calibration needs one input of shape (b, 3, h, w); the model has {listed}",
-        file=model.source.file,
-        hint="fix the size with --imgsz, or leave --calib out",
-    )
 
 
 @dataclass(frozen=True)
@@ -229,7 +141,7 @@ def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, tuple[A
 
 
 def _pivot(columns: Array) -> Array:
-    return np.nan_to_num(columns.mean(axis=0), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.asarray(np.nan_to_num(columns.mean(axis=0), nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _finish(sums: tuple[Array, Array, Array, int], taps: int) -> Statistics:

@@ -85,7 +85,7 @@ class CompensationProbe:
         moments, self.moments = self.moments, []
         if calib is None or not moments:
             return [_on_synthetic(moment) for moment in moments]
-        from onnxslim_yolo.analysis.calibration import CalibrationImages
+        from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 
         images = CalibrationImages(calib, moments[0].source, IMAGES, "held-out")
         inputs = list(images)  # read once: no pass changes what the network is fed

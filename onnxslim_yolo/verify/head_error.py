@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import evenly
+from onnxslim_yolo.analysis.calibration_images import evenly
 from onnxslim_yolo.decode import Candidates, candidates
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import Array, Model

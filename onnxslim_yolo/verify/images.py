@@ -10,6 +10,9 @@ the files of the `opencv-python` that Ultralytics installs.
 
 from __future__ import annotations
 
+import math
+import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,21 @@ from onnxslim_yolo.graph import Array
 
 PAD_VALUE = 114
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""What a file may hold, whatever it is called: other formats of Pillow's start programs (EPS) or are no photographs."""
+
+MAX_PIXELS = 1 << 26
+"""Pixels of an image that are decoded at most: 8192 by 8192, 450 MB on the way."""
+
+EXACT_PIXELS = 1 << 24
+"""JPEGs up to this size are decoded to the byte as other tools do; larger ones only as far as is needed."""
+
+MAX_SCANNED = 64 * MAX_PIXELS
+"""Pixels times scans of a progressive JPEG: each scan costs time, and few bytes."""
+
+_BROKEN = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, OverflowError, MemoryError, struct.error)
+"""What Pillow's readers raise on damaged files."""
+
 _COEF_BITS = 11
 
 
@@ -56,29 +74,85 @@ class Letterbox:
 
 
 def read_image(path: Path) -> Array:
-    """An image file as (h, w, 3) uint8 RGB, turned upright as its EXIF says, transparency dropped.
+    """An image file as (h, w, 3) uint8 RGB, turned upright as its EXIF says, transparency dropped; the first frame.
 
     Raises:
-        InputError: the file is missing, no image, or damaged.
+        InputError: the file is missing, no image of a known format, damaged, or larger than `MAX_PIXELS`.
     """
+    return _read(path, None)[0]
+
+
+def _read(path: Path, canvas: tuple[int, int] | None) -> tuple[Array, tuple[int, int]]:
+    """An image's pixels, and its (h, w). Where it is huge and only a canvas is needed, pixels are fewer if its format
+    can be decoded so."""
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits where OpenCV keeps the high byte
-                grey = (np.asarray(upright) >> 8).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.array(upright.convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if canvas is not None:
+                    _decode_smaller(image, canvas)
+                _limit(image, path)
+                upright = ImageOps.exif_transpose(image)
+                turned = (upright.width > upright.height) != (image.width > image.height)
+                return _rgb(upright, path), (width, height) if turned else (height, width)
     except FileNotFoundError as error:
         raise InputError("no such image", file=path) from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        hint = "replace or remove the file"
+        raise InputError(f"is no image of a known format ({', '.join(FORMATS)})", file=path, hint=hint) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "more than 178") from error
+    except _BROKEN as error:
         raise InputError(
-            f"cannot be read as an image: {error}", file=path, hint="replace or remove the file"
+            f"cannot be read as an image: {error!s:.200}", file=path, hint="replace or remove the file"
         ) from error
 
 
-def letterbox(image: Array, size: tuple[int, int]) -> tuple[Array, Letterbox]:
-    """Place (h, w, 3) uint8 on a canvas of `size` (H, W): returns ((H, W, 3) uint8, the placement)."""
-    height, width = image.shape[:2]
+def _decode_smaller(image: Image.Image, canvas: tuple[int, int]) -> None:
+    """Huge JPEGs are decoded at a half, a quarter or an eighth of their size, as long as that suffices."""
+    if image.format not in ("JPEG", "MPO") or image.width * image.height <= EXACT_PIXELS:
+        return
+    # Either orientation: its EXIF may turn the image.
+    scale = max(min(canvas[0] / a, canvas[1] / b) for a, b in (image.size, image.size[::-1]))
+    image.draft("RGB", (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+
+
+def _limit(image: Image.Image, path: Path) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise _too_large(path, f"{image.width}x{image.height}, {pixels / 1e6:.0f}")
+    if "progressive" in image.info and pixels * path.read_bytes().count(b"\xff\xda") > MAX_SCANNED:
+        raise InputError("is a JPEG of unreasonably many scans", file=path, hint="save it again, or remove the file")
+
+
+def _too_large(path: Path, size: str) -> InputError:
+    return InputError(
+        f"is too large an image: {size} million pixels; at most {MAX_PIXELS / 1e6:.0f} are read",
+        file=path,
+        hint="make it smaller, or remove the file",
+    )
+
+
+def _rgb(image: Image.Image, path: Path) -> Array:
+    """(h, w, 3) uint8. Of 16 bits the high byte is kept, as OpenCV does; Pillow would clip."""
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in (None, "PNG")):
+        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if mode in ("I", "F"):
+        raise InputError(
+            "holds samples of 32 bits, whose range is not known", file=path, hint="save it with 8 or 16 bits a sample"
+        )
+    return np.asarray(image.convert("RGB"))
+
+
+def letterbox(image: Array, size: tuple[int, int], source: tuple[int, int] | None = None) -> tuple[Array, Letterbox]:
+    """Place (h, w, 3) uint8 on a canvas of `size` (H, W): returns ((H, W, 3) uint8, the placement).
+
+    `source` is the (h, w) that the image stands for, where it was decoded smaller than it is.
+    """
+    height, width = source or image.shape[:2]
     scale = min(size[0] / height, size[1] / width)
     new_h, new_w = max(round(height * scale), 1), max(round(width * scale), 1)
     # −0.1 decides where an odd number of grey rows goes: the larger half below and to the right.
@@ -97,8 +171,14 @@ def to_input(image: Array) -> Array:
 
 def load_input(path: Path, size: tuple[int, int]) -> tuple[Array, Letterbox]:
     """An image file as a model's input (1, 3, H, W), and how it was placed. Raises InputError as `read_image`."""
-    canvas, placement = letterbox(read_image(path), size)
+    canvas, placement = load_canvas(path, size)
     return to_input(canvas), placement
+
+
+def load_canvas(path: Path, size: tuple[int, int]) -> tuple[Array, Letterbox]:
+    """An image file on a canvas (H, W, 3) uint8, and how it was placed. Raises InputError as `read_image`."""
+    pixels, source = _read(path, size)
+    return letterbox(pixels, size, source)
 
 
 def resize_bilinear(image: Array, size: tuple[int, int]) -> Array:
@@ -107,10 +187,11 @@ def resize_bilinear(image: Array, size: tuple[int, int]) -> Array:
         return image
     y0, y1, b0, b1 = _taps(image.shape[0], size[0])
     x0, x1, a0, a1 = _taps(image.shape[1], size[1])
-    wide = image.astype(np.int32)
-    rows = (wide[:, x0] * a0[:, None] + wide[:, x1] * a1[:, None]) >> 4
-    upper = (rows[y0] * b0[:, None, None]) >> 16
-    lower = (rows[y1] * b1[:, None, None]) >> 16
+    read, place = np.unique(np.concatenate((y0, y1)), return_inverse=True)  # of a large image few rows are read
+    lines = image[read]
+    rows = (lines[:, x0] * a0[:, None] + lines[:, x1] * a1[:, None]) >> 4
+    upper = (rows[place[: len(y0)]] * b0[:, None, None]) >> 16
+    lower = (rows[place[len(y0) :]] * b1[:, None, None]) >> 16
     resized: Array = ((upper + lower + 2) >> 2).clip(0, 255).astype(np.uint8)
     return resized
 

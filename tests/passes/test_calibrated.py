@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration import HELD_OUT, CalibrationImages, collect
+from onnxslim_yolo.analysis.calibration import collect
+from onnxslim_yolo.analysis.calibration_images import HELD_OUT, CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.importance_variance import average, measured_variance

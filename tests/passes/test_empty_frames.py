@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
+from onnxslim_yolo.analysis.calibration import collect
+from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.decode import Candidates, candidates
 from onnxslim_yolo.graph import Array

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
+from onnxslim_yolo.analysis.calibration import collect
+from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.graph import Array, Model

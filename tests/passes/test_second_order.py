@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxslim_yolo.analysis.calibration import CalibrationImages, collect
+from onnxslim_yolo.analysis.calibration import collect
+from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.graph import Array, Model, input_constant
