@@ -30,15 +30,15 @@ from accuracy_table import IN_NCNN, WITHOUT_QUARTER, write_table
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.emit.ncnn import emit_ncnn
 from onnxslim_yolo.emit.ncnn_write import write_ncnn
-from onnxslim_yolo.emit.onnx import write_onnx
 from onnxslim_yolo.errors import OnnxSlimError, UnsupportedError
 from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
-from onnxslim_yolo.manager import Pass, PassManager
+from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.models.train_digits import write_digits
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import FoldBatchNorm, PruneChannels, Reconstruct
+from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import _folding, preparation, remainder
 from onnxslim_yolo.verify.dataset import read_calibration, read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
@@ -285,10 +285,10 @@ def _run_peers(step: Step, source: Model, folder: Path) -> None:
     rows = [{**step.subject.key, "importance": "peer", "target": t, "peer": p} for t in step.targets for p in PEERS]
     if all(_known(row) for row in rows):
         return
-    kept = write_onnx(source, folder / "kept.onnx")
+    kept = source.save(folder / "kept.onnx")
     folded = source.copy()
     PassManager([FoldBatchNorm()]).run(folded)
-    plain = write_onnx(folded, folder / "folded.onnx")
+    plain = folded.save(folder / "folded.onnx")
     for row in rows:
         if _known(row):
             continue
@@ -306,7 +306,7 @@ PEERS = ("onnxsim 0.8.1", "onnxsim 0.8.1, layer by layer", "Torch-Pruning 1.6.1,
 
 
 def _score(model: Model, folder: Path, data: Path) -> dict[str, float]:
-    return _score_file(write_onnx(model, folder / "result.onnx"), data)
+    return _score_file(model.save(folder / "result.onnx"), data)
 
 
 def _score_in_ncnn(model: Model, folder: Path, data: Path) -> dict[str, float]:

@@ -16,6 +16,7 @@ from random_widths import fused, prepared, with_random_widths
 
 from onnxslim_yolo.latency import host_isa, profile
 from onnxslim_yolo.latency.shipped import DATA
+from onnxslim_yolo.latency.table_format import write_table
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     for runtime in options.runtime.split(","):
         start = time.perf_counter()
         table = profile(graphs, target=runtime, threads=options.threads)
-        path = table.save(options.out / f"{runtime}-{host_isa()}.json")
+        path = write_table(table, options.out / f"{runtime}-{host_isa()}.json")
         cells = sum(len(grid.us) for grid in table.families.values())
         print(
             f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, "

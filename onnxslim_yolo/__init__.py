@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from onnxslim_yolo.errors import OnnxSlimError
     from onnxslim_yolo.graph import Model
     from onnxslim_yolo.load import load
-    from onnxslim_yolo.manager import Pass, PassManager, parse_pipeline
+    from onnxslim_yolo.manager import PassManager
+    from onnxslim_yolo.passes.protocol import Pass
+    from onnxslim_yolo.pipeline import parse_pipeline
     from onnxslim_yolo.result import Result
 
 __all__ = [
@@ -46,13 +48,13 @@ __all__ = [
 _HOME = {
     "Model": "graph",
     "OnnxSlimError": "errors",
-    "Pass": "manager",
+    "Pass": "passes.protocol",
     "PassManager": "manager",
     "Result": "result",
     "compile": "compiler",
     "load": "load",
     "load_module": "emit.torch",
-    "parse_pipeline": "manager",
+    "parse_pipeline": "pipeline",
 }
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxslim_yolo.analysis.cost import Cost
-from onnxslim_yolo.emit.onnx import write_onnx
 from onnxslim_yolo.errors import UnsupportedError, UsageError
 from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model
@@ -35,7 +34,7 @@ def write_artefacts(
     """
     result, ncnn = Result(model=model, folder=stage, trainable=trainable), None
     if "onnx" in options.emit:
-        result.onnx = write_onnx(model, stage / f"{name}.onnx")
+        result.onnx = model.save(stage / f"{name}.onnx")
     if "ncnn" in options.emit:
         from onnxslim_yolo.emit.ncnn_write import write_ncnn
 

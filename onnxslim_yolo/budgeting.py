@@ -12,7 +12,7 @@ from dataclasses import replace
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Model
-from onnxslim_yolo.manager import Pass
+from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths

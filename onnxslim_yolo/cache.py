@@ -92,7 +92,7 @@ def _named(options: CompileOptions) -> Iterator[Path]:
         if isinstance(value, Path) and field.name not in ("out", "dump_to", "data"):
             yield value
     if options.passes is not None:
-        from onnxslim_yolo.manager import parse_pipeline
+        from onnxslim_yolo.pipeline import parse_pipeline
 
         for step in parse_pipeline(options.passes):
             values = [getattr(step, field.name) for field in fields(step)]  # type: ignore[arg-type]

@@ -6,52 +6,19 @@ Exit status: 0 done · 2 bad input or usage · 3 a verification failed · 4 a bu
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.cli_config import merged, merged_as_toml, use_config, use_no_config
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import compile_options
-from onnxslim_yolo.cli_options import parse_size as parse_size
+from onnxslim_yolo.cli_shared import AsJson, Debug, Quiet, Verbose, app, err, out, print_json, settings, settle, stages
 from onnxslim_yolo.errors import OnnxSlimError, UsageError
-
-app = typer.Typer(
-    name="onnxslim-yolo",
-    help="Prune, fuse and verify YOLO detectors, as ONNX and NCNN. Smaller, measurably faster, and still right.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@dataclass
-class _Settings:
-    """What every command shares."""
-
-    debug: bool = False
-    quiet: bool = False
-    verbose: bool = False
-
-
-settings = _Settings()
-out = Console()
-err = Console(stderr=True)
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show every pass, rewrite and refusal.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 
 
 def main() -> None:
@@ -184,7 +151,7 @@ def compile_command(
     options = compile_options(given)
     from onnxslim_yolo.ci import Job, compile_job
 
-    with _progress(quiet or as_json) as progress:
+    with stages(quiet or as_json) as progress:
         outcome = compile_job(Job(source, options, cache, summary), progress)
     if as_json:
         print_json(outcome.report)
@@ -201,7 +168,8 @@ def compile_command(
 def passes(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the passes with their options, as `--passes` spells them."""
     settle(debug)
-    from onnxslim_yolo.manager import available_passes, options_of
+    from onnxslim_yolo.pass_text import options_of
+    from onnxslim_yolo.pipeline import available_passes
 
     known = available_passes()
     if as_json:
@@ -216,26 +184,6 @@ def passes(as_json: AsJson = False, debug: Debug = False) -> None:
         for option, kind, default in options_of(cls):
             table.add_row("", option, kind, default)
     return out.print(table)
-
-
-def settle(debug: bool, quiet: bool = False, verbose: bool = False) -> None:
-    """Note what every command shares."""
-    settings.debug, settings.quiet, settings.verbose = debug, quiet, verbose
-
-
-def print_json(value: Any) -> None:
-    """JSON on standard output, and nothing else there."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
-@contextmanager
-def _progress(silent: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner on standard error with the stage's name; nothing when not a terminal."""
-    if silent or not err.is_terminal:
-        yield lambda stage: None
-        return
-    with err.status("starting") as status:
-        yield lambda stage: status.update(stage)
 
 
 # The other commands register themselves on `app`.

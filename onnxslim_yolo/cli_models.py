@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, out, print_json, settle
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import parse_size
 from onnxslim_yolo.cli_progress import bar, spinner
+from onnxslim_yolo.cli_shared import AsJson, Debug, Quiet, app, out, print_json, settle
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
 
 if TYPE_CHECKING:

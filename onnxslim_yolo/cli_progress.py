@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from onnxslim_yolo.cli import err
+from onnxslim_yolo.cli_shared import err
 
 
 @contextmanager

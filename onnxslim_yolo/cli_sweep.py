@@ -7,10 +7,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from onnxslim_yolo.cli import AsJson, Debug, Quiet, app, out, print_json, settle
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import parse_size
 from onnxslim_yolo.cli_progress import bar
+from onnxslim_yolo.cli_shared import AsJson, Debug, Quiet, app, out, print_json, settle
 
 
 @app.command("sweep", epilog=examples("sweep"))

@@ -22,8 +22,9 @@ from onnxslim_yolo.files import move_into, staging
 from onnxslim_yolo.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
-from onnxslim_yolo.manager import Observer, Pass, PassManager, PassRecord
+from onnxslim_yolo.manager import Observer, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions, options_from
+from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.verify.chain import Chain, EachPass

@@ -17,6 +17,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import logger as gs_logger
 
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import write_atomically
+
 gs_logger.G_LOGGER.severity = gs_logger.G_LOGGER.CRITICAL  # passes do not print, and neither does their library
 
 if TYPE_CHECKING:
@@ -99,10 +102,16 @@ class Model:
         return proto
 
     def save(self, path: str | Path) -> Path:
-        """Write the graph as ONNX, completely or not at all. Returns the path."""
-        from onnxslim_yolo.emit.onnx import write_onnx
+        """Write the graph as ONNX, completely or not at all. Returns the path.
 
-        return write_onnx(self, Path(path))
+        Raises:
+            InputError: the file cannot be written, or the model exceeds protobuf's 2 GiB.
+        """
+        try:
+            data = self.to_onnx().SerializeToString(deterministic=True)
+        except Exception as error:  # protobuf's limit of 2 GiB has another type in every version of it
+            raise InputError(f"the model does not fit into one ONNX file: {error}", file=Path(path)) from error
+        return write_atomically(Path(path), data)
 
     def copy(self) -> Model:
         """An independent copy: nodes, edges and constants are new objects, weights' bytes are shared."""

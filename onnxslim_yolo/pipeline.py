@@ -1,10 +1,16 @@
-"""The default order of passes, and the list of every pass of this package."""
+"""The default order of passes, and every pass there is.
+
+Passes of third parties come from the entry point group `onnxslim_yolo.passes`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import dataclasses
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Literal, cast
 
-from onnxslim_yolo.manager import Pass, parse_pipeline
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.pass_text import parse_passes
 from onnxslim_yolo.passes import (
     AbsorbConstants,
     Activations,
@@ -24,10 +30,13 @@ from onnxslim_yolo.passes import (
     SnapWidths,
     SppToSppf,
 )
+from onnxslim_yolo.passes.protocol import Pass
 
 if TYPE_CHECKING:
     from onnxslim_yolo.graph import Model
     from onnxslim_yolo.options import CompileOptions
+
+ENTRY_POINT_GROUP = "onnxslim_yolo.passes"
 
 PASSES: tuple[type[Pass], ...] = (
     Canonicalise,
@@ -49,6 +58,45 @@ PASSES: tuple[type[Pass], ...] = (
     PadToPool,
 )
 """Every pass of this package, in the order in which the default pipeline runs them."""
+
+
+def parse_pipeline(spec: str, registry: dict[str, type[Pass]] | None = None) -> list[Pass]:
+    """The passes that a text like `prune{ratio=0.7},snap{to=pow2},slice` spells.
+
+    Options stand in braces, separated by blanks or semicolons; a list's items by `|`.
+
+    Args:
+        spec: the text.
+        registry: every pass by name; None: `available_passes()`.
+
+    Raises:
+        UsageError: an unknown pass or option (with the nearest known one), or a value of the wrong type.
+    """
+    return parse_passes(spec, available_passes() if registry is None else registry)
+
+
+def available_passes() -> dict[str, type[Pass]]:
+    """Every pass by name: this package's own and those of installed entry points."""
+    found: dict[str, type[Pass]] = {cls.name: cls for cls in PASSES}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        cls = _load(point)
+        if found.setdefault(cls.name, cls) is not cls:
+            raise UsageError(f"entry point '{point.value}': a pass named '{cls.name}' exists already")
+    return found
+
+
+def _load(point: EntryPoint) -> type[Pass]:
+    try:
+        cls = point.load()
+    except Exception as error:
+        raise UsageError(
+            f"the pass '{point.name}' of entry point '{point.value}' cannot be loaded: {error}",
+            hint="repair or uninstall the package that provides it",
+        ) from error
+    named = isinstance(getattr(cls, "name", None), str) and hasattr(cls, "run")
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and named):
+        raise UsageError(f"entry point '{point.value}' is no pass: expected a dataclass with `name` and `run`")
+    return cast("type[Pass]", cls)
 
 
 def preparation(options: CompileOptions) -> list[Pass]:

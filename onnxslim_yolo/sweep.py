@@ -12,8 +12,6 @@ afterwards, alone on the machine and interleaved, because compilations beside it
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,11 +20,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.sweep_children import run_in_children
-from onnxslim_yolo.sweep_rows import Row, read_rows, write_rows
+from onnxslim_yolo.sweep_rows import Row, Trial, read_rows, write_rows
 
 Size = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -87,23 +84,6 @@ class SweepOptions:
     calib: Path | None = None
     weights: Path | None = None
     trust: bool = False
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One compilation: the model's file, and options of `compile`. `key` names its folder and its row."""
-
-    model: str
-    sha256: str
-    options: dict[str, Any]
-    verify: bool
-    data: str | None
-
-    @property
-    def key(self) -> str:
-        """The same for the same source, options, data and version of this package."""
-        facts = [Path(self.model).name, self.sha256, self.options, self.verify, self.data, __version__]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sweep(options: SweepOptions, progress: Progress | None = None) -> list[Row]:

@@ -30,7 +30,8 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever is printed goes to standard error
     load_package()
-    from onnxslim_yolo.sweep import Trial, run_trial
+    from onnxslim_yolo.sweep import run_trial
+    from onnxslim_yolo.sweep_rows import Trial
 
     for line in sys.stdin:
         request = json.loads(line)

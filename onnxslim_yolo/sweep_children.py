@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.runtime.children import Child, file_name
-from onnxslim_yolo.sweep_rows import Row
+from onnxslim_yolo.sweep_rows import Row, Trial
 
 CHILD = Path(__file__).with_name("sweep_child.py")
 
@@ -98,8 +98,6 @@ class _Worker(threading.Thread):
 
 
 def _died(trial: dict[str, Any]) -> Row:
-    from onnxslim_yolo.sweep import Trial
-
     name = Path(trial["model"]).name
     return {"key": Trial(**trial).key, "model": name, "error": "VerificationError: the trial's process died"}
 

@@ -1,14 +1,18 @@
-"""The table of a sweep: one row per trial, as CSV, and as Parquet where pyarrow is installed."""
+"""What a sweep tries, and the table of it: one row per trial, as CSV, and as Parquet where pyarrow is installed."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files import write_atomically
 
@@ -19,6 +23,23 @@ WORDS = ("key", "model", "prune", "snap", "importance", "compensate", "imgsz", "
 WHOLE = ("macs", "parameters", "bytes")
 REAL = ("macs_ratio", "difference", "map50", "map", "latency_ms", "latency_ratio", "seconds")
 COLUMNS = ("key", "model", "imgsz", "prune", "snap", "importance", "compensate", *WHOLE, *REAL, "file", "error")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One compilation: the model's file, and options of `compile`. `key` names its folder and its row."""
+
+    model: str
+    sha256: str
+    options: dict[str, Any]
+    verify: bool
+    data: str | None
+
+    @property
+    def key(self) -> str:
+        """The same for the same source, options, data and version of this package."""
+        facts = [Path(self.model).name, self.sha256, self.options, self.verify, self.data, __version__]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_rows(rows: Sequence[Row], path: Path, *, parquet: bool = False) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.adjoint import carry_back, shape_of
+from onnxslim_yolo.analysis.adjoint import carry_back
+from onnxslim_yolo.analysis.adjoint_nodes import shape_of
 from onnxslim_yolo.analysis.calibration import Images
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Array, Model, Namer, Node, Tensor, copy_graph, toposort

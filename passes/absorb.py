@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.labelling import AxisUse
+from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
 from onnxslim_yolo.graph import (
     Array,
@@ -35,7 +36,7 @@ from onnxslim_yolo.graph import (
     set_input,
     sole_consumer,
 )
-from onnxslim_yolo.manager import Effect
+from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import open_plan
 
 
@@ -61,7 +62,7 @@ class AbsorbConstants:
         plan = open_plan(model)
         if plan.absorbed or plan.keep.all():
             return 0
-        moments = MomentAnalysis(model.graph, plan.channels.shapes, self.variance_floor)
+        moments = moments_of(model.graph, plan.channels.shapes, self.variance_floor)
         places = contractions(plan.channels)
         # All shifts before any is applied: each speaks about the graph as analysed.
         shifts = [self._shift(place, ~plan.keep, moments) for place in places]

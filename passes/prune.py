@@ -23,13 +23,14 @@ from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.analysis.levels import levelled
-from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
+from onnxslim_yolo.analysis.moment_rules import moments_of
+from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.manager import Effect
 from onnxslim_yolo.passes._ranking import SPARSE, AnyKind, Per, Ranking, RankingOptions, known_ranking, rank
+from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import Plan, open_plan
 
 
@@ -148,7 +149,7 @@ class PruneChannels:
             )
 
     def _dead(self, model: Model, channels: Channels) -> Array:
-        moments = MomentAnalysis(model.graph, channels.shapes, self.variance_floor)
+        moments = moments_of(model.graph, channels.shapes, self.variance_floor)
         return dead_channels(channels, moments, absorb=self.absorb)
 
     def _lowest(self, model: Model, channels: Channels, ranking: Ranking, eligible: Array) -> Array:

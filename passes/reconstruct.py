@@ -21,14 +21,15 @@ from onnxslim_yolo.analysis.calibration import Images, Statistics, collect
 from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
+from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, replace_constant
-from onnxslim_yolo.manager import Effect
 from onnxslim_yolo.passes._fold_removed import fold
 from onnxslim_yolo.passes._match import Correction, Moments, corrections, matchable, output_moments
 from onnxslim_yolo.passes.absorb import shift_outputs
+from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import Plan, open_plan, reopen_plan
 from onnxslim_yolo.verify.mask import masked
 
@@ -120,7 +121,7 @@ def fold_places(
 
     The model's nodes are found by name.
     """
-    moments = MomentAnalysis(model.graph, plan.channels.shapes) if _any_unknown(statistics) else None
+    moments = moments_of(model.graph, plan.channels.shapes) if _any_unknown(statistics) else None
     by_name = {node.name: node for node in model.graph.nodes}
     name = Namer(model.graph)
     edited: dict[str, Array] = {}

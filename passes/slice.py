@@ -20,9 +20,9 @@ from typing import ClassVar
 
 from onnxslim_yolo.analysis.constraints import violations
 from onnxslim_yolo.graph import Model, toposort
-from onnxslim_yolo.manager import Effect
 from onnxslim_yolo.passes._channel_counts import UPDATES
 from onnxslim_yolo.passes._cutter import Cutter
+from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import open_plan
 from onnxslim_yolo.shapes import reinfer
 

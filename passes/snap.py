@@ -34,8 +34,8 @@ from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.latency.packing import PACK, Runtime, host_isa
 from onnxslim_yolo.latency.problem import units_of
 from onnxslim_yolo.latency.shipped import table_for
-from onnxslim_yolo.manager import Effect
 from onnxslim_yolo.passes._auto_widths import widths_by_latency, wished
+from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import Plan, open_plan
 
 Isa = Literal["host", "avx512", "avx2", "neon-fp16", "neon"]

@@ -28,8 +28,8 @@ from onnxslim_yolo.latency.layers import layers_of
 from onnxslim_yolo.latency.packing import Runtime, host_isa
 from onnxslim_yolo.latency.problem import Unit, WidthProblem
 from onnxslim_yolo.latency.shipped import table_for
-from onnxslim_yolo.manager import Effect
 from onnxslim_yolo.passes._ranking import AnyKind
+from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.snap import Isa
 from onnxslim_yolo.plan import Plan, open_plan

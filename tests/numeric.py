@@ -18,7 +18,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.manager import Pass, PassManager
+from onnxslim_yolo.manager import PassManager
+from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.shapes import reinfer
 
 TIGHT = 2e-5

@@ -15,9 +15,9 @@ import pytest
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.dead import dead_channels
-from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.graph import Array, Model, parameter_count
-from onnxslim_yolo.manager import Pass, PassManager
+from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import (
     AbsorbConstants,
     Canonicalise,
@@ -26,6 +26,7 @@ from onnxslim_yolo.passes import (
     SliceChannels,
     SnapWidths,
 )
+from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.plan import Plan, open_plan
 from onnxslim_yolo.verify.compare import control
 from onnxslim_yolo.verify.mask import masked
@@ -128,7 +129,7 @@ def assert_dead_channels_go(case: Case) -> None:
 
     after.plan = None
     left = open_plan(after).channels
-    dead = dead_channels(left, MomentAnalysis(after.graph, left.shapes))
+    dead = dead_channels(left, moments_of(after.graph, left.shapes))
     # Two constraints keep dead channels: a tensor of nothing but dead ones keeps one, and the parts of a grouped
     # convolution stay equally wide, so that the part with the fewest dead channels decides.
     dead[[section[0] for section in left.sections if len(section) == 1 and section[0] != NO_CHANNEL]] = False

@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxslim_yolo as oy
-from onnxslim_yolo import manager
+from onnxslim_yolo import pipeline
 from onnxslim_yolo.errors import BudgetError, VerificationError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.graph import Model, replace_constant
@@ -171,8 +171,8 @@ class Wrong:
 
 @pytest.fixture
 def wrong_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    point = EntryPoint("wrong", "tests.test_compile:Wrong", manager.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(manager, "entry_points", lambda group: [point] if group == manager.ENTRY_POINT_GROUP else [])
+    point = EntryPoint("wrong", "tests.test_compile:Wrong", pipeline.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(pipeline, "entry_points", lambda group: [point] if group == pipeline.ENTRY_POINT_GROUP else [])
     yield
 
 
@@ -249,9 +249,9 @@ def test_a_traceback_only_with_debug(source: Path, tmp_path: Path) -> None:
 def test_verification_failures_exit_with_3(source: Path, tmp_path: Path) -> None:
     """The same through the command, with the wrong pass registered before it starts."""
     code = (
-        "import sys; from onnxslim_yolo import manager; from importlib.metadata import EntryPoint;"
-        "point = EntryPoint('wrong', 'tests.test_compile:Wrong', manager.ENTRY_POINT_GROUP);"
-        "manager.entry_points = lambda group: [point];"
+        "import sys; from onnxslim_yolo import pipeline; from importlib.metadata import EntryPoint;"
+        "point = EntryPoint('wrong', 'tests.test_compile:Wrong', pipeline.ENTRY_POINT_GROUP);"
+        "pipeline.entry_points = lambda group: [point];"
         "from onnxslim_yolo.cli import main; sys.argv[0] = 'onnxslim-yolo'; main()"
     )
     root = Path(__file__).resolve().parents[1]

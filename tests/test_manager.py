@@ -13,19 +13,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxslim_yolo import manager
+from onnxslim_yolo import pipeline
 from onnxslim_yolo.errors import PassError, UsageError
 from onnxslim_yolo.graph import Model, replace_constant
-from onnxslim_yolo.manager import (
-    Pass,
-    PassManager,
-    available_passes,
-    effect_of,
-    options_of,
-    parse_pipeline,
-    spell,
-)
-from onnxslim_yolo.pipeline import PASSES
+from onnxslim_yolo.manager import PassManager
+from onnxslim_yolo.pass_text import options_of, spell
+from onnxslim_yolo.passes.protocol import Pass, effect_of
+from onnxslim_yolo.pipeline import PASSES, available_passes, parse_pipeline
 from tests.numeric import build
 
 TEXT = (
@@ -151,12 +145,12 @@ def test_every_pass_is_a_documented_frozen_dataclass() -> None:
 def points(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Entry points that a third party's package would declare."""
     found: list[Any] = []
-    monkeypatch.setattr(manager, "entry_points", lambda group: found if group == manager.ENTRY_POINT_GROUP else [])
+    monkeypatch.setattr(pipeline, "entry_points", lambda group: found if group == pipeline.ENTRY_POINT_GROUP else [])
     yield found
 
 
 def point(name: str, value: str) -> EntryPoint:
-    return EntryPoint(name, value, manager.ENTRY_POINT_GROUP)
+    return EntryPoint(name, value, pipeline.ENTRY_POINT_GROUP)
 
 
 def test_a_pass_of_a_third_party(points: list[Any]) -> None:

@@ -9,90 +9,15 @@ Every tensor between has to have a static shape, and every operator a row in `ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.adjoint_nodes import Adjoint
+from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Namer, Node, Tensor, is_constant, is_empty, static_shape, toposort
-
-
-class Adjoint:
-    """Adds the adjoints of a graph's nodes to it, one by one; the graph is edited.
-
-    Args:
-        graph: a graph of the caller's own, whose outputs it may add to.
-    """
-
-    def __init__(self, graph: gs.Graph) -> None:
-        self.graph = graph
-        self._name = Namer(graph)
-
-    def add(self, op: str, inputs: Sequence[Any], **attrs: Any) -> gs.Variable:
-        """A new node's output. Arrays among the inputs become constants."""
-        tensors = [self.constant(value) if isinstance(value, np.ndarray) else value for value in inputs]
-        output = gs.Variable(self._name("adjoint"), np.bool_ if op == "Equal" else np.float32)
-        self.graph.nodes.append(gs.Node(op, self._name(f"adjoint_{op}"), attrs, tensors, [output]))
-        return output
-
-    def constant(self, value: Array) -> gs.Constant:
-        """An initializer."""
-        kept = value.astype(np.float32) if value.dtype.kind == "f" else value.astype(np.int64)
-        return gs.Constant(self._name("adjoint_constant"), np.ascontiguousarray(kept))
-
-    def reshape(self, value: Any, shape: Sequence[int]) -> gs.Variable:
-        """The value in another shape."""
-        return self.add("Reshape", [value, np.asarray(shape, dtype=np.int64)])
-
-    def sum_over(self, value: Any, axes: Sequence[int]) -> gs.Variable:
-        """The sum over axes, which stay with size 1."""
-        if self.graph.opset < 13:
-            return self.add("ReduceSum", [value], axes=list(axes), keepdims=1)
-        return self.add("ReduceSum", [value, np.asarray(axes, dtype=np.int64)], keepdims=1)
-
-    def to_shape_of(self, value: Any, shape: Sequence[int], wide: Sequence[int]) -> Any:
-        """The adjoint of broadcasting `shape` to `wide`: sums."""
-        if tuple(shape) == tuple(wide):
-            return value
-        padded = (1,) * (len(wide) - len(shape)) + tuple(shape)
-        axes = [k for k, (a, b) in enumerate(zip(padded, wide, strict=True)) if a != b]
-        return self.reshape(self.sum_over(value, axes) if axes else value, shape)
-
-    def twin(self, node: Node, data: Any) -> gs.Variable:
-        """The same operator on other data in its first place."""
-        return self.add(node.op, [data, *node.inputs[1:]], **dict(node.attrs))
-
-
-Cotangents = list[gs.Variable | None]
-"""Of a node's outputs; None for zero."""
-
-Found = dict[int, Any]
-"""Cotangents of a node's inputs, by index."""
-
-Rule = Callable[[Adjoint, Node, Cotangents], Found]
-"""Given the cotangents of a node's outputs: those of its inputs."""
-
-
-def given(values: Cotangents) -> gs.Variable:
-    """The first output's cotangent."""
-    if values[0] is None:
-        raise UnsupportedError("the first output is not used, others are")
-    return values[0]
-
-
-def refusal(node: Node, why: str) -> UnsupportedError:
-    """The error that says that a node's gradient is not known."""
-    return UnsupportedError(f"no gradient is known for {node.op}: {why}", node=node.name)
-
-
-def shape_of(tensor: Tensor) -> tuple[int, ...]:
-    """A tensor's shape. Raises UnsupportedError where it is not static."""
-    shape = tuple(tensor.shape) if is_constant(tensor) else static_shape(tensor)
-    if shape is None:
-        raise UnsupportedError(f"the shape of '{tensor.name}' is not known", hint="fix the size with --imgsz")
-    return shape
+from onnxslim_yolo.graph import Node, is_constant, is_empty, toposort
 
 
 def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequence[str]) -> dict[str, gs.Variable]:
@@ -106,8 +31,6 @@ def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequen
     Raises:
         UnsupportedError: an operator between has no rule, or a shape is not known.
     """
-    from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
-
     adjoint, order = Adjoint(graph), toposort(graph)
     needed = _leading_to(order, set(wanted))
     parts: dict[str, list[Any]] = {name: [seed] for name, seed in seeds.items()}

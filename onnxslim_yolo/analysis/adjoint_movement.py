@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.adjoint import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
+from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.graph import Array, Node, has_input, input_constant
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.adjoint import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.analysis.adjoint_movement import MOVEMENTS
+from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.analysis.movement import axes_of
 from onnxslim_yolo.graph import Node, input_constant, is_constant, is_empty
 

@@ -20,7 +20,7 @@ from onnxslim_yolo.analysis.calibration import Statistics
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
-from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.graph import Array, input_constant
 
 VARIANCE_WEIGHT = 1 / 3
@@ -40,7 +40,7 @@ def average(fitted: Array, variance: Array) -> Array:
 
 def variance_importance(graph: gs.Graph, channels: Channels) -> tuple[Array, float]:
     """Per class its importance, shape (count,), and the share of read channels whose variance is known."""
-    moments = MomentAnalysis(graph, channels.shapes)
+    moments = moments_of(graph, channels.shapes)
     total = np.zeros(channels.count)
     seen, known = 0, 0
     for place in contractions(channels):

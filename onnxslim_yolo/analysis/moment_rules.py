@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import may_pad
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
-from onnxslim_yolo.analysis.movement import MOVERS, axes_of
+from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
 from onnxslim_yolo.graph import Array, Node, has_input, input_constant, is_empty
 
 
@@ -234,3 +235,8 @@ RULES: dict[str, Rule] = {
     "Upsample": _resize,
     "Pad": _pad,
 }
+
+
+def moments_of(graph: gs.Graph, shapes: dict[int, Shape | None], variance_floor: float = 0.0) -> MomentAnalysis:
+    """Moments of every tensor of a graph; arguments as of `MomentAnalysis`."""
+    return MomentAnalysis(graph, shapes, RULES, variance_floor)

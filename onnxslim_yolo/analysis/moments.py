@@ -13,7 +13,7 @@ training, to within that variance's root, so that the BatchNormalization yields 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +69,18 @@ class MomentAnalysis:
     Args:
         graph: the graph.
         shapes: every tensor's shape at batch 1, by `id` (as `Channels.shapes`).
+        rules: what is known of each operator (`moment_rules.RULES`; `moments_of` gives them).
         variance_floor: running variances below this count as zero; 0 believes no statistics.
     """
 
-    def __init__(self, graph: gs.Graph, shapes: dict[int, Shape | None], variance_floor: float = 0.0) -> None:
+    def __init__(
+        self,
+        graph: gs.Graph,
+        shapes: dict[int, Shape | None],
+        rules: Mapping[str, Rule],
+        variance_floor: float = 0.0,
+    ) -> None:
+        self._rules = rules
         self._shapes = shapes
         self.variance_floor = variance_floor
         self._moments: dict[int, Moments] = {}
@@ -92,9 +100,7 @@ class MomentAnalysis:
         return found if found is not None else unknown(len(self._shapes.get(id(tensor)) or ()))
 
     def _visit(self, node: Node) -> None:
-        from onnxslim_yolo.analysis.moment_rules import RULES
-
-        rule = RULES.get(node.op)
+        rule = self._rules.get(node.op)
         outputs = [tensor for tensor in node.outputs if not is_empty(tensor)]
         shapes = [self._shapes.get(id(tensor)) for tensor in outputs]
         applies = rule is not None and node.domain in (None, "", "ai.onnx") and all(s is not None for s in shapes)

@@ -14,6 +14,7 @@ from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.profile import Progress, profile
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.latency.table_format import write_table
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def profile_command(
     if not table.families:
         raise UsageError("nothing in these models can be measured", hint="are their input sizes known? --imgsz")
     path = out or Path(f"{target}-{table.isa}-{threads}.json")
-    table.save(path)
+    write_table(table, path)
     return ProfileResult(path, table, len(table.families), sum(len(grid.us) for grid in table.families.values()))
 
 

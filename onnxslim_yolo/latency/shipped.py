@@ -11,6 +11,7 @@ from pathlib import Path
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency.packing import Runtime, host_isa
 from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.latency.table_format import read_table
 
 DATA = Path(__file__).with_name("data")
 
@@ -34,7 +35,7 @@ def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None) -> 
     """
     if path is None:
         return _shipped(runtime, host_isa() if isa == "host" else isa)
-    table = LatencyTable.load(path)
+    table = read_table(path)
     if table.runtime != runtime:
         raise UsageError(
             f"{path} was measured in {table.runtime}, but the target is {runtime}",
@@ -46,4 +47,4 @@ def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None) -> 
 @cache
 def _shipped(runtime: Runtime, isa: str) -> LatencyTable:
     path = DATA / f"{runtime}-{isa}.json"
-    return LatencyTable.load(path) if path.is_file() else LatencyTable.analytic(runtime, isa)
+    return read_table(path) if path.is_file() else LatencyTable.analytic(runtime, isa)

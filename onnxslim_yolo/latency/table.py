@@ -28,7 +28,6 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -84,25 +83,6 @@ class LatencyTable:
     def analytic(cls, runtime: Runtime, isa: str) -> LatencyTable:
         """A table that holds nothing: every prediction is the analytic model's."""
         return cls(runtime, isa)
-
-    @classmethod
-    def load(cls, path: Path | str) -> LatencyTable:
-        """Read a table file.
-
-        Raises:
-            InputError: it cannot be read or is no such table; the message says where.
-        """
-        from onnxslim_yolo.latency.table_format import read_table
-
-        return read_table(Path(path))
-
-    def save(self, path: Path | str) -> Path:
-        """Write the table, completely or not at all. Returns the path."""
-        from onnxslim_yolo.files import write_atomically
-        from onnxslim_yolo.latency.table_format import table_as_text
-
-        write_atomically(Path(path), table_as_text(self))
-        return Path(path)
 
     @property
     def name(self) -> str:

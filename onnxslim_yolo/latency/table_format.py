@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.latency.layers import Family, Pair
 from onnxslim_yolo.latency.packing import PACK, RUNTIMES
 from onnxslim_yolo.latency.table import FORMAT, SQUARE, VERSION, Grid, LatencyTable, Widths
@@ -55,8 +56,17 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
+def write_table(table: LatencyTable, path: Path) -> Path:
+    """Write a table, completely or not at all. Returns the path."""
+    return write_atomically(path, table_as_text(table))
+
+
 def read_table(path: Path) -> LatencyTable:
-    """Read and check a table file. Raises InputError."""
+    """Read and check a table file.
+
+    Raises:
+        InputError: it cannot be read or is no such table; the message says where.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"more than {MAX_BYTES} bytes, which no latency table has", file=path)

@@ -20,7 +20,7 @@ import onnx
 
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Model
-from onnxslim_yolo.manager import Pass, effect_of
+from onnxslim_yolo.passes.protocol import Pass, effect_of
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts, worst_of
 from onnxslim_yolo.verify.mask import masked
 from onnxslim_yolo.verify.onnx_run import Feeds, run_onnx

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.manager import Pass, effect_of
+from onnxslim_yolo.passes.protocol import Pass, effect_of
 from onnxslim_yolo.verify.head_error import HeadError, relative_error, run_images
 from onnxslim_yolo.verify.mask import masked
 from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx

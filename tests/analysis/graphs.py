@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
-from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments
+from onnxslim_yolo.analysis.moment_rules import moments_of
+from onnxslim_yolo.analysis.moments import Moments
 from onnxslim_yolo.graph import Array, Model
 from tests.numeric import build
 
@@ -40,7 +41,7 @@ class Labelled:
         return self.reasons(name) == {None}
 
     def moments(self, name: str) -> Moments:
-        return MomentAnalysis(self.model.graph, self.channels.shapes).of(self.model.graph.tensors()[name])
+        return moments_of(self.model.graph, self.channels.shapes).of(self.model.graph.tensors()[name])
 
     def groups(self) -> dict[tuple[str, ...], int]:
         """Members → width of every group."""

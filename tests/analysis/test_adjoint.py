@@ -7,7 +7,8 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxslim_yolo.analysis.adjoint import carry_back, shape_of
+from onnxslim_yolo.analysis.adjoint import carry_back
+from onnxslim_yolo.analysis.adjoint_nodes import shape_of
 from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.graph import Array, Model, copy_graph, input_constant, replace_constant

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.dead import along, dead_channels
-from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.passes import AbsorbConstants, PruneChannels, SliceChannels
 from tests.analysis.graphs import Labelled, onnx_text
@@ -136,7 +136,7 @@ def test_reasons(case: str) -> None:
     outputs = "float[p,q] y" if "MatMul" in body else "float[p,q,r,s] y"
     text = onnx_text("float[1,3,6,6] x", outputs, f"{WEIGHTS}, {weights}" if weights else WEIGHTS, body)
     g = Labelled(text, {"n.gamma": LIVE, "n.beta": LIVE, "a.bias": LIVE, "n.var": np.ones(4)} | values)
-    dead = dead_channels(g.channels, MomentAnalysis(g.model.graph, g.channels.shapes))
+    dead = dead_channels(g.channels, moments_of(g.model.graph, g.channels.shapes))
     assert np.flatnonzero(dead[g["a"]]).tolist() == expected
     after = run(g.model, PruneChannels(), AbsorbConstants(scope="exact"), SliceChannels())
     assert_same(g.model, after)

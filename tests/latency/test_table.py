@@ -7,7 +7,7 @@ import pytest
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, layers_of, shipped_tables, table_for
 from onnxslim_yolo.latency.profile import families_of, measure_families
-from onnxslim_yolo.latency.table_format import table_as_text
+from onnxslim_yolo.latency.table_format import read_table, table_as_text, write_table
 from tests.latency.models import cost, formula, small
 
 CONV = Family("conv", kernel=(3, 3), size=(40, 40))
@@ -25,8 +25,8 @@ def conv(cin: int, cout: int, family: Family = CONV) -> LayerKey:
 
 def test_round_trip(tmp_path):
     table = made_up()
-    path = table.save(tmp_path / "table.json")
-    again = LatencyTable.load(path)
+    path = write_table(table, tmp_path / "table.json")
+    again = read_table(path)
     assert table_as_text(again) == path.read_text()
     assert (again.runtime, again.isa, again.threads, again.cpu) == ("ncnn", "avx512", 1, "made up")
     for widths in ((16, 16), (13, 40), (57, 28)):
@@ -139,7 +139,7 @@ def test_malformed_heads_are_refused(tmp_path, key):
     data[MALFORMED[key][0]] = MALFORMED[key][1]
     (tmp_path / "t.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=MALFORMED[key][0]):
-        LatencyTable.load(tmp_path / "t.json")
+        read_table(tmp_path / "t.json")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_malformed_families_are_refused(tmp_path, key, value):
     data["families"][0][key] = value
     (tmp_path / "t.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=r"families\[0\]"):
-        LatencyTable.load(tmp_path / "t.json")
+        read_table(tmp_path / "t.json")
 
 
 @pytest.mark.parametrize("value", ["1", True, -1, [], {}])
@@ -163,7 +163,7 @@ def test_malformed_times_are_refused(tmp_path, value):
     data["families"][0]["us"][0][0] = value
     (tmp_path / "t.json").write_text(json.dumps(data))
     with pytest.raises(InputError):
-        LatencyTable.load(tmp_path / "t.json")
+        read_table(tmp_path / "t.json")
 
 
 def test_a_family_twice_or_without_times_is_refused(tmp_path):
@@ -174,23 +174,23 @@ def test_a_family_twice_or_without_times_is_refused(tmp_path):
     ):
         (tmp_path / "t.json").write_text(json.dumps({**data, "families": families}))
         with pytest.raises(InputError):
-            LatencyTable.load(tmp_path / "t.json")
+            read_table(tmp_path / "t.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"[]", b"\xff\xfe", b"[" * 100000, b'{"format": NaN}'])
 def test_what_is_no_table_is_refused(tmp_path, content):
     (tmp_path / "t.json").write_bytes(content)
     with pytest.raises(InputError):
-        LatencyTable.load(tmp_path / "t.json")
+        read_table(tmp_path / "t.json")
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        LatencyTable.load(tmp_path / "none.json")
+        read_table(tmp_path / "none.json")
 
 
 def test_lookup_of_tables(tmp_path):
-    path = made_up().save(tmp_path / "t.json")
+    path = write_table(made_up(), tmp_path / "t.json")
     assert table_for("ncnn", path=path).cpu == "made up"
     with pytest.raises(UsageError, match="measured in ncnn"):
         table_for("onnxruntime", path=path)

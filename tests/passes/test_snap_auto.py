@@ -6,9 +6,11 @@ import pytest
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.latency import LatencyTable, table_for
-from onnxslim_yolo.manager import parse_pipeline, spell
+from onnxslim_yolo.latency.table_format import write_table
+from onnxslim_yolo.pass_text import spell
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
 from onnxslim_yolo.passes._auto_widths import REACH
+from onnxslim_yolo.pipeline import parse_pipeline
 from onnxslim_yolo.plan import open_plan
 from tests.latency.models import zoo
 
@@ -139,7 +141,7 @@ def test_the_runtime_matters():
 
 
 def test_a_table_is_read_where_one_is_given(tmp_path):
-    path = LatencyTable.analytic("ncnn", "avx512").save(tmp_path / "table.json")
+    path = write_table(LatencyTable.analytic("ncnn", "avx512"), tmp_path / "table.json")
     model = planned()
     SnapWidths(table=path).run(model)
     assert any("analytic estimate" in note for note in model.notes)

@@ -6,11 +6,11 @@ import pytest
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency import table_for
-from onnxslim_yolo.manager import PassManager, parse_pipeline
+from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneToTarget, SliceChannels
 from onnxslim_yolo.passes.to_target import parse_target
-from onnxslim_yolo.pipeline import remainder
+from onnxslim_yolo.pipeline import parse_pipeline, remainder
 from onnxslim_yolo.plan import open_plan
 from tests.latency.models import zoo
 

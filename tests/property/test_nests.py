@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.constraints import complete, violations
 from onnxslim_yolo.analysis.dead import dead_channels
-from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.graph import Array, Model, replace_constant
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
@@ -93,7 +93,7 @@ def test_what_no_weight_reads_can_go(proto: onnx.ModelProto, seed: int) -> None:
         gone = labels is not None and bool((~plan.keep[labels[labels != NO_CHANNEL]]).any())
         assume(not gone or id(node) in weighted)  # attention multiplies two computed tensors
     zero_columns(plan)
-    dead = dead_channels(plan.channels, MomentAnalysis(model.graph, plan.channels.shapes))
+    dead = dead_channels(plan.channels, moments_of(model.graph, plan.channels.shapes))
     assert dead[~plan.keep].all()
     after = model.copy()
     PassManager([SliceChannels()]).run(after)

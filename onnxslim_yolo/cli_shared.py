@@ -1,0 +1,61 @@
+"""What all commands share: the application they register on, what they print with, and their common options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="onnxslim-yolo",
+    help="Prune, fuse and verify YOLO detectors, as ONNX and NCNN. Smaller, measurably faster, and still right.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass
+class Settings:
+    """What every command shares."""
+
+    debug: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+settings = Settings()
+out = Console()
+err = Console(stderr=True)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show every pass, rewrite and refusal.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
+
+
+def settle(debug: bool, quiet: bool = False, verbose: bool = False) -> None:
+    """Note what every command shares."""
+    settings.debug, settings.quiet, settings.verbose = debug, quiet, verbose
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, and nothing else there."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+@contextmanager
+def stages(silent: bool) -> Iterator[Callable[[str], None]]:
+    """A spinner on standard error with the stage's name; nothing when not a terminal."""
+    if silent or not err.is_terminal:
+        yield lambda stage: None
+        return
+    with err.status("starting") as status:
+        yield lambda stage: status.update(stage)

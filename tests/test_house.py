@@ -1,0 +1,83 @@
+"""The house: imports among the modules close no circle, those inside functions counted."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PLACES = {"onnxslim_yolo": "onnxslim_yolo", "passes": "onnxslim_yolo.passes", "models": "onnxslim_yolo.models"}
+
+
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found: dict[str, Path] = {}
+    for folder, package in PLACES.items():
+        for path in sorted((root / folder).rglob("*.py")):
+            parts = [package, *path.relative_to(root / folder).with_suffix("").parts]
+            inside = folder != "onnxslim_yolo" or parts[1] not in ("passes", "models", "stubs")
+            if inside:
+                found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def imports(tree: ast.AST, known: set[str]) -> set[str]:
+    """The modules among the known ones that a module imports, wherever it does; not those for type checkers alone."""
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & known) or {node.module}
+    return found & known
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str] | None:
+    """A circle among the arrows, as the modules on it in order; None where there is none."""
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        for other in sorted(arrows.get(name, ())):
+            found = walk(other, [*path, name])
+            if found:
+                return found
+        done.add(name)
+        return None
+
+    return next((found for name in sorted(arrows) if (found := walk(name, []))), None)
+
+
+def arrows() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imports(ast.parse(path.read_text()), set(known)) - {name} for name, path in known.items()}
+
+
+def test_no_circles() -> None:
+    found = circle(arrows())
+    assert found is None, " → ".join(found)
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) is None
+
+
+def test_imports_inside_functions_count() -> None:
+    tree = ast.parse(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import p.a\ndef f():\n  from p import b\n  import p.c\n"
+    )
+    assert imports(tree, {"p", "p.a", "p.b", "p.c"}) == {"p.b", "p.c"}
