@@ -10,6 +10,8 @@ from typing import Any, Literal
 from onnxslim_yolo.errors import UsageError
 
 EMITTERS = ("onnx", "ncnn", "torch")
+PATHS = ("out", "weights", "table", "calib", "data", "budget", "dump_to")
+"""The options that are files or folders: text will do."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class CompileOptions:
         _one_of("scope", self.scope, ("all", "no-residual"))
         _one_of("importance", self.importance, ("auto", "gamma", "weight", "variance", "output"))
         _one_of("allocate", self.allocate, ("global", "curves"))
+        _one_of("aggregate", self.aggregate, ("mean", "max", "sum"))
         _one_of("target", self.target, ("ncnn", "onnxruntime"))
         _one_of("compensate", self.compensate, ("none", "constant", "reconstruct"))
         wanting = [("--compensate", self.compensate, "reconstruct"), ("--importance", self.importance, "output")]
@@ -140,7 +143,7 @@ def options_from(options: dict[str, Any]) -> CompileOptions:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             raise UsageError(f"there is no option '{key}'", hint=hint)
-    for key in ("out", "weights", "dump_to", "calib"):
+    for key in PATHS:
         if values.get(key) is not None:
             values[key] = Path(values[key])
     if isinstance(values.get("imgsz"), int):

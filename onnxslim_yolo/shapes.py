@@ -1,7 +1,8 @@
 """Shapes of every tensor, inferred by onnx on a skeleton of the graph without its weights.
 
 Weights make shape inference slow and memory-hungry, yet it only needs their shapes; integer constants (shapes, axes,
-split sizes) keep their values. A YOLO takes about 10 ms this way.
+split sizes) keep their values. A YOLO takes about 10 ms this way. For a few operators onnx infers nothing (found by
+running it over its own node tests): in the skeleton another operator stands in for them, whose output has that shape.
 """
 
 from __future__ import annotations
@@ -17,6 +18,21 @@ from onnxslim_yolo.graph import Tensor, is_constant, tensors
 
 KEEP_VALUES_BELOW = 4096
 """Integer and tiny constants keep their values in the skeleton, for `Reshape` and the like."""
+
+KEEPS_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+"""Operators whose output has their first input's shape and type, and for which onnx infers nothing."""
+
+
+def stand_in(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node whose outputs have the shapes of this one's, by operators that onnx infers shapes of."""
+    if node.domain not in ("", "ai.onnx"):
+        return node
+    if node.op_type in KEEPS_SHAPE:
+        return helper.make_node("Identity", node.input[:1], node.output[:1], node.name)
+    if node.op_type == "MaxUnpool" and len(node.input) > 2 and node.input[2]:
+        zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
+        return helper.make_node("ConstantOfShape", node.input[2:], node.output, node.name, value=zero)
+    return node
 
 
 def skeleton(graph: gs.Graph, *, keep_shapes: bool = False) -> onnx.ModelProto:
@@ -55,10 +71,13 @@ def infer_shapes(graph: gs.Graph, *, strict: bool = True, keep_shapes: bool = Fa
     Raises:
         InputError: strict inference found a contradiction; the message is onnx's.
     """
+    model = skeleton(graph, keep_shapes=keep_shapes)
+    for node in model.graph.node:
+        other = stand_in(node)
+        if other is not node:
+            node.CopyFrom(other)
     try:
-        inferred = onnx.shape_inference.infer_shapes(
-            skeleton(graph, keep_shapes=keep_shapes), check_type=strict, strict_mode=strict, data_prop=True
-        )
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
     except (
         onnx.shape_inference.InferenceError,
         onnx.checker.ValidationError,

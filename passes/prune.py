@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -87,14 +88,13 @@ class PruneChannels:
         """Plan in place; return the number of coupled channels newly marked.
 
         Raises:
-            UsageError: a `keep` pattern matches no layer, or nothing in the graph can be pruned.
+            UsageError: a `keep` pattern matches no layer, or the graph has no channels but those it returns.
         """
         plan = open_plan(model)
         channels = plan.channels
         if not channels.prunable.any() and self.ratio not in ("dead", 0):
-            raise UsageError(
-                _nothing_prunable(channels), file=model.source.file, hint="--prune 0 compiles without pruning"
-            )
+            model.note(f"WARNING: {_nothing_prunable(model, channels)}")
+            return 0
         eligible = self._eligible(model, channels)
         ranking = self.rank(model, plan, eligible)
         plan.importance, plan.importance_kind, plan.losses = ranking.values, ranking.kind, ranking.losses
@@ -182,10 +182,27 @@ class PruneChannels:
         return ~without(high)
 
 
-def _nothing_prunable(channels: Channels) -> str:
-    reasons = {reason for reason in channels.frozen if reason}
-    why = f" ({'; '.join(sorted(reasons)[:3])})" if reasons else " (it has no convolution or linear layer)"
-    return f"nothing in this graph can be pruned{why}"
+def _nothing_prunable(model: Model, channels: Channels) -> str:
+    """Which operator holds most of the channels inside the network, and what would free them.
+
+    Raises:
+        UsageError: there are none inside: all are returned as they are, or no layer makes any.
+    """
+    held = Counter(reason for reason in channels.frozen if reason and not reason.startswith("reaches the output"))
+    nothing = "nothing in this graph can be pruned"
+    if not held:
+        reasons = sorted({reason for reason in channels.frozen if reason})
+        why = f" ({'; '.join(reasons[:3])})" if reasons else " (it has no convolution or linear layer)"
+        raise UsageError(nothing + why, file=model.source.file, hint="--prune 0 compiles without pruning")
+    reason, count = held.most_common(1)[0]
+    name = next((n.name for n in model.graph.nodes if f"'{n.name}'" in reason), None)
+    free = (
+        "a convolution in front of it would be pruned in their place"
+        if name is None
+        else (f"a 1x1 convolution between them and '{name}' would hold as many in their place and free them")
+    )
+    more = f", and {len(held) - 1} other reasons hold the rest" if len(held) > 1 else ""
+    return f"{nothing}: {count} of {sum(held.values())} channels are held because {reason}{more}; {free}"
 
 
 def _protected(channels: Channels, patterns: tuple[str, ...]) -> Array:

@@ -51,11 +51,11 @@ def subgraph(op: str) -> onnx.ModelProto:
     info = helper.make_tensor_value_info
     body = helper.make_graph([helper.make_node("Relu", ["x"], ["o"])], "b", [], [info("o", 1, [1, 3, 8, 8])])
     yes = numpy_helper.from_array(np.array(True), "yes")
-    proto = with_nodes(
-        node("If", "yes", "y", then_branch=body, else_branch=body)
-        if op == "If"
-        else node("Loop", "yes", "y", body=body)
-    )
+    steps = [node("Loop", "yes", "y", body=body)]
+    if op == "If":  # a constant condition would be folded
+        steps = [node("ReduceMax", "x", "most", keepdims=0), node("Cast", "most", "computed", to=TensorProto.BOOL)]
+        steps.append(node("If", "computed", "y", then_branch=body, else_branch=body))
+    proto = with_nodes(*steps)
     proto.graph.initializer.append(yes)
     return proto
 

@@ -1,12 +1,14 @@
 """Computing a node whose inputs are all constant.
 
-The few operators that shape arithmetic and anchor grids are made of have a line of numpy; any other goes through onnx's
-reference evaluator. Nothing that is random, has a subgraph or would grow beyond `SIZE_LIMIT` is computed.
+The few operators that shape arithmetic and anchor grids are made of have a line of numpy; any other is run by
+onnxruntime, so that what is folded is what would have been computed. Nothing that is random, has a subgraph or would
+grow beyond `SIZE_LIMIT` is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,27 +55,52 @@ def _small(node: Node, values: list[Array | None]) -> bool:
 
 
 def _evaluate(node: Node, values: list[Array | None], opset: int) -> list[Array] | None:
-    from onnx.reference import ReferenceEvaluator  # a quarter of onnx's import time, and seldom needed
-
     inputs = [gs.Variable("" if value is None else f"i{k}") for k, value in enumerate(values)]
     outputs = [gs.Variable("" if is_empty(tensor) else f"o{k}") for k, tensor in enumerate(node.outputs)]
     graph = gs.Graph([gs.Node(node.op, "n", node.attrs, inputs, outputs)], opset=opset)
     proto = gs.export_onnx(graph, do_type_check=False).graph
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            list(proto.node),
-            "fold",
-            [_info(f"i{k}", value) for k, value in enumerate(values) if value is not None],
-            [onnx.ValueInfoProto(name=tensor.name) for tensor in outputs if tensor.name],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-    )
+    feeds = {f"i{k}": value for k, value in enumerate(values) if value is not None}
     try:
-        feeds = {f"i{k}": value for k, value in enumerate(values) if value is not None}
-        results = iter(ReferenceEvaluator(model).run(None, feeds))
+        model = one_node(proto.node[0], feeds, [onnx.helper.make_opsetid("", opset)])
+        results = iter(_run(model, feeds))
         return [np.asarray(next(results)) if tensor.name else np.zeros(0) for tensor in outputs]
     except Exception:
         return None  # not computed: the node simply stays, and whoever needs its value says so
+
+
+def one_node(
+    node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Sequence[onnx.OperatorSetIdProto]
+) -> onnx.ModelProto:
+    """A model of one node, with these values as its inputs."""
+    inputs = [_info(name, value) for name, value in feeds.items()]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "constant", inputs, outputs), opset_imports=list(opsets)
+    )
+    model.ir_version = 8
+    return model
+
+
+def run_constants(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """A small model's outputs by onnxruntime. Raises what it raises."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(value) for value in session.run(None, dict(feeds))]
+
+
+def _run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """By onnxruntime; by onnx's own evaluator where it has no kernel for these types."""
+    try:
+        return run_constants(model, feeds)
+    except Exception:
+        from onnx.reference import ReferenceEvaluator  # a quarter of onnx's import time, and seldom needed
+
+        return [np.asarray(value) for value in ReferenceEvaluator(model).run(None, dict(feeds))]
 
 
 def _info(name: str, value: Array) -> onnx.ValueInfoProto:
@@ -103,13 +130,36 @@ def _unsqueeze(node: Node, values: list[Array | None]) -> Array | None:
     return np.expand_dims(data, tuple(axis % rank for axis in axes))
 
 
-def _cast(node: Node, values: list[Array | None]) -> Array | None:
+def element_type(attribute: object) -> np.dtype[Any] | None:
+    """The type that a Cast's `to` names, as numpy knows it; None for those that numpy lacks, and for text."""
     try:
-        dtype = node.attrs["to"]
-        target = onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else np.dtype(dtype)
+        kind = onnx.helper.tensor_dtype_to_np_dtype(attribute) if isinstance(attribute, int) else np.dtype(attribute)  # type: ignore[call-overload]
     except (KeyError, TypeError):
         return None
-    return None if values[0] is None else values[0].astype(target)
+    return kind if kind.kind in "fiub" else None
+
+
+def cast(values: Array, kind: np.dtype[Any]) -> Array:
+    """Values cast as runtimes do, as float64; NaN where they do not agree: whole types cut off what is behind the
+    point, and nobody says what becomes of what lies beyond their range."""
+    values = np.asarray(values, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        if kind.kind == "f":
+            return values.astype(kind).astype(np.float64)
+        if kind.kind == "b":
+            return np.where(np.isnan(values), np.nan, (values != 0).astype(np.float64))
+        limits, whole = np.iinfo(kind), np.trunc(values)
+        return np.where((whole >= float(limits.min)) & (whole <= float(limits.max)), whole, np.nan)
+
+
+def _cast(node: Node, values: list[Array | None]) -> Array | None:
+    kind, given = element_type(node.attrs.get("to")), values[0]
+    if kind is None or given is None or given.dtype.kind not in "fiub":
+        return None
+    if given.dtype.kind in "iub" or kind.kind == "f":
+        return given.astype(kind)  # whole numbers wrap around, as in C
+    known = cast(given, kind)
+    return None if np.isnan(known).any() else known.astype(kind)
 
 
 def _divide(node: Node, values: list[Array | None]) -> Array | None:

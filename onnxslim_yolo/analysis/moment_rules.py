@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import may_pad
+from onnxslim_yolo.analysis.folding import cast, element_type
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
@@ -26,6 +27,18 @@ def _move(analysis: MomentAnalysis, node: Node) -> list[Moments]:
         known(np.where(np.isinf(mean), np.nan, mean), np.where(np.isinf(variance), np.nan, variance), exact)
         for mean, variance, exact in zip(*fields, strict=True)
     ]
+
+
+def _cast(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Constants as the runtime casts them. Of what varies, only a cast to a float type keeps mean and variance."""
+    before, kind = analysis.of(node.inputs[0]), element_type(node.attrs.get("to"))
+    if kind is None:
+        return []
+    value = cast(before.mean, kind)
+    exact = before.exact & ~np.isnan(value)
+    if kind.kind == "f":
+        return [known(np.where(exact, value, before.mean), before.variance, exact)]
+    return [known(np.where(exact, value, np.nan), np.full_like(value, np.nan), exact)]
 
 
 def _batch_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
@@ -217,7 +230,8 @@ def _pad(analysis: MomentAnalysis, node: Node) -> list[Moments]:
 
 RULES: dict[str, Rule] = {
     **{op: elementwise(function) for op, function in FUNCTIONS.items()},
-    **{op: _move for op in MOVERS if op not in ("Expand", "Tile")},
+    **{op: _move for op in MOVERS if op not in ("Expand", "Tile", "Cast")},
+    "Cast": _cast,
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,

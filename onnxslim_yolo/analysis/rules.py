@@ -23,7 +23,7 @@ from onnxslim_yolo.analysis.movement import (
     varying_axes,
 )
 from onnxslim_yolo.analysis.rules_linear import conv, conv_transpose, gemm, matmul
-from onnxslim_yolo.graph import Array, Node, input_constant, is_constant, is_empty
+from onnxslim_yolo.graph import Array, Node, input_constant, is_constant, is_empty, is_graph_output
 
 
 def _move(state: Labelling, node: Node) -> None:
@@ -151,6 +151,9 @@ def _spatial(state: Labelling, node: Node) -> None:
     labels = state.get(node.inputs[0])
     state.only_axis(node, labels, 1)
     shape = state.shape(node.inputs[0])
+    if any(tensor.outputs or is_graph_output(state.graph, tensor) for tensor in node.outputs[1:]):
+        # MaxPool's indices count through all channels in front: none of those may go.
+        state.freeze(labels, why(node, "hands out positions that count through all channels"))
     for tensor in node.outputs:
         if is_empty(tensor):
             continue

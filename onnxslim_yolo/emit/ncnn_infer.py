@@ -8,23 +8,20 @@ inferring would have to alternate once per block. Node by node both are done on 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
+from onnxslim_yolo.analysis.folding import one_node, run_constants
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output, static_shape
-from onnxslim_yolo.shapes import skeleton
+from onnxslim_yolo.shapes import skeleton, stand_in
 
 MAX_FOLDED_ELEMENTS = 1 << 24
 DATA_ELEMENTS = 4096
 """Constants up to this size are shown to onnx's inference: shapes, axes, split sizes."""
-
-SAME_SHAPE = frozenset({"GroupNormalization"})
-"""Operators that keep their first input's shape and for which onnx infers nothing."""
 
 RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 
@@ -49,10 +46,12 @@ def annotate(graph: gs.Graph) -> None:
 def _infer(node: Node, proto: onnx.NodeProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> None:
     for tensor in node.outputs:
         tensor.shape = None
+    proto = stand_in(proto)
     if not onnx.defs.has(proto.op_type, opsets[0].version, proto.domain):
         return
     schema = onnx.defs.get_schema(proto.op_type, opsets[0].version, proto.domain)
-    given = [(name, tensor) for name, tensor in zip(proto.input, node.inputs, strict=True) if not is_empty(tensor)]
+    read = set(proto.input)
+    given = {t.name: t for t in node.inputs if not is_empty(t) and t.name in read}.items()
     try:
         types = {name: _type(tensor) for name, tensor in given}
         values = {name: constant_of(tensor) for name, tensor in given}
@@ -64,10 +63,8 @@ def _infer(node: Node, proto: onnx.NodeProto, opsets: Sequence[onnx.OperatorSetI
         results = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=list(opsets))
     except (onnx.shape_inference.InferenceError, KeyError, ValueError, RuntimeError):
         results = {}
-    for name, tensor in zip(proto.output, node.outputs, strict=True):
+    for name, tensor in zip(proto.output, node.outputs, strict=False):
         _set(tensor, results.get(name))
-    if node.op in SAME_SHAPE and static_shape(node.outputs[0]) is None:
-        node.outputs[0].shape, node.outputs[0].dtype = node.inputs[0].shape, node.inputs[0].dtype
 
 
 def _type(tensor: Tensor) -> onnx.TypeProto:
@@ -107,27 +104,11 @@ def _evaluated(
     node: Node, proto: onnx.NodeProto, opsets: Sequence[onnx.OperatorSetIdProto], feeds: Mapping[str, Array]
 ) -> Sequence[Array]:
     """The outputs of one node on constants, computed by onnxruntime."""
-    import onnxruntime
-
-    inputs = [helper.make_value_info(name, _array_type(value)) for name, value in feeds.items()]
-    outputs = [onnx.ValueInfoProto(name=name) for name in proto.output if name]
-    model = helper.make_model(helper.make_graph([proto], "constant", inputs, outputs), opset_imports=list(opsets))
-    model.ir_version = 8
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        results: list[Any] = session.run(None, dict(feeds))
+        return run_constants(one_node(proto, feeds, opsets), feeds)
     except Exception as error:  # onnxruntime raises its own, undocumented classes
         raise UnsupportedError(
             f"this {node.op} of constants cannot be computed: {error}",
             node=node.name,
             hint="simplify the model before converting it",
         ) from error
-    return [np.asarray(value) for value in results]
-
-
-def _array_type(value: Array) -> onnx.TypeProto:
-    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

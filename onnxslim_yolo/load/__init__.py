@@ -13,7 +13,7 @@ import onnx
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.graph import Model, Source
-from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, refuse_unsupported
+from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, read_pair, refuse_unsupported
 
 __all__ = ["LoadOptions", "load", "load_onnx", "read_model", "read_onnx"]
 
@@ -95,9 +95,9 @@ def read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProto
         model, proto = _from_proto(proto, path)
         model.notes.extend(notes)
         return model, proto
-    proto = read_onnx(path)
+    proto, reference = read_pair(path)
     model = model_of(proto, Source(path.name, sha256_of(path), path.stat().st_size), path)
-    return model, proto
+    return model, reference
 
 
 def _from_proto(proto: onnx.ModelProto, path: Path) -> tuple[Model, onnx.ModelProto]:

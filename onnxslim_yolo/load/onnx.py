@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnxslim_yolo.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files import sha256_of
 from onnxslim_yolo.graph import Model, Source, initializers, input_constant, nodes_of, toposort
+from onnxslim_yolo.load.conditions import fold_conditions
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text
 from onnxslim_yolo.shapes import infer_shapes
 
@@ -35,11 +37,50 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         InputError: the file is missing, no ONNX, truncated, or its external data is missing or lies outside its folder.
         UnsupportedError: an opset, operator or construct that cannot be compiled; the message names it.
     """
+    return read_pair(path)[0]
+
+
+def read_pair(path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """An ONNX file as it can be compiled, and as it is: what results are compared with. Raises as `read_onnx`."""
     proto = _parse(path)
     _load_external_data(proto, path)
-    proto = _inlined(proto, path)
+    proto = reference = _inlined(proto, path)
+    if any(node.op_type == "If" for node in proto.graph.node) or _has_long_domains(proto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(reference)
+        _shorten_domains(proto, path)
+        if fold_conditions(proto):
+            check_text(proto, path)
     refuse_unsupported(proto, path)
-    return proto
+    return proto, reference
+
+
+def _has_long_domains(proto: onnx.ModelProto) -> bool:
+    return any(each.domain == "ai.onnx" for each in (*proto.opset_import, *proto.graph.node))
+
+
+def _shorten_domains(proto: onnx.ModelProto, path: Path) -> None:
+    """ "ai.onnx" and "" are two spellings of one domain: everything behind this knows the short one only."""
+    versions = {opset.version for opset in proto.opset_import if opset.domain in ("", "ai.onnx")}
+    if len(versions) > 1:
+        raise InputError(
+            f"imports two versions of one operator set: {', '.join(map(str, sorted(versions)))}",
+            file=path,
+            hint="'' and 'ai.onnx' are the same domain; export it again with one opset_version",
+        )
+    others = [(o.domain, o.version) for o in proto.opset_import if o.domain not in ("", "ai.onnx")]
+    own = [("", version) for version in versions]
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(*each) for each in [*own, *others])
+    _shorten(proto.graph)
+
+
+def _shorten(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _shorten(attribute.g)
 
 
 def _inlined(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -120,10 +161,17 @@ def external_files(path: Path) -> list[Path]:
 
 def _external(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Every tensor whose data lies elsewhere, in initializers and in attributes."""
-    tensors = [*proto.graph.initializer]
-    for attribute in (a for node in proto.graph.node for a in node.attribute):
-        tensors += [attribute.t, *attribute.tensors]
+    tensors = list(_tensors(proto.graph))
     return [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL or t.external_data]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph and of the graphs in its nodes' attributes."""
+    yield from graph.initializer
+    for attribute in (a for node in graph.node for a in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+            yield from _tensors(inner)
 
 
 def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
@@ -205,7 +253,8 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
     name = node.name or (node.output[0] if node.output else node.op_type)
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
         raise UnsupportedError(
-            f"{node.op_type} has a subgraph; control flow cannot be compiled",
+            f"{node.op_type} has a subgraph; control flow cannot be compiled"
+            + (", and its condition is not constant" if node.op_type == "If" else ""),
             file=path,
             node=name,
             hint="export by tracing with a fixed input, so that branches and loops are resolved",

@@ -98,6 +98,7 @@ def _pruning(plan: Plan | None) -> dict[str, Any] | None:
         "channels": plan.channels.count,
         "prunable": int(prunable.sum()),
         "removed": plan.removed,
+        "dead": int(plan.removable.sum()) if plan.dead_only else None,
         "importance": plan.importance_kind,
         "threshold": plan.threshold if plan.threshold is not None and np.isfinite(plan.threshold) else None,
         "lossless": plan.lossless,

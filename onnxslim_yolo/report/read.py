@@ -54,6 +54,7 @@ _SHAPE = {
             "channels": _COUNT,
             "prunable": _COUNT,
             "removed": _COUNT,
+            "dead": _Maybe(_COUNT),
             "importance": _Maybe(str),
             "threshold": _Maybe(_NUMBER),
             "lossless": bool,

@@ -257,11 +257,20 @@ def pruning_text(report: Mapping[str, Any]) -> str:
     if pruning is None:
         return "no channels were ranked"
     removed, prunable = pruning["removed"], pruning["prunable"]
+    dead = pruning.get("dead") or 0
+    if not prunable:
+        return "no channel can be pruned"
     if pruning["lossless"] and not removed:
-        return f"none of {prunable} prunable channels is dead"
+        return _all_stay(dead, prunable) if dead else f"none of {prunable} prunable channels is dead"
     text = f"{removed} of {prunable} prunable channels removed ({percent_text(removed, prunable)})"
     if pruning["lossless"] and removed:
-        return f"{text}, all of them without effect on the output"
+        more = f"; {dead - removed} more are dead and fill up widths" if dead > removed else ""
+        return f"{text}, all of them without effect on the output{more}"
     kind = {"gamma": "|γ|", "weight": "weight norm"}.get(pruning["importance"], str(pruning["importance"] or ""))
     threshold = "" if pruning["threshold"] is None else f", threshold {pruning['threshold']:.3g}"
     return f"{text}, by {kind}{threshold}" if kind else text
+
+
+def _all_stay(dead: int, prunable: int) -> str:
+    are = "channel is dead, and stays" if dead == 1 else "channels are dead, and stay"
+    return f"{dead} of {prunable} prunable {are}: fewer would not be a faster width (--snap none removes what is dead)"

@@ -67,6 +67,7 @@ _REPORT: dict[str, Any] = {
         "channels": 210,
         "prunable": 200,
         "removed": 90,
+        "dead": None,
         "importance": "gamma",
         "threshold": 0.25,
         "lossless": False,

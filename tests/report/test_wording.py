@@ -85,6 +85,11 @@ def test_pruning_and_result():
     assert "without effect" in pruning_text(sample(pruning=report["pruning"] | {"lossless": True}))
     dead = sample(pruning=report["pruning"] | {"lossless": True, "removed": 0})
     assert pruning_text(dead) == "none of 200 prunable channels is dead"
+    kept = sample(pruning=report["pruning"] | {"lossless": True, "removed": 0, "dead": 3})
+    assert pruning_text(kept).startswith("3 of 200 prunable channels are dead, and stay")
+    part = sample(pruning=report["pruning"] | {"lossless": True, "removed": 8, "dead": 11})
+    assert pruning_text(part).endswith("; 3 more are dead and fill up widths")
+    assert pruning_text(sample(pruning=report["pruning"] | {"prunable": 0, "removed": 0})) == "no channel can be pruned"
     assert pruning_text(sample(pruning=None)) == "no channels were ranked"
     assert size_of_result(report) == 1_000_000
     assert size_of_result(sample(files={"a/model.ncnn.bin": 5, "a/model.ncnn.param": 2, "a/metadata.yaml": 9})) == 7
