@@ -62,7 +62,7 @@ def _evaluate(node: Node, values: list[Array | None], opset: int) -> list[Array]
     feeds = {f"i{k}": value for k, value in enumerate(values) if value is not None}
     try:
         model = one_node(proto.node[0], feeds, [onnx.helper.make_opsetid("", opset)])
-        results = iter(_run(model, feeds))
+        results = iter(evaluate(model, feeds))
         return [np.asarray(next(results)) if tensor.name else np.zeros(0) for tensor in outputs]
     except Exception:
         return None  # not computed: the node simply stays, and whoever needs its value says so
@@ -93,7 +93,7 @@ def run_constants(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Ar
     return [np.asarray(value) for value in session.run(None, dict(feeds))]
 
 
-def _run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+def evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     """By onnxruntime; by onnx's own evaluator where it has no kernel for these types."""
     try:
         return run_constants(model, feeds)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxslim_yolo.analysis.folding import evaluate, one_node
 from onnxslim_yolo.graph import Array
 
 SMALL = 1 << 12
@@ -86,21 +87,12 @@ class _Values:
         return self._computed(node, name, values)
 
     def _computed(self, node: onnx.NodeProto, name: str, values: list[Array | None]) -> Array | None:
-        from onnx.reference import ReferenceEvaluator
-
         feeds = {read: value for read, value in zip(node.input, values, strict=True) if value is not None}
-        graph = onnx.helper.make_graph(
-            [node],
-            "condition",
-            [
-                onnx.helper.make_tensor_value_info(k, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-                for k, v in feeds.items()
-            ],
-            [onnx.ValueInfoProto(name=name)],
-        )
-        model = onnx.helper.make_model(graph, opset_imports=list(self._proto.opset_import))
+        one = onnx.NodeProto()
+        one.CopyFrom(node)
+        one.output[:] = [each if each == name else "" for each in node.output]
         try:
-            value = np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+            value = evaluate(one_node(one, feeds, list(self._proto.opset_import)), feeds)[0]
         except Exception:
             return None  # whoever runs the model says what is wrong with it
         return value if value.size <= SMALL else None
