@@ -21,7 +21,7 @@ class Adjoint:
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
-        self._name = Namer(graph)
+        self._namer, self._count = Namer(graph), 0
 
     def add(self, op: str, inputs: Sequence[Any], **attrs: Any) -> gs.Variable:
         """A new node's output. Arrays among the inputs become constants."""
@@ -29,6 +29,10 @@ class Adjoint:
         output = gs.Variable(self._name("adjoint"), np.bool_ if op == "Equal" else np.float32)
         self.graph.nodes.append(gs.Node(op, self._name(f"adjoint_{op}"), attrs, tensors, [output]))
         return output
+
+    def _name(self, stem: str) -> str:
+        self._count += 1  # a number of its own each: trying them in turn would be quadratic
+        return self._namer(f"{stem}_{self._count}")
 
     def constant(self, value: Array) -> gs.Constant:
         """An initializer."""
