@@ -71,7 +71,7 @@ def photographs(model: Model, calib: Path | None, count: int) -> list[Feeds]:
     """Up to `count` calibration images as inputs; none where the model does not take one image."""
     if calib is None or len(model.graph.inputs) != 1 or model.graph.inputs[0].dtype not in (None, np.float32):
         return []
-    from onnxslim_yolo.analysis.calibration import CalibrationImages
+    from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 
     batch = batch_of(model.graph.inputs[0])
     try:

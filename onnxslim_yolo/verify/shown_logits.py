@@ -44,7 +44,7 @@ class Shown:
 
 def shown_logits(model: Model) -> Shown:
     """The scores among a model's outputs. Nothing where sizes are not known or the movements cannot be run."""
-    walk = _Walk([tensor for tensor in model.graph.outputs])
+    walk = _Walk(list(model.graph.outputs))
     scores = [tensor for tensor in walk.ends if _makes_score(tensor)]
     logits = tuple({id(t): t for s in scores for n in [producer(s)] if n is not None for t in [n.inputs[0]]}.values())
     if not scores or any(producer(tensor) is None and is_constant(tensor) for tensor in scores):
