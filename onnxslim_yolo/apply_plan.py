@@ -8,6 +8,7 @@ The user's module, built with the new widths, takes the result with `load_state_
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import require_file, write_atomically
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.plan import FORMAT, VERSION
 
@@ -62,23 +64,24 @@ def apply_plan_file(plan: Path, checkpoint: Path, out: Path) -> Path:
     """
     content = read_plan(plan)
     result = apply_plan(content, read_state_dict(checkpoint), file=checkpoint)
-    partial = out.with_name(out.name + ".part")
     if out.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file({name: tensor.contiguous() for name, tensor in result.items()}, partial)
+        data = save({name: tensor.contiguous() for name, tensor in result.items()})
     else:
         import torch
 
-        torch.save(result, partial)
-    partial.replace(out)
-    return out
+        stream = io.BytesIO()
+        torch.save(result, stream)
+        data = stream.getvalue()
+    return write_atomically(out, data)
 
 
 def read_plan(path: Path) -> Any:
     """The content of a NAME.plan.json, not yet checked. Raises InputError where it is no JSON."""
     import json
 
+    require_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -8,6 +8,7 @@ lists the SHA-256 of each of its files, and counts only while all of them match.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -123,32 +124,48 @@ class Entry:
         """The result's report, or None where there is no complete, undamaged result."""
         try:
             listed = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-            intact = all(sha256_of(self.folder / "files" / name) == digest for name, digest in listed.items())
+            intact = _inside(listed) and all(self._holds(name, digest) for name, digest in listed.items())
             names = [name for name in listed if name.endswith(".report.json")]
             text = (self.folder / "files" / names[0]).read_text(encoding="utf-8")
             report: dict[str, Any] = json.loads(text)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
-        return report if intact and _inside(listed) else None
+        return report if intact else None
+
+    def _holds(self, name: str, digest: str) -> bool:
+        path = self.folder / "files" / name
+        return path.is_file() and not path.is_symlink() and sha256_of(path) == digest
 
     def fetch(self, target: Path) -> None:
         """Copy the result's files to `target`. Raises InputError where that cannot be written."""
         with staging(target) as stage:
-            shutil.copytree(self.folder / "files", stage, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            with _writing(target, "choose another folder with -o"):
+                shutil.copytree(self.folder / "files", stage, dirs_exist_ok=True, copy_function=shutil.copyfile)
             move_into(stage, target)
 
     def store(self, source: Path, names: Iterable[str]) -> None:
         """Keep a result's files. Raises InputError where the cache cannot be written."""
         with staging(self.folder) as stage:
             listed = {}
-            for name in names:
-                copy = stage / "files" / name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, copy)
-                listed[name] = sha256_of(copy)
+            with _writing(self.folder, "make room, or choose another folder with --cache"):
+                for name in names:
+                    copy = stage / "files" / name
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source / name, copy)
+                    listed[name] = sha256_of(copy)
             write_atomically(stage / MANIFEST, json.dumps({"files": listed}, indent=1) + "\n")
             shutil.rmtree(self.folder, ignore_errors=True)  # damaged, or nothing
             move_into(stage, self.folder)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, hint: str) -> Iterator[None]:
+    """Raises InputError where the disk is full, or a file cannot be copied for another reason."""
+    try:
+        yield
+    except (OSError, shutil.Error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)[:200]
+        raise InputError(f"cannot write: {reason}", file=folder, hint=hint) from error
 
 
 def _inside(names: Iterable[str]) -> bool:

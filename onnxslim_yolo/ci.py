@@ -60,13 +60,13 @@ def _outcome(job: Job, progress: Callable[[str], None]) -> Outcome:
     entry = _entry(job)
     report = None if entry is None else entry.report()
     if entry is not None and report is not None:
-        folder = job.options.out or Path(f"{job.options.name or job.source.stem}-slim")
+        folder = job.options.folder_for(job.source)
         entry.fetch(folder)
         return Outcome(job, report, folder, cached=True)
     result = build(job.source, job.options, progress)
     outcome = Outcome(job, result.report, result.folder, timings=result.timings)
     if entry is not None and _may_be_kept(outcome):
-        name = job.options.name or job.source.stem
+        name = job.options.name_for(job.source)
         reports = [f"{name}.{kind}" for kind in ("plan.json", "report.json", "report.html")]
         entry.store(result.folder, [*result.report["files"], *reports])
     return outcome

@@ -14,11 +14,12 @@ from typing import Annotated
 import typer
 
 from onnxslim_yolo._version import __version__
-from onnxslim_yolo.cli_config import merged, merged_as_toml, use_config, use_no_config
+from onnxslim_yolo.cli_config import merged, merged_as_toml, told, use_config, use_no_config
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import compile_options
 from onnxslim_yolo.cli_shared import AsJson, Debug, Quiet, Verbose, app, err, out, print_json, settings, settle, stages
-from onnxslim_yolo.errors import OnnxSlimError, UsageError
+from onnxslim_yolo.cli_streams import end_on_signals, flush_output, give_up_output, prepare_streams, system_error
+from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
 
 
 def main() -> None:
@@ -26,16 +27,31 @@ def main() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, on NaN weights: the report has a note on them
     # A graph is many small objects that live to the end: looking for garbage among them is a quarter of the time.
     gc.set_threshold(100_000, 50, 50)
+    prepare_streams()
+    end_on_signals()
     try:
-        app()  # typer exits by itself, with 2 for a usage error
+        _run()
     except OnnxSlimError as error:
         sys.exit(_fail(error))
+    except OSError as error:
+        give_up_output()
+        sys.exit(_fail(system_error(error)))
+    except MemoryError as error:
+        sys.exit(_fail(InputError(f"there is not enough memory for this: {error}".rstrip(": "))))
     except Exception as error:
         if settings.debug:
             raise
         err.print(f"error: internal: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
         err.print("  help: this is a bug; run again with --debug and report the traceback")
         sys.exit(1)
+
+
+def _run() -> None:
+    """The command; then what is left in the buffers, while an error can still be told."""
+    try:
+        app()  # typer exits by itself, with 2 for a usage error
+    finally:
+        flush_output()
 
 
 def _fail(error: OnnxSlimError) -> int:
@@ -149,6 +165,8 @@ def compile_command(
     if source is None:
         raise UsageError("there is no input to compile", hint="onnxslim-yolo compile INPUT; see --help")
     options = compile_options(given)
+    if (note := told(context)) and not (quiet or as_json):
+        err.print(note, markup=False, highlight=False, soft_wrap=True, style="dim")
     from onnxslim_yolo.ci import Job, compile_job
 
     with stages(quiet or as_json) as progress:

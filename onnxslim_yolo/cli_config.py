@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from onnxslim_yolo.cli_options import compile_options
-from onnxslim_yolo.config import Config, Option, as_toml, find_config, read_config
+from onnxslim_yolo.config import Config, Option, as_toml, find_config, may_look, read_config
 from onnxslim_yolo.errors import UsageError
 
 NOT_IN_A_FILE = ("trust", "config", "no-config", "print-config")
@@ -64,10 +64,11 @@ def use_config(context: typer.Context, value: Path | None) -> Path | None:
     if context.params.get("no_config"):
         _refuse_both(value)
         return None
-    path = Path(value) if value is not None else find_config(Path.cwd())
+    found = value is None
+    path = (find_config(Path.cwd()) if may_look() else None) if value is None else Path(value)
     if path is not None:
         command = inspect.unwrap(context.command.callback)  # type: ignore[arg-type]
-        config = read_config(path, options_of(command), _check)
+        config = read_config(path, options_of(command), _check, found=found)
         setattr(context, _DEFAULTS, config.values)
         context.meta["config"] = config
     return path
@@ -107,4 +108,17 @@ def merged(context: typer.Context, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def merged_as_toml(facts: Mapping[str, Any]) -> str:
     """`merged` as a configuration file."""
-    return as_toml(facts["options"], facts["from"])
+    file = facts["file"]
+    head = "# no configuration file" if file is None else f"# options from {_plain_line(file)}"
+    return f"{head}\n{as_toml(facts['options'], facts['from'])}"
+
+
+def told(context: typer.Context) -> str | None:
+    """One line on what a file sets that nobody named, for whoever compiles; None where there is none."""
+    config: Config = context.meta.get("config", Config())
+    keys = ", ".join(sorted(name.replace("_", "-") for name in config.values))
+    return _plain_line(f"options from {config.file}: {keys}") if config.found and keys else None
+
+
+def _plain_line(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

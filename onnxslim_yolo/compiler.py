@@ -92,6 +92,7 @@ def _source_fails(path: Path, options: CompileOptions) -> str | None:
 
 def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     started = time.perf_counter()
+    options.folder_for(path)  # a name that cannot be written is refused before any work
     progress("load")
     model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
     budget_of(options)  # a broken file is refused before any work
@@ -100,8 +101,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     chain, probe = Chain(reference), CompensationProbe()
     progress("passes")
     baseline, trainable, records = _run_passes(model, reference, options, chain, probe)
-    name = options.name or path.stem
-    folder = options.out or Path(f"{name}-slim")
+    name, folder = options.name_for(path), options.folder_for(path)
     with staging(folder) as stage:
         progress("emit")
         result, ncnn = write_artefacts(model, trainable, stage, name, options)

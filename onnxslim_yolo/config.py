@@ -7,12 +7,16 @@ working directory and then upwards. Keys are the long names of `compile`'s optio
     snap = "pow2"
     keep = ["model.22.*"]
     budget = "budget.toml"     # paths are relative to the file that names them
+
+A file that was found, rather than named, may be a stranger's: it says what to compute, but names no path outside its
+own folder, and sets nothing of `ONLY_BY_HAND`. `ONNXSLIM_YOLO_NO_CONFIG=1` has none looked for.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +26,10 @@ from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.toml import read_toml
 
 OWN_FILE, PROJECT_FILE, TABLE = "onnxslim-yolo.toml", "pyproject.toml", "onnxslim-yolo"
+NO_CONFIG = "ONNXSLIM_YOLO_NO_CONFIG"
 IGNORE = "--no-config ignores the file"
+ONLY_BY_HAND = ("summary", "cache", "run-on", "limit-memory", "limit-work")
+"""What only the command line sets, or a file that it names: where results go, what is run, what it may cost."""
 _LISTS = ("imgsz", "emit", "passes")
 """Options that take several words, separated by commas on the command line."""
 _EXPECTED = {
@@ -46,10 +53,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Config:
-    """What a file says: values by parameter, as the command line would have read them."""
+    """What a file says: values by parameter, as the command line would have read them; `found`: nobody named it."""
 
     file: Path | None = None
     values: dict[str, Any] = field(default_factory=dict)
+    found: bool = False
 
 
 def find_config(start: Path) -> Path | None:
@@ -67,28 +75,73 @@ def find_config(start: Path) -> Path | None:
     return None
 
 
-def read_config(path: Path, options: Mapping[str, Option], check: Callable[[dict[str, Any]], object]) -> Config:
+def may_look() -> bool:
+    """Whether configuration files may be looked for: not where the environment forbids it."""
+    return os.environ.get(NO_CONFIG, "").lower() in ("", "0", "false", "no")
+
+
+def read_config(
+    path: Path, options: Mapping[str, Option], check: Callable[[dict[str, Any]], object], *, found: bool = False
+) -> Config:
     """Read and check a configuration file.
 
     Args:
         path: an onnxslim-yolo.toml, or a pyproject.toml with our table.
         options: what may be set, by key.
         check: reads one parameter's value as the command would. Raises UsageError for one that it does not take.
+        found: the file was looked for, not named: it may not set everything.
 
     Raises:
-        InputError: no TOML, no such table, an unknown key, a value of the wrong type or that the option does not take;
-            the message names the key and what was expected.
+        InputError: no TOML, no such table, an unknown key, a value of the wrong type or that the option does not take,
+            a key or a path that a file which was found may not set; the message names the key and what was expected.
     """
     table = _table(path)
     values: dict[str, Any] = {}
     for key, value in table.items():
         option = _option(key, options, path)
+        if found:
+            _refuse_reach(option, value, path)
         values[option.parameter] = _value(option, value, path)
         try:
             check({option.parameter: values[option.parameter]})
         except UsageError as error:
             raise InputError(f"'{key}': {error.message}", file=path, hint=error.hint or IGNORE) from error
-    return Config(path, values)
+    return Config(path, values, found)
+
+
+def _refuse_reach(option: Option, value: Any, path: Path) -> None:
+    """Raises InputError for what a file that nobody named may not say."""
+    hint = f"give it on the command line, or name the file: --config {path.name}; {IGNORE}"
+    if option.key in ONLY_BY_HAND:
+        raise InputError(f"'{option.key}' cannot be set by a file that was found, not named", file=path, hint=hint)
+    for base, name in _paths_in(option, value, path):
+        if not _stays_inside(base, name, path):
+            raise InputError(f"'{option.key}' leads out of the file's folder: {name!r:.100}", file=path, hint=hint)
+
+
+def _paths_in(option: Option, value: Any, path: Path) -> list[tuple[Path, str]]:
+    """The paths in a value, each with the folder it is relative to; a pipeline's passes have some, too."""
+    if not isinstance(value, str):
+        return []
+    if option.key != "passes":
+        return [(path.parent, value)] if option.kind is Path else []
+    from onnxslim_yolo.pipeline import parse_pipeline
+
+    try:
+        steps = parse_pipeline(value)
+    except UsageError:  # whoever compiles says so
+        return []
+    given = [each for step in steps for each in vars(step).values()]
+    return [(Path.cwd(), str(each)) for each in given if isinstance(each, Path)]
+
+
+def _stays_inside(base: Path, name: str, path: Path) -> bool:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return False
+    try:
+        return (base / name).resolve().is_relative_to(path.resolve().parent)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file system takes
+        return False
 
 
 def _tools(path: Path) -> dict[str, Any]:

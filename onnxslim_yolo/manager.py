@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from onnxslim_yolo.check import InvariantError, check_graph
 from onnxslim_yolo.errors import OnnxSlimError, PassError
+from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model, toposort
 from onnxslim_yolo.pass_text import spell
 from onnxslim_yolo.passes.protocol import Pass, effect_of
@@ -92,4 +91,4 @@ _BUG_HINT = "this is a bug of the pass; leave it out with --passes, and report i
 
 def _dump(model: Model, folder: Path, index: int, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(model.to_onnx(), str(folder / f"{index:02d}-{name}.onnx"))
+    write_atomically(folder / f"{index:02d}-{name}.onnx", model.to_onnx().SerializeToString(deterministic=True))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.errors import InputError, UsageError
 
 EMITTERS = ("onnx", "ncnn", "torch")
 PATHS = ("out", "weights", "table", "calib", "data", "budget", "dump_to")
@@ -123,8 +123,26 @@ class CompileOptions:
             raise UsageError(f"the speedup {self.require_speedup} must be above 0; 1.2 means 1.2 times as fast")
         if self.imgsz is not None and any(not 1 <= side <= 1 << 14 for side in self.imgsz):
             raise UsageError(f"the image size {self.imgsz} is not in [1, 16384]")
-        if self.name is not None and (not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.startswith(".")):
+        if self.name is not None and (
+            not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.startswith(".") or not _is_line(self.name)
+        ):
             raise UsageError(f"'{self.name}' is no file name")
+
+    def name_for(self, source: Path) -> str:
+        """Stem of the files to write. Raises InputError where the source's name cannot be one."""
+        if self.name is None and not _is_line(source.stem):
+            hint = "give a plain one with --name, rename the file, or set a UTF-8 locale (LC_ALL=C.UTF-8)"
+            raise InputError("its name has characters that no written file may have", file=source, hint=hint)
+        return self.name or source.stem
+
+    def folder_for(self, source: Path) -> Path:
+        """The folder to write to. Raises InputError where the default one is a link: nobody chose where it leads."""
+        if self.out is not None:
+            return self.out
+        folder = Path(f"{self.name_for(source)}-slim")
+        if folder.is_symlink():
+            raise InputError("is a link", file=folder, hint="remove it, or say with -o where to write")
+        return folder
 
     def as_json(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""
@@ -154,6 +172,11 @@ def options_from(options: dict[str, Any]) -> CompileOptions:
         elif values.get(key) is not None:
             values[key] = tuple(values[key])
     return CompileOptions(**values)
+
+
+def _is_line(name: str) -> bool:
+    """Whether a name is one line that any reader takes: no control characters, nothing that is no text."""
+    return all(c.isprintable() or c in "\u200c\u200d" for c in name)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...], other: str = "") -> None:

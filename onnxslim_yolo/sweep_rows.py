@@ -14,7 +14,7 @@ from typing import Any
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.files import require_file, write_atomically
 
 Row = dict[str, Any]
 """A trial: the columns below; what is not known is None or missing."""
@@ -70,6 +70,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
+    require_file(path)
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream, strict=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import require_file
 
 LARGEST = 1 << 20
 """Bytes. Configuration files have a few hundred."""
@@ -22,6 +23,7 @@ def read_toml(path: Path, *, hint: str | None = None) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
+    require_file(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(LARGEST + 1)

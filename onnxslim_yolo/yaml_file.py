@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import require_file
 
 LARGEST = 1 << 18
 """Bytes. A data.yaml with a thousand classes has 30,000; PyYAML takes a second for so many."""
@@ -25,6 +26,7 @@ def read_yaml(path: Path, what: str, expected: str) -> dict[str, Any]:
     """
     import yaml
 
+    require_file(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(LARGEST + 1)

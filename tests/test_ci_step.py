@@ -95,8 +95,7 @@ class Runner:
                 command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120
             )
             self.log = done.stdout + done.stderr
-            for line in outputs.read_text().splitlines():
-                name, value = line.split("=", 1)
+            for name, value in outputs_in(outputs.read_text()).items():
                 self.values[f"steps.{step['id']}.outputs.{name}"] = value
             if done.returncode:
                 return done.returncode
@@ -104,6 +103,19 @@ class Runner:
 
     def output(self, name: str) -> str:
         return self.expand(ACTION["outputs"][name]["value"])
+
+
+def outputs_in(text: str) -> dict[str, str]:
+    """What a runner reads from the file of outputs: `name=value`, or `name<<MARK`, lines, MARK."""
+    found: dict[str, str] = {}
+    lines = iter(text.splitlines())
+    for line in lines:
+        if "<<" in line.split("=", 1)[0]:
+            name, mark = line.split("<<", 1)
+            found[name] = "\n".join(iter(lambda mark=mark: next(lines, mark), mark))
+        else:
+            name, found[name] = line.split("=", 1)
+    return found
 
 
 @pytest.fixture
@@ -155,6 +167,42 @@ def test_the_action_on_bad_input_runs_nothing_from_it(place: Path) -> None:
     runner = Runner(place / "x", model="n.onnx")
     assert runner.run() == 2
     assert "`n.onnx`: not compiled (exit 2)" in runner.summary.read_text()
+
+
+@pytest.mark.parametrize("name", ["n\nstatus=0", "n\nreport=/etc/passwd\nx"])
+def test_a_name_with_a_newline_adds_no_output(name: str, place: Path) -> None:
+    (place / "m y.onnx").rename(place / f"{name.replace('/', '')}.onnx")
+    tries = {"a": {"model": f"{name.replace('/', '')}.onnx"}, "b": {"model": "z.onnx", "name": name}}
+    write(good(), place / "z.onnx")
+    for key, inputs in tries.items():
+        (place / key).mkdir()
+        runner = Runner(place, options="--emit onnx --no-verify", cache="false", budget="tight.toml", **inputs)
+        assert runner.run() == 2, runner.log
+        assert runner.output("status") == "2" and runner.output("report") == "" and not (place / "slim").exists()
+        (place / "bin").rename(place / key / "bin")
+
+
+def test_an_out_with_a_newline_is_one_output(place: Path) -> None:
+    runner = Runner(
+        place,
+        model="m y.onnx",
+        out="o\nstatus=0",
+        options="--emit onnx --no-verify",
+        cache="false",
+        budget="tight.toml",
+    )
+    assert runner.run() == 4, runner.log
+    assert runner.output("status") == "4" and runner.output("report") == "o\nstatus=0/m y.report.json"
+
+
+def test_the_action_reads_no_configuration_that_it_finds(place: Path) -> None:
+    (place / "onnxslim-yolo.toml").write_text('prune = 2\nsummary = "planted.md"\n')
+    (place / "shlex.py").write_text("open('ran', 'w')")
+    (place / "mine.toml").write_text('emit = "onnx"\nno-verify = true\n')
+    runner = Runner(place, model="m y.onnx", config="mine.toml", cache="false")
+    assert runner.run() == 0, runner.log
+    assert not (place / "planted.md").exists() and not (place / "ran").exists()
+    assert not (place / "slim" / "m y_ncnn_model").exists(), "the file that was named counts"
 
 
 def quiet(stage: str) -> None:

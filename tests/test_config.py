@@ -10,9 +10,9 @@ import typer
 
 from onnxslim_yolo.cli import app, compile_command
 from onnxslim_yolo.cli_config import NOT_IN_A_FILE, options_of
-from onnxslim_yolo.config import Option, as_toml, find_config, read_config
+from onnxslim_yolo.config import ONLY_BY_HAND, Option, as_toml, find_config, read_config
 from onnxslim_yolo.errors import InputError
-from tests.command import command
+from tests.command import command, environment
 from tests.test_bad_input import good, write
 
 OPTIONS = options_of(compile_command)
@@ -22,6 +22,12 @@ def read(folder: Path, text: str) -> dict[str, object]:
     path = folder / "onnxslim-yolo.toml"
     path.write_text(text, encoding="utf-8")
     return read_config(path, OPTIONS, check).values
+
+
+def find(folder: Path, text: str, name: str = "onnxslim-yolo.toml") -> dict[str, object]:
+    """Read as a file that nobody named."""
+    (folder / name).write_text(text, encoding="utf-8")
+    return read_config(folder / name, OPTIONS, check, found=True).values
 
 
 def check(given: dict[str, object]) -> None:
@@ -167,3 +173,75 @@ def test_options_are_found_as_python_3_10_spells_them() -> None:
     hint = Annotated[Path | None, "note"]
     assert _annotated(hint | None) == hint == _annotated(hint)
     assert _annotated(int) is int and _annotated(int | None) == (int | None)
+
+
+PATHS = sorted(key for key, option in OPTIONS.items() if option.kind is Path)
+OUTSIDE = ["/tmp/x", "../x", "sub/../../x", "link/x", "link", "sub/deep/x"]
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_a_file_that_was_found_names_no_path_outside_its_folder(key: str, tmp_path: Path) -> None:
+    home, foreign = tmp_path / "home", tmp_path / "foreign"
+    (home / "sub").mkdir(parents=True)
+    foreign.mkdir()
+    (home / "link").symlink_to(foreign)
+    (home / "sub" / "deep").symlink_to("../../foreign")
+    (home / "inner").symlink_to("sub")
+    for value in OUTSIDE:
+        with pytest.raises(
+            InputError, match=f"'{key}' (leads out of the file's folder|cannot be set by a file)"
+        ) as caught:
+            find(home, f'{key} = "{value}"')
+        assert caught.value.exit_status == 2 and "--config onnxslim-yolo.toml" in (caught.value.hint or "")
+    if key in ONLY_BY_HAND:
+        with pytest.raises(InputError, match=f"'{key}' cannot be set by a file that was found"):
+            find(home, f'{key} = "x"')
+        assert read(home, f'{key} = "x"')
+        return
+    for value in ("x", "sub/x", "inner/x", "./x"):
+        assert find(home, f'{key} = "{value}"')[OPTIONS[key].parameter] == str(home / value)
+    assert read(home, f'{key} = "/tmp/x"'), "whoever names the file may"
+
+
+def test_nor_in_its_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for spec in ("prune{calib=/etc}", "prune{ratio=0.5},reconstruct{calib=../x}", "snap{table=/x}"):
+        with pytest.raises(InputError, match="'passes' leads out"):
+            find(tmp_path, f'passes = "{spec}"')
+    assert find(tmp_path, 'passes = "prune{calib=images}"')
+    assert find(tmp_path, 'passes = "prune{ratio=0.5},slice"')
+
+
+def test_trust_is_in_no_file(tmp_path: Path) -> None:
+    for reader in (read, find):
+        with pytest.raises(InputError, match="'trust' runs code"):
+            reader(tmp_path, "trust = true")
+
+
+def test_a_planted_file_writes_nothing_elsewhere(tmp_path: Path) -> None:
+    """The command in a stranger's folder: refused, and what the file names stays as it was."""
+    work, bashrc = tmp_path / "work", tmp_path / ".bashrc"
+    work.mkdir()
+    bashrc.write_text("# mine\n")
+    write(good(), work / "m.onnx")
+    for text in (f'summary = "{bashrc}"', 'summary = "../.bashrc"', 'out = "../o"', f'cache = "{tmp_path}/c"'):
+        (work / "onnxslim-yolo.toml").write_text(text)
+        done = command("compile", "m.onnx", "--no-verify", cwd=work)
+        assert done.returncode == 2 and "onnxslim-yolo.toml" in done.stderr, done.stderr
+        assert bashrc.read_text() == "# mine\n" and {p.name for p in tmp_path.iterdir()} == {"work", ".bashrc"}
+    done = command("compile", "m.onnx", "--no-verify", "--no-config", "-q", cwd=work)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_found_file_sets_is_said_and_can_be_forbidden(tmp_path: Path) -> None:
+    write(good(), tmp_path / "m.onnx")
+    (tmp_path / "onnxslim-yolo.toml").write_text('emit = "onnx"\nno-verify = true\n')
+    done = command("compile", "m.onnx", cwd=tmp_path)
+    assert done.returncode == 0 and f"options from {tmp_path / 'onnxslim-yolo.toml'}: emit, no-verify" in done.stderr
+    shown = command("compile", "--print-config", cwd=tmp_path).stdout
+    assert shown.startswith(f"# options from {tmp_path / 'onnxslim-yolo.toml'}\n")
+    forbidden = {**environment(), "ONNXSLIM_YOLO_NO_CONFIG": "1"}
+    shown = command("compile", "--print-config", cwd=tmp_path, env=forbidden).stdout
+    assert shown.startswith("# no configuration file\n") and 'emit = "onnx,ncnn"' in shown
+    shown = command("compile", "--print-config", "--config", "onnxslim-yolo.toml", cwd=tmp_path, env=forbidden).stdout
+    assert 'emit = "onnx" ' in shown

@@ -60,12 +60,12 @@ def test_killed_between_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             (folder / name).write_text("old")
         done = 0
 
-        def stop(source: Path, target: Path, limit: int = moves) -> None:
+        def stop(source: str, target: str, limit: int = moves, **places: int) -> None:
             nonlocal done
             if done == limit:
                 raise Killed
             done += 1
-            replace(source, target)
+            replace(source, target, **places)
 
         stage = tmp_path / f".stage{moves}"
         stage.mkdir()

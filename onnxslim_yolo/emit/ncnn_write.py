@@ -73,12 +73,15 @@ def metadata_yaml(ncnn: NcnnModel, metadata: Mapping[str, str]) -> str:
 
 
 def _value(text: str) -> object:
-    """A metadata string as what it spells: Ultralytics stores `str()` of Python values."""
+    """A metadata string as what it spells: Ultralytics stores `str()` of Python values. Text where YAML has no such."""
     try:
         value: object = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if not (isinstance(value, (dict, list, int, float, bool, str)) or value is None):
+            return text
+        yaml.safe_dump(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError, OverflowError, yaml.YAMLError):
         return text
-    return value if isinstance(value, (dict, list, int, float, bool, str)) or value is None else text
+    return value
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ the state_dict's keys are those of the source. Take the graph before convolution
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor, nn  # noqa: TID253
 from onnxslim_yolo.emit.torch_describe import FORMAT, VERSION, Description, describe
 from onnxslim_yolo.emit.torch_ops import OPS, same_padding
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.load.dry_run import check_sizes
 from onnxslim_yolo.load.tensors import TensorReader
@@ -120,7 +122,7 @@ def save_module(module: GraphModule, path: str | Path) -> Path:
     """Write a module: description, state_dict and constants as plain containers, completely or not at all."""
     path = Path(path)
     constants = {key: module.get_buffer(_buffer_name(key)) for key in module.description["constants"]}
-    partial = path.with_name(path.name + ".part")
+    stream = io.BytesIO()
     torch.save(
         {
             "format": FORMAT,
@@ -129,10 +131,9 @@ def save_module(module: GraphModule, path: str | Path) -> Path:
             "state_dict": dict(module.state_dict()),
             "constants": constants,
         },
-        partial,
+        stream,
     )
-    partial.replace(path)
-    return path
+    return write_atomically(path, stream.getvalue())
 
 
 def load_module(path: str | Path) -> GraphModule:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.files import require_file, write_atomically
 from onnxslim_yolo.latency.layers import Family, Pair
 from onnxslim_yolo.latency.packing import PACK, RUNTIMES
 from onnxslim_yolo.latency.table import FORMAT, SQUARE, VERSION, Grid, LatencyTable, Widths
@@ -67,6 +67,7 @@ def read_table(path: Path) -> LatencyTable:
     Raises:
         InputError: it cannot be read or is no such table; the message says where.
     """
+    require_file(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"more than {MAX_BYTES} bytes, which no latency table has", file=path)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import onnx
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.files import sha256_of
+from onnxslim_yolo.files import require_file, sha256_of
 from onnxslim_yolo.graph import Model, Source
 from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, read_pair, refuse_unsupported
 
@@ -87,6 +87,9 @@ def read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProto
     """
     if not path.exists():
         raise InputError("no such file", file=path)
+    for each in (path, options.weights):
+        if each is not None:
+            require_file(each)
     suffix = path.suffix.lower()
     if suffix == ".cfg" or suffix == ".weights":
         return _from_proto(_darknet(path, options), path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.files import require_file
 
 _MAX_BYTES = 4 << 20
 _MAX_SECTIONS = 4096
@@ -123,6 +124,7 @@ def read_sections(path: Path) -> list[Section]:
 
 
 def _read_text(path: Path) -> str:
+    require_file(path)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"larger than {_MAX_BYTES >> 20} MiB, which no Darknet configuration is", file=path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.files import require_file
 from onnxslim_yolo.graph import Array
 
 
@@ -25,6 +26,7 @@ class WeightReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        require_file(path)
         try:
             data = path.read_bytes()
         except OSError as error:

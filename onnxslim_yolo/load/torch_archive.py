@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import require_file
 from onnxslim_yolo.load.pickle_machine import PickleMachine
 from onnxslim_yolo.load.records import Global, Storage
 
@@ -74,6 +75,7 @@ def open_archive(path: Path) -> Archive:
     Raises:
         InputError: unreadable, damaged, of another format, or asking for something that is not allowed.
     """
+    require_file(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

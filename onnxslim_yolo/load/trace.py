@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import MODULE_KEY
 from onnxslim_yolo.load.trace_check import check_norms, check_outputs, flatten_outputs
 from onnxslim_yolo.load.trace_names import all_nodes, module_path, name_transposed
@@ -232,6 +233,4 @@ def _tidy(proto: onnx.ModelProto, module: nn.Module) -> None:
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
     """Complete or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(proto.SerializeToString(deterministic=True))
-    partial.replace(path)
+    write_atomically(path, proto.SerializeToString(deterministic=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import require_file
 
 FORMAT, VERSION = "onnxslim-yolo/report", 1
 LARGEST = 1 << 28
@@ -123,6 +124,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> Any:
+    require_file(path)
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"is larger than {LARGEST >> 20} MiB, too large for a report", file=path)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files import require_file
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.verify.images import list_images
 from onnxslim_yolo.yaml_file import read_yaml
@@ -119,6 +120,7 @@ def _box(values: list[float], *, polygon: bool) -> tuple[float, float, float, fl
 
 
 def _lines(path: Path) -> list[str]:
+    require_file(path)
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

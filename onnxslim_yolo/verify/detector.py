@@ -123,6 +123,11 @@ def open_onnx(source: Path | bytes, file: Path, size: tuple[int, int] | None = N
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     model = str(source) if isinstance(source, Path) else source
     try:
+        str(file).encode()
+    except UnicodeEncodeError as error:
+        hint = "rename it, or set a UTF-8 locale (LC_ALL=C.UTF-8)"
+        raise InputError("its name is no text in this locale", file=file, hint=hint) from error
+    try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise InputError(f"onnxruntime cannot open it: {error}", file=file) from error

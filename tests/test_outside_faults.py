@@ -1,0 +1,212 @@
+"""What surrounds a command goes wrong: streams, signals, disks, files that are none. One message, nothing left."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from onnxslim_yolo.emit.ncnn_write import _value
+from tests.command import command, environment
+from tests.test_bad_input import good, write
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs pipes, devices and signals")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write(good(), tmp_path / "m.onnx")
+    return tmp_path
+
+
+def in_shell(line: str, place: Path) -> subprocess.CompletedProcess[str]:
+    front = f'"{sys.executable}" -m onnxslim_yolo'
+    return subprocess.run(
+        ["bash", "-c", f"{front} {line}"], cwd=place, env=environment(), capture_output=True, text=True, timeout=120
+    )
+
+
+COMMANDS = [
+    "compile m.onnx --no-verify",
+    "compile m.onnx --no-verify --json",
+    "inspect m.onnx",
+    "inspect m.onnx --json",
+    "passes",
+]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+def test_standard_output_that_is_full_or_closed(line: str, where: str, place: Path) -> None:
+    done = in_shell(f"{line} {where}", place)
+    assert done.returncode == 2 and done.stderr.count("error:") == 1, done.stderr
+    assert "standard output cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nothing_is_said_to_a_stream_that_nobody_needs(place: Path) -> None:
+    done = in_shell("compile m.onnx -q >&-", place)
+    assert done.returncode == 0 and (place / "m-slim" / "m.onnx").exists(), done.stderr
+    done = in_shell("inspect m.onnx 2>&-", place)
+    assert done.returncode == 0 and "parameters" in done.stdout
+    assert in_shell("inspect none.onnx 2>&-", place).returncode == 2
+
+
+NO_FILES = {"pipe": "a pipe", "zero": "a device", "linked": "a device", "socket": "a socket"}
+
+
+@pytest.fixture
+def no_file(request, place: Path) -> Path:
+    path = place / "x"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "socket":
+        import socket
+
+        os.chdir(place)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind("x")
+    else:
+        path.symlink_to("/dev/zero")
+        if request.param == "linked":
+            path.rename(place / "y")
+            path.symlink_to("y")
+    return path
+
+
+@pytest.mark.parametrize("no_file", list(NO_FILES), indirect=True)
+def test_pipes_devices_and_sockets_are_refused_at_once(no_file: Path, place: Path, request) -> None:
+    what = NO_FILES[request.node.callspec.params["no_file"]]
+    lines: list[tuple[object, ...]] = [
+        ("compile", "m.onnx", "--budget", "x.toml"),
+        ("compile", "m.onnx", "--config", "x.toml"),
+        ("compile", "m.onnx", "--data", "x.yaml"),
+        ("inspect", "x.report.json"),
+        ("diff", "x.report.json", "x.report.json"),
+    ]
+    for suffix in (".onnx", ".cfg", ".pt", ".safetensors"):
+        lines.append(("compile", f"x{suffix}"))
+    (place / "n.cfg").write_text("[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nfilters=4\nsize=1\n")
+    lines.append(("compile", "n.cfg", "--weights", "x.weights"))
+    for line in lines:
+        name = next(str(word) for word in line if str(word).startswith("x."))
+        (place / name).unlink(missing_ok=True)
+        (place / name).symlink_to("x")
+        done = command(*line, cwd=place)
+        assert done.returncode == 2 and f"is {what}" in done.stderr, (line, done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_summary_on_a_full_disk(place: Path) -> None:
+    done = command("compile", "m.onnx", "--no-verify", "--summary", "/dev/full", cwd=place)
+    assert done.returncode == 2 and "cannot write the summary: No space left" in done.stderr
+
+
+def test_a_cache_on_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from onnxslim_yolo.ci import Job, compile_job
+    from onnxslim_yolo.errors import InputError
+    from onnxslim_yolo.options import CompileOptions
+
+    options = CompileOptions(out=place / "out", emit=("onnx",), verify=False)
+    copy = shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        copy(source, target)
+        if str(target).endswith(".html"):
+            raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match="cannot write: No space left on device") as caught:
+        compile_job(Job(place / "m.onnx", options, place / "cache"), lambda stage: None)
+    assert "--cache" in (caught.value.hint or "") and caught.value.exit_status == 2
+    assert list((place / "cache").iterdir()) == [] and (place / "out" / "m.onnx").exists()
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    assert not compile_job(Job(place / "m.onnx", options, place / "cache"), lambda stage: None).cached
+    assert compile_job(Job(place / "m.onnx", options, place / "cache"), lambda stage: None).cached
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_signals_leave_nothing(number: signal.Signals, place: Path) -> None:
+    """At random moments of a compilation: no staging folder, no child's folder, and no child is left."""
+    dice, temporary = random.Random(number), place / "temporary"
+    temporary.mkdir()
+    ended = set()
+    for delay in (0.2, 2.0, *(dice.uniform(0.6, 2.6) for _ in range(6))):
+        line = [sys.executable, "-m", "onnxslim_yolo", "compile", "m.onnx", "-q", "--measure"]
+        process = subprocess.Popen(
+            line, cwd=place, env={**environment(), "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(delay)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        ended.add(process.returncode)
+        if process.returncode != -number:  # it was not up yet
+            assert "Traceback" not in said, said
+        assert not [p.name for p in place.iterdir() if p.name.startswith(".")]
+        assert list(temporary.iterdir()) == []
+    assert ended & {128 + number, 1, 130, 0}, ended
+
+
+def test_control_a_kill_does_leave_something(place: Path) -> None:
+    temporary = place / "temporary"
+    temporary.mkdir()
+    code = "import time; from pathlib import Path; from onnxslim_yolo.files import staging\n"
+    code += "with staging(Path('out')):\n print(1, flush=True)\n time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=place, env=environment(), stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    process.kill()
+    process.wait()
+    assert [p.name for p in place.iterdir() if p.name.startswith(".")]
+
+
+METADATA = [
+    *("1j", "[1j]", "{1: 2j}", "b'x'", "[b'x']", "...", "[...]", "{1, 2}", "[{1, 2}]", "1e999", "-1e999", "[1e999]"),
+    *(
+        "9" * 5000,
+        "0x" + "f" * 9000,
+        "[" * 900 + "]" * 900,
+        "{(1, 2): 3}",
+        "{'a': {'b': {1j}}}",
+        "nan",
+        "'\\x00'",
+        "\x01",
+    ),
+    *("[[1e999, -1e999]]", "{None: None}", "(1, 2)", "-" * 3000 + "1", "'\\ud800'", "['\\udfff']", "{'\\ud800': 1}"),
+]
+
+
+@pytest.mark.parametrize("text", METADATA, ids=range(len(METADATA)))
+def test_metadata_that_yaml_or_numbers_cannot_hold(text: str, place: Path) -> None:
+    """Under every key that is read as well: compiled, and the file of metadata can be read."""
+    yaml.safe_load(yaml.safe_dump(_value(text)))
+    model = good()
+    for key in (
+        "names",
+        "stride",
+        "imgsz",
+        "task",
+        "batch",
+        "nc",
+        "head",
+        "kpt_shape",
+        "anything",
+        "channels",
+        "end2end",
+    ):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, text
+    write(model, place / "m.onnx")
+    for line in (("inspect", "m.onnx"), ("compile", "m.onnx", "--no-verify")):
+        done = command(*line, cwd=place)
+        assert done.returncode in (0, 2) and "internal" not in done.stderr, done.stderr
+    if done.returncode == 0:
+        assert yaml.safe_load((place / "m-slim" / "m_ncnn_model" / "metadata.yaml").read_text(encoding="utf-8"))
