@@ -240,7 +240,7 @@ def replace_constant(node: Node, index: int, values: Array, name: str | None = N
         if old is None or not isinstance(old, gs.Constant):
             raise ValueError(f"input {index} of '{node.name}' is no constant: a name is needed")
         name = old.name if len(old.outputs) == 1 else f"{old.name}__{node.name}"
-    set_input(node, index, gs.Constant(name, np.ascontiguousarray(values)))
+    set_input(node, index, gs.Constant(name, np.asarray(values, order="C")))  # a scalar stays one
 
 
 def replace_uses(graph: gs.Graph, old: Tensor, new: Tensor) -> None:

@@ -7,8 +7,9 @@
 3. A Reshape whose target is known but for the batch gets a constant target with −1 (or 0: copy) there.
 4. Identity, Dropout, Casts to the same type, and Reshape, Transpose, Expand, Slice, Pad, Concat that change nothing go
    (`noop_nodes`).
-5. An Einsum becomes the nodes it stands for (`einsum_nodes`), a Gemm a plain layer (`gemm_nodes`), and an Expand goes
-   that its readers do themselves (`expand_nodes`).
+5. An Einsum becomes the nodes it stands for (`einsum_nodes`), so do casts by example and sequences of parts
+   (`exporter_nodes`), a Gemm a plain layer (`gemm_nodes`), and an Expand goes that its readers do themselves
+   (`expand_nodes`).
 6. Vectors (biases, BatchNorm parameters) that an exporter merged because their values are equal become separate again:
    sharing them would tie channels that have nothing to do with each other. Equal integer constants are merged
    (`shared_constants`).
@@ -28,6 +29,7 @@ from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Model, sweep, toposort
 from onnxslim_yolo.passes.einsum_nodes import rewrite_einsums
 from onnxslim_yolo.passes.expand_nodes import drop_expands
+from onnxslim_yolo.passes.exporter_nodes import rewrite_exported
 from onnxslim_yolo.passes.gemm_nodes import plain_gemms
 from onnxslim_yolo.passes.noop_nodes import drop_noops
 from onnxslim_yolo.passes.shape_nodes import fold_constants, resolve_reshapes
@@ -64,7 +66,8 @@ class Canonicalise:
         while True:
             reinfer(graph)
             changed = fold_constants(graph) + resolve_reshapes(graph) + drop_noops(graph)
-            changed += rewrite_einsums(graph) + plain_gemms(graph) + drop_expands(graph) + sweep(graph)
+            changed += rewrite_einsums(graph) + rewrite_exported(graph) + plain_gemms(graph)
+            changed += drop_expands(graph) + sweep(graph)
             rewrites += changed
             if not changed:
                 break

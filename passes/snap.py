@@ -9,7 +9,8 @@ only dead channels may go (`prune{ratio=dead}`): then widths are only completed,
 
 `auto` chooses by predicted latency instead (see `_auto_widths`): the fastest widths near the planned ones that lose no
 more importance, judged by a stored table, never by a measurement of the moment. Where the graph is too small for that
-or its shapes are not known, its grid is what a register holds.
+or its shapes are not known, its grid is what a register holds, and halves of one down to 4: a layer of which a quarter
+is wanted does not stay whole for being as wide as a register.
 
 A group that is whole but off the grid (somebody else pruned it to an odd width) is left alone by default. `odd=down`
 takes it to the grid point below, the least important channels going; `odd=up` to the one above, by zero channels, which
@@ -117,7 +118,10 @@ class SnapWidths:
             step = max(step // 2, SMALLEST)
         if self.to == "pow2":
             return [step << i for i in range(32) if step << i <= width]
-        return list(range(step, width + 1, step))
+        below = (
+            [step >> i for i in range(step.bit_length(), 0, -1) if step >> i >= SMALLEST] if self.to == "auto" else []
+        )
+        return [*below, *range(step, width + 1, step)]
 
     def target(self, kept: int, width: int) -> int:
         """The width that a group of `width` gets when the ranking keeps `kept` of it."""

@@ -129,14 +129,19 @@ def analyse_channels(graph: gs.Graph) -> Channels:
     state = Labelling(graph, concrete_shapes(graph))
     for node in graph.nodes:
         rule = RULES.get(node.op, opaque) if node.domain in (None, "", "ai.onnx") else opaque
+        state.visit()
         try:
             rule(state, node)
+            state.leave(node)
         except CannotMoveError as error:
+            state.take_back(node)
             opaque(state, node, f"{node.op} '{node.name}': {error}")
     for tensor in graph.outputs:
         labels = state.labels.get(id(tensor))
         if labels is not None:
             state.freeze(labels, f"reaches the output '{tensor.name}'")
+    state.meet()
+    state.settle()
     return _finish(state)
 
 
@@ -180,7 +185,7 @@ def _groups(count: int, uses: Iterable[AxisUse], frozen: list[str | None]) -> tu
     signature: list[list[int]] = [[] for _ in range(count)]
     makers: dict[int, str] = {}
     for number, use in enumerate(uses):
-        if use.role == "out" and use.index == 1:
+        if use.role == "out":
             makers[number] = layer_name(use)
         for cls in np.unique(use.labels).tolist():
             if cls != NO_CHANNEL:

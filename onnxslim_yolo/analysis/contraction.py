@@ -45,8 +45,8 @@ def contractions(channels: Channels) -> list[Contraction]:
         if labels is None or labels.size == 1:
             continue
         axis = int(np.argmax(np.asarray(labels.shape) > 1))
-        taps = _taps(node)
-        reads = np.ones(labels.size, dtype=bool) if taps is None else _reads(node)
+        taps = _taps(node) if index == 0 else None
+        reads = _reads(node, index, labels.size)
         # ConvTranspose's taps overlap: positions differ in how many of them they receive.
         steady = node.op != "ConvTranspose" and not may_pad(node)
         found.append(Contraction(node, index, labels.reshape(-1), axis, taps, reads, steady))
@@ -77,13 +77,23 @@ def _taps(node: Node) -> Array | None:
     weight = input_constant(node, 1)
     if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or weight is None or weight.ndim < 2:
         return None
+    if node.op in ("Gemm", "MatMul") and (weight.ndim > 2 or node.attrs.get("transA", 0)):
+        return None
     return _weight_as_matrix(node, weight, absolute=False)
 
 
-def _reads(node: Node) -> Array:
+def _reads(node: Node, index: int, size: int) -> Array:
+    """Whether any weight reads the position; True where there is no constant weight."""
+    if node.op in ("Gemm", "MatMul"):
+        weight = input_constant(node, 1 - index)
+        if weight is None or weight.ndim < 2:
+            return np.ones(size, dtype=bool)
+        turned = bool(node.attrs.get("transA" if index == 1 else "transB", 0))
+        inner = weight.ndim - (1 if (index == 1) != turned else 2)
+        return np.asarray((weight != 0).any(axis=tuple(k for k in range(weight.ndim) if k != inner)))
     weight = input_constant(node, 1)
-    if weight is None:
-        raise ValueError(f"'{node.name}' has no constant weight")
+    if weight is None or node.op not in ("Conv", "ConvTranspose", "DeformConv"):
+        return np.ones(size, dtype=bool)
     return np.asarray(_weight_as_matrix(node, weight, absolute=True).any(axis=0))
 
 

@@ -153,9 +153,9 @@ def split_sizes(node: Node, size: int) -> list[int]:
 def _split(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
     axis = axis_of(node, len(inputs[0]))
     array = arrays[0]
-    sizes = split_sizes(node, inputs[0][axis])
     if array.shape[axis] == 1:
-        return [array] * len(sizes)
+        return [array] * len(node.outputs)
+    sizes = split_sizes(node, inputs[0][axis])
     bounds = np.cumsum(sizes)[:-1]
     return [collapse(part) for part in np.split(array, bounds, axis=axis)]
 
@@ -194,10 +194,18 @@ def _clip(bound: Any) -> int:
 
 def _slice(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
     array = arrays[0]
+    if _leaves_alone(node, array):
+        return [array]
     for axis, taken in slice_ranges(node, inputs[0]).items():
         if array.shape[axis] > 1:
             array = array.take(list(taken), axis=axis)
     return [collapse(array)]
+
+
+def _leaves_alone(node: Node, array: Array) -> bool:
+    """Whether a Slice, whatever its bounds, slices along axes on which the descriptor is constant only."""
+    axes = input_constant(node, 3)
+    return axes is not None and all(array.shape[int(axis) % array.ndim] == 1 for axis in axes.reshape(-1))
 
 
 def gather_indices(node: Node, size: int) -> Array:
@@ -214,14 +222,11 @@ def gather_indices(node: Node, size: int) -> Array:
 
 def _gather(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
     axis = axis_of(node, len(inputs[0]))
-    indices = gather_indices(node, inputs[0][axis])
     array = arrays[0]
-    if array.shape[axis] == 1:
-        moved = array.take(np.zeros_like(indices), axis=axis)
-        for k in range(indices.ndim):
-            moved = moved.take([0], axis=axis + k)
-        return [moved]
-    return [collapse(array.take(indices, axis=axis))]
+    if array.shape[axis] == 1:  # whichever are picked
+        ones = (1,) * (len(outputs[0]) - len(inputs[0]) + 1)
+        return [array.reshape(array.shape[:axis] + ones + array.shape[axis + 1 :])]
+    return [collapse(array.take(gather_indices(node, inputs[0][axis]), axis=axis))]
 
 
 def pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
@@ -242,12 +247,18 @@ def pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
     return widths
 
 
+def pad_value(node: Node) -> float | None:
+    """What a Pad pads with; None where it is computed."""
+    if not has_input(node, 2):
+        return float(node.attrs.get("value", 0.0))
+    value = input_constant(node, 2)
+    return None if value is None else float(value.reshape(-1)[0])
+
+
 def _tile(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
-    repeats = input_constant(node, 1)
-    if repeats is None:
-        raise CannotMoveError("repeats that are computed, not constant")
     array = arrays[0]
-    return [np.tile(array, [int(r) if array.shape[k] > 1 else 1 for k, r in enumerate(repeats.reshape(-1))])]
+    repeats = [after // before if before else 1 for before, after in zip(inputs[0], outputs[0], strict=True)]
+    return [np.tile(array, [r if array.shape[k] > 1 else 1 for k, r in enumerate(repeats)])]
 
 
 def _expand(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
@@ -267,6 +278,7 @@ MOVERS: dict[str, Mover] = {
     "Identity": _same,
     "Dropout": _same,
     "Cast": _same,
+    "CastLike": _same,
     "Reshape": _reshape,
     "Flatten": _reshape,
     "Squeeze": _reshape,

@@ -63,9 +63,23 @@ def test_concat_ties_nothing_but_across_other_axes() -> None:
     assert g["a"] == g["b"] == g["c"] and g.free("a")
 
 
-def test_concat_with_plain_data_across_another_axis() -> None:
-    """A table as wide as the channels, beside them: nobody could cut it along."""
+def test_concat_with_a_constant_across_another_axis() -> None:
+    """A class token, a border: cut along with the channels it stands beside."""
     g = two("float[2,4,1,1] z, float[1,4,1,6] table", "c = Concat<axis=2>(a, table) y = Conv(c, z)")
+    assert g.free("a") and g["c"] == g["a"]
+    assert [(use.axis, use.labels.tolist()) for use in g.channels.uses if use.constant.name == "table"] == [(1, g["a"])]
+
+
+def test_concat_with_plain_data_across_another_axis() -> None:
+    """Computed by nobody's channels, beside them: nobody could cut it along."""
+    g = Labelled(
+        onnx_text(
+            "float[1,3,6,6] x, float[1,4,1,6] table",
+            "float[p,q,r,s] y",
+            "float[4,3,1,1] a.weight, float[2,4,1,1] z",
+            "a = Conv(x, a.weight) c = Concat<axis=2>(a, table) y = Conv(c, z)",
+        )
+    )
     (reason,) = g.reasons("a")
     assert reason is not None and "Concat" in reason
 
@@ -200,18 +214,13 @@ FROZEN = {
         "h = ReduceMax<axes=[1]>(a) y = Conv(h, z)",
         "ReduceMax .* reduces over channels",
     ),
-    "reduce-mean": (
-        "float[2,1,1,1] z",
-        "h = ReduceMean<axes=[1]>(a) y = Conv(h, z)",
-        "ReduceMean .* reduces over channels",
-    ),
     "lrn": (TAIL, "h = LRN<size=3>(a) y = Conv(h, z)", "LRN .* normalises over channels"),
-    "cumsum": ("int64 i = {1}, " + TAIL, "h = CumSum(a, i) y = Conv(h, z)", "CumSum .* has no channel rule"),
-    "argmax": ("", "h = ArgMax<axis=1>(a) y = Cast<to=1>(h)", "ArgMax .* has no channel rule"),
+    "cumsum": ("int64 i = {1}, " + TAIL, "h = CumSum(a, i) y = Conv(h, z)", "CumSum .* works along its channels"),
+    "argmax": ("", "h = ArgMax<axis=1>(a) y = Cast<to=1>(h)", "ArgMax .* works along its channels"),
     "reflecting-pad": (
         "int64[8] p = {0,1,0,0,0,1,0,0}, float[2,6,1,1] z",
         'h = Pad<mode="reflect">(a, p) y = Conv(h, z)',
-        "reflects or crops channels",
+        "reflects or repeats channels",
     ),
     "output": ("", "y = Relu(a)", "reaches the output 'y'"),
     "transposed-into-space": (
@@ -254,8 +263,10 @@ def test_what_passes_channels_on(case: str) -> None:
     assert g["h"] == g["a"] and g.free("a") and distinct(g["a"])
 
 
-def test_padded_channels_belong_to_nobody() -> None:
+def test_padded_channels_are_free_to_go_where_they_are_zero() -> None:
     g = two("int64[8] p = {0,1,0,0,0,2,0,0}, float[2,7,1,1] z", "h = Pad(a, p) y = Conv(h, z)")
+    assert g["h"][1:5] == g["a"] and g.free("h") and distinct(g["h"])
+    g = two("int64[8] p = {0,1,0,0,0,2,0,0}, float v = {1}, float[2,7,1,1] z", "h = Pad(a, p, v) y = Conv(h, z)")
     assert g["h"] == [NO_CHANNEL, *g["a"], NO_CHANNEL, NO_CHANNEL] and g.free("a")
 
 
@@ -272,9 +283,10 @@ def test_pixel_shuffles() -> None:
 
 
 def test_sums_over_channels_leave_them_free() -> None:
-    g = two("float[2,1,1,1] z", "h = ReduceL2<axes=[1]>(a) y = Conv(h, z)")
-    assert g.free("a") and set(g["h"]) == {NO_CHANNEL}
-    assert any(node.op == "ReduceL2" for node, _ in g.channels.contractions)
+    for op in ("ReduceL2", "ReduceMean"):
+        g = two("float[2,1,1,1] z", f"h = {op}<axes=[1]>(a) y = Conv(h, z)")
+        assert g.free("a") and set(g["h"]) == {NO_CHANNEL}
+        assert any(node.op == op for node, _ in g.channels.contractions)
 
 
 def test_attention_products() -> None:

@@ -86,7 +86,6 @@ def test_what_no_weight_reads_can_go(proto: onnx.ModelProto, seed: int) -> None:
     model = prepared(proto)
     plan = planned(model, seed, 0.5)
     assume(plan.removed > 0)
-    assume(all(node.inputs[1 - index if node.op == "MatMul" else 1] for node, index in plan.channels.contractions))
     weighted = {id(node) for use in plan.channels.uses if use.role == "in" for node in [use.node]}
     for node, index in plan.channels.contractions:
         labels = plan.channels.labels_of(node.inputs[index])

@@ -1,0 +1,124 @@
+"""Channel rules of normalisations and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxslim_yolo.analysis.labelling import Labelling, Rule, why
+from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, axis_of, varying_axes
+from onnxslim_yolo.graph import Node, is_constant, is_empty
+
+
+def batch_norm(state: Labelling, node: Node) -> None:
+    """BatchNormalization: one scale, shift, mean and variance a channel."""
+    channels = state.only_axis(node, node.inputs[0], 1)
+    if not all(is_constant(tensor) for tensor in node.inputs[1:5]):
+        raise CannotMoveError("its parameters are computed, not constant")
+    if any(not is_empty(tensor) for tensor in node.outputs[1:]):
+        raise CannotMoveError("is in training mode")
+    state.put(node.outputs[0], state.get(node.inputs[0]))
+    if channels.size > 1:
+        for index in range(1, 5):
+            state.use(node, index, 0, channels, "channel")
+
+
+def instance_norm(state: Labelling, node: Node) -> None:
+    """InstanceNormalization: one scale and shift a channel."""
+    channels = state.only_axis(node, node.inputs[0], 1)
+    if not all(is_constant(tensor) for tensor in node.inputs[1:3]):
+        raise CannotMoveError("its parameters are computed, not constant")
+    state.put(node.outputs[0], state.get(node.inputs[0]))
+    if channels.size > 1:
+        for index in (1, 2):
+            state.use(node, index, 0, channels, "channel")
+
+
+def group_norm(state: Labelling, node: Node) -> None:
+    """GroupNormalization: a group's channels go together; before opset 21 a scale and shift is a group's."""
+    channels = state.only_axis(node, node.inputs[0], 1)
+    if not all(is_constant(tensor) for tensor in node.inputs[1:3]):
+        raise CannotMoveError("its parameters are computed, not constant")
+    shape = state.shape(node.inputs[0])
+    if channels.size > 1:
+        groups = int(node.attrs["num_groups"])
+        parts = channels.reshape(groups, -1)
+        whole = (parts != 0).all(axis=1)
+        state.freeze(parts[~whole], why(node, "normalises over them and values that no channel owns"))
+        state.unify(np.broadcast_to(parts[whole, :1], parts[whole].shape), parts[whole])
+        per_group = np.where(whole, parts[:, 0], 0)
+        channels = np.repeat(per_group, shape[1] // groups)
+        for index in (1, 2):
+            size = state.shape(node.inputs[index])[0]
+            if size > 1:
+                state.use(node, index, 0, channels if size == shape[1] else per_group, "channel")
+    state.put(node.outputs[0], channels.reshape([1, -1] + [1] * (len(shape) - 2)))
+
+
+def normalise_over(axes: Callable[[Node, int], list[int]]) -> Rule:
+    """A rule for what normalises over some axes: channels there are frozen, elsewhere they pass."""
+
+    def rule(state: Labelling, node: Node) -> None:
+        rank = len(state.shape(node.inputs[0]))
+        over = {axis % rank for axis in axes(node, rank)}
+        labels = state.line(node, node.inputs[0], [k for k in range(rank) if k not in over])
+        if set(varying_axes(labels)) & over:
+            state.freeze(labels, why(node, "normalises over channels"))
+            labels = np.zeros((1,) * rank, dtype=np.int64)
+        for tensor in node.outputs:
+            if not is_empty(tensor):
+                state.put(tensor, labels if len(state.shape(tensor)) == rank else np.zeros(1, dtype=np.int64))
+
+    return rule
+
+
+def layer_norm_axes(node: Node, rank: int) -> list[int]:
+    """LayerNormalization: from its axis on."""
+    return list(range(axis_of(node, rank, -1), rank))
+
+
+def channel_axis(node: Node, rank: int) -> list[int]:
+    """What is normalised over channels."""
+    return list(range(1, rank))
+
+
+def mean_variance_axes(node: Node, rank: int) -> list[int]:
+    """MeanVarianceNormalization: batch and space by default."""
+    return [int(axis) for axis in node.attrs.get("axes", (0, 2, 3))]
+
+
+def norm_axis(node: Node, rank: int) -> list[int]:
+    """LpNormalization: its axis, the last by default."""
+    return [axis_of(node, rank, -1)]
+
+
+def softmax(state: Labelling, node: Node) -> None:
+    """Before opset 13, Softmax flattens everything from its axis on, which is 1 by default."""
+    old = state.graph.opset < 13
+    axes = (lambda n, rank: list(range(axis_of(n, rank, 1), rank))) if old else norm_axis
+    normalise_over(axes)(state, node)
+
+
+ADDS_UP = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"})
+"""Reductions to which a channel of zeros adds nothing (a mean being a sum over the source's number of channels)."""
+
+
+def reduce(state: Labelling, node: Node) -> None:
+    """Reductions: over space channels pass; sums over channels read them, other reductions freeze them."""
+    given = axes_of(node)
+    if given is None and node.attrs.get("noop_with_empty_axes", 0):
+        return state.put(node.outputs[0], state.get(node.inputs[0]))
+    shape = state.shape(node.inputs[0])
+    rank = len(shape)
+    axes = {axis % rank for axis in given} if given else set(range(rank))
+    labels = state.line(node, node.inputs[0], [k for k in range(rank) if k not in axes])
+    if set(varying_axes(labels)) & axes:
+        if node.op not in ADDS_UP:
+            state.freeze(labels, why(node, "reduces over channels"))
+        else:
+            state.contract(node, 0)
+        labels = np.zeros((1,) * rank, dtype=np.int64)
+    if not node.attrs.get("keepdims", 1):
+        labels = labels.reshape([labels.shape[k] for k in range(rank) if k not in axes])
+    return state.put(node.outputs[0], labels)
