@@ -82,29 +82,30 @@ def join(state: Labelling, node: Node) -> None:
     shapes = [state.shape(tensor) for tensor in node.inputs]
     if len({shape[:axis] + shape[axis + 1 :] for shape in shapes}) > 1:
         raise CannotMoveError(f"its inputs' shapes differ beside axis {axis}")
+    along = any(array.shape[axis] > 1 for array in arrays)
     crossing = [k for k, a in enumerate(arrays) if any(other != axis for other in varying_axes(a))]
-    if crossing and any(array.shape[axis] > 1 for array in arrays):
-        for index, array in enumerate(arrays):
-            state.freeze(array, why(node, f"mixes channels on axis {axis} with channels on another axis"))
-            arrays[index] = np.zeros((1,) * array.ndim, dtype=np.int64)
-    elif crossing:
-        _across(state, node, arrays, crossing)
-    elif any(array.shape[axis] > 1 for array in arrays):
+    if crossing:
+        _across(state, node, arrays, crossing, along)
+    elif along:
         _zeros(state, node, arrays, axis)
     labels = concat([collapse(state.sets.find(a)) for a in arrays], shapes, axis)
     state.put(node.outputs[0], labels)
 
 
-def _across(state: Labelling, node: Node, arrays: list[Array], crossing: list[int]) -> None:
+def _across(state: Labelling, node: Node, arrays: list[Array], crossing: list[int], along: bool) -> None:
+    """Tie the channels that cross all parts. Where some lie along the axis, too, they are laid out on several axes."""
     first = arrays[crossing[0]]
-    for index in crossing[1:]:
-        first = state.merge(node, first, arrays[index], state.shape(node.inputs[0]), state.shape(node.inputs[0]))
+    shape = state.shape(node.inputs[0])
+    if not along:
+        for index in crossing[1:]:
+            first = state.merge(node, first, arrays[index], shape, shape)
     varying = varying_axes(first)
     for index, tensor in enumerate(node.inputs):
         if arrays[index].any():
             continue
-        if constant_of(tensor) is None or len(varying) != 1 or (first == 0).any():
-            state.freeze(first, why(node, "puts them beside values that no channel owns"))
+        if along or constant_of(tensor) is None or len(varying) != 1 or (first == 0).any():
+            for array in arrays:
+                state.freeze(array, why(node, "puts them beside values that no channel owns"))
             arrays[:] = [np.zeros((1,) * first.ndim, dtype=np.int64)] * len(arrays)
             return
         state.use(node, index, varying[0], first.reshape(-1), "channel")
