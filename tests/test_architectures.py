@@ -45,7 +45,7 @@ LEAST_PRUNABLE = {
 GENUINE = re.compile(
     r"reaches the output '|(Softmax|LayerNormalization) '.*' normalises over channels"
     r"|ReduceMax '.*' reduces over channels|Conv '.*/dfl/conv/Conv' expects channels on axis 1 only"
-    r"|GatherElements '.*' combines them with values that no channel owns|Add '.*' combines them with values that no channel owns"
+    r"|(GatherElements|Add) '.*' combines them with values that no channel owns"
 )
 """Outputs, attention's softmax, normalisation over channels, and how end-to-end heads choose their boxes."""
 

@@ -65,7 +65,6 @@ def normalise_over(axes: Callable[[Node, int], list[int]]) -> Rule:
         labels = state.line(node, node.inputs[0], [k for k in range(rank) if k not in over])
         if set(varying_axes(labels)) & over:
             state.freeze(labels, why(node, "normalises over channels"))
-            labels = np.zeros((1,) * rank, dtype=np.int64)
         for tensor in node.outputs:
             if not is_empty(tensor):
                 state.put(tensor, labels if len(state.shape(tensor)) == rank else np.zeros(1, dtype=np.int64))
