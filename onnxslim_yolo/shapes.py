@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.graph import Node, Tensor, is_constant, tensors
+from onnxslim_yolo.graph import Tensor, is_constant, tensors
 
 KEEP_VALUES_BELOW = 4096
 """Integer and tiny constants keep their values in the skeleton, for `Reshape` and the like."""
@@ -56,21 +56,13 @@ def skeleton(graph: gs.Graph, *, keep_shapes: bool = False) -> onnx.ModelProto:
             inner.append(_value_info(tensor))
     # Outputs of unknown shape: inference fills them in.
     outputs = [_value_info(tensor, with_shape=keep_shapes) for tensor in graph.outputs]
-    nodes = [_exported(node) for node in graph.nodes]
+    nodes = [OnnxExporter.export_node(node) for node in graph.nodes]
     proto = helper.make_graph(nodes, graph.name or "graph", inputs, outputs, initializers, value_info=inner)
     opsets = [helper.make_opsetid("", graph.opset)]
     opsets += [o for o in graph.import_domains or [] if o.domain not in ("", "ai.onnx")]
     model = helper.make_model(proto, opset_imports=opsets, functions=[])
     model.ir_version = max(graph.ir_version or 8, 4)
     return model
-
-
-def _exported(node: Node) -> onnx.NodeProto:
-    """The node for onnx, which cannot infer through MeanVarianceNormalization's default axes."""
-    proto = OnnxExporter.export_node(node)
-    if node.op == "MeanVarianceNormalization" and "axes" not in node.attrs:
-        proto.attribute.append(helper.make_attribute("axes", [0, 2, 3]))
-    return proto
 
 
 def infer_shapes(graph: gs.Graph, *, strict: bool = True, keep_shapes: bool = False) -> dict[str, onnx.TypeProto]:
