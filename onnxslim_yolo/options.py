@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.input_format import parse_input
+from onnxslim_yolo.load import LoadOptions
 
 EMITTERS = ("onnx", "ncnn", "torch")
 PATHS = ("out", "weights", "table", "calib", "data", "budget", "dump_to")
@@ -22,6 +24,7 @@ class CompileOptions:
         out: folder to write to; None: `NAME-slim` in the working directory.
         name: stem of the files; None: the input's.
         imgsz: (height, width) in pixels where the input leaves it open.
+        input: what the network is fed for a pixel, as `input_format` spells it; None: what the file shows, else [0, 1].
         weights: Darknet weights, or the yaml of a bare state_dict.
         trust: open archives whose loading runs code.
         prune: share of the prunable channels to remove, or "dead".
@@ -51,6 +54,7 @@ class CompileOptions:
     out: Path | None = None
     name: str | None = None
     imgsz: tuple[int, int] | None = None
+    input: str | None = None
     weights: Path | None = None
     trust: bool = False
     prune: float | Literal["dead"] = "dead"
@@ -84,6 +88,7 @@ class CompileOptions:
     dump_to: Path | None = None
 
     def __post_init__(self) -> None:
+        self.load_options()
         _one_of("scope", self.scope, ("all", "no-residual"))
         _one_of("importance", self.importance, ("auto", "gamma", "weight", "variance", "output"))
         _one_of("allocate", self.allocate, ("global", "curves"))
@@ -143,6 +148,11 @@ class CompileOptions:
         if folder.is_symlink():
             raise InputError("is a link", file=folder, hint="remove it, or say with -o where to write")
         return folder
+
+    def load_options(self) -> LoadOptions:
+        """How the source is read. Raises UsageError."""
+        form = None if self.input is None else parse_input(self.input)
+        return LoadOptions(self.imgsz, self.weights, trust=self.trust, input=form)
 
     def as_json(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""
