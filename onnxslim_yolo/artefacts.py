@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.analysis.cost import Cost
 from onnxslim_yolo.errors import UnsupportedError, UsageError
@@ -17,6 +18,8 @@ from onnxslim_yolo.result import Result
 from onnxslim_yolo.verify.files import NcnnFiles, Verification
 
 if TYPE_CHECKING:
+    import onnx
+
     from onnxslim_yolo.emit.ncnn import NcnnModel
 
 
@@ -97,6 +100,27 @@ def fill_report(
     result.report = build_report(
         result, None if ncnn is None else ncnn.pair, path, options, before, records, verification
     )
+
+
+def source_sizes(
+    path: Path, options: CompileOptions, reference: onnx.ModelProto, report: Mapping[str, Any]
+) -> dict[str, int]:
+    """What the source weighs as each kind of file that was written, so that like is compared with like.
+
+    Returns:
+        `bytes`: of the file itself, Darknet's weights beside its cfg. `onnx_bytes`: as ONNX, before anything was done.
+        `ncnn_bytes`: as a pair like the one written: its parameters at two bytes or four, and as long a `.param`.
+    """
+    suffix, size = path.suffix.lower(), report["source"]["bytes"]
+    if suffix == ".cfg":
+        twin = options.weights or path.with_suffix(".weights")
+        size += twin.stat().st_size if twin.is_file() else 0
+    sizes = {"bytes": size, "onnx_bytes": size if suffix == ".onnx" else reference.ByteSize()}
+    pair = report["ncnn"]
+    if pair is not None:
+        text = sum(length for name, length in report["files"].items() if name.endswith(".ncnn.param"))
+        sizes["ncnn_bytes"] = report["before"]["parameters"] * (2 if pair["weights"] == "fp16" else 4) + text
+    return sizes
 
 
 def write_reports(result: Result, stage: Path, name: str) -> None:

@@ -13,6 +13,7 @@ A budget is a TOML file; every key is optional:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,35 +123,74 @@ def _limit(key: str, value: Any, path: Path) -> Limit:
 
 def violations(budget: Budget, report: dict[str, Any]) -> list[str]:
     """Which limits a report breaks, one sentence each."""
+    return [one["message"] for one in budget_as_json(budget, report)["broken"]]
+
+
+def budget_as_json(budget: Budget, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits by name, as they were given, and those that a report breaks: `limit`, `found`, `allowed`, and in words
+    `text` for the headline and `message`, which names the key of the budget file."""
+    facts = _facts(report)
+    broken: list[dict[str, Any]] = []
+    limits = {option.name: limit for option in fields(budget) if (limit := getattr(budget, option.name)) is not None}
+    for name, limit in limits.items():
+        source, found = facts[name]
+        title, form = _WORDS[name]
+        allowed = limit.allows(source)
+        if found is None:
+            text = message = f"not measured, so the limit {limit} cannot be shown to hold"
+        elif not found <= allowed:
+            share = f" ({limit} of the source's)" if limit.relative else ""
+            text = f"{form(found)}, allowed {form(allowed)}{share}"
+            message = f"{found:g}, allowed {allowed:g} ({limit})"
+        else:
+            continue
+        words = {"text": f"{title} {text}", "message": f"{name}: {message}"}
+        broken.append({"limit": name, "found": found, "allowed": allowed, **words})
+    return {"limits": {name: str(limit) for name, limit in limits.items()}, "broken": broken}
+
+
+def _facts(report: Mapping[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """Per limit the source's figure and the result's; None for what was not measured."""
     before, after = report["before"], report["after"]
-    facts: dict[str, tuple[float, float | None]] = {
+    return {
         "params": (before["parameters"], after["parameters"]),
         "macs": (before["macs"], after["macs"]),
-        "file_size": (report["source"]["bytes"], _file_size(report)),
+        "file_size": _sizes(report),
         "max_difference": (0.0, _worst(report)),
         "latency_ratio": (1.0, (report.get("speed") or {}).get("ratio")),
         "map_drop": (0.0, (report.get("accuracy") or {}).get("map50_drop")),
     }
-    broken = []
-    for option in fields(budget):
-        limit = getattr(budget, option.name)
-        if limit is None:
-            continue
-        source, found = facts[option.name]
-        if found is None:
-            broken.append(f"{option.name}: not measured, so the limit {limit} cannot be shown to hold")
-        elif not found <= limit.allows(source):
-            broken.append(f"{option.name}: {found:g}, allowed {limit.allows(source):g} ({limit})")
-    return broken
 
 
-def _file_size(report: dict[str, Any]) -> float | None:
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+_WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "params": ("parameters", _whole),
+    "macs": ("MACs", _whole),
+    "file_size": ("file size", lambda value: f"{value:,.0f} B"),
+    "max_difference": ("largest difference", "{:.2g}".format),
+    "latency_ratio": ("latency ratio", "{:.3g}".format),
+    "map_drop": ("mAP50 drop", "{:.3g}".format),
+}
+"""What a limit is called, and how its figures are put."""
+
+
+def _sizes(report: Mapping[str, Any]) -> tuple[float, float | None]:
+    """The source's size and the result's, of the same kind of file."""
+    source, files = report["source"], report["files"]
+    kind = "onnx_bytes" if any(name.endswith(".onnx") for name in files) or not files else "ncnn_bytes"
+    return source.get(kind) or source["bytes"], _file_size(report)
+
+
+def _file_size(report: Mapping[str, Any]) -> float | None:
     files = report["files"]
     single = [size for name, size in files.items() if name.endswith(".onnx")]
     return float(single[0]) if single else float(sum(files.values())) if files else None
 
 
-def _worst(report: dict[str, Any]) -> float | None:
+def _worst(report: Mapping[str, Any]) -> float | None:
     if report["verification"] is None:
         return None
     required = [c["worst"] for c in report["verification"]["checks"] if c["tolerance"] is not None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxslim_yolo.cache import Entry, key_of
 from onnxslim_yolo.compiler import build, require_budget
-from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError
+from onnxslim_yolo.errors import BudgetError, InputError, NotAliveError, OnnxSlimError
 from onnxslim_yolo.options import CompileOptions
 
 
@@ -32,6 +32,20 @@ class Outcome:
     folder: Path
     cached: bool = False
     timings: dict[str, Any] = field(default_factory=dict)
+
+    def require(self) -> None:
+        """Raises BudgetError as `require_budget`, then NotAliveError where the result no longer detects.
+
+        A limit comes first, as it is the user's own: its status says more to whoever set it.
+        """
+        self.require_budget()
+        if self.report.get("exit") == NotAliveError.exit_status:
+            verdict = self.report["verdict"]
+            raise NotAliveError(
+                f"{verdict['word']}: {verdict['text']}",
+                file=self.job.source,
+                hint=f"the files are in {self.folder}; {verdict['advice'][-1]}",
+            )
 
     def require_budget(self) -> None:
         """Raises BudgetError where the result breaks a limit, whether it was compiled now or earlier."""
@@ -92,10 +106,6 @@ def _may_be_kept(outcome: Outcome) -> bool:
 
 
 def _verdict(outcome: Outcome) -> str:
-    try:
-        outcome.require_budget()
-    except BudgetError as error:
-        return "\n" + failure(outcome.job.source, error)
     return "\nUnchanged: taken from the cache.\n" if outcome.cached else ""
 
 

@@ -1,6 +1,6 @@
 """argv → options; prints. No logic of its own.
 
-Exit status: 0 done · 2 bad input or usage · 3 a verification failed · 4 a budget was not met.
+Exit status: 0 done · 2 bad input or usage · 3 a verification failed · 4 a budget was not met · 5 no longer detects.
 """
 
 from __future__ import annotations
@@ -17,20 +17,7 @@ from onnxslim_yolo._version import __version__
 from onnxslim_yolo.cli_config import merged, merged_as_toml, told, use_config, use_no_config
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import compile_options
-from onnxslim_yolo.cli_shared import (
-    AsJson,
-    Debug,
-    Pixels,
-    Quiet,
-    Verbose,
-    app,
-    err,
-    out,
-    print_json,
-    settings,
-    settle,
-    stages,
-)
+from onnxslim_yolo.cli_shared import AsJson, Debug, Quiet, Verbose, app, err, out, print_json, settings, settle, stages
 from onnxslim_yolo.cli_streams import end_on_signals, flush_output, give_up_output, prepare_streams, system_error
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
 
@@ -63,6 +50,10 @@ def _run() -> None:
     """The command; then what is left in the buffers, while an error can still be told."""
     try:
         app()  # typer exits by itself, with 2 for a usage error
+    except SystemExit as stop:
+        if stop.code == UsageError.exit_status and stop.__context__ is not None:  # what typer has told already
+            _say_failed(UsageError(str(stop.__context__)))
+        raise
     finally:
         flush_output()
 
@@ -75,6 +66,14 @@ def _fail(error: OnnxSlimError) -> int:
     text = str(error)
     err.print("[bold red]error[/]: ", end="", markup=True)
     err.print(text, markup=False, highlight=False, soft_wrap=True)
+    return _say_failed(error)
+
+
+def _say_failed(error: OnnxSlimError) -> int:
+    """With `--json` the error as JSON, unless a report is there; returns the exit status."""
+    if "--json" in sys.argv and not settings.printed:
+        found = {"message": error.message, "file": error.file, "node": error.node, "help": error.hint}
+        print_json({"error": {"kind": type(error).__name__} | found, "exit": error.exit_status})
     return error.exit_status
 
 
@@ -104,7 +103,6 @@ def compile_command(
     imgsz: Annotated[
         str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")
     ] = None,
-    pixels: Pixels = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
     prune: Annotated[str, choice("R|dead", "Share of prunable channels to remove, or 'dead'.")] = "dead",
@@ -140,6 +138,9 @@ def compile_command(
     budget: Annotated[Path | None, typer.Option(metavar="TOML", help="Limits that must hold, else exit 4.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50; needs --data.")] = None,
     require_speedup: Annotated[float | None, typer.Option(metavar="1.2", help="Measured against the source.")] = None,
+    will_train: Annotated[
+        bool, typer.Option("--will-train", help="A result that no longer detects is expected (else exit 5).")
+    ] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time the result against its source.")] = False,
     passes: Annotated[
         str | None, typer.Option(metavar="SPEC", help="A textual pipeline instead of the default.")
@@ -193,7 +194,7 @@ def compile_command(
         show_report(outcome.report, out, verbose=verbose, timings=outcome.timings)
         kept = " (unchanged, from the cache)" if outcome.cached else ""
         out.print(f"written to {outcome.folder}{kept}", highlight=False, soft_wrap=True)
-    return outcome.require_budget()
+    return outcome.require()
 
 
 @app.command(epilog=examples("passes"))

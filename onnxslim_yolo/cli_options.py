@@ -9,7 +9,7 @@ from typing import Any, Literal
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.options import CompileOptions
 
-FIELDS = {"output": "out", "print_after_all": "dump_to", "pixels": "input"}
+FIELDS = {"output": "out", "print_after_all": "dump_to"}
 """Parameters of the command that are called otherwise in `CompileOptions`."""
 
 

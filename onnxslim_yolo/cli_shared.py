@@ -24,8 +24,9 @@ app = typer.Typer(
 
 @dataclass
 class Settings:
-    """What every command shares."""
+    """What every command shares. `printed`: JSON is on standard output already."""
 
+    printed: bool = False
     debug: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -38,10 +39,6 @@ err = Console(stderr=True)
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show every pass, rewrite and refusal.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-Pixels = Annotated[
-    str | None,
-    typer.Option("--input", metavar="0..1|0..255|mean=…,std=…", help="What the network is fed for a pixel."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 
 
@@ -52,6 +49,7 @@ def settle(debug: bool, quiet: bool = False, verbose: bool = False) -> None:
 
 def print_json(value: Any) -> None:
     """JSON on standard output, and nothing else there."""
+    settings.printed = True
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 

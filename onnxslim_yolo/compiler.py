@@ -15,13 +15,14 @@ from typing import Any
 import onnx
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.artefacts import fill_report, write_artefacts, write_reports
+from onnxslim_yolo.artefacts import fill_report, source_sizes, write_artefacts, write_reports
 from onnxslim_yolo.budget import budget_of, violations
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassError, VerificationError
 from onnxslim_yolo.files import move_into, staging
 from onnxslim_yolo.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.graph import Model
-from onnxslim_yolo.load import read_model
+from onnxslim_yolo.judging import enter_verdict, judge_result, looks_sparse
+from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.protocol import Pass
@@ -81,7 +82,7 @@ def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
 
 def _source_fails(path: Path, options: CompileOptions) -> str | None:
     """Why the source cannot be run, asked once something has gone wrong; None where it runs."""
-    model, reference = read_model(path, options.load_options())
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
     try:
         PassManager(preparation(options)).run(model)
         run_onnx(reference, image_like_feeds(model, 1))
@@ -94,7 +95,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     started = time.perf_counter()
     options.folder_for(path)  # a name that cannot be written is refused before any work
     progress("load")
-    model, reference = read_model(path, options.load_options())
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
     budget_of(options)  # a broken file is refused before any work
     if options.verify:
         _require_runnable(reference, path)
@@ -112,6 +113,8 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         compensation = [gain.as_json() for gain in probe.measure(options.calib)]
         gains = measure_gains(result, baseline, reference, options, progress)
         latency = predict_latency(model, baseline, options, say="speed" not in gains)
+        progress("alive")
+        alive = judge_result(model, baseline, options, run=verification is not None)
         progress("report")
         result.timings = {
             "seconds": round(time.perf_counter() - started, 3),
@@ -120,6 +123,8 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= {"compensation": compensation} | gains
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
+        result.report["source"] |= source_sizes(path, options, reference, result.report)
+        enter_verdict(result.report, options, alive, lambda: looks_sparse(baseline))
         write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder
@@ -197,7 +202,7 @@ def _verify(path: Path, result: Result, ncnn: NcnnFiles | None, chain: Chain, op
 
 def _bisect(path: Path, options: CompileOptions) -> str | None:
     """Run the passes again, checking each: the message about the first that breaks something, or None."""
-    model, reference = read_model(path, options.load_options())
+    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
     try:
         _run_passes(model, reference, replace(options, verify_each=True, dump_to=None), Chain(reference))
     except OnnxSlimError as error:

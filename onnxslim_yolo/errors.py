@@ -90,3 +90,9 @@ class BudgetError(OnnxSlimError):
     """A limit that the user set was not met."""
 
     exit_status = 4
+
+
+class NotAliveError(OnnxSlimError):
+    """What was written computes what its plan says, and no longer detects what its source detects."""
+
+    exit_status = 5

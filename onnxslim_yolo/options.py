@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.input_format import parse_input
-from onnxslim_yolo.load import LoadOptions
 
 EMITTERS = ("onnx", "ncnn", "torch")
 PATHS = ("out", "weights", "table", "calib", "data", "budget", "dump_to")
@@ -24,7 +22,6 @@ class CompileOptions:
         out: folder to write to; None: `NAME-slim` in the working directory.
         name: stem of the files; None: the input's.
         imgsz: (height, width) in pixels where the input leaves it open.
-        input: what the network is fed for a pixel, as `input_format` spells it; None: what the file shows, else [0, 1].
         weights: Darknet weights, or the yaml of a bare state_dict.
         trust: open archives whose loading runs code.
         prune: share of the prunable channels to remove, or "dead".
@@ -44,6 +41,7 @@ class CompileOptions:
         head: "keep", "raw" or "decoded".
         data: labelled images (data.yaml): mAP of the source and of what is written goes into the report.
         budget, max_drop, require_speedup: limits that must hold (see `budget`).
+        will_train: the result is going to be trained: that it no longer detects is expected (see `trains`).
         measure: time the result against its source even if no limit asks for it.
         passes: a textual pipeline instead of the default one.
         verify: run what is written and compare it with the source.
@@ -54,7 +52,6 @@ class CompileOptions:
     out: Path | None = None
     name: str | None = None
     imgsz: tuple[int, int] | None = None
-    input: str | None = None
     weights: Path | None = None
     trust: bool = False
     prune: float | Literal["dead"] = "dead"
@@ -81,6 +78,7 @@ class CompileOptions:
     budget: Path | None = None
     max_drop: float | None = None
     require_speedup: float | None = None
+    will_train: bool = False
     measure: bool = False
     passes: str | None = None
     verify: bool = True
@@ -88,7 +86,6 @@ class CompileOptions:
     dump_to: Path | None = None
 
     def __post_init__(self) -> None:
-        self.load_options()
         _one_of("scope", self.scope, ("all", "no-residual"))
         _one_of("importance", self.importance, ("auto", "gamma", "weight", "variance", "output"))
         _one_of("allocate", self.allocate, ("global", "curves"))
@@ -149,10 +146,10 @@ class CompileOptions:
             raise InputError("is a link", file=folder, hint="remove it, or say with -o where to write")
         return folder
 
-    def load_options(self) -> LoadOptions:
-        """How the source is read. Raises UsageError."""
-        form = None if self.input is None else parse_input(self.input)
-        return LoadOptions(self.imgsz, self.weights, trust=self.trust, input=form)
+    @property
+    def trains(self) -> bool:
+        """Whether the result is going to be trained: said so, or written for a trainer."""
+        return self.will_train or bool({"torch", "ultralytics"} & set(self.emit))
 
     def as_json(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""

@@ -36,6 +36,13 @@ class Result:
     report: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """The report's `verdict`: `word` and `text` of the headline, what to do (`advice`), and under `equal`, `alive`
+        and `accuracy` a `state` each."""
+        found: dict[str, Any] = self.report["verdict"]
+        return found
+
     def to_torch(self) -> GraphModule:
         """The pruned network as a trainable module, its BatchNorms kept and its parameters under their old names.
 

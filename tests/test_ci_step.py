@@ -154,7 +154,10 @@ def test_the_action_over_budget(place: Path) -> None:
     runner = Runner(place, model="m y.onnx", options="--emit onnx --no-verify", budget="tight.toml", cache="false")
     assert runner.run() == 4
     assert runner.output("status") == "4" and (place / "slim" / "m y.onnx").exists()
-    assert "over budget (exit 4)" in runner.summary.read_text() and "params: 232" in runner.summary.read_text()
+    summary = runner.summary.read_text()
+    assert "over budget (exit 4)" in summary and "params: 232" in summary
+    first = summary.strip().splitlines()[2]
+    assert "OVER BUDGET" in first and "parameters 232, allowed 2" in first and "PASS" not in summary
     assert any("upload-artifact" in use for use in runner.used), "the files are there to look at"
 
 

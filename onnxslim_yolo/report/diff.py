@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxslim_yolo.report.markdown import markdown_diff, markdown_summary
 from onnxslim_yolo.report.read import read_report
-from onnxslim_yolo.report.wording import size_of_result, verdict_of_all, verdicts
+from onnxslim_yolo.report.wording import equality_word, headline, size_of_result, verdicts
 
 __all__ = ["diff_reports", "markdown_diff", "markdown_summary", "read_report"]
 
@@ -26,6 +26,7 @@ def diff_reports(old: Report, new: Report) -> dict[str, Any]:
         difference_from_source, and latency (predicted, measured) and mAP50 where a report has them; null where one
         lacks it.
         `files`: name → {old, new} in bytes. `options`: name → {old, new} for those that differ.
+        `verdict`: {old, new}, each headline's word, text and level.
         `verification`: {old, new}, each with verdict and worst required difference.
         `widths`: groups whose kept width differs, with members. `notes`: {new, gone}.
     """
@@ -39,6 +40,7 @@ def diff_reports(old: Report, new: Report) -> dict[str, Any]:
         "files": _pairs(old["files"], new["files"]),
         "options": {k: v for k, v in _pairs(old["options"], new["options"]).items() if v["old"] != v["new"]},
         "verification": {"old": _verification(old), "new": _verification(new)},
+        "verdict": {"old": _headline(old), "new": _headline(new)},
         "widths": _widths(old, new),
         "notes": {
             "new": list((Counter(new["notes"]) - Counter(old["notes"])).elements()),
@@ -73,9 +75,14 @@ def _figures(report: Report) -> dict[str, float | None]:
     return figures
 
 
+def _headline(report: Report) -> dict[str, str]:
+    found = headline(report)
+    return {"word": found.word, "text": found.text, "level": found.level}
+
+
 def _verification(report: Report) -> dict[str, Any]:
     required = [v.worst for v in verdicts(report) if v.tolerance is not None]
-    return {"verdict": verdict_of_all(report), "worst": max(required, default=None)}
+    return {"verdict": equality_word(report), "worst": max(required, default=None)}
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

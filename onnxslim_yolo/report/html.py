@@ -53,7 +53,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     return _template().render(
         report=report,
         **_assets(),
-        verdict=wording.verdict_of_all(report),
+        verdict=wording.headline(report),
         verdicts=wording.verdicts(report),
         control=None if report["verification"] is None else wording.control_text(report),
         said=[("Loss", wording.loss_text(report)), *_measured(report)],

@@ -14,6 +14,7 @@ from onnxslim_yolo.report.wording import (
     control_text,
     count_text,
     figures,
+    headline,
     loss_text,
     members_text,
     printable,
@@ -21,13 +22,13 @@ from onnxslim_yolo.report.wording import (
     small_text,
     speed_text,
     time_text,
-    verdict_of_all,
     verdicts,
 )
 
 MOST = 30
 """Rows of a list before the rest is only counted: comments have a limit, and so have readers."""
 _MARKS = {"PASS": "✅", "FAIL": "❌", "BLIND": "⚠️", "NOT VERIFIED": "⚠️", "info": "ℹ️"}
+_LEVELS = {"pass": "✅", "fail": "❌", "warn": "⚠️"}
 _FIGURES = {
     "parameters": ("Parameters", count_text),
     "macs": ("MACs", count_text),
@@ -44,14 +45,18 @@ _FIGURES = {
 
 def markdown_summary(report: Mapping[str, Any]) -> str:
     """One compilation: sizes before and after, channels, verification with its control, frozen groups, notes."""
-    verdict = verdict_of_all(report)
+    verdict = headline(report)
     lines = [
-        f"### onnxslim-yolo: {_code(report['source']['file'])}",
+        f"### onnxslim-yolo: {_code(report['source']['file'])}{_status(report)}",
         "",
-        f"{_MARKS[verdict]} **{verdict}** · {_text(pruning_text(report))}",
+        _said(verdict.word, verdict.text, verdict.level),
+        *(f"- {_text(advice)}" for advice in verdict.advice),
+        "",
+        _text(pruning_text(report)),
         "",
         *_table(("", "before", "after", "ratio"), _sizes(report)),
         *_verification(report),
+        *_section("Limits that are broken", _bullets([one["message"] for one in _broken(report)])),
         *(f"\n{_text(said)}." for said in _gains(report)),
         *_section("Files", _table(("file", "size"), [(_code(n), bytes_text(s)) for n, s in report["files"].items()])),
         *_widths(report),
@@ -68,21 +73,41 @@ def markdown_summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_KINDS = {3: "verification failed", 4: "over budget", 5: "no longer detects"}
+"""What an exit status means."""
+
+
+def _status(report: Mapping[str, Any]) -> str:
+    status = report.get("exit") or 0
+    return f": {_KINDS[status]} (exit {status})" if status in _KINDS else ""
+
+
+def _broken(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    broken: Sequence[Mapping[str, Any]] = (report.get("budget") or {}).get("broken", ())
+    return broken
+
+
+def _said(word: str, text: str, level: str) -> str:
+    return f"{_LEVELS.get(level, '')} **{_text(word)}**{f': {_text(text)}' if text else ''}"
+
+
 def markdown_failure(file: str, message: str, exit_status: int) -> str:
     """A compilation that came to nothing, or to more than its budget: what failed, and the status it exits with."""
-    kind = {3: "verification failed", 4: "over budget"}.get(exit_status, "not compiled")
+    kind = _KINDS.get(exit_status, "not compiled")
     return f"### ❌ onnxslim-yolo: {_code(file)}: {kind} (exit {exit_status})\n\n{_text(message)}\n"
 
 
 def markdown_diff(diff: Mapping[str, Any]) -> str:
     """Two compilations: figures, files, options, verification and widths that changed."""
     old, new = diff["old"], diff["new"]
-    verdict = diff["verification"]["new"]["verdict"]
+    verdict = diff["verdict"]["new"]
     source = "same input" if diff["same_source"] else f"input changed: {old['sha256'][:12]} → {new['sha256'][:12]}"
     lines = [
         f"### onnxslim-yolo: {_code(new['file'])}",
         "",
-        f"{_MARKS.get(verdict, '')} **{verdict}** (was {diff['verification']['old']['verdict']}) · {_text(source)}",
+        _said(verdict["word"], verdict["text"], verdict["level"]),
+        "",
+        f"Was {_text(diff['verdict']['old']['word'])} · {_text(source)}",
         "",
         *_table(("", "old", "new", "change"), _figure_rows(diff["figures"])),
         *_section("Files", _table(("file", "old", "new", "change"), _file_rows(diff["files"]))),

@@ -15,6 +15,13 @@ LARGEST = 1 << 28
 """Bytes. A report of a 10⁵-node graph has 30 MB."""
 
 
+class _Added:
+    """A field that earlier versions did not write: it may be missing, and then stays so."""
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+
+
 class _Maybe:
     """A field that may be null or missing."""
 
@@ -46,7 +53,7 @@ _CHECK = {"label": str, "runtime": str, "tolerance": _Maybe(_NUMBER), "worst": _
 _MAP = {"map50": _NUMBER, "map": _NUMBER}
 _SHAPE = {
     "tool": {"name": str, "version": str},
-    "source": {"file": str, "sha256": str, "bytes": _COUNT},
+    "source": {"file": str, "sha256": str, "bytes": _COUNT, "onnx_bytes": _Added(_COUNT), "ncnn_bytes": _Added(_COUNT)},
     "options": dict,
     "before": _COST,
     "after": _COST,
@@ -87,6 +94,19 @@ _SHAPE = {
             "rounds": _COUNT,
         }
     ),
+    "verdict": _Added(
+        {
+            "word": str,
+            "text": str,
+            "level": str,
+            "advice": [str],
+            "equal": {"state": str},
+            "alive": {"state": str, "why": str},
+            "accuracy": {"state": str},
+        }
+    ),
+    "budget": _Added({"limits": dict, "broken": [{"limit": str, "text": str, "message": str}]}),
+    "exit": _Added(_COUNT),
     "compensation": _Maybe([_COMPENSATION]),
     "accuracy": _Maybe({"data": str, "images": _COUNT, "models": {"source": _MAP}, "map50_drop": _NUMBER}),
     "notes": [str],
@@ -147,7 +167,10 @@ def _check(value: Any, shape: Any, where: str) -> None:
         _require(isinstance(value, dict), value, "an object", where)
         for key, inner in shape.items():
             name = f"{where}.{key}" if where else key
-            if isinstance(inner, _Maybe):
+            if isinstance(inner, _Added):
+                if key in value:
+                    _check(value[key], inner.shape, name)
+            elif isinstance(inner, _Maybe):
                 if value.setdefault(key, None) is not None:
                     _check(value[key], inner.shape, name)
             elif key not in value:

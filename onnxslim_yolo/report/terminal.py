@@ -10,14 +10,15 @@ from onnxslim_yolo.report.wording import (
     bytes_text,
     compensation_texts,
     control_text,
+    equality_word,
     figures,
+    headline,
     loss_text,
     members_text,
     printable,
     pruning_text,
     small_text,
     speed_text,
-    verdict_of_all,
     verdicts,
 )
 
@@ -31,6 +32,7 @@ MOST = 12
 BAR = 16
 """Characters of a width's bar."""
 _STYLES = {"PASS": "bold green", "FAIL": "bold red", "BLIND": "bold yellow", "NOT VERIFIED": "bold yellow"}
+_LEVELS = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 _ASCII = str.maketrans(
     {"→": "->", "×": "x", "γ": "gamma", "–": "-", "…": "...", "█": "#", "░": ".", "∞": "inf", "·": "-", "−": "-"}
 )
@@ -45,6 +47,7 @@ def show_report(report: dict[str, Any], console: Console, *, verbose: bool = Fal
     """Print a report. `verbose` adds the passes, the unchanged groups, and whatever a long list leaves out."""
     most = len(report["groups"]) + len(report["notes"]) + len(report["frozen"]) if verbose else MOST
     printer = _Printer(console)
+    _verdict(report, printer)
     _headline(report, printer, timings)
     _verification(report, printer)
     _measured(report, printer)
@@ -105,6 +108,18 @@ def _table(*columns: str, head: bool = True, left: Sequence[int] = (0,)) -> Tabl
     return table
 
 
+def _verdict(report: Report, printer: _Printer) -> None:
+    """The worst of the verdicts, and what to do about it: what is wrong is read first."""
+    found = headline(report)
+    printer.line(
+        (printable(found.word), _LEVELS.get(found.level, "bold")), f": {printable(found.text)}" if found.text else ""
+    )
+    if found.advice:
+        rows = [(("" if number else "help", "dim"), printable(said)) for number, said in enumerate(found.advice)]
+        printer.rows(_table("", "", head=False, left=(0, 1)), rows)
+        printer.show("")
+
+
 def _headline(report: Report, printer: _Printer, timings: Timings) -> None:
     source, files = report["source"], report["files"]
     names = [name for name in files if "/" not in name]
@@ -121,14 +136,17 @@ def _headline(report: Report, printer: _Printer, timings: Timings) -> None:
 
 
 def _verification(report: Report, printer: _Printer) -> None:
-    verdict = verdict_of_all(report)
+    verdict = equality_word(report)
     printer.show("")
     if report["verification"] is None:
         printer.line((verdict, _STYLES[verdict]), ": what was written has not been run")
         return
     checks = verdicts(report)
     required = [v for v in checks if v.tolerance is not None]
-    printer.line((verdict, _STYLES[verdict]), f"  {len(required)} comparisons; worst element in units of its spread")
+    printer.line(
+        (verdict, _STYLES[verdict]),
+        f"  {len(required)} comparisons with the plan; worst element in units of its spread",
+    )
     table = _table("", "compared", "worst", "allowed", left=(0, 1))
     rows = []
     for v in checks:

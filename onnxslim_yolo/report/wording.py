@@ -114,8 +114,36 @@ def _verdict(check: Mapping[str, Any]) -> Verdict:
     return Verdict(check["label"], check["runtime"], worst, tolerance if required else None, word)
 
 
+@dataclass(frozen=True)
+class Headline:
+    """The worst of a report's verdicts: a word, what it rests on, "pass", "warn" or "fail", and what to do about it."""
+
+    word: str
+    text: str
+    level: str
+    advice: tuple[str, ...] = ()
+
+
+_LEVELS = {"PASS": "pass", "FAIL": "fail"}
+
+
+def headline(report: Mapping[str, Any]) -> Headline:
+    """What a report begins with. Reports of earlier versions know one verdict only, that of verification."""
+    found = report.get("verdict")
+    if found is None:
+        word = equality_word(report)
+        return Headline(word, "", _LEVELS.get(word, "warn"))
+    return Headline(found["word"], found["text"], found["level"], tuple(found["advice"]))
+
+
 def verdict_of_all(report: Mapping[str, Any]) -> str:
-    """'PASS', 'FAIL', 'BLIND' (agreement proves little: the control was not noticed) or 'NOT VERIFIED'."""
+    """The headline's word."""
+    return headline(report).word
+
+
+def equality_word(report: Mapping[str, Any]) -> str:
+    """Whether the files compute what the plan says: 'PASS', 'FAIL', 'BLIND' (agreement proves little: the control was
+    not noticed) or 'NOT VERIFIED'."""
     if report.get("verification") is None:
         return "NOT VERIFIED"
     if any(v.word == "FAIL" for v in verdicts(report)):
@@ -174,10 +202,10 @@ class Figure:
 
 
 def figures(report: Mapping[str, Any]) -> list[Figure]:
-    """What is shown first: size, parameters, MACs, and latency and mAP where they were measured."""
+    """What is shown first: sizes, parameters, MACs, and latency and mAP where they were measured."""
     before, after = report["before"], report["after"]
     found = [
-        Figure(_size_title(report), report["source"]["bytes"], size_of_result(report), bytes_text),
+        *_sizes(report),
         Figure("Parameters", before["parameters"], after["parameters"], count_text),
         Figure("MACs", before["macs"], after["macs"], count_text),
     ]
@@ -193,12 +221,26 @@ def figures(report: Mapping[str, Any]) -> list[Figure]:
     return found
 
 
-def _size_title(report: Mapping[str, Any]) -> str:
-    """Says so where two kinds of file are compared: a checkpoint may hold half precision, an ONNX file does not."""
-    source = PurePath(report["source"]["file"]).suffix.lower()
-    result = ".onnx" if any(name.endswith(".onnx") for name in report["files"]) else ".bin + .param"
-    same = source == result or size_of_result(report) is None
-    return "File size" if same else f"File, {printable(source)} → {result}"
+def _sizes(report: Mapping[str, Any]) -> list[Figure]:
+    """Every kind of file written beside the source as that kind: a checkpoint may hold half precision, and an ONNX file
+    single; Darknet keeps its weights beside its cfg; a pair is compared with the source's pair."""
+    source, files = report["source"], report["files"]
+    own = PurePath(source["file"]).suffix.lower()
+    found = []
+    onnx = [size for name, size in files.items() if name.endswith(".onnx")]
+    pair = sum(size for name, size in files.items() if name.endswith((".ncnn.bin", ".ncnn.param")))
+    if source.get("onnx_bytes") is None:  # a report of an earlier version
+        same = own == (".onnx" if onnx else ".bin + .param") or not (onnx or pair)
+        title = "File size" if same else f"File, {printable(own)} → {'.onnx' if onnx else '.bin + .param'}"
+        return [Figure(title, source["bytes"], size_of_result(report), bytes_text)]
+    if onnx:
+        title = "File size" if own == ".onnx" else "File, as ONNX"
+        found.append(Figure(title, source["onnx_bytes"], onnx[0], bytes_text))
+    if pair:
+        weights = (report.get("ncnn") or {}).get("weights")
+        title = f"NCNN pair, {printable(weights)}" if weights else "NCNN pair"
+        found.append(Figure(title, source.get("ncnn_bytes", source["bytes"]), pair, bytes_text))
+    return found or [Figure("File size", source["bytes"], None, bytes_text)]
 
 
 def _milliseconds(value: float) -> str:

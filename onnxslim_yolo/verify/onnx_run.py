@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Array, Model, Tensor
-from onnxslim_yolo.input_format import UNIT, input_format_of
+from onnxslim_yolo.graph import Array, Model
 
 Feeds = dict[str, Array]
 
@@ -55,24 +55,37 @@ def run_onnx(
         raise VerificationError(f"onnxruntime fails while running the model: {_first_line(error)}") from error
 
 
+def run_each(
+    model: Model | onnx.ModelProto | bytes | Path, feeds: Iterable[Feeds], *, threads: int = 1
+) -> Iterator[Feeds]:
+    """Outputs one by one, in onnxruntime's optimised form; a pair of networks never has all of them in memory.
+
+    Raises:
+        VerificationError: as `run_onnx`.
+    """
+    runner = session(model, optimise=True, threads=threads)
+    names = [output.name for output in runner.get_outputs()]
+    for feed in feeds:
+        try:
+            yield dict(zip(names, runner.run(names, feed), strict=True))
+        except Exception as error:
+            raise VerificationError(f"onnxruntime fails while running the model: {_first_line(error)}") from error
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
 
 
 def image_like_feeds(model: Model, count: int = 2, seed: int = 0) -> list[Feeds]:
-    """Deterministic inputs that look like images: smooth patches with noise, in [0, 1] unless the model's metadata
-    say otherwise; a symbolic batch is 1.
+    """Deterministic inputs that look like images: smooth patches with noise, in [0, 1]; a symbolic batch is 1.
 
     Noise averages out in a few layers, and flat inputs hide spatial mistakes; patches at several scales do neither.
     """
     rng = np.random.default_rng(seed)
-    form = input_format_of(model.metadata) or UNIT
-
-    def one(tensor: Tensor) -> Array:
-        found = image_like(tensor.shape, rng, tensor.dtype)
-        return form.feed(found, found.dtype) if found.dtype.kind == "f" and found.shape[1:2] == (3,) else found
-
-    return [{tensor.name: one(tensor) for tensor in model.graph.inputs} for _ in range(count)]
+    return [
+        {tensor.name: image_like(tensor.shape, rng, tensor.dtype) for tensor in model.graph.inputs}
+        for _ in range(count)
+    ]
 
 
 def image_like(shape: Any, rng: np.random.Generator, dtype: Any = None) -> Array:
