@@ -118,6 +118,10 @@ class ResNetBlock(Block):
         """(b, c1, h, w) → (b, e·c2, h/s, w/s)."""
         return functional.relu(self.cv3(self.cv2(self.cv1(x))) + self.shortcut(x))
 
+    def assumed(self) -> str:
+        """The activation of the sum, which no checkpoint holds."""
+        return "ReLU"
+
 
 @register_block()
 class ResNetLayer(Block):

@@ -107,6 +107,11 @@ class Conv(Block):
         act = self.act if self.act is not None else self.hardswish
         return y if act is None else act(y)
 
+    def settle(self) -> None:
+        """Refuses two activations: which one comes first cannot be known."""
+        if self.act is not None and self.hardswish is not None:
+            raise ValueError("it holds two activations, act and hardswish")
+
 
 def dw_conv(c1: int, c2: int, k: int = 1, s: int = 1, act: bool | nn.Module = True) -> Conv:
     """The ecosystem's DWConv: a Conv whose groups are gcd(c1, c2)."""
@@ -176,10 +181,17 @@ class C3(Block):
     """cv3(cat(m(cv1 x), cv2 x)): (b, c1, h, w) → (b, c2, h, w). All widths inside may differ (C3Pruned)."""
 
     MEMBERS = ("cv1", "cv2", "cv3", "m")
+    ATTRIBUTES = allow(concat=True)
     cv1: Unary
     cv2: Unary
     cv3: Unary
     m: Unary
+    concat: bool = True
+
+    def settle(self) -> None:
+        """Refuses YOLOv6's variant that leaves `cv2` out."""
+        if self.concat is not True:
+            raise ValueError("it does not concatenate cv2's output")
 
     def __init__(
         self,

@@ -215,6 +215,48 @@ class AAttn(Block):
         return y.permute(0, 3, 1, 2).reshape(b, h, w, self.num_heads * self.head_dim).permute(0, 3, 1, 2)
 
 
+@register_block("AAttn")
+class SplitAAttn(Block):
+    """Area attention as YOLO12's authors first published it: `qk` and `v` are convolutions of their own.
+
+    `qk` gives all of q's channels, then all of k's; heads are consecutive channels. Otherwise as AAttn.
+    """
+
+    MEMBERS = ("qk", "v", "proj", "pe")
+    ATTRIBUTES = allow(area=REQUIRED, num_heads=REQUIRED, head_dim=REQUIRED)
+    qk: Unary
+    v: Unary
+    proj: Unary
+    pe: Unary
+    area: int
+    num_heads: int
+    head_dim: int
+
+    def __init__(self, dim: int, num_heads: int, area: int = 1) -> None:
+        super().__init__()
+        self.area, self.num_heads, self.head_dim = area, num_heads, dim // num_heads
+        wide = num_heads * self.head_dim
+        self.qk, self.v = Conv(dim, 2 * wide, act=False), Conv(dim, wide, act=False)
+        self.proj = Conv(wide, dim, act=False)
+        self.pe = Conv(wide, dim, 5, g=wide, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) → (b, c, h, w)."""
+        b, _, h, w = x.shape
+        c = self.num_heads * self.head_dim
+        value = self.v(x)
+        queries, keys = self.qk(x).split_with_sizes((c, c), 1)
+        q, k, v = (self._heads(part, b, h * w) for part in (queries, keys, value))
+        weights = ((q.transpose(-2, -1) @ k) * self.head_dim**-0.5).softmax(-1)
+        mixed = (v @ weights.transpose(-2, -1)).permute(0, 3, 1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        return self.proj(mixed + self.pe(value))
+
+    def _heads(self, y: Tensor, b: int, n: int) -> Tensor:
+        """(b, c, h, w) → (b·area, heads, d, n/area)."""
+        strips = y.flatten(2).transpose(1, 2).reshape(b * self.area, n // self.area, self.num_heads, self.head_dim)
+        return strips.permute(0, 2, 3, 1)
+
+
 @register_block()
 class ABlock(Block):
     """x + attn(x), then x + mlp(x): (b, c, h, w) → the same."""

@@ -76,13 +76,19 @@ class ShuffleBlock(Block):
 
 @register_block("DWConvblock")
 class DWConvBlock(Block):
-    """Depthwise conv, bn, relu, pointwise conv, bn, relu: (b, c1, h, w) → (b, c2, h/s, w/s)."""
+    """Depthwise conv, bn, act1, pointwise conv, bn, act2: (b, c1, h, w) → (b, c2, h/s, w/s).
+
+    YOLOv5-Lite applies ReLU without holding it; forks hold `act1` and `act2`.
+    """
 
     MEMBERS = ("conv1", "bn1", "conv2", "bn2")
+    OPTIONAL = ("act1", "act2")
     conv1: Unary
     bn1: Unary
+    act1: Unary | None
     conv2: Unary
     bn2: Unary
+    act2: Unary | None
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
         super().__init__()
@@ -90,33 +96,51 @@ class DWConvBlock(Block):
         self.bn1 = nn.BatchNorm2d(c1)
         self.conv2 = nn.Conv2d(c1, c2, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(c2)
+        self.act1 = self.act2 = None
+
+    def settle(self) -> None:
+        """Refuses one activation without the other: what stands in the other's place cannot be known."""
+        if (self.act1 is None) != (self.act2 is None):
+            raise ValueError("it holds one of act1 and act2 without the other")
+
+    def assumed(self) -> str:
+        """ReLU, unless the checkpoint holds activations."""
+        return "ReLU" if self.act1 is None else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c1, h, w) → (b, c2, h/s, w/s)."""
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)))
+        first, second = self.act1 or torch.relu, self.act2 or torch.relu
+        return second(self.bn2(self.conv2(first(self.bn1(self.conv1(x))))))
 
 
 @register_block("LC_SEModule")
 class LCSEModule(Block):
-    """x · SiLU(conv2(relu(conv1(mean x)))): (b, c, h, w) → the same."""
+    """x · SiLU(conv2(relu(conv1(mean x)))): (b, c, h, w) → the same. Its members say which activations these are."""
 
     MEMBERS = ("conv1", "conv2")
     OPTIONAL = ("avg_pool", "relu", "SiLU")
     avg_pool: Unary | None
     conv1: Unary
+    relu: Unary | None
     conv2: Unary
+    SiLU: Unary | None
 
     def __init__(self, c: int, reduction: int = 4) -> None:
         super().__init__()
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.conv1 = nn.Conv2d(c, c // reduction, 1)
         self.conv2 = nn.Conv2d(c // reduction, c, 1)
+        self.relu, self.SiLU = nn.ReLU(), nn.SiLU()
+
+    def assumed(self) -> str:
+        """Those that the checkpoint does not hold."""
+        return " and ".join(name for name, held in (("ReLU", self.relu), ("SiLU", self.SiLU)) if held is None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) → (b, c, h, w)."""
         mean = x.mean((2, 3), keepdim=True) if self.avg_pool is None else self.avg_pool(x)
-        return x * nn.functional.silu(self.conv2(torch.relu(self.conv1(mean))))
+        inner, gate = self.relu or torch.relu, self.SiLU or nn.functional.silu
+        return x * gate(self.conv2(inner(self.conv1(mean))))
 
 
 @register_block("LC_Block")
@@ -151,6 +175,7 @@ class Dense(Block):
     MEMBERS = ("dense_conv",)
     OPTIONAL = ("hardswish", "dropout")
     dense_conv: Unary
+    hardswish: Unary | None
 
     def __init__(self, c1: int, c2: int, p: float = 0.2) -> None:
         super().__init__()
@@ -160,4 +185,8 @@ class Dense(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c1, h, w) → (b, c2, h, w)."""
-        return nn.functional.hardswish(self.dense_conv(x))
+        return (self.hardswish or nn.functional.hardswish)(self.dense_conv(x))
+
+    def assumed(self) -> str:
+        """Hardswish, unless the checkpoint holds an activation."""
+        return "Hardswish" if self.hardswish is None else ""

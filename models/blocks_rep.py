@@ -61,6 +61,10 @@ class RepVGGBlock(Block):
         act = self.nonlinearity or self.act
         return y if act is None else act(y)
 
+    def idle(self) -> tuple[str, ...]:
+        """The branches, where their sum is there as one convolution."""
+        return ("rbr_dense", "rbr_1x1", "rbr_identity") if self.rbr_reparam else ()
+
     def merge(self, y: Tensor) -> Tensor:
         """What happens to the branches' sum before the activation."""
         return y if self.se is None else self.se(y)
@@ -88,6 +92,10 @@ class RepConv(Block):
         self.bn = batch_norm(c1) if bn and c1 == c2 and s == 1 else None
         self.conv = None
         self.act = nn.SiLU()
+
+    def idle(self) -> tuple[str, ...]:
+        """The branches, where their sum is there as one convolution."""
+        return ("conv1", "conv2", "bn") if self.conv is not None else ()
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c1, h, w) → (b, c2, h/s, w/s)."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.models.blocks_common import Conv
 from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
 
@@ -59,6 +60,7 @@ class AnchorDetect(Head):
 
     MEMBERS = ("m", "anchors")
     OPTIONAL = ("ia", "im", "proto")
+    IDLE = ("anchors", "anchor_grid", "stride", "m2")
     ATTRIBUTES = allow(nc=REQUIRED, no=REQUIRED, na=REQUIRED, nl=REQUIRED, nm=0, stride=REQUIRED)
     m: nn.ModuleList
     ia: nn.ModuleList | None
@@ -100,15 +102,32 @@ class AnchorDetect(Head):
     def settle(self) -> None:
         """Strides and anchors (in pixels, per level) become Python floats."""
         super().settle()
+        self._check_columns()
         sizes = self.anchors.detach().float().cpu().tolist()
         self._pixels = [
             [[float(side) * stride for side in anchor] for anchor in level]
             for level, stride in zip(sizes, self.stride, strict=True)
         ]
 
+    def _check_columns(self) -> None:
+        """An anchor has 5 + nc + nm numbers. Whatever has more is decoded in a way that is not known here."""
+        expected = 5 + self.nc + self.nm
+        widths = {part.out_channels for part in self.m.children() if isinstance(part, nn.Conv2d)}
+        columns = {self.no, *(wide // self.na for wide in widths)}
+        if columns == {expected} and widths <= {self.na * self.no}:
+            return
+        more = max(columns) - expected
+        kind = " (a YOLOv5-face head has 10 more, for five landmarks)" if more == 10 else ""
+        raise UnsupportedError(
+            f"the head has {' or '.join(map(str, sorted(columns)))} columns an anchor, where box, objectness and "
+            f"{self.nc} class(es){f' and {self.nm} mask coefficients' if self.nm else ''} make {expected}{kind}: "
+            "how it is decoded is not known here",
+            hint="export the model with its own code and compile that file",
+        )
+
     def forward(self, x: Sequence[Tensor]) -> Any:
         """Levels (b, c_i, h_i, w_i) → decoded or raw, see the class."""
-        raw = [self._level(i, level) for i, level in enumerate(x)]
+        raw = [self._level(i, level) for i, level in enumerate(x[: self.nl])]  # IAuxDetect: auxiliary levels behind
         proto = None if self.proto is None else self.proto(x[0])
         if self.output == "raw":
             return tuple(raw) if proto is None else (*raw, proto)

@@ -45,6 +45,9 @@ class Detect(Head):
     checkpoints have lost the other towers.
     """
 
+    RUNNING: ClassVar[tuple[str, ...]] = ("cv2", "cv3")
+    """The towers that run, and so have a one-to-one copy all or none."""
+
     MEMBERS: ClassVar[tuple[str, ...]] = ("cv2|one2one_cv2", "cv3|one2one_cv3")
     OPTIONAL: ClassVar[tuple[str, ...]] = ("cv2", "cv3", "one2one_cv2", "one2one_cv3", "dfl")
     ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, reg_max=16, no=REQUIRED, stride=REQUIRED)
@@ -90,6 +93,10 @@ class Detect(Head):
     def one_to_one(self) -> bool:
         """Whether there are one-to-one towers; then only they run, and the best boxes are chosen in the graph."""
         return self.one2one_cv2 is not None
+
+    def idle(self) -> tuple[str, ...]:
+        """The towers of which one-to-one copies run."""
+        return (*self.IDLE, *(self.RUNNING if self.one_to_one else ()))
 
     def tower(self, name: str) -> nn.ModuleList:
         """The towers `name` (cv2, cv3 …) that run: the one-to-one copy where there is one."""

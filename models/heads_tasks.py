@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,7 @@ class WithExtra(Detect):
     With one-to-one towers they stand behind score and class: (b, k, 6 + extra).
     """
 
-    RUNNING: ClassVar[tuple[str, ...]] = ("cv2", "cv3", "cv4")
-    """The towers that run, and so have a one-to-one copy all or none."""
-
+    RUNNING = (*Detect.RUNNING, "cv4")
     MEMBERS = (*Detect.MEMBERS, "cv4|one2one_cv4")
     OPTIONAL = (*Detect.OPTIONAL, "cv4", "one2one_cv4")
     cv4: nn.ModuleList | None
@@ -105,6 +103,7 @@ class Proto26(Proto):
 
     MEMBERS = (*Proto.MEMBERS, "feat_refine", "feat_fuse")
     OPTIONAL = ("semseg",)
+    IDLE = ("semseg",)
     feat_refine: nn.ModuleList
     feat_fuse: Unary
     semseg: nn.Module | None
@@ -166,6 +165,7 @@ class Pose26(Pose):
 
     RUNNING = (*Pose.RUNNING, "cv4_kpts")
     MEMBERS = (*Pose.MEMBERS, "cv4_kpts|one2one_cv4_kpts")
+    IDLE = ("cv4_sigma", "one2one_cv4_sigma", "flow_model")
     OPTIONAL = (
         *Pose.OPTIONAL,
         *("cv4_kpts", "one2one_cv4_kpts", "cv4_sigma", "one2one_cv4_sigma", "flow_model"),

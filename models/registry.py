@@ -43,11 +43,22 @@ class Block(nn.Module):
         MEMBERS: sub-modules (or tensors) that must be present, `a|b` meaning one of both; they also tell classes of
             one name apart.
         OPTIONAL: sub-modules, parameters and buffers that may be absent; they are then None.
+        IDLE: patterns of sub-modules, parameters and buffers that only training uses. Whatever else a checkpoint's
+            instance holds has to be reached when the model runs, or the checkpoint is refused.
     """
 
     ATTRIBUTES: ClassVar[Mapping[str, Any]] = allow()
     MEMBERS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    IDLE: ClassVar[tuple[str, ...]] = ()
+
+    def idle(self) -> tuple[str, ...]:
+        """Patterns of members that need not run: `IDLE`, and what this instance replaces by something else."""
+        return self.IDLE
+
+    def assumed(self) -> str:
+        """The activations that this instance applies without the checkpoint holding them, as text; "" if none."""
+        return ""
 
     def settle(self) -> None:
         """Turn attributes into what `forward` needs: tensors of strides or anchors into Python numbers.
@@ -67,16 +78,23 @@ _VARIANTS: Final[dict[str, list[type[Block]]]] = {}
 def register_block(*names: str) -> Callable[[BlockType], BlockType]:
     """Register a class under its own name and under `names`, the checkpoint's other names for it.
 
-    With names, only these are registered. The first class of a name is the one in `BLOCKS`.
+    With names, only these are registered. The first class of a name is the one in `BLOCKS`. A class from outside
+    this package, a user's, goes before all that are there.
     """
 
     def register(cls: BlockType) -> BlockType:
         for name in names or (cls.__name__,):
-            BLOCKS.setdefault(name, cls)
-            _VARIANTS.setdefault(name, []).append(cls)
+            variants = _VARIANTS.setdefault(name, [])
+            variants.insert(len(variants) if is_ours(cls) else 0, cls)
+            BLOCKS[name] = variants[0]
         return cls
 
     return register
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is one of this package's."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def block_class(name: str, members: Collection[str]) -> type[Block]:

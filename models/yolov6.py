@@ -147,6 +147,7 @@ class Detect(Head):
 
     MEMBERS: ClassVar[tuple[str, ...]] = ("stems", "cls_convs", "reg_convs", "cls_preds", "reg_preds")
     OPTIONAL = ("proj_conv",)
+    IDLE = ("proj", "proj_conv", "*_ab", "*_dist")
     ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, stride=REQUIRED)
     stems: nn.ModuleList
     cls_convs: nn.ModuleList

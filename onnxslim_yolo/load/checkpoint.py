@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.load.rebuild_module import EXPORT_CALL, is_module, plain_value, rebuild_module, unwrapped
+from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.load.rebuild_module import EXPORT_CALL, plain_value, rebuild_module, unwrapped
+from onnxslim_yolo.load.record_checks import is_module, training_parts
 from onnxslim_yolo.load.records import Record, TensorRecord
 from onnxslim_yolo.load.tensors import TensorReader
 from onnxslim_yolo.load.torch_archive import Archive, open_archive, zip_kind
@@ -88,8 +89,8 @@ def read_checkpoint(path: Path, *, model_yaml: Path | None = None, trust: bool =
     archive = open_archive(path)
     try:
         checkpoint = _from_tree(archive)
-    except InputError as error:
-        raise InputError(error.message, file=path, node=error.node, hint=error.hint) from error
+    except (InputError, UnsupportedError) as error:
+        raise type(error)(error.message, file=path, node=error.node, hint=error.hint) from error
     except (MemoryError, RecursionError) as error:
         raise InputError("is built to exhaust memory", file=path) from error
     return _with_yaml(checkpoint, model_yaml)
@@ -171,8 +172,13 @@ def _from_module(record: Record, root: Mapping[Any, Any], read: TensorReader) ->
         task=_task(record),
         licence=licence if isinstance(licence, str) else None,
         metadata={**_small(root), **_small({"kpt_shape": attributes.get("kpt_shape"), "nc": attributes.get("nc")})},
-        notes=_notes(module),
+        notes=(*_notes(module), *_note_training(record)),
     )
+
+
+def _note_training(record: Record) -> tuple[str, ...]:
+    parts = training_parts(record)
+    return (f"left out, since only training uses it: {', '.join(parts)}",) if parts else ()
 
 
 def _notes(module: nn.Module) -> tuple[str, ...]:

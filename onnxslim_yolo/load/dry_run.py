@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 MAX_ELEMENTS = 1 << 28
 """Numbers in one feature map: 1 GiB as float32. YOLOv9-E at 2560 pixels stays below."""
 
+_COARSEST = 64
+"""Sides that are multiples of this fit every stride."""
+
 MAX_TOTAL = 1 << 34
 """Numbers in all modules' outputs together, those of nested modules counted at every level."""
 
 
-def check_sizes(module: nn.Module, shape: tuple[int, ...]) -> None:
-    """Run `module` on PyTorch's meta device on an input of `shape`.
+def check_sizes(module: nn.Module, shape: tuple[int, ...]) -> frozenset[str]:
+    """Run `module` on PyTorch's meta device on an input of `shape`. Returns the paths of the modules that it called.
 
     Raises:
         InputError: the module does not run, or a feature map is too large.
@@ -33,7 +36,9 @@ def check_sizes(module: nn.Module, shape: tuple[int, ...]) -> None:
         for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
     }
     left = [MAX_TOTAL]
-    hooks = [part.register_forward_hook(_counter(name, left)) for name, part in module.named_modules()]
+    begun: list[str] = []
+    hooks = [part.register_forward_pre_hook(_starter(name, begun)) for name, part in module.named_modules()]
+    hooks += [part.register_forward_hook(_counter(name, left)) for name, part in module.named_modules()]
     try:
         with torch.no_grad():
             torch.func.functional_call(module, held, (torch.empty(shape, device="meta"),))
@@ -41,13 +46,40 @@ def check_sizes(module: nn.Module, shape: tuple[int, ...]) -> None:
         raise
     except Exception as error:  # a forward pass over a stranger's attributes raises anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = next((part for name, part in module.named_modules() if begun and name == begun[-1]), module)
         raise InputError(
-            f"the model does not run on an input of {shape[2]}x{shape[3]} pixels: {first[:300]}",
-            hint="is it whole, and of one piece with its attributes? --imgsz sets the size",
+            f"the model does not run on an input of {shape[2]}x{shape[3]} pixels, at a {type(place).__name__}: "
+            f"{first[:300]}",
+            node=begun[-1] if begun else None,
+            hint=_way_out(module, held, shape),
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
+    return frozenset(begun)
+
+
+def _way_out(module: nn.Module, held: dict[str, Any], shape: tuple[int, ...]) -> str:
+    """Another size, if the model runs at one; else its parts do not fit each other."""
+    import torch
+
+    height, width = (-(-side // _COARSEST) * _COARSEST for side in shape[2:])
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(module, held, (torch.empty(*shape[:2], height, width, device="meta"),))
+    except Exception:
+        return (
+            "its class of that name is not the one known here, or the file is damaged: register a class of your own "
+            "(onnxslim_yolo.models.register_block), or export the model with its own code and compile that file"
+        )
+    return f"it runs at --imgsz {height},{width}"
+
+
+def _starter(name: str, begun: list[str]) -> Any:
+    def note(_module: nn.Module, _inputs: Any) -> None:
+        begun.append(name)
+
+    return note
 
 
 def _counter(name: str, left: list[int]) -> Any:

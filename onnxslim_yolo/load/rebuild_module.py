@@ -10,10 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.load.record_checks import (
+    check_block,
+    check_leaf,
+    children,
+    is_block,
+    is_module,
+    is_plain,
+    leaf_of,
+    settle_root,
+)
 from onnxslim_yolo.load.records import Global, Record, TensorRecord, plain_number
 from onnxslim_yolo.load.tensors import TensorReader
-from onnxslim_yolo.load.torch_leaves import build_leaf, known_leaf
+from onnxslim_yolo.load.torch_leaves import build_leaf
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,11 +43,6 @@ EXPORT_CALL = (
 """The call that exports a model with its BatchNorms and its tensors' names."""
 
 
-def is_module(value: Any) -> bool:
-    """Whether a record stands for an `nn.Module`."""
-    return isinstance(value, Record) and isinstance(value.attributes.get("_modules"), dict)
-
-
 def unwrapped(record: Record) -> Record:
     """The module inside DataParallel and its like."""
     for _ in range(8):
@@ -55,22 +60,13 @@ def rebuild_module(record: Record, read: TensorReader) -> nn.Module:
         InputError: unknown classes (all of them are named), a module that contains itself, tensors or attributes that
             do not fit.
     """
+    record = settle_root(record)
     survey = _Survey()
     survey.visit(record, "", 0)
     if survey.unknown:
         raise InputError(_unknown_message(survey.unknown), hint=_UNKNOWN_HINT)
     module = _Builder(read).build(record, "")
     return module.eval().requires_grad_(True)
-
-
-def children(record: Record) -> dict[str, Record | None]:
-    """Its sub-modules by name."""
-    found: dict[str, Record | None] = {}
-    for name, child in record.attributes["_modules"].items():
-        if not isinstance(name, str) or not name or "." in name or not (child is None or is_module(child)):
-            raise InputError(f"a sub-module of {record.name} is no module: {str(name)[:40]!r}")
-        found[name] = child
-    return found
 
 
 class _Survey:
@@ -101,11 +97,8 @@ class _Survey:
 
 
 def _is_known(record: Record) -> bool:
-    from onnxslim_yolo.models import BLOCKS
-
-    if record.name.startswith("torch.nn."):
-        return record.short in _CONTAINERS or known_leaf(record.name) is not None
-    return record.short in BLOCKS or known_leaf(record.name) is not None
+    contained = record.name.startswith("torch.nn.") and record.short in _CONTAINERS
+    return contained or is_block(record) or leaf_of(record) is not None
 
 
 def _unknown_message(unknown: Mapping[str, str]) -> str:
@@ -131,11 +124,11 @@ class _Builder:
         self._made: dict[int, nn.Module] = {}
 
     def build(self, record: Record, path: str) -> nn.Module:
-        if id(record) not in self._made:
+        if id(record) not in self._made or is_plain(record):  # an activation shared by blocks: is each one's called?
             try:
                 self._made[id(record)] = self._make(record, path)
-            except InputError as error:
-                raise InputError(
+            except (InputError, UnsupportedError) as error:
+                raise type(error)(
                     error.message, file=error.file, node=error.node or path or record.name, hint=error.hint
                 ) from error
         return self._made[id(record)]
@@ -148,10 +141,11 @@ class _Builder:
             for name, child in children(record).items()
         }
         parameters, buffers = apply_masks(self._tensors(record, "_parameters"), self._tensors(record, "_buffers"))
-        leaf = None if _is_block(record) else known_leaf(record.name)
+        leaf = leaf_of(record)
         if record.name.startswith("torch.nn.") and record.short in _CONTAINERS:
             module = self._container(getattr(nn, record.short)(), parts)
         elif leaf is not None:
+            check_leaf(record, leaf)
             module = build_leaf(leaf, self._attributes(record, None), {**parameters, **buffers})
         else:
             module = self._block(record, parts, parameters, buffers)
@@ -174,14 +168,15 @@ class _Builder:
         from onnxslim_yolo.models import block_class, rebuild
 
         present = [name for each in (parts, parameters, buffers) for name, value in each.items() if value is not None]
-        allowed = block_class(record.short, present).ATTRIBUTES
+        cls = block_class(record.short, present)
+        check_block(record, cls)
         try:
             return rebuild(
                 record.short,
                 modules=parts,
                 parameters=parameters,
                 buffers=buffers,
-                attributes=self._attributes(record, tuple(allowed)),
+                attributes=self._attributes(record, tuple(cls.ATTRIBUTES)),
             )
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
             raise InputError(f"{record.name} cannot be rebuilt from its attributes ({error})") from error
@@ -208,12 +203,6 @@ class _Builder:
             elif allowed is not None or isinstance(value, (int, float, str, bool, tuple, list, type(None))):
                 found[name] = plain_value(value)
         return found
-
-
-def _is_block(record: Record) -> bool:
-    from onnxslim_yolo.models import BLOCKS
-
-    return not record.name.startswith("torch.nn.") and record.short in BLOCKS
 
 
 def apply_masks(

@@ -6,7 +6,7 @@ on the meta device neither reserves memory nor draws random numbers. `inplace` i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxslim_yolo.errors import InputError
@@ -30,6 +30,10 @@ _PLAIN: dict[str, tuple[str, ...]] = {
     "GELU": ("approximate",),
     "ELU": ("alpha",),
     "LeakyReLU": ("negative_slope",),
+    "CELU": ("alpha",),
+    "SELU": (),
+    "Softsign": (),
+    "LogSigmoid": (),
     "Hardtanh": ("min_val", "max_val"),
     "Softplus": ("beta", "threshold"),
     "Softmax": ("dim",),
@@ -79,6 +83,11 @@ def known_leaf(name: str) -> str | None:
     return renamed if renamed in _OWN_ACTIVATIONS else None
 
 
+def leaf_arguments(kind: str) -> tuple[str, ...]:
+    """The attributes that a leaf without tensors is rebuilt from."""
+    return _PLAIN.get(kind, ())
+
+
 def build_leaf(kind: str, attributes: Values, tensors: Tensors) -> nn.Module:
     """A module of class `kind` (from `known_leaf`).
 
@@ -89,6 +98,7 @@ def build_leaf(kind: str, attributes: Values, tensors: Tensors) -> nn.Module:
 
     try:
         if kind in _PLAIN:
+            _refuse_more(tensors, ())
             return getattr(nn, kind)(**_arguments(attributes, _PLAIN[kind]))  # type: ignore[no-any-return]
         return _filled(_WITH_TENSORS[kind](attributes, tensors), tensors)
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AttributeError) as error:
@@ -120,7 +130,15 @@ def _filled(module: nn.Module, tensors: Tensors) -> nn.Module:
             module.register_parameter(name, nn.Parameter(tensor))
         else:
             module.register_buffer(name, tensor)
+    _refuse_more(tensors, [*dict(module.named_parameters()), *dict(module.named_buffers()), "num_batches_tracked"])
     return module
+
+
+def _refuse_more(tensors: Tensors, expected: Collection[str]) -> None:
+    """A reparametrised weight, a learnt slope: what such a class does with it is not what torch's does."""
+    more = [name for name, tensor in tensors.items() if tensor is not None and name not in expected]
+    if more:
+        raise ValueError(f"it holds more than torch's: {', '.join(more)}")
 
 
 def _weight(tensors: Tensors, name: str = "weight", dims: int | None = None) -> Tensor:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 
 from onnxslim_yolo.emit.torch_describe import is_saved_module
 from onnxslim_yolo.errors import InputError, OnnxSlimError
+from onnxslim_yolo.load.account import account
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.dry_run import check_sizes
 from onnxslim_yolo.load.trace import trace
-from onnxslim_yolo.load.trace_names import TRANSPOSED
-
-if TYPE_CHECKING:
-    from torch import nn
 
 DEFAULT_SIZE = 640
 
@@ -63,15 +59,16 @@ def trace_checkpoint(
     _set_head(module, head, path)
     height, width = imgsz or checkpoint.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
     _check_stride(checkpoint, height, width, path)
+    ours = not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))  # they take no other device
     with _about(path):
-        if not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):  # they take no other device
-            check_sizes(module, (1, 3, height, width))
+        called = check_sizes(module, (1, 3, height, width)) if ours else frozenset()
     example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with _about(path):
         proto = trace(module, example, dynamic=dynamic)
+        notes = account(module, proto, called, (1, 3, height, width)) if ours else ()
     metadata = {entry.key: entry.value for entry in proto.metadata_props} | checkpoint.onnx_metadata()
     onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
-    return proto, (*checkpoint.notes, *_left_out(module, proto))
+    return proto, (*checkpoint.notes, *notes)
 
 
 @contextmanager
@@ -81,20 +78,6 @@ def _about(path: Path) -> Iterator[None]:
         yield
     except OnnxSlimError as error:
         raise type(error)(error.message, file=path, node=error.node, hint=error.hint) from error
-
-
-def _left_out(module: nn.Module, proto: onnx.ModelProto) -> tuple[str, ...]:
-    """A note on the modules that hold parameters of which none is in the graph, training-only branches as a rule."""
-    traced = {tensor.name.removesuffix(TRANSPOSED) for tensor in proto.graph.initializer}
-    owned = {name: [key for key, _ in part.named_parameters(name)] for name, part in module.named_modules()}
-    idle = [name for name, keys in owned.items() if keys and not traced.intersection(keys)]
-    topmost = [name for name in idle if not any(name.startswith(f"{other}.") for other in idle)]
-    if not topmost:
-        return ()
-    count = sum(key.startswith(tuple(f"{name}." for name in topmost)) for key in module.state_dict())
-    head = any(name.rpartition(".")[2] == "cv2" for name in topmost) and any("one2one_cv2." in key for key in traced)
-    why = "one-to-one copies run in their place; the rest serves training" if head else "they serve training"
-    return (f"{count} tensors of modules that do not run are not in the graph: {', '.join(topmost)} ({why})",)
 
 
 def _check_stride(checkpoint: Checkpoint, height: int, width: int, path: Path) -> None:

@@ -1,0 +1,205 @@
+"""Is an instance in a checkpoint what our class of its name is? Asked of its attributes, before it is rebuilt.
+
+Sub-modules and tensors are accounted for once the model has run (`load.account`). Attributes leave no trace there: a
+fork's `Bottleneck` with `alpha = 0.2` has the same sub-modules as anybody's. So every number, flag and text that an
+instance holds is read by our class, or is one of those that say what the tensors' shapes and the container say as well
+(`_DESCRIBING`), or describes a size found in its sub-modules, or the checkpoint is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.load.records import Record, TensorRecord, plain_number
+from onnxslim_yolo.load.torch_leaves import known_leaf, leaf_arguments
+
+_TRAINING_PARTS = frozenset(
+    {"criterion", "loss", "loss_fn", "loss_func", "compute_loss", "teacher", "ema", "ema_model"}
+)
+"""Sub-modules of a whole model that only a trainer uses."""
+
+_DESCRIBING = frozenset(
+    [
+        # the container's and the trainer's
+        *("training", "i", "f", "type", "np", "name", "inplace", "export", "format", "dynamic", "onnx_dynamic"),
+        *("deploy", "use_se", "is_first", "with_cp", "drop", "dropout", "mean", "std", "channel"),
+        # a head's caches and counts
+        *("grid", "anchor_grid", "anchors", "stride", "strides", "shape", "legacy", "max_det", "xyxy", "end2end"),
+        *("nc", "no", "na", "nl", "nm", "npr", "nk", "ne", "detect", "include_nms", "agnostic_nms", "prior_prob"),
+        *("use_dfl", "reg_max", "grid_cell_offset", "grid_cell_size", "iou_type", "output"),
+        # what a constructor was given: the tensors have the result
+        *(
+            "c",
+            "c_",
+            "c1",
+            "c2",
+            "c3",
+            "c4",
+            "ch",
+            "dim",
+            "g",
+            "groups",
+            "k",
+            "kernel_size",
+            "s",
+            "p",
+            "pad",
+            "padding",
+        ),
+        *("in_channels", "out_channels", "inp", "oup", "hidden_dim", "hidden_channels", "mid_channels"),
+        *("e", "expansion", "ratio", "reduction", "mlp_ratio", "attn_ratio"),
+    ]
+)
+
+_HINT = (
+    "write the class as its own code has it and register it, which puts it before ours:\n"
+    "    from onnxslim_yolo.models import Block, register_block\n"
+    "    @register_block('ItsName')\n"
+    "    class ItsName(Block): ...   # attributes that forward reads are ATTRIBUTES\n"
+    "  or export the model with its own code and compile that file"
+)
+
+
+def is_module(value: Any) -> bool:
+    """Whether a record stands for an `nn.Module`."""
+    return isinstance(value, Record) and isinstance(value.attributes.get("_modules"), dict)
+
+
+def children(record: Record) -> dict[str, Record | None]:
+    """Its sub-modules by name."""
+    found: dict[str, Record | None] = {}
+    for name, child in record.attributes["_modules"].items():
+        if not isinstance(name, str) or not name or "." in name or not (child is None or is_module(child)):
+            raise InputError(f"a sub-module of {record.name} is no module: {str(name)[:40]!r}")
+        found[name] = child
+    return found
+
+
+def is_block(record: Record) -> bool:
+    """Whether a class of `models` stands for the record's."""
+    from onnxslim_yolo.models import BLOCKS
+
+    return not record.name.startswith("torch.nn.") and record.short in BLOCKS
+
+
+def leaf_of(record: Record) -> str | None:
+    """The `torch.nn` class that stands for the record's, or None."""
+    return None if is_block(record) else known_leaf(record.name)
+
+
+def is_plain(record: Record) -> bool:
+    """Whether it is a leaf without tensors. Such a one costs nothing, so each of its places gets its own."""
+    held = [*_dict(record, "_parameters").values(), *_dict(record, "_buffers").values()]
+    return leaf_of(record) is not None and all(value is None for value in held)
+
+
+def training_parts(record: Record) -> list[str]:
+    """The names of a whole model's sub-modules that only its trainer uses."""
+    return [name for name in record.attributes["_modules"] if name in _TRAINING_PARTS]
+
+
+def settle_root(record: Record) -> Record:
+    """A whole model without what only its trainer uses, under a name that is known if it is built as one that is.
+
+    Forks rename the root (`ModelPruned`), and it is told by its structure: a Sequential `model` whose layers say where
+    their input comes from (`f`), and nothing beside it; or YOLOv6's `backbone`, `neck`, `detect`.
+    """
+    parts = {name: child for name, child in record.attributes["_modules"].items() if name not in _TRAINING_PARTS}
+    layered = list(parts) == ["model"] and _has_layers(parts["model"])
+    known = is_block(record) or leaf_of(record) is not None or record.name.startswith("torch.nn.")
+    renamed = not known and (layered or set(parts) == {"backbone", "neck", "detect"})
+    name = f"{record.name.rpartition('.')[0]}.Model" if renamed else record.name
+    if name == record.name and len(parts) == len(record.attributes["_modules"]):
+        return record
+    return Record(name, record.arguments, {**record.attributes, "_modules": parts})
+
+
+def _has_layers(record: Any) -> bool:
+    below = _dict(record, "_modules").values() if is_module(record) and record.name.startswith("torch.nn.") else ()
+    return bool(below) and all(isinstance(each, Record) and "f" in each.attributes for each in below)
+
+
+def check_leaf(record: Record, leaf: str) -> None:
+    """Refuses a leaf that holds what its class in `torch.nn` does not.
+
+    Raises:
+        InputError: it has sub-modules, or, being a repository's own class, attributes that are not read.
+    """
+    if below := [name for name, child in children(record).items() if child is not None]:
+        raise InputError(f"{record.name} holds sub-modules that a {leaf} does not have: {', '.join(below)}", hint=_HINT)
+    if not record.name.startswith("torch.nn."):
+        _refuse_unread(record, _unread(record, leaf_arguments(leaf)))
+
+
+def check_block(record: Record, cls: type) -> None:
+    """Refuses an instance with attributes that our class does not read, and that may change what it computes.
+
+    Raises:
+        InputError: as said; all of them are named.
+    """
+    from onnxslim_yolo.models.container import LayeredModel
+    from onnxslim_yolo.models.heads import Head
+    from onnxslim_yolo.models.registry import is_ours
+    from onnxslim_yolo.models.yolov6 import YOLOv6
+
+    if not is_ours(cls) or issubclass(cls, (LayeredModel, YOLOv6)):
+        return
+    unread = _unread(record, cls.ATTRIBUTES)  # type: ignore[attr-defined]
+    if issubclass(cls, Head):  # their flags and counts belong to exporters and losses
+        unread = {name: value for name, value in unread.items() if not isinstance(value, (bool, int, str))}
+    _refuse_unread(record, unread)
+
+
+def _refuse_unread(record: Record, unread: Mapping[str, Any]) -> None:
+    if unread:
+        shown = ", ".join(f"{name} = {str(value)[:30]}" for name, value in sorted(unread.items())[:8])
+        raise InputError(
+            f"{record.name} is not the class of that name known here: it has attributes which that one does not "
+            f"read, and which may change what it computes: {shown}",
+            hint=_HINT,
+        )
+
+
+def _unread(record: Record, read: Mapping[str, Any] | tuple[str, ...]) -> dict[str, Any]:
+    held = {
+        name: plain_number(value)
+        for name, value in record.attributes.items()
+        if isinstance(name, str) and not name.startswith("_") and name not in read and name not in _DESCRIBING
+    }
+    numbers = {name: value for name, value in held.items() if _says_something(value)}
+    if not numbers:
+        return {}
+    sizes = set(_sizes(record, 4))
+    return {name: value for name, value in numbers.items() if not _describes(value, sizes)}
+
+
+def _says_something(value: Any) -> bool:
+    """Numbers, flags, texts, tensors and modules outside `_modules`; not what is empty, and no objects."""
+    if isinstance(value, (list, tuple)):
+        return any(_says_something(each) for each in value[:1000])
+    return isinstance(value, (bool, int, float, str, TensorRecord)) or is_module(value)
+
+
+def _describes(value: Any, sizes: set[int]) -> bool:
+    """Whether it is a size, or a list of sizes, that the sub-modules have as well."""
+    several = value if isinstance(value, (list, tuple)) else (value,)
+    return all(isinstance(each, int) and not isinstance(each, bool) and each in sizes for each in several)
+
+
+def _sizes(record: Record, depth: int) -> Iterator[int]:
+    """Widths, kernel sizes and strides of the leaves below."""
+    for child in _dict(record, "_modules").values() if depth else ():
+        if isinstance(child, Record):
+            yield from _sizes(child, depth - 1)
+    for tensor in (*_dict(record, "_parameters").values(), *_dict(record, "_buffers").values()):
+        yield from tensor.size if isinstance(tensor, TensorRecord) else ()
+    for key in ("kernel_size", "stride", "padding", "groups", "in_channels") if leaf_of(record) else ():
+        value = record.attributes.get(key)
+        yield from (each for each in (value if isinstance(value, tuple) else (value,)) if type(each) is int)
+
+
+def _dict(record: Record, key: str) -> dict[Any, Any]:
+    held = record.attributes.get(key)
+    return held if isinstance(held, dict) else {}
