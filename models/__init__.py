@@ -31,6 +31,7 @@ if __name__ == "models":
     raise ImportError("import onnxslim_yolo.models: 'models' would be a second copy of every class")
 
 from onnxslim_yolo.models import (
+    blocks_area,
     blocks_backbone,
     blocks_c2f,
     blocks_common,
@@ -57,6 +58,7 @@ from onnxslim_yolo.models.registry import (
 from onnxslim_yolo.models.zoo import ARCHITECTURES, build, randomise
 
 FAMILIES = (
+    blocks_area,
     blocks_backbone,
     blocks_common,
     blocks_csp,

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from onnxslim_yolo.models.blocks_area import A2C2f
 from onnxslim_yolo.models.blocks_c2f import C3k2
 from onnxslim_yolo.models.blocks_common import ADD, C3, Conv, dw_conv
 from onnxslim_yolo.models.blocks_elan import (
@@ -15,7 +16,6 @@ from onnxslim_yolo.models.blocks_elan import (
     SP,
     SPPCSPC,
     SPPELAN,
-    A2C2f,
     AConv,
     RepNCSPELAN4,
 )

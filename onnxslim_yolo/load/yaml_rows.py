@@ -176,7 +176,7 @@ def _c2psa(row: Row) -> nn.Module:
 
 
 def _a2c2f(row: Row) -> nn.Module:
-    from onnxslim_yolo.models.blocks_elan import A2C2f
+    from onnxslim_yolo.models.blocks_area import A2C2f
 
     area = row.arg(2, 1) if row.arg(1, True) else None
     return A2C2f(row.c1, row.c2, row.count("m."), area=area, residual="gamma" in row.tensors)
