@@ -62,7 +62,7 @@ _OPERATORS: dict[Kind, _Operator] = {
 
 def _rewrite(graph: gs.Graph, found: Activation, opset: int, namer: Namer) -> bool:
     if found.kind == "SiLU":
-        return _order(found)
+        return _order(found) if found.nodes[-1].op == "Sigmoid" else _write_silu(graph, found, namer)
     if found.kind == "HardSwish" and opset < _OPERATORS["HardSwish"].since:
         return len(found.nodes) > 2 and _write_hard_swish(graph, found, namer)
     operator = _OPERATORS[found.kind]
@@ -83,21 +83,29 @@ def _rewrite(graph: gs.Graph, found: Activation, opset: int, namer: Namer) -> bo
 
 def _order(found: Activation) -> bool:
     """Put x before σ(x)."""
-    mul, sigmoid = found.nodes
+    mul, sigmoid = found.nodes[0], found.nodes[-1]
     if mul.inputs[0] is found.input:
         return False
     mul.inputs = [found.input, sigmoid.outputs[0]]
     return True
 
 
+def _write_silu(graph: gs.Graph, found: Activation, namer: Namer) -> bool:
+    return _write_gated(graph, found, namer, "Sigmoid", {})
+
+
 def _write_hard_swish(graph: gs.Graph, found: Activation, namer: Namer) -> bool:
+    return _write_gated(graph, found, namer, "HardSigmoid", {"alpha": 1 / 6, "beta": 0.5})
+
+
+def _write_gated(graph: gs.Graph, found: Activation, namer: Namer, op: str, attributes: dict[str, float]) -> bool:
+    """x·gate(x)."""
     x, output, name = found.input, found.output, found.nodes[0].name
     for node in found.nodes:
         detach(node)
     gate = gs.Variable(namer(f"{output.name}_gate"), output.dtype, output.shape)
-    attributes = {"alpha": 1 / 6, "beta": 0.5}
     graph.nodes += [
-        gs.Node("HardSigmoid", namer(f"{name}_gate"), attributes, [x], [gate]),
+        gs.Node(op, namer(f"{name}_gate"), attributes, [x], [gate]),
         gs.Node("Mul", name, inputs=[x, gate], outputs=[output]),
     ]
     return True

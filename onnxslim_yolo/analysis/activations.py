@@ -1,12 +1,14 @@
 """Activation functions that are written as several nodes, recognised by what they compute.
 
-    SiLU       x·σ(x)                                   Mish       x·tanh(softplus(x))
+    SiLU       x·σ(x), σ(x) = 1/(1 + exp(−x))           Mish       x·tanh(softplus(x))
     HardSwish  x·clip(x/6 + 1/2, 0, 1)                  Gelu       x/2·(1 + erf(x/√2))
     HardSigmoid  clip(α·x + β, 0, 1)                    GeluTanh   x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))
     LeakyRelu  max(x, α·x), 0 ≤ α < 1                   Clip, Relu nested minima and maxima
 
-Factors may come in any order and constants anywhere (x·clip(x + 3, 0, 6)/6 is a HardSwish). A pattern is recognised
-only if nothing else reads what lies inside. Sources: Ramachandran 2017, Howard 2019, Misra 2019, Hendrycks 2016.
+Factors may come in any order, constants anywhere (x·clip(x + 3, 0, 6)/6 is a HardSwish), products may be written out
+(x/2 + x/2·erf(x/√2)) and polynomials in any form (x + k·x³, x·(1 + k·x²)). A pattern is recognised only if nothing else
+reads what lies inside, and only if its constants are the function's own to the rounding of their type (`_tolerance`):
+x·clip(x + 3, 0, 6)·0.1675 is another function. Sources: Ramachandran 2017, Howard 2019, Misra 2019, Hendrycks 2016.
 """
 
 from __future__ import annotations
@@ -19,8 +21,18 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.scalars import Clamp, clamp, inner, lines, monomial, operand_and_scalar, product, scalar_of
-from onnxslim_yolo.graph import Node, Tensor
+from onnxslim_yolo.analysis.scalars import (
+    Clamp,
+    clamp,
+    inner,
+    lines,
+    monomial,
+    operand_and_scalar,
+    polynomial,
+    product,
+    scalar_of,
+)
+from onnxslim_yolo.graph import Node, Tensor, producer, sole_consumer
 
 Kind = Literal["SiLU", "HardSwish", "HardSigmoid", "Gelu", "GeluTanh", "Mish", "LeakyRelu", "Clip", "Relu"]
 
@@ -81,78 +93,112 @@ def _match_product(graph: gs.Graph, node: Node) -> Activation | None:
     if len(found.factors) != 2:
         return None
     for x, gate_output in (found.factors, found.factors[::-1]):
-        for gate in _gates(graph, gate_output, found.coefficient):
+        for gate in _gates(graph, gate_output, found.coefficient, x):
             if gate.input is x:
                 return Activation(gate.kind, (*found.nodes, *gate.nodes), x)
     return None
 
 
-def _gates(graph: gs.Graph, tensor: Tensor, coefficient: float) -> Iterator[_Gate]:
-    """The functions g for which coefficient·x·(the tensor) is an activation, if the tensor is g(x)."""
-    node = inner(graph, tensor, "Sigmoid", "HardSigmoid", "Tanh", "Add", "Clip", "Min", "Max")
-    if node is None:
-        return
-    near = _tolerance(tensor)
-    if node.op == "Sigmoid" and coefficient == 1:
-        yield _Gate("SiLU", (node,), node.inputs[0])
-    elif node.op == "HardSigmoid" and near(coefficient, 1):
-        if near(node.attrs.get("alpha", 0.2), 1 / 6) and near(node.attrs.get("beta", 0.5), 0.5):
-            yield _Gate("HardSwish", (node,), node.inputs[0])
-    elif node.op == "Tanh" and near(coefficient, 1):
-        softplus = inner(graph, node.inputs[0], "Softplus")
-        if softplus is not None:
-            yield _Gate("Mish", (node, softplus), softplus.inputs[0])
-    elif node.op == "Add" and near(coefficient, 0.5):
-        yield from _gelu_gates(graph, node)
-    for line in _clipped_lines(graph, node, coefficient):
-        if near(line[0], 1 / 6) and near(line[1], 0.5):
-            yield _Gate("HardSwish", line[3], line[2])
-
-
-def _gelu_gates(graph: gs.Graph, node: Node) -> Iterator[_Gate]:
-    """1 + erf(x/√2), 1 + tanh(√(2/π)·(x + 0.044715·x³))."""
-    operand, near = operand_and_scalar(node), _tolerance(node.outputs[0])
-    function = None if operand is None else inner(graph, node.inputs[operand[0]], "Erf", "Tanh")
-    if operand is None or function is None or not near(operand[1], 1):
-        return
-    if function.op == "Tanh":
-        for x, nodes in _cubics(graph, function.inputs[0]):
-            yield _Gate("GeluTanh", (node, function, *nodes), x)
-        return
-    for line in lines(graph, function.inputs[0]):
-        if near(line.scale, 1 / sqrt(2)) and line.shift == 0:
-            yield _Gate("Gelu", (node, function, *line.nodes), line.base)
-
-
-def _cubics(graph: gs.Graph, tensor: Tensor) -> Iterator[tuple[Tensor, tuple[Node, ...]]]:
-    """Every x with tensor = √(2/π)·(x + 0.044715·x³) or √(2/π)·x·(1 + 0.044715·x²), and the nodes that compute it."""
-    root = inner(graph, tensor, "Mul", "Div")
-    found = None if root is None else product(graph, root)
-    if found is None or not _tolerance(tensor)(found.coefficient, sqrt(2 / pi)):
-        return
-    if len(found.factors) == 1:
-        for x, nodes in _sums_with_power(graph, found.factors[0], 3):
-            yield x, (*found.nodes, *nodes)
-    elif len(found.factors) == 2:
-        for x, total in (found.factors, found.factors[::-1]):
-            for _, nodes in _sums_with_power(graph, total, 2, x):
-                yield x, (*found.nodes, *nodes)
-
-
-def _sums_with_power(
-    graph: gs.Graph, tensor: Tensor, degree: int, variable: Tensor | None = None
-) -> Iterator[tuple[Tensor, tuple[Node, ...]]]:
-    """x + 0.044715·x^degree for any x, or 1 + 0.044715·variable^degree."""
-    added, near = inner(graph, tensor, "Add"), _tolerance(tensor)
-    if added is None:
-        return
-    for one, other in (added.inputs, added.inputs[::-1]):
-        if variable is not None and not near(scalar_of(one, other) or 0, 1):
+def _match_sum(graph: gs.Graph, node: Node) -> Activation | None:
+    """x/2 + x/2·f(x), the product of a Gelu written out."""
+    for one, other in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
+        root = inner(graph, other, "Mul", "Div")
+        found = None if root is None else product(graph, root)
+        if found is None or len(found.factors) != 2 or not _tolerance(other)(found.coefficient, 0.5):
             continue
-        x = one if variable is None else variable
-        power = monomial(graph, other, x)
-        if power is not None and near(power[0], 0.044715) and power[1] == degree:
-            yield x, (added, *power[2])
+        for x, function in (found.factors, found.factors[::-1]):
+            half = monomial(graph, one, x)
+            if half is None or half[1] != 1 or not _tolerance(one)(half[0], 0.5):
+                continue
+            for gate in _bell(graph, function, x):
+                return Activation(gate.kind, (node, *half[2], *found.nodes, *gate.nodes), x)
+    return None
+
+
+def _match_quotient(graph: gs.Graph, node: Node) -> Activation | None:
+    """x/(1 + exp(−x)); a scalar below makes a product."""
+    total = None if len(node.inputs) < 2 else inner(graph, node.inputs[1], "Add")
+    found = None if total is None else _one_and_exp(graph, total, -1.0)
+    if found is None or found[0] is not node.inputs[0]:
+        return _match_product(graph, node)
+    return Activation("SiLU", (node, *found[1]), found[0])
+
+
+def _gates(graph: gs.Graph, tensor: Tensor, coefficient: float, x: Tensor) -> Iterator[_Gate]:
+    """The functions g for which coefficient·x·(the tensor) is an activation, if the tensor is g(x)."""
+    near = _tolerance(tensor)
+    node = producer(tensor)
+    if node is None or sole_consumer(graph, tensor) is None:
+        return
+    sigmoid = _sigmoid(graph, node)
+    if sigmoid is not None and coefficient == 1:
+        yield _Gate("SiLU", sigmoid[1], sigmoid[0])
+    if node.op == "HardSigmoid" and near(coefficient, 1) and _slope_of_hard_swish(node, near):
+        yield _Gate("HardSwish", (node,), node.inputs[0])
+    if node.op == "Tanh" and near(coefficient, 1):
+        softplus = _softplus(graph, node.inputs[0])
+        if softplus is not None:
+            yield _Gate("Mish", (node, *softplus[1]), softplus[0])
+    for line in lines(graph, tensor)[1:]:
+        if near(coefficient * line.scale, 0.5) and near(coefficient * line.shift, 0.5):
+            for gate in _bell(graph, line.base, x):
+                yield _Gate(gate.kind, (*line.nodes, *gate.nodes), x)
+    for clipped in _clipped_lines(graph, node, coefficient):
+        if near(clipped[0], 1 / 6) and near(clipped[1], 0.5):
+            yield _Gate("HardSwish", clipped[3], clipped[2])
+
+
+def _slope_of_hard_swish(node: Node, near: Callable[[float, float], bool]) -> bool:
+    return near(node.attrs.get("alpha", 0.2), 1 / 6) and near(node.attrs.get("beta", 0.5), 0.5)
+
+
+def _sigmoid(graph: gs.Graph, node: Node) -> tuple[Tensor, tuple[Node, ...]] | None:
+    """The x of σ(x), 1/(1 + exp(−x)), and the nodes that compute it."""
+    if node.op == "Sigmoid":
+        return node.inputs[0], (node,)
+    if node.op not in ("Div", "Reciprocal"):
+        return None
+    if node.op == "Div" and scalar_of(node.inputs[0], node.inputs[1]) != 1:
+        return None
+    total = inner(graph, node.inputs[-1], "Add")
+    found = None if total is None else _one_and_exp(graph, total, -1.0)
+    return None if found is None else (found[0], (node, *found[1]))
+
+
+def _softplus(graph: gs.Graph, tensor: Tensor) -> tuple[Tensor, tuple[Node, ...]] | None:
+    """The x of softplus(x), log(1 + exp(x)), and the nodes that compute it."""
+    node = inner(graph, tensor, "Softplus", "Log")
+    if node is None or node.op == "Softplus":
+        return None if node is None else (node.inputs[0], (node,))
+    total = inner(graph, node.inputs[0], "Add")
+    found = None if total is None else _one_and_exp(graph, total, 1.0)
+    return None if found is None else (found[0], (node, *found[1]))
+
+
+def _one_and_exp(graph: gs.Graph, total: Node, sign: float) -> tuple[Tensor, tuple[Node, ...]] | None:
+    """The x of 1 + exp(sign·x), and its nodes."""
+    operand = operand_and_scalar(total)
+    power = None if operand is None or operand[1] != 1 else inner(graph, total.inputs[operand[0]], "Exp")
+    if power is None:
+        return None
+    if sign == 1:
+        return power.inputs[0], (total, power)
+    turned = inner(graph, power.inputs[0], "Neg", "Mul")
+    if turned is None:
+        return None
+    scalar = (0, -1.0) if turned.op == "Neg" else operand_and_scalar(turned)
+    return None if scalar is None or scalar[1] != -1 else (turned.inputs[scalar[0]], (total, power, turned))
+
+
+def _bell(graph: gs.Graph, tensor: Tensor, x: Tensor) -> Iterator[_Gate]:
+    """erf(x/√2), tanh(√(2/π)·(x + 0.044715·x³))."""
+    function, near = inner(graph, tensor, "Erf", "Tanh"), _tolerance(tensor)
+    found = None if function is None else polynomial(graph, function.inputs[0], x)
+    if function is None or found is None:
+        return
+    wanted = {1.0: 1 / sqrt(2)} if function.op == "Erf" else {1.0: sqrt(2 / pi), 3.0: 0.044715 * sqrt(2 / pi)}
+    if found.terms.keys() == wanted.keys() and all(near(found.terms[n], wanted[n]) for n in wanted):
+        yield _Gate("Gelu" if function.op == "Erf" else "GeluTanh", (function, *found.nodes), x)
 
 
 def _clipped_lines(
@@ -160,8 +206,11 @@ def _clipped_lines(
 ) -> Iterator[tuple[float, float, Tensor, tuple[Node, ...]]]:
     """(α, β, x, nodes) with coefficient·node = clip(α·x + β, 0, 1)."""
     clip = clamp(graph, node)
-    if clip is None or clip.low != 0 or not _tolerance(node.outputs[0])(coefficient * clip.high, 1):
+    if clip is None or clip.low != 0 or not 0 < clip.high < inf:
         return
+    if not _tolerance(node.outputs[0])(coefficient, 1 / clip.high):
+        return
+    coefficient = 1 / clip.high  # whose rounding is not to be found again in α and β
     for line in lines(graph, clip.base):
         if line.scale > 0:
             yield line.scale * coefficient, line.shift * coefficient, line.base, (*clip.nodes, *line.nodes)
@@ -209,7 +258,10 @@ def _leaky_relu(graph: gs.Graph, node: Node) -> Activation | None:
 
 
 def _tolerance(tensor: Tensor) -> Callable[[float, float], bool]:
-    """How to compare constants: to the rounding of the graph's float type."""
+    """How to compare constants: to the rounding of the graph's float type.
+
+    1/6 as half precision has it, in a float32 graph, is another function: 2e-4 of x are more than checks let pass.
+    """
     relative = 1e-3 if tensor.dtype == np.float16 else 2e-6
     return lambda found, expected: isclose(found, expected, rel_tol=relative)
 
@@ -217,7 +269,8 @@ def _tolerance(tensor: Tensor) -> Callable[[float, float], bool]:
 _Matcher = Callable[[gs.Graph, Node], Activation | None]
 _MATCHERS: dict[str, _Matcher] = {
     "Mul": _match_product,
-    "Div": _match_product,
+    "Div": _match_quotient,
+    "Add": _match_sum,
     "Clip": _match_clamp,
     "Min": _match_clamp,
     "Max": _match_clamp,

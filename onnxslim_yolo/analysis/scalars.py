@@ -177,3 +177,58 @@ def monomial(
             return None
         coefficient, degree, nodes = coefficient * part[0], degree + part[1], (*nodes, *part[2])
     return coefficient, degree, nodes
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """Σ coefficient·xⁿ: power → coefficient, none of them zero."""
+
+    terms: dict[float, float]
+    nodes: tuple[Node, ...]
+
+
+def polynomial(graph: gs.Graph, tensor: Tensor, variable: Tensor, depth: int = DEPTH) -> Polynomial | None:
+    """The tensor as a polynomial of the variable, however it is written; None if it is none."""
+    if tensor is variable:
+        return Polynomial({1.0: 1.0}, ())
+    value = scalar_of(tensor, variable)
+    if value is not None:
+        return Polynomial({0.0: value} if value else {}, ())
+    node = inner(graph, tensor, "Add", "Sub", "Mul", "Div", "Neg", "Pow") if depth else None
+    parts = [] if node is None else [polynomial(graph, part, variable, depth - 1) for part in node.inputs]
+    if node is None or any(part is None for part in parts):
+        return None
+    given = [part for part in parts if part is not None]
+    terms = _combined(node.op, *(part.terms for part in given))
+    if terms is None or len(terms) > DEPTH:
+        return None
+    return Polynomial(terms, (node, *(inside for part in given for inside in part.nodes)))
+
+
+def _combined(
+    op: str, first: dict[float, float], second: dict[float, float] | None = None
+) -> dict[float, float] | None:
+    """What an operator makes of polynomials; None where that is no polynomial."""
+    if op == "Neg":
+        return {n: -c for n, c in first.items()}
+    if second is None:
+        return None
+    constant = second.get(0.0, 0.0) if not second.keys() - {0.0} else None
+    terms: dict[float, float] = {}
+    if op in ("Add", "Sub"):
+        sign = 1.0 if op == "Add" else -1.0
+        terms = {n: first.get(n, 0.0) + sign * second.get(n, 0.0) for n in first.keys() | second.keys()}
+    elif op == "Mul":
+        for n, c in first.items():
+            for m, d in second.items():
+                terms[n + m] = terms.get(n + m, 0.0) + c * d
+    elif op == "Div" and constant:
+        terms = {n: c / constant for n, c in first.items()}
+    elif op == "Pow" and constant is not None and len(first) == 1:
+        ((n, c),) = first.items()
+        if constant != int(constant) or not 0 < constant <= DEPTH:
+            return None
+        terms = {n * constant: c**constant}
+    else:
+        return None
+    return {n: c for n, c in terms.items() if c}

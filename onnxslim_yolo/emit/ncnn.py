@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn_cut import cut as cut_tail
@@ -19,15 +20,28 @@ from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn_ops_elementwise import ELEMENTWISE_OPS
 from onnxslim_yolo.emit.ncnn_ops_math import MATH_OPS
 from onnxslim_yolo.emit.ncnn_ops_nn import NN_OPS
+from onnxslim_yolo.emit.ncnn_ops_norm import NORM_OPS
+from onnxslim_yolo.emit.ncnn_ops_sampling import SAMPLING_OPS
 from onnxslim_yolo.emit.ncnn_ops_shape import SHAPE_OPS
 from onnxslim_yolo.emit.ncnn_patterns import fuse_patterns
 from onnxslim_yolo.emit.ncnn_prepare import prepare, shape_of
 from onnxslim_yolo.emit.ncnn_tidy import insert_splits, rename_blobs, tidy
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Model, Node, is_empty
+from onnxslim_yolo.graph import Model, Node, is_constant, is_empty, is_graph_output, static_shape
 
-OPS: Mapping[str, Lower] = {**NN_OPS, **ELEMENTWISE_OPS, **MATH_OPS, **SHAPE_OPS}
+OPS: Mapping[str, Lower] = {**NN_OPS, **NORM_OPS, **SAMPLING_OPS, **ELEMENTWISE_OPS, **MATH_OPS, **SHAPE_OPS}
 """ONNX operator → the function that emits its layers. To support an operator is to add a row."""
+
+ARITHMETIC = (ELEMENTWISE_OPS.keys() | MATH_OPS.keys()) - {
+    "Cast",
+    "CastLike",
+    "Min",
+    "Max",
+    "Clip",
+    "Relu",
+    "ReduceMax",
+}
+"""Operators that on whole numbers wrap around or cut off, which floats do not."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class NcnnModel:
         cut: the ONNX names of the outputs that replace a tail ncnn cannot express; empty if nothing was cut.
         notes: remarks for the report.
         weights: how weights are stored.
+        full: the layers whose weights stay fp32 in an fp16 pair, because half precision does not hold them.
     """
 
     param: str
@@ -68,6 +83,7 @@ class NcnnModel:
     cut: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: Weights = "fp16"
+    full: frozenset[str] = frozenset()
 
 
 def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True) -> NcnnModel:
@@ -82,16 +98,52 @@ def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True) -> N
         UnsupportedError: the graph has an operator, or a use of one, that ncnn lacks. Names the node and the way out.
     """
     graph = prepare(model)
+    original, notes = list(graph.outputs), _input_notes(graph)
+    open_ended = _open_ended(graph)
+    if open_ended:  # no pattern need know of shapes that depend on data
+        _cut(graph, open_ended, notes, allowed=cut)
     fuse_patterns(graph)
-    notes: list[str] = []
     lowering, failures = _lower(graph)
-    cut_names: tuple[str, ...] = ()
     if failures:
-        cut_names = _cut(graph, failures, notes, allowed=cut)
+        _cut(graph, failures, notes, allowed=cut)
         lowering, failures = _lower(graph)
     if failures:
         raise failures[0][1]
+    cut_names = tuple(t.name for t in graph.outputs if not any(t is other for other in original))
     return _finish(graph, lowering, weights, cut_names, notes)
+
+
+def _input_notes(graph: gs.Graph) -> list[str]:
+    """Leave out inputs that nothing reads, which ncnn would take for outputs; say so, and where a type changes."""
+    notes = []
+    for tensor in list(graph.inputs):
+        if not tensor.outputs and not is_graph_output(graph, tensor):
+            graph.inputs = [other for other in graph.inputs if other is not tensor]
+            notes.append(f"ncnn: nothing reads the input '{tensor.name}', and the pair has none of that name")
+        elif tensor.dtype is not None and np.dtype(tensor.dtype).kind in "iub":
+            notes.append(
+                f"ncnn: the input '{tensor.name}' is {np.dtype(tensor.dtype)} in ONNX; the pair takes it as floats"
+            )
+    return notes
+
+
+def _open_ended(graph: gs.Graph) -> list[tuple[Node, UnsupportedError]]:
+    """The first nodes whose outputs have as many elements as the input's data makes them have."""
+    failures: list[tuple[Node, UnsupportedError]] = []
+    for node in graph.nodes:
+        computed = [tensor for tensor in node.outputs if not is_empty(tensor)]
+        if all(static_shape(tensor) is not None for tensor in computed):
+            continue
+        if any(static_shape(t) is None for t in node.inputs if not is_empty(t) and not is_constant(t)):
+            continue
+        try:
+            if node.op not in OPS:
+                raise unsupported(node, f"there is no layer for '{node.op}'")
+            for tensor in computed:
+                shape_of(tensor, node)
+        except UnsupportedError as error:
+            failures.append((node, error))
+    return failures
 
 
 def _lower(graph: gs.Graph) -> tuple[Lowering, list[tuple[Node, UnsupportedError]]]:
@@ -120,12 +172,12 @@ def _lower_node(lowering: Lowering, node: Node) -> None:
     for tensor in node.outputs:
         if not is_empty(tensor):
             shape_of(tensor, node)
+            if node.op in ARITHMETIC and tensor.dtype is not None and np.dtype(tensor.dtype).kind in "iu":
+                raise unsupported(node, f"it computes with {np.dtype(tensor.dtype)}; ncnn has floats only")
     lower(lowering, node)
 
 
-def _cut(
-    graph: gs.Graph, failures: list[tuple[Node, UnsupportedError]], notes: list[str], *, allowed: bool
-) -> tuple[str, ...]:
+def _cut(graph: gs.Graph, failures: list[tuple[Node, UnsupportedError]], notes: list[str], *, allowed: bool) -> None:
     node, error = failures[0]
     if not allowed:
         raise error
@@ -135,15 +187,16 @@ def _cut(
         raise UnsupportedError(
             f"{error.message}; it cannot be cut off either, because '{learned.name}' ({learned.op}) comes after it",
             node=error.node,
-            hint=error.hint,
+            hint="rewrite this part of the model, or write ONNX only (--emit onnx)",
         ) from error
     fresh = cut_tail(graph, tail)
-    names = tuple(tensor.name for tensor in fresh)
+    names = ", ".join(tensor.name for tensor in fresh)
     notes.append(
         f"ncnn: the head was cut before '{node.name}' ({node.op}), which ncnn lacks; "
-        f"{len(tail)} nodes of post-processing are left to the caller, the outputs are {', '.join(names)}"
+        f"{len(tail)} nodes of post-processing are left to the caller" + (f", the outputs are {names}" if names else "")
     )
-    return names
+    unread = _input_notes(graph)
+    notes += [note for note in unread if note not in notes]
 
 
 def _finish(
@@ -170,10 +223,11 @@ def _finish(
         for index, (tensor, value) in enumerate(zip(graph.outputs, outputs, strict=True))
     }
     blobs.update({blob: port.onnx for blob, port in out_ports.items()})
-    notes += _overflow_notes(layers, weights)
-    return NcnnModel(
-        param_text(layers), bin_bytes(layers, weights), in_ports, out_ports, blobs, cut_names, tuple(notes), weights
-    )
+    full = {layer.name for layer in layers for w in layer.weights if w.tagged and not fits_fp16(layer, w)}
+    full = full if weights == "fp16" else set()
+    notes += [f"ncnn: half precision does not hold the weights of '{name}', they stay fp32" for name in sorted(full)]
+    param, data = param_text(layers), bin_bytes(layers, weights)
+    return NcnnModel(param, data, in_ports, out_ports, blobs, cut_names, tuple(notes), weights, frozenset(full))
 
 
 def _hint_shapes(layers: list[Layer], dims: Mapping[str, Dims]) -> None:
@@ -186,10 +240,3 @@ def _hint_shapes(layers: list[Layer], dims: Mapping[str, Dims]) -> None:
         if layer.type == "Convolution" and len(size) == 3:
             channels, height, width = size
             layer.params[SHAPE_HINT] = [3, width, height, channels]
-
-
-def _overflow_notes(layers: list[Layer], weights: Weights) -> list[str]:
-    if weights == "fp32":
-        return []
-    wide = [layer.name for layer in layers for weight in layer.weights if weight.tagged and not fits_fp16(weight)]
-    return [f"ncnn: the weights of '{name}' exceed half precision and stay fp32" for name in wide]

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.graph import Node, Tensor, is_constant, is_empty, is_graph_output, producer, sweep
 
-LEARNED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+LEARNED = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm"})
 MOVEMENT = frozenset(
     {
         "Split",
@@ -78,12 +78,14 @@ def _made_inside(tensor: Tensor, inside: Collection[int]) -> bool:
 
 
 def _frontier(graph: gs.Graph, inside: Collection[int]) -> list[Tensor]:
+    """What flows into the tail and the network computes: what the caller gives, the caller has."""
+    given = {id(tensor) for tensor in graph.inputs}
     seen: dict[int, Tensor] = {}
     for node in graph.nodes:
         if id(node) not in inside:
             continue
         for tensor in node.inputs:
-            if not (is_constant(tensor) or is_empty(tensor) or _made_inside(tensor, inside)):
+            if not (is_constant(tensor) or is_empty(tensor) or id(tensor) in given or _made_inside(tensor, inside)):
                 seen[id(tensor)] = tensor
     return list(seen.values())
 

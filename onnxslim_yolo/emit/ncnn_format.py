@@ -25,6 +25,7 @@ TAG_FP32 = 0
 TAG_FP16 = 0x01306B47
 FLT_MAX = float(np.finfo(np.float32).max)
 FP16_MAX = float(np.finfo(np.float16).max)
+FP16_SMALL = 2.0**-15
 MAX_NAME = 240
 SHAPE_HINT = 30
 """Any layer's parameter with its outputs' shapes: dimensions, w, h, c."""
@@ -69,12 +70,20 @@ def param_text(layers: Sequence[Layer]) -> str:
 
 def bin_bytes(layers: Sequence[Layer], weights: Weights) -> bytes:
     """The `.bin` file: every layer's weights in order, each padded to 4 bytes."""
-    return b"".join(_weight_bytes(weight, weights) for layer in layers for weight in layer.weights)
+    return b"".join(_weight_bytes(layer, weight, weights) for layer in layers for weight in layer.weights)
 
 
-def fits_fp16(weight: Weight) -> bool:
-    """Whether no finite value overflows in half precision."""
-    return bool(np.abs(weight.values).max(initial=0.0) <= FP16_MAX)
+def fits_fp16(layer: Layer, weight: Weight) -> bool:
+    """Whether half precision holds a layer's weights: no value overflows, and no output's all underflow.
+
+    Below 2⁻¹⁴ half floats are 2⁻²⁴ apart: an output whose largest weight is smaller than 2⁻¹⁵ would be rounded more
+    coarsely than half precision is meant to, and what lies below 2⁻²⁵ would be nothing at all.
+    """
+    sizes = np.abs(weight.values)
+    outputs = layer.params.get(0)
+    rows = int(outputs) if isinstance(outputs, (int, np.integer)) and outputs and sizes.size % outputs == 0 else 1
+    largest = sizes.reshape(rows, -1).max(axis=1, initial=0.0)
+    return not np.any((largest > FP16_MAX) | ((largest > 0) & (largest < FP16_SMALL)))
 
 
 def safe_name(name: str) -> str:
@@ -114,11 +123,11 @@ def _scalar(value: int | float) -> str:
     return f"{min(max(float(value), -FLT_MAX), FLT_MAX):.8e}"
 
 
-def _weight_bytes(weight: Weight, weights: Weights) -> bytes:
+def _weight_bytes(layer: Layer, weight: Weight, weights: Weights) -> bytes:
     flat = np.ascontiguousarray(weight.values, dtype="<f4").reshape(-1)
     if not weight.tagged:
         return flat.tobytes()
-    if weights == "fp32" or not fits_fp16(weight):
+    if weights == "fp32" or not fits_fp16(layer, weight):
         return TAG_FP32.to_bytes(4, "little") + flat.tobytes()
     halves = flat.astype("<f2").tobytes()
     return TAG_FP16.to_bytes(4, "little") + halves + bytes(-len(halves) % 4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxslim_yolo.analysis.folding import element_type
+from onnxslim_yolo.analysis.sign import is_positive
 from onnxslim_yolo.emit.ncnn_format import FLT_MAX, Param, Weight
 from onnxslim_yolo.emit.ncnn_layout import Dims, broadcast_dims, padded, regrouped
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, Value, unsupported
@@ -19,7 +21,7 @@ UNARY = {
     "Asin": 12, "Acos": 13, "Atan": 14, "Reciprocal": 15, "Tanh": 16, "Round": 18,
 }  # fmt: skip
 """UnaryOp's operations."""
-SQUARE, SQRT = 4, UNARY["Sqrt"]
+SQUARE, SQRT, TRUNC = 4, UNARY["Sqrt"], 19
 
 
 def unary(kind: str, **params: Param) -> Lower:
@@ -103,15 +105,71 @@ def _scalar(tensor: Tensor) -> float | None:
 
 
 def _with_scalar(low: Lowering, node: Node, source: Value, op: int, scalar: float) -> None:
-    if op == POW and scalar in (2.0, 0.5):
-        code = SQUARE if scalar == 2.0 else SQRT
-        low.emit(node, "UnaryOp", [source], source.dims, {0: code}, to=node.outputs[0])
-        return
-    if op == POW and scalar == 3.0:  # a power of a negative number is NaN in ncnn's vector code
-        square = low.emit(node, "UnaryOp", [source], source.dims, {0: SQUARE}, suffix="/square")
-        low.emit(node, "BinaryOp", [square, source], source.dims, {0: MUL}, to=node.outputs[0])
+    if op == POW and _power(low, node, source, scalar):
         return
     low.emit(node, "BinaryOp", [source], source.dims, {0: op, 1: 1, 2: scalar}, to=node.outputs[0])
+
+
+HIGHEST_POWER = 16
+"""The highest whole power that is multiplied out."""
+
+
+def _power(low: Lowering, node: Node, source: Value, scalar: float) -> bool:
+    """Powers that ncnn's exp(y·log(x)) gets wrong for x ≤ 0: x⁰ is 1 whatever x is, whole powers are multiplied out."""
+    output, dims = node.outputs[0], source.dims
+    if scalar == 0:
+        low.emit(node, "Clip", [source], dims, {0: 1.0, 1: 1.0}, to=output)
+    elif scalar == 1:
+        low.alias(output, source, node)
+    elif scalar == 0.5:
+        low.emit(node, "UnaryOp", [source], dims, {0: SQRT}, to=output)
+    elif scalar == int(scalar) and abs(scalar) <= HIGHEST_POWER:
+        _multiplied(low, node, source, int(abs(scalar)), inverse=scalar < 0)
+    else:
+        return False
+    return True
+
+
+def _multiplied(low: Lowering, node: Node, source: Value, power: int, *, inverse: bool) -> None:
+    """x to a whole power by squaring; bits of the power from the highest down."""
+    value, bits = source, bin(power)[3:]
+    steps = [kind for bit in bits for kind in (["square", "times"] if bit == "1" else ["square"])]
+    steps += ["inverse"] if inverse else []
+    for index, kind in enumerate(steps):
+        to = node.outputs[0] if index == len(steps) - 1 else None
+        if kind == "times":
+            value = low.emit(node, "BinaryOp", [value, source], source.dims, {0: MUL}, to=to, suffix=f"/{index}")
+        else:
+            code = SQUARE if kind == "square" else UNARY["Reciprocal"]
+            value = low.emit(node, "UnaryOp", [value], source.dims, {0: code}, to=to, suffix=f"/{index}")
+
+
+def power(low: Lowering, node: Node) -> None:
+    """Pow; exponents that are all the same are one, and constant ones that differ must be safe for what they meet."""
+    exponents, base = constant_of(node.inputs[1]), constant_of(node.inputs[0])
+    several = exponents is not None and exponents.size > 1
+    alike = exponents is not None and several and bool((exponents == exponents.flat[0]).all())
+    if exponents is not None and alike and shape_of(node.outputs[0]) == shape_of(node.inputs[0]):
+        _with_scalar(low, node, low.value(node.inputs[0]), POW, float(exponents.flat[0]))
+        return
+    if several and not is_positive(node.inputs[0]):
+        raise unsupported(node, "its exponents differ, and what they are applied to may be zero or negative")
+    if base is not None and not (base > 0).all():
+        raise unsupported(node, "the power of a constant that is not positive")
+    binary(POW)(low, node)
+
+
+def cast(low: Lowering, node: Node) -> None:
+    """Nothing where no value changes, whole numbers being floats in ncnn; else what is behind the point is cut off."""
+    source, before = low.input(node, 0), np.dtype(node.inputs[0].dtype)
+    kind = element_type(node.attrs.get("to")) if node.op == "Cast" else np.dtype(node.inputs[1].dtype)
+    wide = kind in (np.dtype(np.int32), np.dtype(np.int64))
+    if kind is not None and (kind.kind == "f" or (before.kind in "iub" and (wide or np.can_cast(before, kind)))):
+        low.alias(node.outputs[0], source, node)
+    elif wide and before.kind == "f":
+        low.emit(node, "UnaryOp", [source], source.dims, {0: TRUNC}, to=node.outputs[0])
+    else:
+        raise unsupported(node, f"from {before} to {kind or 'a type that numpy lacks'}")
 
 
 def _broadcast(a: Dims, b: Dims) -> Dims:
@@ -215,7 +273,9 @@ ELEMENTWISE_OPS: dict[str, Lower] = {
     "Sub": binary(SUB),
     "Mul": binary(MUL),
     "Div": binary(DIV),
-    "Pow": binary(POW),
+    "Pow": power,
+    "Cast": cast,
+    "CastLike": cast,
     "Max": variadic(MAX),
     "Min": variadic(MIN),
     "Sum": variadic(ADD),

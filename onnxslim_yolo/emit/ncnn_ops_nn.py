@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn_format import Param, Weight
 from onnxslim_yolo.emit.ncnn_layout import Dims
-from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, Value, int_list, normal_axis, unsupported
+from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, Value, int_list, unsupported
 from onnxslim_yolo.emit.ncnn_prepare import shape_of
 from onnxslim_yolo.graph import Array, Node, has_input, input_constant, is_empty
 
@@ -57,21 +58,22 @@ def window(node: Node, kernel: tuple[int, ...], in_size: Dims, out_size: Dims, *
     return Window(shape, stride, dilation, (top, left, bottom, right))
 
 
-def _spatial(shape: tuple[int, ...]) -> Dims:
+def spatial_size(shape: tuple[int, ...]) -> Dims:
+    """(h, w) of (1, C, H, W) or (1, C, L), which is one row."""
     return (1, shape[2]) if len(shape) == 3 else (shape[2], shape[3])
 
 
 def conv(low: Lowering, node: Node) -> None:
     """Convolution, ConvolutionDepthWise for any group > 1; on a 1×1 map with a 1×1 kernel the cheaper InnerProduct."""
-    source, weight, bias = low.input(node, 0), _weight(node, 1), input_constant(node, 2)
+    source, weight, bias = low.input(node, 0), constant_weight(node, 1), input_constant(node, 2)
     out_shape = shape_of(node.outputs[0], node)
     if len(source.shape) not in (3, 4) or source.shape[0] != 1:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, H, W) or (1, C, L)")
     if has_input(node, 2) and bias is None:
         raise unsupported(node, "the bias is not a constant")
     group = int(node.attrs.get("group", 1))
-    spatial = _spatial(source.shape)
-    win = window(node, weight.shape[2:], spatial, _spatial(out_shape))
+    spatial = spatial_size(source.shape)
+    win = window(node, weight.shape[2:], spatial, spatial_size(out_shape))
     if group == 1 and spatial == (1, 1) and win.kernel == (1, 1) and not any(win.pads):
         matrix = weight.reshape(weight.shape[0], -1)
         _inner_product(low, node, low.view(source, (source.shape[1],)), matrix, bias, (out_shape[1],))
@@ -86,24 +88,19 @@ def conv(low: Lowering, node: Node) -> None:
     kind = "Convolution" if group == 1 else "ConvolutionDepthWise"
     weights = [Weight(weight, tagged=True), *([Weight(bias)] if bias is not None else [])]
     source = low.view(source, (source.shape[1], *spatial))
-    low.emit(node, kind, [source], (out_shape[1], *_spatial(out_shape)), params, weights, to=node.outputs[0])
+    low.emit(node, kind, [source], (out_shape[1], *spatial_size(out_shape)), params, weights, to=node.outputs[0])
 
 
 def conv_transpose(low: Lowering, node: Node) -> None:
     """Deconvolution. ONNX stores (in, out/g, kh, kw), ncnn wants (g, out/g, in/g, kh, kw)."""
-    source, weight, bias = low.input(node, 0), _weight(node, 1), input_constant(node, 2)
+    source, weight, bias = low.input(node, 0), constant_weight(node, 1), input_constant(node, 2)
     out_shape = shape_of(node.outputs[0], node)
     if len(source.shape) not in (3, 4) or source.shape[0] != 1:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, H, W) or (1, C, L)")
     if has_input(node, 2) and bias is None:
         raise unsupported(node, "the bias is not a constant")
-    group, spatial, out_spatial = int(node.attrs.get("group", 1)), _spatial(source.shape), _spatial(out_shape)
-    win = window(node, weight.shape[2:], spatial, out_spatial, transposed=True)
-    extra = _pair(node, "output_padding", 0, len(weight.shape) - 2)
-    for axis in (0, 1):
-        size = win.stride[axis] * (spatial[axis] - 1) + extra[axis] + win.extent(axis)
-        if size - win.pads[axis] - win.pads[axis + 2] != out_spatial[axis]:
-            raise unsupported(node, f"output_shape asks for {out_spatial}, which its pads do not give")
+    group, spatial, out_spatial = int(node.attrs.get("group", 1)), spatial_size(source.shape), spatial_size(out_shape)
+    win, extra = _transposed_window(node, weight.shape[2:], spatial, out_spatial)
     ordered = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1).transpose(0, 2, 1, 3)
     params: dict[int, Param] = {
         0: out_shape[1], 1: win.kernel[1], 11: win.kernel[0], 2: win.dilation[1], 12: win.dilation[0],
@@ -118,7 +115,28 @@ def conv_transpose(low: Lowering, node: Node) -> None:
     low.emit(node, kind, [source], (out_shape[1], *out_spatial), params, weights, to=node.outputs[0])
 
 
-def _weight(node: Node, index: int) -> Array:
+def _transposed_window(node: Node, kernel: tuple[int, ...], size: Dims, out: Dims) -> tuple[Window, tuple[int, int]]:
+    """The window, and how much is appended; what `output_shape` or `auto_pad` ask for becomes pads that give it.
+
+    What there is too much of is cut off in front and behind, where it is odd one more in front (SAME_UPPER: behind).
+    """
+    extra = _pair(node, "output_padding", 0, len(kernel))
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    auto = auto.decode() if isinstance(auto, bytes) else auto
+    if not node.attrs.get("output_shape") and auto in ("NOTSET", "VALID"):
+        return window(node, kernel, size, out, transposed=True), extra
+    plain = gs.Node(node.op, node.name, {k: v for k, v in node.attrs.items() if k not in ("pads", "auto_pad")})
+    win = window(plain, kernel, size, out, transposed=True)
+    spare = [win.stride[a] * (size[a] - 1) + extra[a] + win.extent(a) - out[a] for a in (0, 1)]
+    appended = (extra[0] + max(-spare[0], 0), extra[1] + max(-spare[1], 0))
+    spare = [max(each, 0) for each in spare]
+    less, more = [each // 2 for each in spare], [each - each // 2 for each in spare]
+    (top, left), (bottom, right) = (less, more) if auto == "SAME_UPPER" else (more, less)
+    return Window(win.kernel, win.stride, win.dilation, (top, left, bottom, right)), appended
+
+
+def constant_weight(node: Node, index: int) -> Array:
+    """A weight that is part of the network."""
     weight = input_constant(node, index)
     if weight is None:
         raise unsupported(node, "the weight is not a constant")
@@ -171,7 +189,7 @@ def _pool(low: Lowering, node: Node, kind: int, *, count_pad: bool) -> None:
     source, out_shape = low.input(node, 0), shape_of(node.outputs[0], node)
     if len(source.shape) not in (3, 4) or source.shape[0] != 1:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, H, W) or (1, C, L)")
-    spatial, out_spatial = _spatial(source.shape), _spatial(out_shape)
+    spatial, out_spatial = spatial_size(source.shape), spatial_size(out_shape)
     win = window(node, tuple(int_list(node.attrs["kernel_shape"])), spatial, out_spatial)
     if win.dilation != (1, 1):
         raise unsupported(node, f"its dilation is {win.dilation}, ncnn's pooling has none")
@@ -209,63 +227,6 @@ def emit_global_pool(low: Lowering, node: Node, source: Value, kind: int) -> Non
     low.emit(node, "Pooling", [low.view(source, dims)], (channels,), {0: kind, 4: 1}, to=node.outputs[0])
 
 
-def batch_norm(low: Lowering, node: Node) -> None:
-    """BatchNorm in inference: one scale and shift a channel."""
-    source = low.input(node, 0)
-    scale, shift, mean, variance = (_weight(node, index) for index in range(1, 5))
-    source = _channels_first(low, node, source)
-    weights = [Weight(values) for values in (scale, mean, variance, shift)]
-    params: dict[int, Param] = {0: scale.size, 1: float(node.attrs.get("epsilon", 1e-5))}
-    low.emit(node, "BatchNorm", [source], source.dims, params, weights, to=node.outputs[0])
-
-
-def _channels_first(low: Lowering, node: Node, source: Value) -> Value:
-    """The value in a blob whose outermost dim is ONNX axis 1."""
-    if len(source.shape) < 2 or source.shape[0] != 1:
-        raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, …)")
-    if source.dims[0] == source.shape[1]:
-        return source
-    rest = int(np.prod(source.shape[2:], dtype=np.int64))
-    return low.view(source, (source.shape[1], rest))
-
-
-def instance_norm(low: Lowering, node: Node) -> None:
-    """InstanceNorm, whose blob must have three or four dims."""
-    source, scale, shift = low.input(node, 0), _weight(node, 1), _weight(node, 2)
-    if len(source.shape) < 3 or source.shape[0] != 1:
-        raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, …)")
-    rest = source.shape[2:]
-    dims = (source.shape[1], *rest) if len(rest) == 2 else (source.shape[1], 1, int(np.prod(rest)))
-    params: dict[int, Param] = {0: scale.size, 1: float(node.attrs.get("epsilon", 1e-5)), 2: 1}
-    low.emit(
-        node, "InstanceNorm", [low.view(source, dims)], dims, params, [Weight(scale), Weight(shift)], to=node.outputs[0]
-    )
-
-
-def group_norm(low: Lowering, node: Node) -> None:
-    """GroupNorm. Until opset 20 ONNX scales per group, from 21 on per channel."""
-    source, scale, shift = low.input(node, 0), _weight(node, 1), _weight(node, 2)
-    source = _channels_first(low, node, source)
-    groups, channels = int(node.attrs["num_groups"]), source.shape[1]
-    scale, shift = (np.repeat(v, channels // v.size) for v in (scale.reshape(-1), shift.reshape(-1)))
-    params: dict[int, Param] = {0: groups, 1: channels, 2: float(node.attrs.get("epsilon", 1e-5)), 3: 1}
-    low.emit(node, "GroupNorm", [source], source.dims, params, [Weight(scale), Weight(shift)], to=node.outputs[0])
-
-
-def layer_norm(low: Lowering, node: Node) -> None:
-    """LayerNorm over all axes from `axis` on, merged into the innermost dim."""
-    source, scale, shift = low.input(node, 0), _weight(node, 1), input_constant(node, 2)
-    axis = normal_axis(node, int(node.attrs.get("axis", -1)), len(source.shape))
-    size = int(np.prod(source.shape[axis:], dtype=np.int64))
-    rows = int(np.prod(source.shape[:axis], dtype=np.int64))
-    scale = np.broadcast_to(scale, source.shape[axis:]).reshape(-1)
-    shift = np.zeros(size, np.float32) if shift is None else np.broadcast_to(shift, source.shape[axis:]).reshape(-1)
-    if source.dims[-1] != size:
-        source = low.view(source, (size,) if rows == 1 else (rows, size))
-    params: dict[int, Param] = {0: size, 1: float(node.attrs.get("epsilon", 1e-5)), 2: 1}
-    low.emit(node, "LayerNorm", [source], source.dims, params, [Weight(scale), Weight(shift)], to=node.outputs[0])
-
-
 NN_OPS: dict[str, Lower] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
@@ -274,8 +235,4 @@ NN_OPS: dict[str, Lower] = {
     "AveragePool": average_pool,
     "GlobalMaxPool": global_pool(0),
     "GlobalAveragePool": global_pool(1),
-    "BatchNormalization": batch_norm,
-    "InstanceNormalization": instance_norm,
-    "GroupNormalization": group_norm,
-    "LayerNormalization": layer_norm,
 }

@@ -1,10 +1,7 @@
 """Groups of ONNX nodes that are one ncnn layer, rewritten in the emitter's private copy of the graph.
 
-Silu (internal; an ONNX operator only since opset 24)   x · sigmoid(x)
-Mish                 x · tanh(softplus(x))
-HardSigmoid          clip(x + 3, 0, 6) / 6
-HardSwish            x · hardsigmoid(x) with α = 1/6, or x · clip(x + 3, 0, 6) / 6
-Gelu                 x (1 + erf(x / √2)) / 2, or x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2
+Activations          as `analysis.activations` recognises them; SiLU becomes Silu, our own (ONNX has Swish since 24)
+HardSwish            x · hardsigmoid(x), whatever its α and β: ncnn's has them too
 LayerNormalization   (x − mean) / √(var + ε) · γ + β over the last axes
 
 Each matcher looks at the pattern's last node and answers with its replacement, or None. Inner values that others read
@@ -21,12 +18,14 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.activations import find_activations
 from onnxslim_yolo.emit.ncnn_prepare import shape_of
 from onnxslim_yolo.emit.ncnn_rewrites import rewrite_movement
 from onnxslim_yolo.graph import (
     Node,
     Tensor,
     constant_of,
+    detach,
     input_constant,
     is_constant,
     producer,
@@ -51,7 +50,7 @@ class Match:
 
 def fuse_patterns(graph: gs.Graph) -> int:
     """Rewrite every known pattern. Returns how many."""
-    count = rewrite_movement(graph)
+    count = rewrite_movement(graph) + _activations(graph)
     for matcher in MATCHERS:
         for node in list(graph.nodes):
             match = matcher(graph, node) if node.outputs else None
@@ -83,53 +82,8 @@ def _pairs(node: Node) -> Iterator[tuple[Tensor, Tensor]]:
         yield node.inputs[1], node.inputs[0]
 
 
-def _scaled_by(node: Node | None, factor: float) -> Tensor | None:
-    """The x of x · factor, x / (1 / factor), or None."""
-    if node is None:
-        return None
-    if node.op == "Div" and _near(node.inputs[1], 1 / factor):
-        return node.inputs[0]
-    if node.op == "Mul":
-        return next((x for x, scale in _pairs(node) if _near(scale, factor)), None)
-    return None
-
-
-def _plus(node: Node | None, term: float) -> Tensor | None:
-    """The x of x + term, or None."""
-    if node is None or node.op != "Add":
-        return None
-    return next((x for x, other in _pairs(node) if _near(other, term)), None)
-
-
-def _relu6_of_plus_3(graph: gs.Graph, tensor: Tensor) -> Tensor | None:
-    """The x of clip(x + 3, 0, 6)."""
-    clip = sole_producer(graph, tensor, "Clip")
-    if clip is None:
-        return None
-    low, high = (input_constant(clip, index) for index in (1, 2))
-    bounds = (
-        clip.attrs.get("min") if low is None else float(low.reshape(-1)[0]),
-        clip.attrs.get("max") if high is None else float(high.reshape(-1)[0]),
-    )
-    if bounds != (0.0, 6.0):
-        return None
-    return _plus(sole_producer(graph, clip.inputs[0], "Add"), 3.0)
-
-
-def hard_sigmoid(graph: gs.Graph, node: Node) -> Match | None:
-    """clip(x + 3, 0, 6) / 6."""
-    clipped = _scaled_by(node, 1 / 6)
-    x = None if clipped is None else _relu6_of_plus_3(graph, clipped)
-    return None if x is None else Match(node, "HardSigmoid", [x], {"alpha": 1 / 6, "beta": 0.5})
-
-
 def hard_swish(graph: gs.Graph, node: Node) -> Match | None:
-    """x · hardsigmoid(x), or (x · clip(x + 3, 0, 6)) / 6."""
-    product = _scaled_by(node, 1 / 6)
-    inner = None if product is None else sole_producer(graph, product, "Mul")
-    for x, clipped in _pairs(inner) if inner is not None else ():
-        if _relu6_of_plus_3(graph, clipped) is x:
-            return Match(node, "HardSwish", [x])
+    """x · hardsigmoid(x)."""
     for x, other in _pairs(node) if node.op == "Mul" else ():
         gate = sole_producer(graph, other, "HardSigmoid")
         if gate is None or gate.inputs[0] is not x:
@@ -140,80 +94,34 @@ def hard_swish(graph: gs.Graph, node: Node) -> Match | None:
     return None
 
 
-def silu(graph: gs.Graph, node: Node) -> Match | None:
-    """x · sigmoid(x)."""
+def swish(graph: gs.Graph, node: Node) -> Match | None:
+    """ONNX's own operator since opset 24."""
     if node.op == "Swish" and float(node.attrs.get("alpha", 1.0)) == 1.0:
         return Match(node, "Silu", [node.inputs[0]])
-    for x, other in _pairs(node) if node.op == "Mul" else ():
-        gate = sole_producer(graph, other, "Sigmoid")
-        if gate is not None and gate.inputs[0] is x:
-            return Match(node, "Silu", [x])
     return None
 
 
-def mish(graph: gs.Graph, node: Node) -> Match | None:
-    """x · tanh(softplus(x))."""
-    for x, other in _pairs(node) if node.op == "Mul" else ():
-        gate = sole_producer(graph, other, "Tanh")
-        soft = sole_producer(graph, gate.inputs[0], "Softplus") if gate is not None else None
-        if soft is not None and soft.inputs[0] is x:
-            return Match(node, "Mish", [x])
-    return None
+_LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SiLU": ("Silu", {}),
+    "GeluTanh": ("Gelu", {"approximate": "tanh"}),
+}
+"""What the emitter calls an activation, where that is not its own name."""
 
 
-def gelu(graph: gs.Graph, node: Node) -> Match | None:
-    """Start at erf or tanh, and follow it to the product."""
-    if node.op not in ("Erf", "Tanh"):
-        return None
-    x = _erf_argument(graph, node) if node.op == "Erf" else _tanh_argument(graph, node)
-    plus = sole_consumer(graph, node.outputs[0])
-    if x is None or plus is None or _plus(plus, 1.0) is not node.outputs[0]:
-        return None
-    product = sole_consumer(graph, plus.outputs[0])
-    if product is None or product.op != "Mul":
-        return None
-    attrs = {"approximate": "none" if node.op == "Erf" else "tanh"}
-    other = next(other for one, other in _pairs(product) if one is plus.outputs[0])
-    if _scaled_by(sole_producer(graph, other, "Mul"), 0.5) is x:
-        return Match(product, "Gelu", [x], attrs)
-    half = sole_consumer(graph, product.outputs[0])
-    if other is x and half is not None and _scaled_by(half, 0.5) is product.outputs[0]:
-        return Match(half, "Gelu", [x], attrs)
-    if _near(other, 0.5):
-        last = half
-        if last is not None and last.op == "Mul" and any(o is product.outputs[0] and t is x for t, o in _pairs(last)):
-            return Match(last, "Gelu", [x], attrs)
-    return None
-
-
-def _erf_argument(graph: gs.Graph, node: Node) -> Tensor | None:
-    inner = producer(node.inputs[0])
-    return None if sole_consumer(graph, node.inputs[0]) is None else _scaled_by(inner, math.sqrt(0.5))
-
-
-def _tanh_argument(graph: gs.Graph, node: Node) -> Tensor | None:
-    polynomial = _scaled_by(producer(node.inputs[0]), math.sqrt(2 / math.pi))
-    total = None if polynomial is None else sole_producer(graph, polynomial, "Add")
-    for x, cubic in _pairs(total) if total is not None else ():
-        cube = _scaled_by(sole_producer(graph, cubic, "Mul"), 0.044715)
-        if cube is not None and _is_cube(cube, x):
-            return x
-    return None
-
-
-def _is_cube(tensor: Tensor, x: Tensor) -> bool:
-    node = producer(tensor)
-    if node is None:
-        return False
-    if node.op == "Pow":
-        return node.inputs[0] is x and _near(node.inputs[1], 3.0)
-    if node.op != "Mul":
-        return False
-    for one, other in _pairs(node):
-        square = producer(other)
-        if one is x and square is not None and square.op == "Mul" and all(each is x for each in square.inputs):
-            return True
-    return False
+def _activations(graph: gs.Graph) -> int:
+    """Every composed activation as one node. Returns how many."""
+    found = find_activations(graph)
+    for activation in found:
+        op, attributes = _LAYERS.get(activation.kind, (activation.kind, {}))
+        name, output = activation.nodes[0].name, activation.output
+        for node in activation.nodes:
+            detach(node)
+        limits = {key: value for key, value in activation.attributes.items() if not math.isinf(value)}
+        graph.nodes.append(gs.Node(op, name, {**attributes, **limits}, [activation.input], [output]))
+    if found:
+        sweep(graph)
+        graph.nodes = toposort(graph)
+    return len(found)
 
 
 def layer_norm(graph: gs.Graph, node: Node) -> Match | None:
@@ -276,10 +184,7 @@ def _affine(graph: gs.Graph, node: Node, op: str, shape: tuple[int, ...], neutra
 
 
 MATCHERS: tuple[Callable[[gs.Graph, Node], Match | None], ...] = (
-    silu,
-    mish,
-    hard_sigmoid,
+    swish,
     hard_swish,
-    gelu,
     layer_norm,
 )

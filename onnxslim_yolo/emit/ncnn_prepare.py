@@ -53,7 +53,7 @@ def shape_of(tensor: Tensor, node: Node | None = None) -> tuple[int, ...]:
         raise UnsupportedError(
             f"the shape of '{tensor.name}' depends on the input's data; ncnn needs static shapes",
             node=node.name if node is not None else None,
-            hint="export the model with fixed sizes, or cut the post-processing off (--head raw)",
+            hint="export the model with fixed sizes, or write ONNX only (--emit onnx)",
         )
     return shape
 

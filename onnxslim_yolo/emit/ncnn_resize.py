@@ -15,10 +15,12 @@ from onnxslim_yolo.emit.ncnn_prepare import shape_of
 from onnxslim_yolo.graph import Array, Node
 
 TOLERANCE = 1e-4
+CUBIC = -0.75
+"""The coefficient a of ncnn's cubic kernel, and ONNX's default."""
 
 
 def resize(low: Lowering, node: Node) -> None:
-    """Interp type 1 (nearest) or 2 (bilinear), to a fixed size."""
+    """Interp type 1 (nearest), 2 (bilinear) or 3 (bicubic), to a fixed size."""
     source, out_shape = low.input(node, 0), shape_of(node.outputs[0], node)
     if source.shape == out_shape:
         low.alias(node.outputs[0], source, node)
@@ -26,8 +28,10 @@ def resize(low: Lowering, node: Node) -> None:
     if len(source.shape) not in (3, 4) or source.shape[0] != 1 or source.shape[:2] != out_shape[:2]:
         raise unsupported(node, f"from {source.shape} to {out_shape}")
     mode, transform, rounding = (_text(node, key, default) for key, default in _attrs(node))
-    if node.attrs.get("antialias", 0) or mode not in ("nearest", "linear", "bilinear"):
+    if node.attrs.get("antialias", 0) or mode not in ("nearest", "linear", "bilinear", "cubic"):
         raise unsupported(node, f"mode '{mode}'" + (" with antialias" if node.attrs.get("antialias", 0) else ""))
+    if mode == "cubic" and (node.attrs.get("cubic_coeff_a", CUBIC) != CUBIC or node.attrs.get("exclude_outside", 0)):
+        raise unsupported(node, f"cubic with another coefficient than {CUBIC}, or weights that leave out the outside")
     size = (1, source.shape[2]) if len(source.shape) == 3 else source.shape[2:]
     out = (1, out_shape[2]) if len(source.shape) == 3 else out_shape[2:]
     scales = _scales(node, size, out)
@@ -42,8 +46,11 @@ def resize(low: Lowering, node: Node) -> None:
             )
     nearest = mode == "nearest" or size == (1, 1)
     if not nearest and 1 in size and size != out and any(a == 1 and b != 1 for a, b in zip(size, out, strict=True)):
-        raise unsupported(node, f"linear interpolation of one row or column, from {size} to {out}")
-    params: dict[int, Param] = {0: 1 if nearest else 2, 3: out[0], 4: out[1]}
+        raise unsupported(node, f"{mode} interpolation of one row or column, from {size} to {out}")
+    if mode == "cubic" and min(size) < 4:
+        raise unsupported(node, f"cubic interpolation of {size} pixels, ncnn wants four each way")
+    kind = 1 if nearest else 3 if mode == "cubic" else 2
+    params: dict[int, Param] = {0: kind, 3: out[0], 4: out[1]}
     if aligned and not nearest:
         params[6] = 1
     view = low.view(source, (source.shape[1], *size))
@@ -94,6 +101,9 @@ def _same_pixels(mode: str, rounding: str, wanted: Array, before: int, after: in
         ratio = np.float32(before) / np.float32(after)
         theirs = np.minimum((np.arange(after, dtype=np.float32) * ratio).astype(np.int64), before - 1)
         return bool(np.array_equal(np.clip(rounded, 0, before - 1).astype(np.int64), theirs))
+    if mode == "cubic":  # taps are clamped at the edge, positions are not
+        theirs = x * (before - 1) / max(after - 1, 1) if aligned else (x + 0.5) * before / after - 0.5
+        return bool(np.allclose(wanted, theirs, atol=TOLERANCE, rtol=0))
     centred, cornered = (x + 0.5) * before / after - 0.5, x * (before - 1) / max(after - 1, 1)
     theirs = cornered if aligned else centred
     edge = before - 1

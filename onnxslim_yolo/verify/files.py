@@ -122,7 +122,7 @@ def _verify_ncnn(found: Verification, model: Model, folder: Path, pair: NcnnMode
     param, weights = ncnn_files(folder)
     if param.read_text(encoding="utf-8") != pair.param or weights.read_bytes() != pair.bin:
         raise VerificationError("the ncnn files on disk are not what was converted", file=folder)
-    rounded = half_weights(model) if pair.weights == "fp16" else model
+    rounded = half_weights(model, pair.full) if pair.weights == "fp16" else model
     tolerance = max(sharpen(found.control, found.noise)[0], FINEST_NCNN)
     found.blind |= found.control < MARGIN * tolerance
     differences = [

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.emit.ncnn import NcnnModel
+from onnxslim_yolo.emit.ncnn_format import safe_name
 from onnxslim_yolo.emit.ncnn_write import write_pair
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
@@ -147,7 +148,7 @@ def verify_ncnn(
     Raises:
         VerificationError: an output is off by more than `tolerance`.
     """
-    reference = half_weights(model) if ncnn.weights == "fp16" else model
+    reference = half_weights(model, ncnn.full) if ncnn.weights == "fp16" else model
     found = compare_outputs(reference, ncnn, feeds, threads=threads, timeout=timeout)
     bad = [each for each in found if not each.relative <= tolerance]
     if not bad:
@@ -161,12 +162,12 @@ def verify_ncnn(
     )
 
 
-def half_weights(model: Model) -> Model:
-    """A copy whose convolutions' and linear layers' weights are rounded to fp16, as ncnn stores them."""
+def half_weights(model: Model, full: frozenset[str] = frozenset()) -> Model:
+    """A copy whose convolutions' and linear layers' weights are rounded to fp16, but for layers stored in `full`."""
     rounded = model.copy()
     for node in rounded.graph.nodes:
         weight = input_constant(node, 1) if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
-        if weight is not None and weight.ndim > 1 and np.abs(weight).max(initial=0.0) <= np.finfo(np.float16).max:
+        if weight is not None and weight.ndim > 1 and safe_name(node.name) not in full:
             replace_constant(node, 1, weight.astype(np.float16).astype(weight.dtype))
     return rounded
 
@@ -183,7 +184,9 @@ def run_tensors(model: Model, names: Sequence[str], feed: Mapping[str, Array]) -
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     runner = session(proto, optimise=False, threads=1)
-    types = {given.name: np.float16 if "float16" in given.type else np.float32 for given in runner.get_inputs()}
+    names_of = {"float": "float32", "double": "float64"}
+    types = {given.name: given.type.removeprefix("tensor(").rstrip(")") for given in runner.get_inputs()}
+    types = {name: names_of.get(kind, kind) for name, kind in types.items()}
     results = runner.run(list(names), {name: feed[name].astype(kind) for name, kind in types.items()})
     return dict(zip(names, results, strict=True))
 

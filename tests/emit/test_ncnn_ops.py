@@ -12,7 +12,7 @@ from onnxslim_yolo.graph import Model
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
 from onnxslim_yolo.verify.ncnn_reader import parse_param
 from onnxslim_yolo.verify.ncnn_run import NcnnSession
-from tests.emit import ncnn_cases, ncnn_cases_shape
+from tests.emit import ncnn_cases, ncnn_cases_shape, ncnn_cases_strangers
 from tests.emit.ncnn_session import fresh_session
 from tests.numeric import build, random_feeds
 
@@ -26,6 +26,7 @@ CASES = {
     **ncnn_cases.LINEAR,
     **ncnn_cases_shape.MOVEMENT,
     **ncnn_cases_shape.RESIZE,
+    **ncnn_cases_strangers.STRANGERS,
 }
 
 
