@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn_cut import cut as cut_tail
 from onnxslim_yolo.emit.ncnn_cut import learned_node, tail_of
-from onnxslim_yolo.emit.ncnn_format import SHAPE_HINT, Layer, Weights, bin_bytes, fits_fp16, param_text
+from onnxslim_yolo.emit.ncnn_format import FP16_MAX, SHAPE_HINT, Layer, Weights, bin_bytes, fits_fp16, param_text
 from onnxslim_yolo.emit.ncnn_layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn_ops_elementwise import ELEMENTWISE_OPS
@@ -223,9 +223,8 @@ def _finish(
         for index, (tensor, value) in enumerate(zip(graph.outputs, outputs, strict=True))
     }
     blobs.update({blob: port.onnx for blob, port in out_ports.items()})
-    full = {layer.name for layer in layers for w in layer.weights if w.tagged and not fits_fp16(layer, w)}
-    full = full if weights == "fp16" else set()
-    notes += [f"ncnn: half precision does not hold the weights of '{name}', they stay fp32" for name in sorted(full)]
+    full = {} if weights == "fp32" else _full(layers)
+    notes += [f"ncnn: the weights of '{name}' {why} half precision and stay fp32" for name, why in full.items()]
     param, data = param_text(layers), bin_bytes(layers, weights)
     return NcnnModel(param, data, in_ports, out_ports, blobs, cut_names, tuple(notes), weights, frozenset(full))
 
@@ -240,3 +239,13 @@ def _hint_shapes(layers: list[Layer], dims: Mapping[str, Dims]) -> None:
         if layer.type == "Convolution" and len(size) == 3:
             channels, height, width = size
             layer.params[SHAPE_HINT] = [3, width, height, channels]
+
+
+def _full(layers: list[Layer]) -> dict[str, str]:
+    """The layers whose weights half precision does not hold, and where they lie."""
+    found: dict[str, str] = {}
+    for layer in layers:
+        for weight in layer.weights:
+            if weight.tagged and not fits_fp16(layer, weight):
+                found[layer.name] = "exceed" if np.abs(weight.values).max() > FP16_MAX else "lie below the range of"
+    return found
