@@ -99,7 +99,12 @@ def test_layers(name: str) -> None:
 
 REFUSED = {
     "dilated pooling": ("y = MaxPool<kernel_shape=[3,3],dilations=[2,2]>(x)", "float[1,6,5,6]", "", "dilation"),
-    "cubic": ('y = Resize<mode="cubic">(x, "", s)', "float[1,6,18,20]", "float[4] s = {1,1,2,2}", "mode 'cubic'"),
+    "cubic": (
+        'y = Resize<mode="cubic",cubic_coeff_a=-0.5>(x, "", s)',
+        "float[1,6,18,20]",
+        "float[4] s = {1,1,2,2}",
+        "another coefficient",
+    ),
     "other pixels": (
         'y = Resize<mode="nearest",nearest_mode="ceil">(x, "", s)',
         "float[1,6,18,20]",
