@@ -19,9 +19,10 @@ import numpy as np
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files import require_file, write_atomically
 from onnxslim_yolo.graph import Array
-from onnxslim_yolo.plan import FORMAT, VERSION
+from onnxslim_yolo.plan import FORMAT, READABLE
+from onnxslim_yolo.plan_fit import HINT, check_after, check_before, shapes_of
 
-HINT = "apply a plan to the checkpoint that it was made from, before any fusing"
+_FOLLOWERS = ("bias", "running_mean", "running_var")
 
 
 def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: object = None) -> dict[str, Any]:
@@ -35,23 +36,36 @@ def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: 
 
     Returns:
         A new dictionary in the same order; tensors that the plan does not name are the same objects. A BatchNorm's
-        tensors follow its weight, a bias its convolution's outputs, where the plan names these alone.
+        bias and running statistics follow its weight where the graph does not know them.
 
     Raises:
-        InputError: the plan is no plan, or does not fit: a tensor is missing, an axis or an index is out of range.
+        InputError: the plan is no plan, or does not fit: a tensor is missing, an axis or an index is out of range, or a
+            width is not the graph's, before or after.
     """
-    keep = _checked(plan, file)
-    missing = [name for name in keep if _source(name) not in state_dict]
+    keep, shapes = _checked(plan, file), shapes_of(plan, file)
+    check_before(shapes, state_dict, file)
+    missing = [name for name in keep if _source(name, state_dict) not in state_dict]
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise InputError(f"the state_dict lacks {listed}, which the plan cuts", file=file, hint=HINT)
     result = dict(state_dict)
     for name, axes in keep.items():
-        source = _source(name)
+        source = _source(name, state_dict)
         flip = source != name
         for axis, indices in sorted(axes.items()):
             result[source] = _cut(result[source], 1 - axis if flip else axis, indices, source, file)
+        if len(state_dict[source].shape) == 1 and source.endswith(".weight"):
+            _follow(result, source[: -len("weight")], axes[0], {*keep, *shapes}, file)
+    check_after(shapes, plan, state_dict, result, file)
     return result
+
+
+def _follow(result: dict[str, Any], stem: str, indices: Any, known: set[str], file: object) -> None:
+    """Cut what a BatchNorm has besides its weight, where the plan does not speak of it."""
+    for leaf in _FOLLOWERS:
+        name = stem + leaf
+        if name in result and name not in known:
+            result[name] = _cut(result[name], 0, indices, name, file)
 
 
 def apply_plan_file(plan: Path, checkpoint: Path, out: Path) -> Path:
@@ -104,9 +118,10 @@ def _checked(plan: Mapping[str, Any], file: object) -> dict[str, dict[int, Any]]
     """The plan's `keep`, axes as numbers."""
     if not isinstance(plan, Mapping) or plan.get("format") != FORMAT:
         raise InputError("the plan is none of this package's", file=file, hint="give the content of a NAME.plan.json")
-    if plan.get("version") != VERSION:
+    if plan.get("version") not in READABLE:
+        expected = " or ".join(map(str, READABLE))
         raise InputError(
-            f"the plan has version {plan.get('version')}, expected {VERSION}", file=file, hint="compile again"
+            f"the plan has version {plan.get('version')}, expected {expected}", file=file, hint="compile again"
         )
     try:
         return {
@@ -116,9 +131,9 @@ def _checked(plan: Mapping[str, Any], file: object) -> dict[str, dict[int, Any]]
         raise InputError(f"the plan's 'keep' is damaged: {error!r}", file=file, hint="compile again") from error
 
 
-def _source(name: str) -> str:
-    """The state_dict's key: a transposed Linear's weight is called `KEY.T` in the graph."""
-    return name[:-2] if name.endswith(".T") else name
+def _source(name: str, state_dict: Mapping[str, Any]) -> str:
+    """The state_dict's key: a transposed Linear's weight is called `KEY.T` in the graph of a traced module."""
+    return name[:-2] if name.endswith(".T") and name not in state_dict else name
 
 
 def _cut(tensor: Any, axis: int, indices: Any, name: str, file: object) -> Any:

@@ -11,6 +11,7 @@ from onnxslim_yolo.analysis.cost import Cost
 from onnxslim_yolo.errors import UnsupportedError, UsageError
 from onnxslim_yolo.files import write_atomically
 from onnxslim_yolo.graph import Model
+from onnxslim_yolo.load import CHECKPOINTS
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.plan import plan_as_json
@@ -96,7 +97,9 @@ def fill_report(
     from onnxslim_yolo.report.build import build_report
 
     source = result.model.source
-    result.plan = plan_as_json(result.model.plan, source.file, source.sha256)
+    result.plan = plan_as_json(
+        result.model.plan, source.file, source.sha256, from_checkpoint=path.suffix.lower() in CHECKPOINTS
+    )
     result.report = build_report(
         result, None if ncnn is None else ncnn.pair, path, options, before, records, verification
     )

@@ -19,6 +19,7 @@ from onnx_graphsurgeon.logger import logger as gs_logger
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.origins import Leaf, Origin, hand_on, set_origin
 
 gs_logger.G_LOGGER.severity = gs_logger.G_LOGGER.CRITICAL  # passes do not print, and neither does their library
 
@@ -31,6 +32,10 @@ Tensor: TypeAlias = gs.Tensor
 
 MODULE_KEY = "onnxslim_yolo.module"
 """Node metadata: the path of the PyTorch module a node was traced from."""
+
+
+TRANSPOSED = ".T"
+"""Ending of the name of a Linear's weight that the exporter transposed."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Model:
         graph = gs.import_onnx(proto)
         for node, name in zip(graph.nodes, names, strict=True):
             node.name = name
+        _name_origins(graph, {tensor.name for tensor in proto.graph.initializer})
         _inline_constant_nodes(graph)
         return cls(
             graph=graph,
@@ -230,17 +236,31 @@ def set_input(node: Node, index: int, tensor: Tensor) -> None:
     node.inputs = inputs
 
 
-def replace_constant(node: Node, index: int, values: Array, name: str | None = None) -> None:
+def replace_constant(
+    node: Node, index: int, values: Array, name: str | None = None, origin: Origin | None = None
+) -> None:
     """Give a node's input a fresh constant. Other users of the old constant keep the old one.
 
     The name is kept where the old constant has no other user, so that initializers keep the names of the state_dict.
+    `origin` says what the new one was made from (see `origins`); nothing said, the source's plan cannot speak of it.
     """
     old = node.inputs[index] if index < len(node.inputs) else None
     if name is None:
         if old is None or not isinstance(old, gs.Constant):
             raise ValueError(f"input {index} of '{node.name}' is no constant: a name is needed")
         name = old.name if len(old.outputs) == 1 else f"{old.name}__{node.name}"
-    set_input(node, index, gs.Constant(name, np.asarray(values, order="C")))  # a scalar stays one
+    fresh = gs.Constant(name, np.asarray(values, order="C"))  # a scalar stays one
+    if origin is not None:
+        set_origin(fresh, origin)
+    set_input(node, index, fresh)
+
+
+def revalue(node: Node, index: int, values: Array) -> None:
+    """Give a node's constant input other values, position by position: `replace_constant`, of the same origin."""
+    old = node.inputs[index]
+    replace_constant(node, index, values)
+    if tuple(old.shape) == values.shape:
+        hand_on(old, node.inputs[index])
 
 
 def replace_uses(graph: gs.Graph, old: Tensor, new: Tensor) -> None:
@@ -385,7 +405,9 @@ def copy_graph(graph: gs.Graph) -> gs.Graph:
 
 def _copy_tensor(tensor: Tensor) -> Tensor:
     if isinstance(tensor, gs.Constant):
-        return gs.Constant(tensor.name, tensor._values)
+        twin = gs.Constant(tensor.name, tensor._values)
+        hand_on(tensor, twin)
+        return twin
     shape: Sequence[int | str] | None = None if tensor.shape is None else list(tensor.shape)
     return gs.Variable(tensor.name, tensor.dtype, shape)
 
@@ -420,6 +442,13 @@ def _unique_node_names(graph: onnx.GraphProto) -> list[str]:
     return names
 
 
+def _name_origins(graph: gs.Graph, names: set[str]) -> None:
+    """Every initializer is made from itself."""
+    for constant in initializers(graph):
+        if constant.name in names:
+            set_origin(constant, Leaf(constant.name, tuple(int(d) for d in constant.shape)))
+
+
 def _inline_constant_nodes(graph: gs.Graph) -> None:
     kept: list[Node] = []
     for node in graph.nodes:
@@ -429,6 +458,8 @@ def _inline_constant_nodes(graph: gs.Graph) -> None:
             continue
         output = node.outputs[0]
         constant = gs.Constant(output.name, values)
+        why = "it is the value of a Constant node, no initializer"
+        set_origin(constant, Leaf(output.name, values.shape, why))
         if is_graph_output(graph, output):
             kept.append(node)  # a graph must not return an initializer under an output's name
             continue

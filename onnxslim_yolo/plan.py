@@ -13,13 +13,12 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.graph import TRANSPOSED, Array, Model
+from onnxslim_yolo.origins import Cut, Shape
 
-FORMAT, VERSION = "onnxslim-yolo/plan", 1
-
-Indices = list[int] | list[list[int]]
-"""Kept indices along an axis, ascending; for the input axis of a grouped convolution whose groups keep different
-channels, one such list per group."""
+FORMAT, VERSION = "onnxslim-yolo/plan", 2
+READABLE = (1, 2)
+"""The versions that `apply-plan` reads."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,10 @@ class Plan:
         absorbed: whether `absorb` has moved what removed channels contribute into biases.
         applied: whether `slice` has carried the plan out. The choices are then history.
         kept: after slicing: initializer → axis → kept indices, in the source's terms.
+        shapes: after slicing: initializer of the source → its shape before and after; None for after where it lost
+            channels that `kept` cannot tell.
         groups: after slicing: every group's widths.
+        removed_nodes: names of nodes that were taken out whole.
         threshold: the importance at which the ranking cut, if it cut at one.
         ranking: how `prune` ranked the classes, kept because measuring it again may take minutes.
         snapped: what `keep` was before and after widths were chosen by latency, so that choosing again starts from the
@@ -85,7 +87,9 @@ class Plan:
     lossless: bool = True
     absorbed: bool = False
     applied: bool = False
-    kept: dict[str, dict[int, Indices]] = field(default_factory=dict)
+    kept: dict[str, Cut] = field(default_factory=dict)
+    shapes: dict[str, tuple[Shape, Shape | None]] = field(default_factory=dict)
+    removed_nodes: tuple[str, ...] = ()
     groups: list[GroupPlan] = field(default_factory=list)
     threshold: float | None = None
     ranking: object | None = None
@@ -107,8 +111,17 @@ class Plan:
     def copy(self) -> Plan:
         """A copy whose choices are independent; the analysis is shared."""
         return replace(
-            self, keep=self.keep.copy(), wanted=self.wanted.copy(), extra=self.extra.copy(), kept=dict(self.kept)
+            self,
+            keep=self.keep.copy(),
+            wanted=self.wanted.copy(),
+            extra=self.extra.copy(),
+            kept=dict(self.kept),
+            shapes=dict(self.shapes),
         )
+
+    def take_over(self, earlier: Plan) -> None:
+        """What an earlier plan of the same model recorded stays recorded."""
+        self.kept, self.shapes, self.removed_nodes = earlier.kept, earlier.shapes, earlier.removed_nodes
 
     @property
     def removed(self) -> int:
@@ -142,7 +155,7 @@ def open_plan(model: Model) -> Plan:
     if plan is not None and not plan.applied:
         _transfer(plan, fresh)
     if plan is not None:
-        fresh.kept = plan.kept
+        fresh.take_over(plan)
     model.plan = fresh
     return fresh
 
@@ -154,7 +167,7 @@ def reopen_plan(model: Model) -> Plan:
         return open_plan(model)
     fresh = Plan.full(analyse_channels(model.graph))
     _transfer(plan, fresh)
-    fresh.kept = plan.kept
+    fresh.take_over(plan)
     model.plan = fresh
     return fresh
 
@@ -195,14 +208,46 @@ def _transfer(old: Plan, new: Plan) -> None:
     new.floor = old.floor
 
 
-def plan_as_json(plan: Plan | None, file: str, sha256: str) -> dict[str, Any]:
-    """The plan in the contract's format, version 1."""
+def plan_as_json(plan: Plan | None, file: str, sha256: str, *, from_checkpoint: bool = False) -> dict[str, Any]:
+    """The plan in the contract's format, version 2; `shapes` is what `apply-plan` checks the result by.
+
+    Args:
+        from_checkpoint: the source is a checkpoint, whose names and axes a traced Linear's are to have.
+    """
     kept = {} if plan is None else plan.kept
+    shapes = {} if plan is None else plan.shapes
+    if from_checkpoint:
+        kept, shapes = _untransposed(kept, shapes)
     groups = [] if plan is None else plan.groups or plan.group_plans()
     return {
         "format": FORMAT,
         "version": VERSION,
         "source": {"file": file, "sha256": sha256},
         "keep": {name: {str(axis): axes[axis] for axis in sorted(axes)} for name, axes in sorted(kept.items())},
+        "shapes": {name: _shapes_as_json(*shapes[name]) for name in sorted(shapes)},
+        "removed": [] if plan is None else list(plan.removed_nodes),
         "groups": [group.as_json() for group in groups],
     }
+
+
+def _shapes_as_json(before: Shape, after: Shape | None) -> list[list[int] | None]:
+    return [list(before), None if after is None else list(after)]
+
+
+def _untransposed(
+    kept: dict[str, Cut], shapes: dict[str, tuple[Shape, Shape | None]]
+) -> tuple[dict[str, Cut], dict[str, tuple[Shape, Shape | None]]]:
+    """A Linear's weight as the state_dict has it: the graph of a traced module calls its transpose `KEY.T`."""
+    return (
+        {_key(name): {1 - k: v for k, v in cut.items()} if name != _key(name) else cut for name, cut in kept.items()},
+        {
+            _key(name): (before[::-1], None if after is None else after[::-1])
+            if name != _key(name)
+            else (before, after)
+            for name, (before, after) in shapes.items()
+        },
+    )
+
+
+def _key(name: str) -> str:
+    return name.removesuffix(TRANSPOSED)

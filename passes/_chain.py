@@ -18,8 +18,8 @@ from onnxslim_yolo.graph import (
     detach,
     is_graph_output,
     producer,
-    replace_constant,
     replace_uses,
+    revalue,
     set_input,
     sole_consumer,
     sweep,
@@ -127,7 +127,7 @@ def _as_one_batch_norm(chain: Chain) -> bool:
     if not all(np.isfinite(v).all() for v in values):
         return False
     for index, value in enumerate(values, start=1):
-        replace_constant(norm, index, value)
+        revalue(norm, index, value)
     parameters = list(norm.inputs[1:])
     _detach_all(chain)
     norm.inputs, norm.outputs = [source, *parameters], [output]

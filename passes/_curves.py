@@ -23,7 +23,7 @@ from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.importance_variance import average
 from onnxslim_yolo.analysis.plan_cost import PlanCost
-from onnxslim_yolo.graph import Array, Model, Namer, input_constant, replace_constant
+from onnxslim_yolo.graph import Array, Model, Namer, input_constant, revalue
 from onnxslim_yolo.head_spec import HeadSpec
 from onnxslim_yolo.passes._fold_removed import fold, matrices, weight_of
 from onnxslim_yolo.passes._second_order import SecondOrder
@@ -128,7 +128,7 @@ def without(
         gone = (place.classes >= 0) & ~keep[np.maximum(place.classes, 0)]
         blocks = matrices(node, folded.weight, 1)
         blocks *= ~gone.reshape(len(blocks), 1, -1)
-        replace_constant(node, 1, weight_of(node, blocks, weight.shape, 1).astype(weight.dtype))
+        revalue(node, 1, weight_of(node, blocks, weight.shape, 1).astype(weight.dtype))
         shift_outputs(copy, node, folded.shift, name)
     return copy
 

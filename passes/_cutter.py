@@ -1,13 +1,14 @@
 """Where channels are before and after slicing, and the initializers cut accordingly; what `slice` works with.
 
-Kept indices are recorded in the source's terms: when a network is sliced twice, the second slicing's indices into what
-the first kept are composed with the first's, so that the plan always names positions of the source's weights.
+What was taken of each initializer stays with it as its origin, so that the plan can name positions of the source's
+weights however often they were rewritten and cut (see `source_terms`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import cast
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,7 +16,8 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.graph import Array, Model, Namer, Node, consumers
-from onnxslim_yolo.plan import Indices, Plan
+from onnxslim_yolo.origins import Indices, made_by_cutting, origin_of, set_origin
+from onnxslim_yolo.plan import Plan
 
 ADDED = -1
 """In a list of positions: a channel that is added, not taken from the source."""
@@ -69,36 +71,30 @@ class Cutter:
 
     def _cut(self, uses: list[AxisUse]) -> bool:
         constant = uses[0].constant
-        values, changed = constant.values, False
-        kept: dict[int, Indices] = {}
+        steps: list[tuple[int, list[Array], bool]] = []
         first_use = {use.axis: use for use in reversed(uses)}
         # The input axis of a grouped convolution first: its groups are ranges of the still uncut rows.
         for axis, use in sorted(first_use.items(), key=lambda item: item[1].labels.ndim, reverse=True):
-            if use.labels.ndim == 2:
-                parts = [self.positions(part) for part in use.labels]
-                values = _take_by_group(values, parts)
-            else:
-                parts = [self.positions(use.labels)]
-                values = _take(values, parts[0], axis, repeat=use.role == "channel")
+            parts = [self.positions(part) for part in np.atleast_2d(use.labels)]
             if all(_is_whole(part, use.labels.shape[-1]) for part in parts):
                 continue
-            changed = True
-            kept[axis] = _as_indices(parts)
-        if not changed:
+            steps.append((axis, parts, use.role == "channel"))
+        if not steps:
             return False
-        self._record(constant.name, kept)
-        fresh = gs.Constant(constant.name, np.ascontiguousarray(values))
+        fresh = gs.Constant(constant.name, np.ascontiguousarray(_carry_out(constant.values, steps)))
+        move = partial(_carry_out, steps=steps)
+        cut = {axis: _as_indices(parts) for axis, parts, _ in steps}
+        set_origin(fresh, made_by_cutting(origin_of(constant), tuple(constant.shape), move, cut))
         for node in consumers(constant):
             node.inputs = [fresh if tensor is constant else tensor for tensor in node.inputs]
         return True
 
-    def _record(self, name: str, kept: dict[int, Indices]) -> None:
-        """Note kept indices in the source's terms: composed with what an earlier slicing kept."""
-        earlier = self.plan.kept.get(name, {})
-        merged = dict(earlier)
-        for axis, now in kept.items():
-            merged[axis] = _compose(earlier[axis], now) if axis in earlier else now
-        self.plan.kept[name] = merged
+
+def _carry_out(values: Array, steps: Sequence[tuple[int, list[Array], bool]]) -> Array:
+    """Take positions along axes, one after the other; several lists are those of groups of rows, along axis 1."""
+    for axis, parts, repeat in steps:
+        values = _take(values, parts[0], axis, repeat=repeat) if len(parts) == 1 else _take_by_group(values, parts)
+    return values
 
 
 def _take(values: Array, positions: Array, axis: int, *, repeat: bool) -> Array:
@@ -125,16 +121,3 @@ def _is_whole(positions: Array, size: int) -> bool:
 def _as_indices(parts: list[Array]) -> Indices:
     lists = [part[part != ADDED].tolist() for part in parts]
     return lists[0] if all(item == lists[0] for item in lists) else lists
-
-
-def _compose(earlier: Indices, now: Indices) -> Indices:
-    """Indices into what was kept earlier, as indices into the source."""
-    before, after = _by_part(earlier), _by_part(now)
-    parts = max(len(before), len(after))
-    before, after = before * (parts // len(before)), after * (parts // len(after))
-    return _as_indices([np.asarray(b)[a] for b, a in zip(before, after, strict=True)])
-
-
-def _by_part(indices: Indices) -> list[list[int]]:
-    nested = bool(indices) and isinstance(indices[0], list)
-    return cast(list[list[int]], indices if nested else [indices])

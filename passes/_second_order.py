@@ -23,7 +23,7 @@ from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Model, Node, input_constant, replace_constant
+from onnxslim_yolo.graph import Array, Model, Node, input_constant, revalue
 from onnxslim_yolo.passes._curvature import curvatures
 from onnxslim_yolo.passes._fold_removed import matrices, weight_of
 from onnxslim_yolo.verify.head_error import HeadError
@@ -187,7 +187,7 @@ def _sensitivity(model: Model, place: Contraction, known: Statistics, head: Head
         covariance = known.covariance[mine, mine]
         noise[g] *= np.sqrt(NOISE * _energy(blocks[g], covariance) / max(_energy(noise[g], covariance), 1e-30))
     changed = weight_of(node, blocks + noise, weight.shape, 1)
-    replace_constant(node, 1, changed.astype(weight.dtype))
+    revalue(node, 1, changed.astype(weight.dtype))
     return head.error(disturbed) / NOISE
 
 

@@ -32,10 +32,11 @@ from onnxslim_yolo.graph import (
     Node,
     has_input,
     input_constant,
-    replace_constant,
+    revalue,
     set_input,
     sole_consumer,
 )
+from onnxslim_yolo.origins import ADDED, set_origin
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import open_plan
 
@@ -102,17 +103,18 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
             return False
         beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
         full = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, shift.shape))
-        replace_constant(node, 2, (full + shift / beta).astype(bias.dtype))
+        revalue(node, 2, (full + shift / beta).astype(bias.dtype))
         _label(model, node, 2)
         return True
     if reader is not None and reader.op == "BatchNormalization" and input_constant(reader, 3) is not None:
         mean = np.asarray(input_constant(reader, 3))
-        replace_constant(reader, 3, (mean - shift).astype(mean.dtype))
+        revalue(reader, 3, (mean - shift).astype(mean.dtype))
         return True
     dtype = np.asarray(input_constant(node, 1)).dtype
     stem = node.inputs[1].name
     stem = f"{stem[: -len('.weight')]}.bias" if stem.endswith(".weight") else f"{stem}_bias"
     set_input(node, 2, gs.Constant(name(stem), shift.astype(dtype)))
+    set_origin(node.inputs[2], ADDED)
     _label(model, node, 2)
     return True
 
@@ -135,13 +137,14 @@ def _shift_matmul(model: Model, node: Node, shift: Array, name: Namer) -> bool:
         for index, tensor in enumerate(reader.inputs):
             value = input_constant(reader, index)
             if tensor is not node.outputs[0] and value is not None and value.shape[-1:] == shift.shape:
-                replace_constant(reader, index, (value + shift).astype(value.dtype))
+                revalue(reader, index, (value + shift).astype(value.dtype))
                 return True
     output = node.outputs[0]
     dtype = np.asarray(input_constant(node, 1)).dtype
     inner = gs.Variable(name(f"{output.name}_unshifted"), output.dtype, output.shape)
     node.outputs = [inner]
     bias = gs.Constant(name(f"{node.name}_bias"), shift.astype(dtype))
+    set_origin(bias, ADDED)
     add = gs.Node("Add", name(f"{node.name}_shift"), {}, [inner, bias], [output])
     model.graph.nodes.append(add)
     _label(model, add, 1)

@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.phases import Phases, phases_of
 from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
 from onnxslim_yolo.graph import Array, Model, Node, input_constant, replace_constant, set_input, sole_consumer, sweep
+from onnxslim_yolo.origins import Made, moved, origin_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def _fuse(graph: gs.Graph, node: Node) -> bool:
         return False
     if any(window.step != 1 for window in windows):
         return False
-    replace_constant(node, 1, _spread(weight, phases))
+    spread = moved(origin_of(node.inputs[1]), weight.shape, lambda numbers: _spread(numbers, phases))
+    replace_constant(node, 1, _spread(weight, phases), origin=Made((spread,)))
     set_input(node, 0, phases.base)
     set_windows(node, [_widened(window, size) for window, size in zip(windows, phases.block, strict=True)])
     return True

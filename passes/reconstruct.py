@@ -25,7 +25,7 @@ from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, replace_constant
+from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, revalue
 from onnxslim_yolo.passes._fold_removed import fold
 from onnxslim_yolo.passes._match import Correction, Moments, corrections, matchable, output_moments
 from onnxslim_yolo.passes.absorb import shift_outputs
@@ -134,7 +134,7 @@ def fold_places(
         folded = fold(place, weight, plan.keep, known, ridge, expected)
         if folded is None:
             continue
-        replace_constant(node, 1, folded.weight.astype(weight.dtype))
+        revalue(node, 1, folded.weight.astype(weight.dtype))
         shift_outputs(model, node, folded.shift, name)
         edited[node.name] = folded.shift
     return edited
@@ -164,9 +164,9 @@ def apply_correction(model: Model, node: Node, correction: Correction, name: Nam
         raise ValueError(f"'{node.name}' has no constant weight")
     scale = correction.scale
     if node.op == "BatchNormalization":
-        replace_constant(node, 1, (weight * scale).astype(weight.dtype))
+        revalue(node, 1, (weight * scale).astype(weight.dtype))
         beta = np.asarray(input_constant(node, 2))
-        replace_constant(node, 2, (beta * scale + correction.shift).astype(beta.dtype))
+        revalue(node, 2, (beta * scale + correction.shift).astype(beta.dtype))
         return
     axis = 0 if node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0)) else 1
     wide = scale.reshape(-1, weight.shape[1]) if node.op == "ConvTranspose" else scale
@@ -175,10 +175,10 @@ def apply_correction(model: Model, node: Node, correction: Correction, name: Nam
         scaled = weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
     else:
         scaled = weight * scale.reshape([-1 if k == axis else 1 for k in range(weight.ndim)])
-    replace_constant(node, 1, scaled.astype(weight.dtype))
+    revalue(node, 1, scaled.astype(weight.dtype))
     bias = input_constant(node, 2) if len(node.inputs) > 2 else None
     if bias is not None:
-        replace_constant(node, 2, (bias * scale).astype(bias.dtype))
+        revalue(node, 2, (bias * scale).astype(bias.dtype))
     # The layer's own outputs are shifted: what Gemm multiplies the shift by is divided out again.
     alpha = float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
     shift_outputs(model, node, correction.shift / alpha, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.folded_origin import origins_of_results
 from onnxslim_yolo.analysis.folding import fold
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
 from onnxslim_yolo.graph import (
@@ -26,6 +27,7 @@ from onnxslim_yolo.graph import (
     replace_constant,
     static_shape,
 )
+from onnxslim_yolo.origins import Origin, set_origin
 
 
 def fold_constants(graph: gs.Graph) -> int:
@@ -40,16 +42,19 @@ def fold_constants(graph: gs.Graph) -> int:
             continue
         if any(is_graph_output(graph, tensor) for tensor in node.outputs):
             continue  # an output must be computed by a node
-        for tensor, value in zip(list(node.outputs), results, strict=False):
+        origins = origins_of_results(node, results, graph.opset)
+        for tensor, value, origin in zip(list(node.outputs), results, origins, strict=False):
             if not is_empty(tensor):
-                _make_constant(tensor, np.asarray(value))
+                _make_constant(tensor, np.asarray(value), origin)
         detach(node)
         folded += 1
     return folded
 
 
-def _make_constant(tensor: Tensor, value: np.ndarray) -> None:
+def _make_constant(tensor: Tensor, value: np.ndarray, origin: Origin | None) -> None:
     constant = gs.Constant(tensor.name, np.ascontiguousarray(value).reshape(np.shape(value)))
+    if origin is not None:
+        set_origin(constant, origin)
     for reader in consumers(tensor):
         reader.inputs = [constant if item is tensor else item for item in reader.inputs]
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.graph import Namer, Node, consumers, initializers, replace_constant
+from onnxslim_yolo.origins import origin_of
 
 
 def separate_vectors(graph: gs.Graph) -> int:
@@ -31,7 +32,8 @@ def separate_vectors(graph: gs.Graph) -> int:
                 if owner is None:
                     owner = node
                     continue
-                replace_constant(node, index, constant.values, name(f"{constant.name}__{node.name}"))
+                twin = name(f"{constant.name}__{node.name}")
+                replace_constant(node, index, constant.values, twin, origin_of(constant))
                 separated += 1
     return separated
 

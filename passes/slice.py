@@ -23,8 +23,9 @@ from onnxslim_yolo.graph import Model, toposort
 from onnxslim_yolo.passes._channel_counts import UPDATES
 from onnxslim_yolo.passes._cutter import Cutter
 from onnxslim_yolo.passes.protocol import Effect
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.plan import Plan, open_plan
 from onnxslim_yolo.shapes import reinfer
+from onnxslim_yolo.source_terms import SourceTerms, source_terms
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class SliceChannels:
         plan.groups = plan.group_plans()
         if plan.keep.all() and not plan.extra.any():
             plan.applied = True
+            _record(model, plan)
             return 0
         broken = violations(plan.channels, plan.keep)
         if broken:
@@ -53,6 +55,15 @@ class SliceChannels:
                 update(cutter, node)
         cut = cutter.cut_initializers()
         plan.applied = True
+        _record(model, plan)
         model.graph.nodes = toposort(model.graph)
         reinfer(model.graph)
         return cut
+
+
+def _record(model: Model, plan: Plan) -> None:
+    """Note in the plan what is left of the source, and on the model what the plan cannot tell."""
+    found = source_terms(model.graph, SourceTerms(plan.kept, plan.shapes))
+    plan.kept, plan.shapes = found.kept, found.shapes
+    for note in found.notes():
+        model.note(note)

@@ -77,7 +77,7 @@ def test_the_plan_in_the_sources_terms(source: Path, tmp_path: Path) -> None:
     """Whoever applies the plan to the source's weights gets the widths of the result."""
     result = oy.compile(source, out=tmp_path / "out", emit="onnx", passes="prune{ratio=0.5},snap{to=pow2},slice")
     plan = result.plan
-    assert (plan["format"], plan["version"]) == ("onnxslim-yolo/plan", 1)
+    assert (plan["format"], plan["version"]) == ("onnxslim-yolo/plan", 2)
     assert plan["source"] == {"file": "best.onnx", "sha256": sha256_of(source)}
     before, after = weights(source), weights(tmp_path / "out" / "best.onnx")
     cut = {name for name in before if before[name].shape != after[name].shape}

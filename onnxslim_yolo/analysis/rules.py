@@ -110,3 +110,6 @@ RULES: dict[str, Rule] = {
     "GatherElements": rules_movement.gather_elements,
 }
 """Operator type → rule. Quantised operators and those with data-dependent shapes have none."""
+
+ELEMENTWISE = frozenset(_ELEMENTWISE)
+REDUCTIONS = frozenset(_REDUCTIONS)

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from onnxslim_yolo.graph import TRANSPOSED
+
 if TYPE_CHECKING:
     from torch import nn
-
-
-TRANSPOSED = ".T"
-"""Ending of the name of a Linear's weight that the exporter transposed."""
 
 
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
