@@ -31,8 +31,9 @@ from onnxslim_yolo.graph import (
     input_constant,
     is_constant,
     nodes_of,
-    replace_constant,
+    revalue,
 )
+from onnxslim_yolo.origins import Made, moved, origin_of, set_origin
 
 
 def plain_gemms(graph: gs.Graph) -> int:
@@ -58,6 +59,7 @@ def _transpose_first(graph: gs.Graph, node: Node, namer: Namer) -> int:
         turned: Tensor = _transposed(graph, node, 0, namer)
     else:
         turned = gs.Constant(namer(f"{node.inputs[0].name}_t"), np.ascontiguousarray(constant.T))
+        set_origin(turned, Made((moved(origin_of(node.inputs[0]), constant.shape, np.transpose),)))
     node.inputs = [turned, *node.inputs[1:]]
     node.attrs = {key: value for key, value in node.attrs.items() if key != "transA"}
     return 1
@@ -143,7 +145,7 @@ def _fold_factors(graph: gs.Graph, node: Node, namer: Namer) -> int:
         if values.size and len(node.inputs[index].outputs) > 1:
             continue  # another layer reads it as it is, and its name is what the plan calls it
         if values.size:
-            replace_constant(node, index, (values * values.dtype.type(factor)).astype(values.dtype))
+            revalue(node, index, (values * values.dtype.type(factor)).astype(values.dtype))
         node.attrs = {name: value for name, value in node.attrs.items() if name != key}
         folded += 1
     return folded

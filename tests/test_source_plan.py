@@ -161,6 +161,11 @@ SAME = {
     "einsum-left": ("1,5,16,16", "float[8,5] w", 'y = Einsum<equation="co,nchw->nohw">(w, x)'),
     "transpose": ("1,5,16,16", "float[1,1,8,5] w", f"v = Transpose<perm=[3,2,0,1]>(w)\n{FLAT}"),
     "reshape": ("1,5,16,16", "float[5,8] w", f"t = Constant<value_ints=[5,8,1,1]>()\nv = Reshape(w, t)\n{FLAT}"),
+    "gemm factor": (
+        "1,5",
+        "float[8,5] w, float[5] b",
+        "g = GlobalAveragePool(x)\nf = Flatten(g)\ny = Gemm<alpha=2.0>(f, w, b)",
+    ),
     "identity": ("1,5,16,16", "float[5,8,1,1] w", f"v = Identity(w)\n{FLAT}"),
     "halves": (
         "1,5,16,16",
