@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, concrete_shapes
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.graph import Array, Model, Namer, Node, consumers
+from onnxslim_yolo.graph import Array, Model, Namer, Node, consumers, is_constant, tensors
 from onnxslim_yolo.origins import Indices, made_by_cutting, origin_of, set_origin
 from onnxslim_yolo.plan import Plan
 
@@ -61,6 +61,20 @@ class Cutter:
         if labels is None:
             return {}
         return {k: int(self.copies(labels.reshape(-1)).sum()) for k in range(labels.ndim) if labels.shape[k] > 1}
+
+    def stale(self) -> str | None:
+        """A tensor whose shape after slicing is not what is left of it, in words; None where all are."""
+        channels, now = self.plan.channels, concrete_shapes(self.model.graph)
+        for tensor in tensors(self.model.graph):
+            before, after = channels.shapes.get(id(tensor)), now.get(id(tensor))
+            labels = channels.labels_of(tensor)
+            if before is None or labels is None or is_constant(tensor):
+                continue
+            sizes = enumerate(before)
+            wanted = tuple(int(self.copies(labels.reshape(-1)).sum()) if labels.shape[k] > 1 else n for k, n in sizes)
+            if wanted != after:
+                return f"'{tensor.name}' has the shape {after} instead of {wanted}"
+        return None
 
     def cut_initializers(self) -> int:
         """Cut every initializer along all its labelled axes; returns how many changed."""

@@ -4,7 +4,8 @@
 2. Shapes are inferred, `Shape` and what is computed from it becomes constant wherever it does not depend on the batch,
    and any node of constants alone is computed (`shape_nodes`). Repeated until nothing changes, since one answers the
    other.
-3. A Reshape whose target is known but for the batch gets a constant target with −1 (or 0: copy) there.
+3. A Reshape whose target is known but for the batch gets a constant target with −1 (or 0: copy) there; what else is
+   computed from the batch is written down (`target_nodes`).
 4. Identity, Dropout, Casts to the same type, and Reshape, Transpose, Expand, Slice, Pad, Concat that change nothing go
    (`noop_nodes`).
 5. An Einsum becomes the nodes it stands for (`einsum_nodes`), so do casts by example and sequences of parts
@@ -34,6 +35,7 @@ from onnxslim_yolo.passes.gemm_nodes import plain_gemms
 from onnxslim_yolo.passes.noop_nodes import drop_noops
 from onnxslim_yolo.passes.shape_nodes import fold_constants, resolve_reshapes
 from onnxslim_yolo.passes.shared_constants import merge_integers, separate_vectors
+from onnxslim_yolo.passes.target_nodes import resolve_targets
 from onnxslim_yolo.shapes import reinfer
 
 DEFAULT_SIZE = 640
@@ -65,7 +67,7 @@ class Canonicalise:
         graph.nodes = toposort(graph)
         while True:
             reinfer(graph)
-            changed = fold_constants(graph) + resolve_reshapes(graph) + drop_noops(graph)
+            changed = fold_constants(graph) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
             changed += rewrite_einsums(graph) + rewrite_exported(graph) + plain_gemms(graph)
             changed += drop_expands(graph) + sweep(graph)
             rewrites += changed

@@ -58,6 +58,9 @@ class SliceChannels:
         _record(model, plan)
         model.graph.nodes = toposort(model.graph)
         reinfer(model.graph)
+        stale = cutter.stale()
+        if stale:
+            raise ValueError(f"a width was left behind: {stale}")
         return cut
 
 
