@@ -15,6 +15,7 @@ from onnxslim_yolo.analysis.adjoint_movement import MOVEMENTS
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.analysis.movement import axes_of
 from onnxslim_yolo.graph import Node, input_constant, is_constant, is_empty
+from onnxslim_yolo.ops.functions import FUNCTIONS
 
 STEP = 1e-2
 """h of the central difference: float32 rounds off 1e-5 of it, the curvature of a sigmoid spoils less."""
@@ -134,6 +135,10 @@ def _function(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     return {0: adjoint.add("Mul", [given(values), slope])}
 
 
+def _step(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    raise refusal(node, "it is a step function, and has no slope")
+
+
 def _softmax(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     rank = len(shape_of(node.outputs[0]))
     axis = int(node.attrs.get("axis", -1 if adjoint.graph.opset >= 13 else 1)) % rank
@@ -201,11 +206,6 @@ def _max_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     return found
 
 
-_FUNCTIONS = (
-    "Sigmoid Relu LeakyRelu PRelu Elu Selu Celu Gelu HardSigmoid HardSwish Mish Swish Softplus Softsign Tanh Exp Log "
-    "Sqrt Erf Abs Neg Clip Pow Reciprocal Sin Cos"
-)
-
 ADJOINTS: dict[str, Rule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -223,5 +223,6 @@ ADJOINTS: dict[str, Rule] = {
     "ReduceMean": _mean,
     "AveragePool": _average_pool,
     "MaxPool": _max_pool,
-    **dict.fromkeys(_FUNCTIONS.split(), _function),
+    **{op: _function if row.slope else _step for op, row in FUNCTIONS.items()},
+    **dict.fromkeys(("PRelu", "Clip", "Pow"), _function),
 }

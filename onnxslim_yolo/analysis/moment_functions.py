@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +9,8 @@ import numpy as np
 from onnxslim_yolo.analysis.moments import NODES, WEIGHTS, MomentAnalysis, Moments, Rule, gaussian_samples, known
 from onnxslim_yolo.analysis.sign import is_positive
 from onnxslim_yolo.graph import Array, Node, has_input, is_constant, is_empty
+from onnxslim_yolo.ops.functions import FUNCTIONS as ROWS
+from onnxslim_yolo.ops.functions import apply
 
 
 def from_samples(samples: Array, exact: Array, base: int) -> Moments:
@@ -85,18 +86,6 @@ def _is_zero(node: Node, factors: list[Moments]) -> Array:
     return zero
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1.0 / (1.0 + np.exp(-x)))
-
-
-def _softplus(x: Array) -> Array:
-    return np.logaddexp(0.0, x)
-
-
-def _erf(x: Array) -> Array:
-    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
-
-
 def _clip(node: Node, x: Array, *bounds: Array) -> Array:
     low, high = node.attrs.get("min"), node.attrs.get("max")
     given = [index for index in (1, 2) if has_input(node, index)]
@@ -106,17 +95,12 @@ def _clip(node: Node, x: Array, *bounds: Array) -> Array:
     return x if high is None else np.minimum(x, high)
 
 
-def _hard_sigmoid(node: Node, x: Array) -> Array:
-    return np.asarray(np.clip(float(node.attrs.get("alpha", 0.2)) * x + float(node.attrs.get("beta", 0.5)), 0.0, 1.0))
-
-
-def _gelu(node: Node, x: Array) -> Array:
-    if str(node.attrs.get("approximate", "none")) == "tanh":
-        return np.asarray(0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))))
-    return np.asarray(0.5 * x * (1.0 + _erf(x / np.sqrt(2.0))))
+def _row(op: str) -> Callable[..., Array]:
+    return lambda node, x: apply(op, node.attrs, x)
 
 
 FUNCTIONS: dict[str, Callable[..., Array]] = {
+    **{op: _row(op) for op in ROWS},
     "Add": lambda n, *xs: sum(xs[1:], xs[0]),
     "Sum": lambda n, *xs: sum(xs[1:], xs[0]),
     "Sub": lambda n, a, b: a - b,
@@ -125,27 +109,6 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Pow": lambda n, a, b: np.power(a, b),
     "Max": lambda n, *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
     "Min": lambda n, *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
-    "Neg": lambda n, x: -x,
-    "Abs": lambda n, x: np.abs(x),
-    "Exp": lambda n, x: np.exp(x),
-    "Log": lambda n, x: np.log(x),
-    "Sqrt": lambda n, x: np.sqrt(x),
-    "Reciprocal": lambda n, x: 1.0 / x,
-    "Erf": lambda n, x: _erf(x),
-    "Relu": lambda n, x: np.maximum(x, 0.0),
-    "LeakyRelu": lambda n, x: np.where(x >= 0, x, float(n.attrs.get("alpha", 0.01)) * x),
     "PRelu": lambda n, x, slope: np.where(x >= 0, x, slope * x),
-    "Elu": lambda n, x: np.where(x >= 0, x, float(n.attrs.get("alpha", 1.0)) * np.expm1(np.minimum(x, 0.0))),
-    "Selu": lambda n, x: (
-        float(n.attrs.get("gamma", 1.05070102214813232421875))
-        * np.where(x >= 0, x, float(n.attrs.get("alpha", 1.67326319217681884765625)) * np.expm1(np.minimum(x, 0.0)))
-    ),
-    "Sigmoid": lambda n, x: _sigmoid(x),
-    "Tanh": lambda n, x: np.tanh(x),
-    "Softplus": lambda n, x: _softplus(x),
-    "Mish": lambda n, x: x * np.tanh(_softplus(x)),
-    "HardSwish": lambda n, x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
-    "HardSigmoid": _hard_sigmoid,
-    "Gelu": _gelu,
     "Clip": _clip,
 }

@@ -13,6 +13,7 @@ from onnxslim_yolo.analysis import rules_linear, rules_movement, rules_norm, rul
 from onnxslim_yolo.analysis.labelling import Labelling, Rule, align, why
 from onnxslim_yolo.analysis.movement import MOVERS, varying_axes
 from onnxslim_yolo.graph import Array, Node, Tensor, is_constant, is_empty
+from onnxslim_yolo.ops.functions import FUNCTIONS
 
 
 def _elementwise(state: Labelling, node: Node) -> None:
@@ -54,13 +55,20 @@ def _slice_constants(state: Labelling, node: Node, labels: Array, rank: int) -> 
 
 
 _ELEMENTWISE = (
-    *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "Ceil", "Celu", "Clip"),
-    *("BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"),
-    *("Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid"),
-    *("HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod"),
-    *("Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign"),
-    *("Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where"),
-    "Xor",
+    *FUNCTIONS,
+    *("Add", "And", "BitShift", "Clip", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Div", "Equal"),
+    *("Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod"),
+    *(
+        "Mul",
+        "Not",
+        "Or",
+        "PRelu",
+        "Pow",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    ),
 )
 
 _REDUCTIONS = (

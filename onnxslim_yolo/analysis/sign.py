@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant, is_constant, producer
+from onnxslim_yolo.ops.functions import FUNCTIONS
 
-POSITIVE_OPS = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt", "ReduceL2"})
+POSITIVE_OPS = frozenset(op for op, row in FUNCTIONS.items() if row.floor is not None and row.floor >= 0) | {
+    *("Softmax", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+}
 """No negative output, whatever the input."""
 
 KEEPING_OPS = frozenset(
@@ -59,7 +62,8 @@ def is_positive(tensor: Tensor) -> bool:
         return any(is_positive(t) for t in node.inputs if is_constant(t))
     if node.op in ("Sqrt", "Expand", "Reshape"):
         return is_positive(node.inputs[0])
-    low = _minimum(node) if node.op == "Clip" else None
+    row = FUNCTIONS.get(node.op)
+    low = _minimum(node) if node.op == "Clip" else None if row is None else row.floor
     return low is not None and low > 0
 
 

@@ -18,6 +18,7 @@ from onnxslim_yolo.emit.ncnn_format import FP16_MAX, SHAPE_HINT, Layer, Weights,
 from onnxslim_yolo.emit.ncnn_layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn_ops_elementwise import ELEMENTWISE_OPS
+from onnxslim_yolo.emit.ncnn_ops_functions import FUNCTION_OPS
 from onnxslim_yolo.emit.ncnn_ops_math import MATH_OPS
 from onnxslim_yolo.emit.ncnn_ops_nn import NN_OPS
 from onnxslim_yolo.emit.ncnn_ops_norm import NORM_OPS
@@ -29,10 +30,18 @@ from onnxslim_yolo.emit.ncnn_tidy import insert_splits, rename_blobs, tidy
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.graph import Model, Node, is_constant, is_empty, is_graph_output, static_shape
 
-OPS: Mapping[str, Lower] = {**NN_OPS, **NORM_OPS, **SAMPLING_OPS, **ELEMENTWISE_OPS, **MATH_OPS, **SHAPE_OPS}
+OPS: Mapping[str, Lower] = {
+    **NN_OPS,
+    **NORM_OPS,
+    **SAMPLING_OPS,
+    **FUNCTION_OPS,
+    **ELEMENTWISE_OPS,
+    **MATH_OPS,
+    **SHAPE_OPS,
+}
 """ONNX operator → the function that emits its layers. To support an operator is to add a row."""
 
-ARITHMETIC = (ELEMENTWISE_OPS.keys() | MATH_OPS.keys()) - {
+ARITHMETIC = (FUNCTION_OPS.keys() | ELEMENTWISE_OPS.keys() | MATH_OPS.keys()) - {
     "Cast",
     "CastLike",
     "Min",

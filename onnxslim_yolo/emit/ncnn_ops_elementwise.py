@@ -6,44 +6,20 @@ import numpy as np
 
 from onnxslim_yolo.analysis.folding import element_type
 from onnxslim_yolo.analysis.sign import is_positive
-from onnxslim_yolo.emit.ncnn_format import FLT_MAX, Param, Weight
+from onnxslim_yolo.emit.ncnn_format import FLT_MAX, Weight
 from onnxslim_yolo.emit.ncnn_layout import Dims, broadcast_dims, padded, regrouped
 from onnxslim_yolo.emit.ncnn_lower import Lower, Lowering, Value, unsupported
 from onnxslim_yolo.emit.ncnn_prepare import shape_of
 from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant
+from onnxslim_yolo.ops.functions import FUNCTIONS
 
 ADD, SUB, MUL, DIV, MAX, MIN, POW, RSUB, RDIV, RPOW = range(10)
 """BinaryOp's operations."""
 REVERSED = {SUB: RSUB, DIV: RDIV, POW: RPOW}
 
-UNARY = {
-    "Abs": 0, "Neg": 1, "Floor": 2, "Ceil": 3, "Sqrt": 5, "Exp": 7, "Log": 8, "Sin": 9, "Cos": 10, "Tan": 11,
-    "Asin": 12, "Acos": 13, "Atan": 14, "Reciprocal": 15, "Tanh": 16, "Round": 18,
-}  # fmt: skip
+UNARY = {op: int(row.ncnn[1][0]) for op, row in FUNCTIONS.items() if row.ncnn is not None and row.ncnn[0] == "UnaryOp"}
 """UnaryOp's operations."""
 SQUARE, SQRT, TRUNC = 4, UNARY["Sqrt"], 19
-
-
-def unary(kind: str, **params: Param) -> Lower:
-    """A layer that works element by element, with these parameters (`p0=…` is id 0)."""
-    ids = {int(key[1:]): value for key, value in params.items()}
-
-    def lower(low: Lowering, node: Node) -> None:
-        source = low.input(node, 0)
-        low.emit(node, kind, [source], source.dims, ids, to=node.outputs[0])
-
-    return lower
-
-
-def from_attrs(kind: str, *attrs: tuple[int, str, float]) -> Lower:
-    """An element-wise layer whose parameters are ONNX attributes with these defaults."""
-
-    def lower(low: Lowering, node: Node) -> None:
-        source = low.input(node, 0)
-        params: dict[int, Param] = {key: float(node.attrs.get(name, default)) for key, name, default in attrs}
-        low.emit(node, kind, [source], source.dims, params, to=node.outputs[0])
-
-    return lower
 
 
 def clip(low: Lowering, node: Node) -> None:
@@ -70,14 +46,6 @@ def prelu(low: Lowering, node: Node) -> None:
         if source.dims[0] != slope.size:
             source = low.view(source, (slope.size, int(np.prod(source.shape[2:], dtype=np.int64))))
     low.emit(node, "PReLU", [source], source.dims, {0: slope.size}, [Weight(slope)], to=node.outputs[0])
-
-
-def gelu(low: Lowering, node: Node) -> None:
-    """GELU, exact or with tanh."""
-    mode = node.attrs.get("approximate", "none")
-    fast = (mode.decode() if isinstance(mode, bytes) else mode) == "tanh"
-    source = low.input(node, 0)
-    low.emit(node, "GELU", [source], source.dims, {0: int(fast)}, to=node.outputs[0])
 
 
 def binary(op: int) -> Lower:
@@ -253,20 +221,6 @@ def variadic(op: int, *, mean: bool = False) -> Lower:
 
 
 ELEMENTWISE_OPS: dict[str, Lower] = {
-    **{name: unary("UnaryOp", p0=code) for name, code in UNARY.items()},
-    "Relu": unary("ReLU"),
-    "LeakyRelu": from_attrs("ReLU", (0, "alpha", 0.01)),
-    "Sigmoid": unary("Sigmoid"),
-    "Softplus": unary("Softplus"),
-    "Erf": unary("Erf"),
-    "Mish": unary("Mish"),
-    "Silu": unary("Swish"),
-    "Elu": from_attrs("ELU", (0, "alpha", 1.0)),
-    "Celu": from_attrs("CELU", (0, "alpha", 1.0)),
-    "Selu": from_attrs("SELU", (0, "alpha", 1.67326319), (1, "gamma", 1.05070102)),
-    "HardSigmoid": from_attrs("HardSigmoid", (0, "alpha", 0.2), (1, "beta", 0.5)),
-    "HardSwish": from_attrs("HardSwish", (0, "alpha", 1 / 6), (1, "beta", 0.5)),
-    "Gelu": gelu,
     "Clip": clip,
     "PRelu": prelu,
     "Add": binary(ADD),

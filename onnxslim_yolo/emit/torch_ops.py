@@ -34,6 +34,7 @@ from onnxslim_yolo.emit.torch_ops_shape import (
     unsqueeze,
 )
 from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.ops.functions import FUNCTIONS, Function, attributes
 
 _DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
 
@@ -114,7 +115,8 @@ def _clip(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 
 def _hard_sigmoid(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    alpha, beta = attrs.get("alpha", 0.2), attrs.get("beta", 0.5)
+    given = attributes("HardSigmoid", attrs)
+    alpha, beta = given["alpha"], given["beta"]
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return functional.hardsigmoid(inputs[0])
     return torch.clamp(inputs[0] * alpha + beta, 0.0, 1.0)
@@ -141,8 +143,39 @@ def _batch_norm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, attrs.get("epsilon", 1e-5))
 
 
-def _gelu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    return functional.gelu(inputs[0], approximate=attrs.get("approximate", "none"))
+def _row(row: Function, op: str) -> Operator:
+    """A function as torch has it, with the attributes that it takes."""
+    run = getattr(torch, str(row.torch), None) or getattr(functional, str(row.torch))
+
+    def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+        given = attributes(op, attrs)
+        y: Tensor = run(tensor(inputs[0]), **{keyword: given[name] for name, keyword in row.arguments.items()})
+        return y
+
+    return operator
+
+
+def _selu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, given = tensor(inputs[0]), attributes("Selu", attrs)
+    if given == attributes("Selu", {}):
+        return functional.selu(x)
+    return functional.elu(x, given["alpha"]) * given["gamma"]
+
+
+def _swish(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, alpha = tensor(inputs[0]), attrs.get("alpha", 1.0)
+    return functional.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
+
+
+def _thresholded(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    y: Tensor = functional.threshold(tensor(inputs[0]), attributes("ThresholdedRelu", attrs)["alpha"], 0.0)
+    return y
+
+
+def _shrink(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, given = tensor(inputs[0]), attributes("Shrink", attrs)
+    bias, limit = given["bias"], given["lambd"]
+    return torch.where(x < -limit, x + bias, torch.where(x > limit, x - bias, torch.zeros_like(x)))
 
 
 def _unary(run: Callable[[Tensor], Tensor]) -> Operator:
@@ -186,27 +219,14 @@ OPS: dict[str, Operator] = {
     "Expand": expand,
     "Identity": _unary(lambda x: x),
     "Cast": lambda inputs, attrs: tensor(inputs[0]).to(_DTYPES[attrs["to"]]),
+    **{op: _row(row, op) for op, row in FUNCTIONS.items() if row.torch is not None},
+    "Selu": _selu,
+    "Swish": _swish,
+    "ThresholdedRelu": _thresholded,
+    "Shrink": _shrink,
     "Clip": _clip,
-    "Relu": _unary(functional.relu),
-    "LeakyRelu": lambda inputs, attrs: functional.leaky_relu(inputs[0], attrs.get("alpha", 0.01)),
-    "Elu": lambda inputs, attrs: functional.elu(inputs[0], attrs.get("alpha", 1.0)),
     "PRelu": _prelu,
-    "Sigmoid": _unary(torch.sigmoid),
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _unary(functional.hardswish),
-    "Mish": _unary(functional.mish),
-    "Gelu": _gelu,
-    "Softplus": _unary(functional.softplus),
-    "Tanh": _unary(torch.tanh),
-    "Erf": _unary(torch.erf),
-    "Exp": _unary(torch.exp),
-    "Log": _unary(torch.log),
-    "Sqrt": _unary(torch.sqrt),
-    "Abs": _unary(torch.abs),
-    "Neg": _unary(torch.neg),
-    "Floor": _unary(torch.floor),
-    "Sin": _unary(torch.sin),
-    "Cos": _unary(torch.cos),
     "Not": _unary(torch.logical_not),
     "Softmax": lambda inputs, attrs: torch.softmax(inputs[0], attrs.get("axis", -1)),
     "Add": _binary(lambda a, b: a + b),

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
 from onnxslim_yolo.graph import Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
+from onnxslim_yolo.ops.functions import FUNCTIONS
 
 Pair = tuple[int, int]
 
@@ -74,11 +75,8 @@ FREE = frozenset({"Identity", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Cas
 FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Tanh"})
 """Activations that both runtimes compute while a convolution writes its result."""
 
-UNARY = {
-    "Sigmoid": "sigmoid", "Relu": "relu", "LeakyRelu": "leaky", "HardSwish": "hardswish", "Mish": "mish",
-    "HardSigmoid": "hardsigmoid", "Clip": "relu", "PRelu": "leaky", "Tanh": "tanh", "Gelu": "gelu", "Erf": "gelu",
-    "Elu": "elu", "Softplus": "mish", "Swish": "silu", "Exp": "exp", "BatchNormalization": "scale",
-    "InstanceNormalization": "scale", "Neg": "scale", "Sqrt": "scale", "Pow": "exp",
+UNARY = {op: row.kind for op, row in FUNCTIONS.items()} | {
+    "Clip": "relu", "PRelu": "leaky", "BatchNormalization": "scale", "InstanceNormalization": "scale", "Pow": "exp",
 }  # fmt: skip
 BINARY = {"Add": "add", "Sub": "add", "Mul": "mul", "Div": "mul", "Max": "add", "Min": "add", "Sum": "add"}
 
