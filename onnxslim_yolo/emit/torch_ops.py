@@ -159,7 +159,8 @@ def _selu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     x, given = tensor(inputs[0]), attributes("Selu", attrs)
     if given == attributes("Selu", {}):
         return functional.selu(x)
-    return functional.elu(x, given["alpha"]) * given["gamma"]
+    y: Tensor = functional.elu(x, given["alpha"]) * given["gamma"]
+    return y
 
 
 def _swish(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
