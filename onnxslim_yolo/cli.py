@@ -156,6 +156,12 @@ def compile_command(
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append a Markdown summary, as for $GITHUB_STEP_SUMMARY.")
     ] = None,
+    limit_memory: Annotated[
+        str | None, typer.Option(metavar="3GB|none", help="Memory that one run of the model may take, by its shapes.")
+    ] = None,
+    limit_work: Annotated[
+        str | None, typer.Option(metavar="500G|none", help="Multiply-adds that one run of the model may take.")
+    ] = None,
     no_config: Annotated[
         bool, typer.Option("--no-config", callback=use_no_config, is_eager=True, help="Ignore configuration files.")
     ] = False,

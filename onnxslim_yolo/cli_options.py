@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.limits import parse_limit
 from onnxslim_yolo.options import CompileOptions
 
 FIELDS = {"output": "out", "print_after_all": "dump_to"}
@@ -66,6 +67,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "target_macs": _share("--target-macs"),
     "target_params": _share("--target-params"),
     "snap": _snap,
+    "limit_memory": lambda text: parse_limit("--limit-memory", text),
+    "limit_work": lambda text: parse_limit("--limit-work", text),
     "keep": lambda patterns: tuple(patterns or ()),
     "emit": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
 }

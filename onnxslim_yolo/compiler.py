@@ -22,6 +22,7 @@ from onnxslim_yolo.files import move_into, staging
 from onnxslim_yolo.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.judging import enter_verdict, judge_result, looks_sparse
+from onnxslim_yolo.limits import limits_for
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions, options_from
@@ -83,8 +84,10 @@ def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
 def _source_fails(path: Path, options: CompileOptions) -> str | None:
     """Why the source cannot be run, asked once something has gone wrong; None where it runs."""
     model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
+    limits = limits_for(model, options.limit_memory, options.limit_work)
     try:
         PassManager(preparation(options)).run(model)
+        limits.require(model)
         run_onnx(reference, image_like_feeds(model, 1))
     except OnnxSlimError as error:
         return error.message
@@ -151,8 +154,11 @@ def _run_passes(
 ) -> tuple[Model, Model, list[PassRecord]]:
     """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass."""
     observe = _observer(reference, options, chain, probe)
-    first = PassManager(preparation(options), dump_to=options.dump_to, observe=observe)
-    records = first.run(model)
+    limits = limits_for(model, options.limit_memory, options.limit_work)
+    first, *others = preparation(options)
+    records = PassManager([first], dump_to=options.dump_to, observe=observe).run(model)
+    limits.require(model)  # shapes are known now, and nothing has been run
+    records += PassManager(others, dump_to=options.dump_to, observe=observe, first_index=1).run(model)
     baseline = model.copy()
     planning, fusing = _split(remainder(options, model))
     for steps in (planning, fusing):

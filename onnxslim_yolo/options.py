@@ -47,6 +47,8 @@ class CompileOptions:
         verify: run what is written and compare it with the source.
         verify_each: compare after every pass as well.
         dump_to: a folder for the graph after every pass.
+        limit_memory, limit_work: bytes and multiply-adds that one run of the model may take, as its shapes tell before
+            it is run; None: by its weights (see `limits`), infinite: any.
     """
 
     out: Path | None = None
@@ -84,6 +86,8 @@ class CompileOptions:
     verify: bool = True
     verify_each: bool = False
     dump_to: Path | None = None
+    limit_memory: float | None = None
+    limit_work: float | None = None
 
     def __post_init__(self) -> None:
         _one_of("scope", self.scope, ("all", "no-residual"))
@@ -119,6 +123,9 @@ class CompileOptions:
             raise UsageError("--emit names nothing to write", hint=f"known: {', '.join(EMITTERS)}")
         for kind in self.emit:
             _one_of("emit", kind, EMITTERS)
+        for limit in (self.limit_memory, self.limit_work):
+            if limit is not None and not limit > 0:
+                raise UsageError(f"a limit on what a model may take must be above 0, not {limit}")
         if self.max_drop is not None and self.data is None:
             raise UsageError("--max-drop needs labelled images", hint="give them with --data data.yaml")
         if self.require_speedup is not None and self.require_speedup <= 0:

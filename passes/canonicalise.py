@@ -33,7 +33,7 @@ from onnxslim_yolo.passes.expand_nodes import drop_expands
 from onnxslim_yolo.passes.exporter_nodes import rewrite_exported
 from onnxslim_yolo.passes.gemm_nodes import plain_gemms
 from onnxslim_yolo.passes.noop_nodes import drop_noops
-from onnxslim_yolo.passes.shape_nodes import fold_constants, resolve_reshapes
+from onnxslim_yolo.passes.shape_nodes import Room, fold_constants, resolve_reshapes
 from onnxslim_yolo.passes.shared_constants import merge_integers, separate_vectors
 from onnxslim_yolo.passes.target_nodes import resolve_targets
 from onnxslim_yolo.shapes import reinfer
@@ -65,9 +65,10 @@ class Canonicalise:
         rewrites = self._fix_inputs(model)
         rewrites += sweep(graph)
         graph.nodes = toposort(graph)
+        room = Room()
         while True:
             reinfer(graph)
-            changed = fold_constants(graph) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
+            changed = fold_constants(graph, room) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
             changed += rewrite_einsums(graph) + rewrite_exported(graph) + plain_gemms(graph)
             changed += drop_expands(graph) + sweep(graph)
             rewrites += changed

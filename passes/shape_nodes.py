@@ -6,11 +6,13 @@ computed (`analysis.folding`). A Reshape's target with all but one entry known b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.folded_origin import origins_of_results
-from onnxslim_yolo.analysis.folding import fold
+from onnxslim_yolo.analysis.folding import SIZE_LIMIT, fold
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
 from onnxslim_yolo.graph import (
     Namer,
@@ -30,18 +32,26 @@ from onnxslim_yolo.graph import (
 from onnxslim_yolo.origins import Origin, set_origin
 
 
-def fold_constants(graph: gs.Graph) -> int:
+@dataclass
+class Room:
+    """Elements that folding may still make: many small nodes add up."""
+
+    left: int = SIZE_LIMIT
+
+
+def fold_constants(graph: gs.Graph, room: Room | None = None) -> int:
     """Turn what nodes of constants alone, or Shape and its parts, yield into constants; return how many nodes went."""
-    folded = 0
+    folded, room = 0, room or Room()
     for node in graph.nodes:
         if not node.outputs:
             continue  # folded or dropped already, and waiting to be swept
         values = _shape_value(node)
-        results = [values] if values is not None else fold(node, graph.opset)
+        results = [values] if values is not None else fold(node, graph.opset, room.left)
         if results is None:
             continue
         if any(is_graph_output(graph, tensor) for tensor in node.outputs):
             continue  # an output must be computed by a node
+        room.left -= sum(int(np.size(value)) for value in results)
         origins = origins_of_results(node, results, graph.opset)
         for tensor, value, origin in zip(list(node.outputs), results, origins, strict=False):
             if not is_empty(tensor):

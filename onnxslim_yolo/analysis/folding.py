@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.effort import work_of
 from onnxslim_yolo.graph import Array, Node, constant_of, is_empty, static_shape
 
 SIZE_LIMIT = 1 << 24
@@ -27,14 +28,26 @@ _GROWS = frozenset(
 )
 
 
-def fold(node: Node, opset: int) -> list[Array] | None:
-    """The node's outputs if all its inputs are constant and computing them is safe, else None."""
+MOST_WORK = 1 << 30
+"""Multiply-adds that folding one node takes at most."""
+
+
+def fold(node: Node, opset: int, room: int = SIZE_LIMIT) -> list[Array] | None:
+    """The node's outputs if all its inputs are constant and computing them is safe, else None.
+
+    Args:
+        node: what is computed.
+        opset: of the graph.
+        room: elements that the outputs may have in sum.
+    """
     if node.domain not in (None, "", "ai.onnx") or node.op in _RANDOM or not node.inputs:
         return None
     values = [None if is_empty(tensor) else constant_of(tensor) for tensor in node.inputs]
     if any(value is None and not is_empty(tensor) for value, tensor in zip(values, node.inputs, strict=True)):
         return None
-    if any(isinstance(attribute, gs.Graph) for attribute in node.attrs.values()) or not _small(node, values):
+    if any(isinstance(attribute, gs.Graph) for attribute in node.attrs.values()) or not _small(
+        node, values, min(room, SIZE_LIMIT)
+    ):
         return None
     table = _NUMPY.get(node.op)
     if table is not None:
@@ -44,12 +57,15 @@ def fold(node: Node, opset: int) -> list[Array] | None:
     return _evaluate(node, values, opset)
 
 
-def _small(node: Node, values: list[Array | None]) -> bool:
+def _small(node: Node, values: list[Array | None], room: int) -> bool:
     if node.op == "Range":
         start, limit, delta = (float(np.asarray(v).reshape(-1)[0]) for v in values)
-        return delta != 0 and abs((limit - start) / delta) <= SIZE_LIMIT
+        return delta != 0 and abs((limit - start) / delta) <= room
     shapes = [static_shape(tensor) for tensor in node.outputs if not is_empty(tensor)]
-    if any(shape is not None and np.prod(shape, dtype=np.float64) > SIZE_LIMIT for shape in shapes):
+    if sum(np.prod(shape, dtype=np.float64) for shape in shapes if shape is not None) > room:
+        return False
+    known = {id(tensor): static_shape(tensor) for tensor in (*node.inputs, *node.outputs) if not is_empty(tensor)}
+    if work_of(node, known) > MOST_WORK:
         return False
     return node.op not in _GROWS or node.op == "Gather" or all(shape is not None for shape in shapes)
 

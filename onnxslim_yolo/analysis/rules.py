@@ -23,9 +23,10 @@ def _elementwise(state: Labelling, node: Node) -> None:
     result, extent = np.zeros((1,) * rank, dtype=np.int64), (1,) * rank
     operands = [t for t in node.inputs if not is_empty(t) and not is_constant(t)]
     aligned = [align(state.get(t), rank) for t in operands]
+    varying = {k for labels in aligned for k in varying_axes(labels)}
     for tensor, labels in zip(operands, aligned, strict=True):
         shape = (1,) * (rank - len(state.shape(tensor))) + state.shape(tensor)
-        wide = {k for other in aligned if other is not labels for k in varying_axes(other) if shape[k] == 1}
+        wide = {k for k in varying if shape[k] == 1}  # its own labels vary on no such axis
         if wide and (labels != 0).any():
             # A one-channel gate over many channels: the gate's channel belongs to all of them, and stays.
             state.freeze(labels, why(node, "broadcasts it over other channels"))

@@ -1,0 +1,195 @@
+"""What a model takes is estimated before it runs: bombs are refused with their node, detectors are not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from bench import bombs
+from onnxslim_yolo import compile as compile_model
+from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, OUTPUT_COPIES, POOL_TAP, effort_of
+from onnxslim_yolo.analysis.folding import SIZE_LIMIT
+from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.limits import MEMORY, WORK, Limits, limits_for, parse_limit
+from onnxslim_yolo.load.onnx import load_onnx
+from onnxslim_yolo.passes import Canonicalise
+from onnxslim_yolo.passes.shape_nodes import Room, fold_constants
+from tests.command import command
+from tests.test_bad_input import good, write
+
+
+def canonical(model, folder) -> Model:
+    loaded = load_onnx(write(model, folder / "m.onnx"))
+    Canonicalise().run(loaded)
+    return loaded
+
+
+REFUSED = {name: makes[0] for name, makes in bombs.BOMBS.items() if "Sum of" not in name}
+VARIANTS = {
+    "a pooling kernel of 801²": lambda: bombs.pool(801, 640),
+    "Lp pooling": lambda: bombs.pool(1999, 1000, op="LpPool"),
+    "5 poolings of 401²": lambda: bombs.pool(401, 500, 5),
+    "a 1×1 convolution on a large map": lambda: bombs.conv(2500, 16, 64, 1),
+    "a kernel of 201²": lambda: bombs.conv(700, 4, 4, 201),
+    "nearest Resize": lambda: bombs.resize(6000, "nearest"),
+    "Tile by little": lambda: bombs.tile(700),
+    "Expand": lambda: bombs.expand(400_000),
+    "Pad": lambda: bombs.pad(6000),
+    "an outer product": lambda: bombs.matmul(10_000),
+    "many operators": lambda: bombs.chain(2000, 700),
+}
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *VARIANTS])
+def test_bombs_are_refused_before_they_run(name: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("something was run")
+
+    monkeypatch.setattr("onnxslim_yolo.compiler.run_onnx", never)
+    path = write((REFUSED | VARIANTS)[name](), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"running it takes|too large to compute|cannot be computed with") as caught:
+        compile_model(path, out=tmp_path / "out")
+    if "running it takes" in caught.value.message:
+        assert caught.value.node and "--limit-" in (caught.value.hint or "")
+    assert caught.value.exit_status == 2 and not (tmp_path / "out").exists()
+
+
+def test_a_dynamic_size_is_judged_at_the_size_asked_for(tmp_path) -> None:
+    model = bombs.conv(640, 3, 16)
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
+    path = write(model, tmp_path / "m.onnx")
+    assert compile_model(path, out=tmp_path / "out", verify=False, emit="onnx").folder
+    with pytest.raises(InputError, match="running it takes"):
+        compile_model(path, out=tmp_path / "out", imgsz=6000, verify=False)
+
+
+def test_the_limits_are_the_users(tmp_path) -> None:
+    write(bombs.pool(31, 200), tmp_path / "m.onnx")
+    write(good(), tmp_path / "g.onnx")
+    assert command("compile", "m.onnx", "-q", "--no-verify", cwd=tmp_path).returncode == 0
+    done = command("compile", "m.onnx", "--limit-work", "1M", cwd=tmp_path)
+    assert done.returncode == 2 and "MaxPool_0 (MaxPool)" in done.stderr and "the limit of 1M" in done.stderr
+    done = command("compile", "m.onnx", "--limit-memory", "1 MB", cwd=tmp_path)
+    assert done.returncode == 2 and "the limit of 1MB" in done.stderr
+    done = command("compile", "m.onnx", "--limit-work", "lots", cwd=tmp_path)
+    assert done.returncode == 2 and "takes an amount like 3G" in done.stderr
+    write(bombs.pool(101, 400), tmp_path / "m.onnx")
+    assert command("compile", "m.onnx", "-q", "--no-verify", cwd=tmp_path).returncode == 2
+    done = command("compile", "m.onnx", "-q", "--no-verify", "--limit-work", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3GB", 3e9), ("500 M", 5e8), ("2e12", 2e12), ("1.5t", 1.5e12), ("none", math.inf), ("7", 7.0), (None, None)],
+)
+def test_amounts(text: str | None, value: float | None) -> None:
+    assert parse_limit("--limit-work", text) == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "3 apples", "1e999", "9" * 40, "0x10", "3GBB"])
+def test_amounts_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--limit-memory takes an amount"):
+        parse_limit("--limit-memory", text)
+
+
+def test_what_is_counted(tmp_path) -> None:
+    """A convolution's multiply-adds, a pooling's taps cut off at the edges, elements; outputs several times over."""
+    conv = effort_of(canonical(bombs.conv(64, 32, 16), tmp_path).graph)
+    assert conv.work == 64 * 64 * 16 * 32 * 9 and conv.work_node == "Conv_0 (Conv)"
+    assert conv.memory == OUTPUT_COPIES * 4 * 64 * 64 * 16
+    pool = effort_of(canonical(bombs.pool(1999, 64), tmp_path).graph)
+    assert pool.work == POOL_TAP * 3 * 64 * 64 * 64 * 64
+    chain = effort_of(canonical(bombs.chain(10, 64), tmp_path).graph)
+    assert chain.work == 10 * ELEMENT * 3 * 64 * 64
+    live = effort_of(canonical(bombs.live_gathers(20, 1000), tmp_path).graph)
+    assert 20 * 4 * 1000 * 192 <= live.memory <= 24 * 4 * 1000 * 192 and "_20 " in live.memory_node
+    side = int(LARGE_KERNEL**0.5) + 2
+    wide = effort_of(canonical(bombs.conv(100, 8, 8, side), tmp_path).graph)
+    assert wide.memory >= 2 * 4 * 8 * side**2 * 100 * 100
+
+
+def test_what_dies_is_not_counted(tmp_path) -> None:
+    """Control: a chain ten times as long takes no more memory, and twenty maps that live at once take twenty."""
+    short, long = (effort_of(canonical(bombs.chain(n, 64), tmp_path).graph).memory for n in (10, 100))
+    assert short == long
+
+
+def test_a_file_with_weights_may_take_more(tmp_path) -> None:
+    """The same bytes of activations and work, with the weights of a detector behind them."""
+    small = limits_for(canonical(bombs.conv(64, 8, 16), tmp_path), None, None)
+    assert small.memory < 1.01 * MEMORY and small.work < 1.01 * WORK
+    heavy = bombs.conv(64, 512, 1024)
+    large = limits_for(canonical(heavy, tmp_path), None, None)
+    assert large.memory > 1.8 * small.memory and large.work > 5 * small.work
+    assert Limits(1, 1) == limits_for(canonical(heavy, tmp_path), 1, 1)
+
+
+# Of YOLOv8 at 640 px: parameters, multiply-adds, channels of the stem.
+FAMILY = {
+    "v8n": (3.2e6, 4.4e9, 16),
+    "v8s": (11.2e6, 14.3e9, 32),
+    "v8m": (25.9e6, 39.5e9, 48),
+    "v8x": (68.2e6, 129e9, 80),
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_yolo_at_4k_passes(name: str) -> None:
+    """By what the limits are made of: a stem's three maps of SiLU at once, and multiply-adds for every weight."""
+    parameters, macs, stem = FAMILY[name]
+    grown = 2176 * 3840 / 640**2
+    elements = stem * 320 * 320 * 3 * 4.5 * grown  # over the whole network, about 4.5 times the stem's three maps
+    assert grown * macs + ELEMENT * elements < WORK + 60_000 * parameters
+    assert 3 * 4 * stem * 1088 * 1920 < MEMORY + 16 * 4 * parameters
+
+
+def test_folding_counts_the_sum_of_what_it_makes(tmp_path) -> None:
+    """Ten constants of 4 M elements fit one by one; together they are more than folding may make."""
+    size = 2048
+    model = bombs.gathers(10, size)
+    loaded = load_onnx(write(model, tmp_path / "m.onnx"))
+    from onnxslim_yolo.shapes import reinfer
+
+    reinfer(loaded.graph)
+    room = Room()
+    fold_constants(loaded.graph, room)
+    left = [node for node in loaded.graph.nodes if node.op == "Gather" and node.outputs]
+    assert 0 < len(left) < 10 and 0 <= room.left < size**2, "some are folded, those without room are not"
+    many = Room(100 * SIZE_LIMIT)
+    loaded = load_onnx(tmp_path / "m.onnx")
+    reinfer(loaded.graph)
+    fold_constants(loaded.graph, many)
+    assert not [node for node in loaded.graph.nodes if node.op == "Gather" and node.outputs]
+
+
+@pytest.mark.parametrize("op", ["Conv", "MaxPool"])
+def test_folding_does_no_great_work(op: str, tmp_path) -> None:
+    kernel = 401 if op == "MaxPool" else 65
+    weights = {"c": np.ones((1, 4, 400, 400), np.float32), "w": np.ones((4, 4, 65, 65), np.float32)}
+    inputs = ["c", "w"] if op == "Conv" else ["c"]
+    nodes = [helper.make_node(op, inputs, ["t"], kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4)]
+    nodes += [helper.make_node("ReduceMax", ["t"], ["m"], keepdims=0), helper.make_node("Add", ["x", "m"], ["y"])]
+    model = bombs.model_of(nodes, (1, 3, 8, 8), {name: weights[name] for name in inputs})
+    assert [node.op for node in canonical(model, tmp_path).graph.nodes][:1] == [op]
+
+
+def test_a_sum_of_many_inputs_is_analysed_along_its_edges(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: four times the inputs, about four times the questions about axes."""
+    from onnxslim_yolo.analysis import rules
+    from onnxslim_yolo.analysis.channels import analyse_channels
+
+    asked = []
+    ask = rules.varying_axes
+    monkeypatch.setattr(rules, "varying_axes", lambda array: asked.append(1) or ask(array))
+    counts = []
+    for count in (100, 400):
+        asked.clear()
+        analyse_channels(canonical(bombs.many_sums(count), tmp_path).graph)
+        counts.append(len(asked))
+    assert counts[1] < 5 * counts[0], counts
