@@ -87,10 +87,21 @@ def inspect(
         write_sparsity_html(model.name, sparsity, html)
     if as_json:
         facts = {"file": model.name, "macs": cost.macs, "parameters": cost.parameters, "nodes": cost.nodes}
-        return print_json({**facts, "opset": loaded.opset, "metadata": loaded.metadata, "sparsity": sparsity.as_json()})
+        return print_json(
+            {
+                **facts,
+                "opset": loaded.opset,
+                "metadata": loaded.metadata,
+                "sparsity": sparsity.as_json(),
+                "notes": loaded.notes,
+            }
+        )
     from onnxslim_yolo.report.sparsity import show_sparsity
 
-    return show_sparsity(model.name, cost, sparsity, out)
+    show_sparsity(model.name, cost, sparsity, out)
+    for note in loaded.notes:
+        out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+    return None
 
 
 def _inspect_ncnn(path: Path, as_json: bool) -> None:

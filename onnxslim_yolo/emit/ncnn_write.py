@@ -78,7 +78,7 @@ def _value(text: str) -> object:
         value: object = ast.literal_eval(text)
         if not (isinstance(value, (dict, list, int, float, bool, str)) or value is None):
             return text
-        yaml.safe_dump(value)
+        yaml.safe_load(yaml.safe_dump(value))  # a tuple as a key can be written, and not read
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError, OverflowError, yaml.YAMLError):
         return text
     return value

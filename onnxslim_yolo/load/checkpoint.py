@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.load.pickle_names import warning
 from onnxslim_yolo.load.rebuild_module import EXPORT_CALL, plain_value, rebuild_module, unwrapped
 from onnxslim_yolo.load.record_checks import is_module, training_parts
 from onnxslim_yolo.load.records import Record, TensorRecord
@@ -93,7 +94,8 @@ def read_checkpoint(path: Path, *, model_yaml: Path | None = None, trust: bool =
         raise type(error)(error.message, file=path, node=error.node, hint=error.hint) from error
     except (MemoryError, RecursionError) as error:
         raise InputError("is built to exhaust memory", file=path) from error
-    return _with_yaml(checkpoint, model_yaml)
+    checkpoint = _with_yaml(checkpoint, model_yaml)
+    return replace(checkpoint, notes=(*warning(archive.names), *checkpoint.notes))
 
 
 def _with_yaml(checkpoint: Checkpoint, model_yaml: Path | None) -> Checkpoint:

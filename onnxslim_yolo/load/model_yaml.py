@@ -84,10 +84,14 @@ def _assemble(
         sources = source if isinstance(source, list) else [source]
         prefix = f"{index}."
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        repeats = max(round(number * depth), 1) if number > 1 else 1
+        if repeats > max(len(own), 1):
+            message = f"a {name} is to be there {repeats} times, but the state_dict has {len(own)} entries for it"
+            raise InputError(message, node=f"model.{index}", hint="is it the yaml of this model, and its scale?")
         row = Row(
             inputs=tuple(_channels_at(channels, each, document) for each in sources),
             args=[_argument(each, document) for each in arguments],
-            repeats=max(round(number * depth), 1) if number > 1 else 1,
+            repeats=repeats,
             width=widen,
             tensors=own,
             options=document,

@@ -28,7 +28,7 @@ class PickleMachine:
 
     Args:
         data: bytes that contain the pickle.
-        position: where it starts; after `run`, where it ended.
+        position: where it starts; after `run`, where it ended, and `names` has every class or function it mentions.
         persistent_load: turns a persistent id into an object.
     """
 
@@ -40,6 +40,7 @@ class PickleMachine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.work = 0
+        self.names: set[str] = set()
 
     def run(self) -> Any:
         """The object the pickle describes.
@@ -119,12 +120,18 @@ def _proto(m: PickleMachine) -> None:
 
 def _global(m: PickleMachine) -> None:
     module, name = m.line(), m.line()
-    m.push(pickle_calls.mention(module, name))
+    _mention(m, module, name)
 
 
 def _stack_global(m: PickleMachine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
-    m.push(pickle_calls.mention(module, name))
+    _mention(m, module, name)
+
+
+def _mention(m: PickleMachine, module: object, name: object) -> None:
+    found = pickle_calls.mention(module, name)
+    m.names.add(found.name)
+    m.push(found)
 
 
 def _reduce(m: PickleMachine) -> None:

@@ -61,12 +61,14 @@ class Archive:
         size: its bytes.
         root: what was saved, as plain containers and records.
         read_storage: the bytes of a storage.
+        names: every class and function that its pickles mention.
     """
 
     path: Path
     size: int
     root: Any
     read_storage: Callable[[Storage], bytes]
+    names: frozenset[str] = frozenset()
 
 
 def open_archive(path: Path) -> Archive:
@@ -135,8 +137,9 @@ def _open_zip(path: Path, size: int) -> Archive:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, ValueError) as error:
         # ValueError: names that are no UTF-8, members beyond what a file can be long
         raise InputError(f"is a damaged or truncated zip archive ({error})") from error
-    tree = PickleMachine(data, 0, lambda identifier: _storage(identifier)).run()
-    return Archive(path, size, tree, _ZipStorages(path, f"{root}data/", members))
+    machine = PickleMachine(data, 0, lambda identifier: _storage(identifier))
+    tree = machine.run()
+    return Archive(path, size, tree, _ZipStorages(path, f"{root}data/", members), frozenset(machine.names))
 
 
 def _checked_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -209,6 +212,7 @@ def _open_legacy(path: Path, size: int) -> Archive:
     data = path.read_bytes()
     position = 0
     roots: dict[str, Storage] = {}
+    names: set[str] = set()
 
     def persistent_load(identifier: Any) -> Any:
         if isinstance(identifier, tuple) and len(identifier) == 4 and identifier[0] == "module":
@@ -224,6 +228,7 @@ def _open_legacy(path: Path, size: int) -> Archive:
         machine = PickleMachine(memoryview(data)[: position + _MAX_PICKLE], position, persistent_load)
         value = machine.run()
         position = machine.position
+        names.update(machine.names)
         return value
 
     if load() != _MAGIC or load() != _LEGACY_PROTOCOL:
@@ -233,7 +238,7 @@ def _open_legacy(path: Path, size: int) -> Archive:
         raise InputError("was written on a big-endian machine, which is not supported")
     root, keys = load(), load()
     places = _legacy_places(data, position, keys, roots)
-    return Archive(path, size, root, lambda storage: _legacy_bytes(data, places, storage))
+    return Archive(path, size, root, lambda storage: _legacy_bytes(data, places, storage), frozenset(names))
 
 
 def _legacy_places(data: bytes, position: int, keys: Any, roots: dict[str, Storage]) -> dict[str, int]:

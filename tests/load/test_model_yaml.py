@@ -177,6 +177,22 @@ def test_numbers_that_no_float_holds(files):
         files(state, TINY8.replace("1024]", ".nan]"), "yolov8n.yaml")
 
 
+@pytest.mark.parametrize("kind", ["Conv", "C3", "Bottleneck", "nn.Upsample"])
+@pytest.mark.parametrize("number", [300, 1000])
+def test_repeats_that_the_weights_have_not_are_refused_unbuilt(files, monkeypatch, kind, number):
+    """30,000 convolutions in a kilobyte: counted against the state_dict, not built first."""
+    from onnxslim_yolo.load import model_yaml
+
+    built = []
+    row = model_yaml.ROWS[kind]
+    monkeypatch.setitem(model_yaml.ROWS, kind, lambda given: built.append(1) or row(given))
+    arguments = "[None, 2, 'nearest']" if kind == "nn.Upsample" else "[64]"
+    rows = ", ".join([f"[-1, {number}, {kind}, {arguments}]"] * 100)
+    with pytest.raises(InputError, match=f"{kind} is to be there {number} times, but the state_dict has . entries"):
+        files({"0.conv.weight": torch.ones(1)}, f"nc: 3\nbackbone: [{rows}]\nhead: []\n")
+    assert built == []
+
+
 def test_a_missing_tensor_is_named(files):
     state = build("yolov5n", nc=3).state_dict()
     del state["model.4.cv1.bn.running_var"]
