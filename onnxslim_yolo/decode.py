@@ -125,8 +125,9 @@ def _fastestdet(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_lab
 
 
 def _v5_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: bool) -> Iterator[Candidates]:
-    low, alpha = logit(conf), head.scale_xy
-    for level, stride, anchors in zip(outputs, head.strides, head.anchors, strict=False):
+    low = logit(conf)
+    levels = zip(outputs, head.strides, head.anchors, head.scales, head.size_rules, strict=False)
+    for level, stride, anchors, alpha, rule in levels:
         _, height, width = level.shape
         table = level.reshape(len(anchors), 5 + head.nc + head.extra_channels, height * width)
         which, cell = np.nonzero(table[:, 4] > low)
@@ -138,7 +139,7 @@ def _v5_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: 
         grid = np.stack((cell % width, cell // width), axis=1).astype(rows.dtype)
         linear = head.centres == "linear"
         centre = ((rows[:, :2] if linear else alpha * sigmoid(rows[:, :2]) - (alpha - 1) / 2) + grid) * stride
-        size = (2 * sigmoid(rows[:, 2:4])) ** 2 if head.sizes == "square" else np.exp(rows[:, 2:4])
+        size = (2 * sigmoid(rows[:, 2:4])) ** 2 if rule == "square" else np.exp(rows[:, 2:4])
         boxes = _xyxy(np.concatenate((centre, size * np.array(anchors, rows.dtype)[which]), axis=1))
         yield Candidates(boxes[row], score, label, rows[row, 5 + head.nc :])
 

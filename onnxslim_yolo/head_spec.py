@@ -27,6 +27,7 @@ HEAD_KEY = "onnxslim_yolo.head"
 """The metadata key that holds a `HeadSpec` as JSON."""
 
 Kind = Literal["v5", "v8", "end2end", "fastestdet", "v5-raw", "v8-raw"]
+Sizes = Literal["square", "exp"]
 Extra = Literal["", "mask", "pose", "angle"]
 Shape = Sequence[int]
 
@@ -42,9 +43,9 @@ class HeadSpec:
         nc: number of classes.
         strides: pixels per cell and level; raw heads and fastestdet.
         anchors: per level (w, h) in pixels; v5-raw.
-        scale_xy: v5-raw: a centre is (α·σ(x) − (α − 1)/2 + cell)·stride; YOLOv5's α is 2.
+        scale_xy: v5-raw: a centre is (α·σ(x) − (α − 1)/2 + cell)·stride; YOLOv5's α is 2. One number, or one a level.
         centres: v5-raw: "logistic" as above, or "linear" for (x + cell)·stride (YOLOX).
-        sizes: v5-raw: "square" for anchor·(2σ(w))², "exp" for anchor·exp(w).
+        sizes: v5-raw: "square" for anchor·(2σ(w))², "exp" for anchor·exp(w). One rule, or one a level.
         reg_max: v8-raw: bins a side; 1 is a plain distance.
         joint: v8-raw: boxes and classes of a level share one map; else all box maps come first, then all class maps.
         end2end: v8-raw: one-to-one towers (v10, 26): the best 300, no NMS.
@@ -57,9 +58,9 @@ class HeadSpec:
     nc: int
     strides: tuple[float, ...] = ()
     anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
-    scale_xy: float = 2.0
+    scale_xy: float | tuple[float, ...] = 2.0
     centres: Literal["logistic", "linear"] = "logistic"
-    sizes: Literal["square", "exp"] = "square"
+    sizes: Sizes | tuple[Sizes, ...] = "square"
     reg_max: int = 16
     joint: bool = True
     end2end: bool = False
@@ -71,6 +72,16 @@ class HeadSpec:
     def levels(self) -> int:
         """The number of feature maps that boxes come from."""
         return len(self.strides)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """`scale_xy` of every level."""
+        return self.scale_xy if isinstance(self.scale_xy, tuple) else (self.scale_xy,) * self.levels
+
+    @property
+    def size_rules(self) -> tuple[Sizes, ...]:
+        """`sizes` of every level."""
+        return self.sizes if isinstance(self.sizes, tuple) else (self.sizes,) * self.levels
 
     @property
     def outputs(self) -> int:
@@ -91,11 +102,19 @@ class HeadSpec:
             data = json.loads(text)
             anchors = tuple(tuple((float(w), float(h)) for w, h in level) for level in data.pop("anchors", ()))
             strides = tuple(float(stride) for stride in data.pop("strides", ()))
-            spec = cls(strides=strides, anchors=anchors, **data)
+            scale = data.pop("scale_xy", 2.0)
+            scales = tuple(float(alpha) for alpha in scale) if isinstance(scale, list) else float(scale)
+            sizes = data.pop("sizes", "square")
+            rules = tuple(sizes) if isinstance(sizes, list) else sizes
+            spec = cls(strides=strides, anchors=anchors, scale_xy=scales, sizes=rules, **data)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"the metadata '{HEAD_KEY}' is damaged: {error}") from error
         if spec.kind not in get_args(Kind):
             raise InputError(f"the metadata '{HEAD_KEY}' names an unknown kind of head: '{spec.kind}'")
+        if len(spec.scales) != spec.levels or len(spec.size_rules) != spec.levels:
+            raise InputError(f"the metadata '{HEAD_KEY}' has not one scale and rule of size a level")
+        if not set(spec.size_rules) <= set(get_args(Sizes)):
+            raise InputError(f"the metadata '{HEAD_KEY}' names an unknown rule of size: {spec.sizes!r:.60}")
         return spec
 
 

@@ -109,7 +109,13 @@ def remainder(options: CompileOptions, model: Model) -> list[Pass]:
     """What follows the preparation: the user's pipeline, or the default one with the user's options."""
     if options.passes is not None:
         return parse_pipeline(options.passes)
-    return [Head(options.head), FocusToConv(), SppToSppf(), *_pruning(options, model), *_fusing()]
+    return [
+        Head(options.head, strict=options.head == "raw"),
+        FocusToConv(),
+        SppToSppf(),
+        *_pruning(options, model),
+        *_fusing(),
+    ]
 
 
 def _pruning(options: CompileOptions, model: Model) -> list[Pass]:

@@ -67,17 +67,18 @@ def write_v5(write: DecodeWriter, maps: Sequence[Tensor], cells: Sequence[tuple[
     """The table (b, N, 5 + nc + e) of a head with anchors."""
     columns = 5 + head.nc + head.extra_channels
     tables: list[Tensor] = []
-    for tensor, (height, width), stride, anchors in zip(maps, cells, head.strides, head.anchors, strict=True):
+    levels = zip(maps, cells, head.strides, head.anchors, head.scales, head.size_rules, strict=True)
+    for tensor, (height, width), stride, anchors, alpha, rule in levels:
         count, scaled = len(anchors), np.array(anchors).reshape(1, -1, 1, 2)
         rows = write.one("Transpose", write.reshape(tensor, 0, count, columns, height * width), perm=[0, 1, 3, 2])
         sizes = [2, 2, 1 + head.nc, *([head.extra_channels] if head.extra_channels else [])]
         xy, wh, scores, *extra = write.split(rows, 3, sizes)
         offset = grid_of(height, width).reshape(1, 1, -1, 2).astype(np.float64)
         if head.centres == "logistic":
-            xy, offset = write.one("Sigmoid", xy), offset - (head.scale_xy - 1) / 2
-        centre = write.one("Mul", xy, write.floats(stride * (head.scale_xy if head.centres == "logistic" else 1.0)))
+            xy, offset = write.one("Sigmoid", xy), offset - (alpha - 1) / 2
+        centre = write.one("Mul", xy, write.floats(stride * (alpha if head.centres == "logistic" else 1.0)))
         centre = write.one("Add", centre, write.floats(offset * stride))
-        if head.sizes == "exp":
+        if rule == "exp":
             size = write.one("Mul", write.one("Exp", wh), write.floats(scaled))
         else:
             half = write.one("Sigmoid", wh)

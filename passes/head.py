@@ -16,12 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from onnxslim_yolo.analysis.decode_region import UnrecognisedError
+from onnxslim_yolo.analysis.decode_region import NoDecodeError, UnrecognisedError
 from onnxslim_yolo.analysis.head import HeadCut, find_head
+from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.graph import Model, Namer, Tensor, static_shape, sweep
 from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.passes.decode_nodes import DecodeWriter, write_v5, write_v8
 from onnxslim_yolo.shapes import reinfer
+
+_HINT = "--head keep compiles the model with its decode"
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,21 @@ class Head:
     Options:
         to: `raw` cuts the decode off. `decoded` writes one behind raw maps that the metadata describe; a model whose
             output is a table of boxes already stays. `keep` does nothing.
+        strict: refuse a decode that is not recognised, which otherwise stays behind the maps, with a note.
     """
 
     name: ClassVar[str] = "head"
     effect: ClassVar[str] = "head"
 
     to: Literal["keep", "raw", "decoded"] = "raw"
+    strict: bool = False
 
     def run(self, model: Model) -> int:
-        """Cut, if asked to and possible. Returns 1 if the outputs changed, else 0; a refusal leaves a note."""
+        """Cut, if asked to and possible. Returns 1 if the outputs changed, else 0; a refusal leaves a note.
+
+        Raises:
+            UnsupportedError: `strict`, and there is a decode that cannot be cut off.
+        """
         if self.to == "keep":
             return 0
         if self.to == "decoded":
@@ -49,6 +58,10 @@ class Head:
         try:
             cut = find_head(model)
         except UnrecognisedError as reason:
+            if self.strict and not isinstance(reason, NoDecodeError):
+                raise UnsupportedError(
+                    f"the raw maps that are asked for cannot be had: {reason}", file=model.source.file, hint=_HINT
+                ) from reason
             model.note(f"head: left as it is: {reason}")
             return 0
         apply_cut(model, cut)

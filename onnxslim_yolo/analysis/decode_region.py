@@ -36,6 +36,10 @@ class UnrecognisedError(Exception):
     """The graph does not end in a head that is known; the message is the reason, for people."""
 
 
+class NoDecodeError(UnrecognisedError):
+    """There is no decode: the outputs are no boxes, or maps as they are."""
+
+
 @dataclass(frozen=True)
 class Region:
     """The decode.
@@ -61,15 +65,16 @@ def find_region(model: Model) -> Region:
     """The decode of a model's first table of boxes.
 
     Raises:
-        UnrecognisedError: there is no table, or what computes it does not start at convolutions' maps.
+        NoDecodeError: there is no table, or a convolution makes it.
+        UnrecognisedError: what computes it does not start at convolutions' maps.
     """
     graph = model.graph
     tables = [output for output in graph.outputs if output.shape is None or len(output.shape) == 3]
     if not tables:
-        raise UnrecognisedError("no output is a table of boxes (rank 3): there is no decode to cut off")
+        raise NoDecodeError("no output is a table of boxes (rank 3): there is no decode to cut off")
     boundary, sources, inside = _walk(tables[0])
     if tables[0] in [*boundary] or not inside:
-        raise UnrecognisedError("the table of boxes is itself a convolution's output")
+        raise NoDecodeError("the table of boxes is itself a convolution's output")
     nodes = {id(node): node for node in inside}
     maps = _move_forward(graph, boundary, nodes)
     size, shapes = _shapes(model, [*maps, *sources])

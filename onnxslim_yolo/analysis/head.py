@@ -5,7 +5,8 @@ number of bins) follows from shapes alone; anchors and offsets are then read off
 where they show:
 
     all logits 0      w = a_w·(2σ(0))² = a_w·exp(0) = a_w                          the anchors
-    all logits 30     cx of column 0 = (α·σ(30) − (α − 1)/2)·s = (α + 1)/2·s       α (2 in YOLOv5)
+    all logits 1      w = a_w·(2σ(1))² or a_w·exp(1)                               the rule of size, level by level
+    all logits 30     cx of column 0 = (α·σ(30) − (α − 1)/2)·s = (α + 1)/2·s       α, level by level (2 in YOLOv5)
 
 Last, random maps go through the graph's decode and through `decode`: every box, score and class has to agree. A decode
 whose constants do not fit is thereby refused, whatever it looks like.
@@ -22,11 +23,14 @@ from onnxslim_yolo.analysis.decode_region import Region, UnrecognisedError, find
 from onnxslim_yolo.decode import Candidates, candidates
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Array, Model, Tensor, static_shape
-from onnxslim_yolo.head_spec import Extra, HeadSpec
+from onnxslim_yolo.head_spec import Extra, HeadSpec, Sizes
 from onnxslim_yolo.postprocess import Detections, postprocess
 
 TOLERANCE = 2e-5
 """Largest difference between the two decodes: of scores absolutely, of boxes as a share of the image's larger side."""
+
+_BETWEEN = 2.4
+"""Between (2σ(1))² = 2.14 and exp(1) = 2.72."""
 
 _USUAL_BINS = (16, 1, 17, 8)
 
@@ -140,7 +144,7 @@ def _hypotheses(model: Model, region: Region, zeros: Array) -> Iterator[_Hypothe
             raise UnrecognisedError("the maps' sizes are no common divisors of the input's height and width")
         cells = sum(region.shapes[level[0]][2] * region.shapes[level[0]][3] for level in levels)
         rows, columns = zeros.shape[1:]
-        if all(len(level) == 1 for level in levels) and rows % cells == 0:
+        if all(len(level) == 1 for level in levels):
             yield from _anchored(model, region, zeros, [level[0] for level in levels], strides)
         if columns == cells:
             yield from _anchor_free(region, levels, HeadSpec("v8", 0), rows - 4, strides)
@@ -176,31 +180,37 @@ def _anchored(
 ) -> Iterator[_Hypothesis]:
     rows, columns = zeros.shape[1:]
     sizes = [region.shapes[index][2] * region.shapes[index][3] for index in levels]
-    count = rows // sum(sizes)
-    if columns < 6 or any(region.shapes[index][1] != count * columns for index in levels):
+    counts = [region.shapes[index][1] // columns for index in levels]
+    exact = all(region.shapes[index][1] == count * columns for index, count in zip(levels, counts, strict=True))
+    if columns < 6 or not exact or rows != sum(n * size for n, size in zip(counts, sizes, strict=True)):
         return
     # σ(0) = ½ marks the classes; what follows them (mask coefficients) is linear.
     logistic = np.abs(zeros[0, 0, 5:] - 0.5) < TOLERANCE
     nc = int(logistic.argmin()) if not logistic.all() else columns - 5
     extra: Extra = "mask" if columns - 5 - nc else ""
-    starts = np.cumsum([0, *(count * size for size in sizes)])
+    starts = np.cumsum([0, *(n * size for n, size in zip(counts, sizes, strict=True))])
     anchors = tuple(
         tuple((float(w), float(h)) for w, h in zeros[0, start : start + count * size : size, 2:4])
-        for start, size in zip(starts, sizes, strict=False)
+        for start, count, size in zip(starts, counts, sizes, strict=False)
     )
     high = run_region(model, region, [np.full(shape, 30, np.float32) for shape in region.shapes])
+    firsts = zip(starts, strides, strict=False)
+    scales = tuple(round(float(2 * high[0, start, 0] / stride - 1), 4) for start, stride in firsts)
+    once = run_region(model, region, [np.ones(shape, np.float32) for shape in region.shapes])
+    widths = [float(once[0, start, 2]) / level[0][0] for start, level in zip(starts, anchors, strict=False)]
+    rules: tuple[Sizes, ...] = tuple("exp" if width > _BETWEEN else "square" for width in widths)
     spec = HeadSpec(
         "v5-raw",
         nc,
         strides=strides,
         anchors=anchors,
-        scale_xy=round(float(2 * high[0, 0, 0] / strides[0] - 1), 4),
+        scale_xy=scales[0] if len(set(scales)) == 1 else scales,
         extra=extra,
         extra_channels=columns - 5 - nc,
     )
     table = HeadSpec("v5", nc, extra=extra, extra_channels=columns - 5 - nc)
     yield _Hypothesis(spec, table, tuple(levels))
-    yield _Hypothesis(replace(spec, sizes="exp"), table, tuple(levels))
+    yield _Hypothesis(replace(spec, sizes=rules[0] if len(set(rules)) == 1 else rules), table, tuple(levels))
     yield _Hypothesis(replace(spec, scale_xy=1.0, centres="linear", sizes="exp"), table, tuple(levels))
 
 

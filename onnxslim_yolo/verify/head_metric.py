@@ -213,13 +213,13 @@ def _of_anchors(table: Array, head: HeadSpec, outputs: Sequence[Array]) -> Array
     """Slopes of YOLOv5's and YOLOv3's box formulas (see `HeadSpec`) in their logits, relative to the box's size."""
     cells = [o.shape[2] * o.shape[3] for o in outputs[: head.levels]]
     anchors = np.concatenate([np.repeat(a, n, axis=0) for a, n in zip(head.anchors, cells, strict=True)])
-    strides = np.repeat(head.strides, [len(a) * n for a, n in zip(head.anchors, cells, strict=True)])[:, None]
+    rows = [len(a) * n for a, n in zip(head.anchors, cells, strict=True)]
+    strides, scales = (np.repeat(values, rows)[:, None] for values in (head.strides, head.scales))
     s = sigmoid(table[:, :4])
-    if head.sizes == "square":
-        size, sizes = (2 * s[:, 2:]) ** 2 * anchors, 2 * (1 - s[:, 2:])
-    else:
-        size, sizes = np.exp(table[:, 2:4].clip(-8, 8)) * anchors, np.ones_like(s[:, 2:])
-    centres = np.ones_like(size) if head.centres == "linear" else head.scale_xy * s[:, :2] * (1 - s[:, :2])
+    square = np.repeat([rule == "square" for rule in head.size_rules], rows)[:, None]
+    size = np.where(square, (2 * s[:, 2:]) ** 2, np.exp(table[:, 2:4].clip(-8, 8))) * anchors
+    sizes = np.where(square, 2 * (1 - s[:, 2:]), 1)
+    centres = np.ones_like(size) if head.centres == "linear" else scales * s[:, :2] * (1 - s[:, :2])
     return np.asarray(EDGES * np.concatenate((centres * strides / np.maximum(size, 1.0), sizes), axis=1))[:, :, None]
 
 
