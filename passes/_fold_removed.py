@@ -17,6 +17,7 @@ import numpy as np
 from onnxslim_yolo.analysis.calibration import Statistics
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.graph import Array, Node
+from onnxslim_yolo.ops.linear import LinearLayer
 
 
 @dataclass(frozen=True)
@@ -72,31 +73,26 @@ def regression(covariance: Array, removed: Array, kept: Array, ridge: float) -> 
 def matrices(node: Node, weight: Array, taps: int) -> Array:
     """A weight as (groups, rows, columns), float64, fresh. Rows are outputs, times kernel positions if `taps` is
     1."""
-    values = weight.astype(np.float64)
-    if node.op in ("Gemm", "MatMul"):
-        matrix = values if node.op == "Gemm" and node.attrs.get("transB", 0) else values.T
-        return np.array(matrix[None])
-    groups = int(node.attrs.get("group", 1))
-    if node.op == "ConvTranspose":
-        blocks = values.reshape(groups, weight.shape[0] // groups, -1)
-        return np.array(blocks.transpose(0, 2, 1))
-    split = values.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    if taps == 1:
-        return np.array(split.transpose(0, 1, 3, 2).reshape(groups, -1, weight.shape[1]))
-    return np.array(split.reshape(groups, weight.shape[0] // groups, -1))
+    blocks = _layer(node, weight).blocks
+    groups, outputs, inputs, positions = blocks.shape
+    if taps == 1 or node.op == "ConvTranspose":
+        return np.array(blocks.transpose(0, 1, 3, 2).reshape(groups, outputs * positions, inputs))
+    return np.array(blocks.reshape(groups, outputs, inputs * positions))
 
 
 def weight_of(node: Node, blocks: Array, shape: tuple[int, ...], taps: int) -> Array:
     """The inverse of `matrices`."""
-    if node.op in ("Gemm", "MatMul"):
-        return np.asarray(blocks[0] if node.op == "Gemm" and node.attrs.get("transB", 0) else blocks[0].T)
-    groups = len(blocks)
-    if node.op == "ConvTranspose":
-        return np.asarray(blocks.transpose(0, 2, 1).reshape(shape))
-    if taps == 1:
-        split = blocks.reshape(groups, shape[0] // groups, -1, shape[1])
-        return np.asarray(split.transpose(0, 1, 3, 2).reshape(shape))
-    return np.asarray(blocks.reshape(shape))
+    layer = _layer(node, np.empty(shape))
+    groups, positions = len(blocks), layer.taps
+    if taps == 1 or node.op == "ConvTranspose":
+        split = blocks.reshape(groups, -1, positions, layer.inputs // groups).transpose(0, 1, 3, 2)
+    else:
+        split = blocks.reshape(groups, -1, layer.inputs // groups, positions)
+    return layer.stored(split)
+
+
+def _layer(node: Node, weight: Array) -> LinearLayer:
+    return LinearLayer(node, weight, int(node.attrs.get("group", 1)))
 
 
 def _per_output(node: Node, shift: Array, weight: Array, taps: int) -> Array:

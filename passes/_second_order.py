@@ -23,7 +23,8 @@ from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Model, Node, input_constant, revalue
+from onnxslim_yolo.graph import Array, Model, input_constant, revalue
+from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.passes._curvature import curvatures
 from onnxslim_yolo.passes._fold_removed import matrices, weight_of
 from onnxslim_yolo.verify.head_error import HeadError
@@ -150,16 +151,12 @@ def _curvature(
         energy = sum(
             _energy(part, covariance[g * n : (g + 1) * n, g * n : (g + 1) * n]) for g, part in enumerate(parts)
         )
-        found[place.node.name] = np.eye(_outputs(place.node, constant)) * weight / max(energy, 1e-30)
+        found[place.node.name] = (
+            np.eye(LinearLayer(place.node, constant, int(place.node.attrs.get("group", 1))).outputs)
+            * weight
+            / max(energy, 1e-30)
+        )
     return found
-
-
-def _outputs(node: Node, weight: Array) -> int:
-    """How many output channels a layer has."""
-    if node.op == "ConvTranspose":
-        return int(weight.shape[1]) * int(node.attrs.get("group", 1))
-    first = node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0))
-    return int(weight.shape[0] if first else weight.shape[1])
 
 
 def sensitivities(

@@ -26,6 +26,7 @@ from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, revalue
+from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.passes._fold_removed import fold
 from onnxslim_yolo.passes._match import Correction, Moments, corrections, matchable, output_moments
 from onnxslim_yolo.passes.absorb import shift_outputs
@@ -168,13 +169,8 @@ def apply_correction(model: Model, node: Node, correction: Correction, name: Nam
         beta = np.asarray(input_constant(node, 2))
         revalue(node, 2, (beta * scale + correction.shift).astype(beta.dtype))
         return
-    axis = 0 if node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0)) else 1
-    wide = scale.reshape(-1, weight.shape[1]) if node.op == "ConvTranspose" else scale
-    if node.op == "ConvTranspose":  # (Cin, Cout/groups, …): the rows of a group share its part of the outputs
-        rows = np.repeat(wide, weight.shape[0] // len(wide), axis=0)
-        scaled = weight * rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
-    else:
-        scaled = weight * scale.reshape([-1 if k == axis else 1 for k in range(weight.ndim)])
+    layer = LinearLayer(node, weight, int(node.attrs.get("group", 1)))
+    scaled = layer.stored(layer.blocks * scale.reshape(layer.groups, -1, 1, 1))
     revalue(node, 1, scaled.astype(weight.dtype))
     bias = input_constant(node, 2) if len(node.inputs) > 2 else None
     if bias is not None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.graph import Array, Node, input_constant
+from onnxslim_yolo.ops.linear import LinearLayer, matrix_of
 
 
 @dataclass(frozen=True)
@@ -53,33 +54,9 @@ def contractions(channels: Channels) -> list[Contraction]:
     return found
 
 
-def _weight_as_matrix(node: Node, weight: Array, *, absolute: bool) -> Array:
-    """(outputs, inputs) with kernel positions summed."""
-    values: Array = (np.abs(weight) if absolute else weight).astype(np.float64)
-    if node.op == "Gemm":
-        return np.asarray(values if node.attrs.get("transB", 0) else values.T)
-    if node.op == "MatMul":
-        return np.asarray(values.T)
-    summed = values.sum(axis=tuple(range(2, values.ndim)))
-    groups = int(node.attrs.get("group", 1))
-    if node.op == "ConvTranspose":
-        summed = np.concatenate([part.T for part in np.split(summed, groups, axis=0)], axis=0)
-    if groups == 1:
-        return np.asarray(summed)
-    rows, columns = summed.shape
-    full = np.zeros((rows, columns * groups))
-    for g, block in enumerate(np.split(summed, groups, axis=0)):
-        full[g * len(block) : (g + 1) * len(block), g * columns : (g + 1) * columns] = block
-    return full
-
-
 def _taps(node: Node) -> Array | None:
-    weight = input_constant(node, 1)
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or weight is None or weight.ndim < 2:
-        return None
-    if node.op in ("Gemm", "MatMul") and (weight.ndim > 2 or node.attrs.get("transA", 0)):
-        return None
-    return _weight_as_matrix(node, weight, absolute=False)
+    layer = LinearLayer.of(node) if node.op != "DeformConv" else None
+    return None if layer is None else matrix_of(layer)
 
 
 def _reads(node: Node, index: int, size: int) -> Array:
@@ -91,10 +68,8 @@ def _reads(node: Node, index: int, size: int) -> Array:
         turned = bool(node.attrs.get("transA" if index == 1 else "transB", 0))
         inner = weight.ndim - (1 if (index == 1) != turned else 2)
         return np.asarray((weight != 0).any(axis=tuple(k for k in range(weight.ndim) if k != inner)))
-    weight = input_constant(node, 1)
-    if weight is None or node.op not in ("Conv", "ConvTranspose", "DeformConv"):
-        return np.ones(size, dtype=bool)
-    return np.asarray(_weight_as_matrix(node, weight, absolute=True).any(axis=0))
+    layer = LinearLayer.of(node)
+    return np.ones(size, dtype=bool) if layer is None else np.asarray(matrix_of(layer, absolute=True).any(axis=0))
 
 
 def may_pad(node: Node) -> bool:

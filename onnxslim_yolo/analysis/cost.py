@@ -8,7 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.graph import input_constant, parameter_count
+from onnxslim_yolo.analysis.movement import Shape
+from onnxslim_yolo.graph import Node, input_constant, parameter_count
+from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,22 @@ def cost_of(graph: gs.Graph) -> Cost:
     shapes = concrete_shapes(graph)
     layers: list[LayerCost] = []
     for node in graph.nodes:
-        if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if node.op not in LINEAR:
             continue
-        out, before = shapes.get(id(node.outputs[0])), shapes.get(id(node.inputs[0]))
-        weight = input_constant(node, 1)
+        layer, weight = LinearLayer.of(node), input_constant(node, 1)
         size = 0 if weight is None else int(weight.size)
-        macs = 0
-        if out is not None and before is not None:
-            if node.op == "Conv" and weight is not None:
-                macs = int(np.prod(out)) * int(np.prod(weight.shape[1:]))
-            elif node.op == "ConvTranspose" and weight is not None:
-                macs = int(np.prod(before)) * int(np.prod(weight.shape[1:]))
-            else:
-                macs = int(np.prod(out)) * int(before[-2 if node.attrs.get("transA", 0) else -1])
+        out, before = shapes.get(id(node.outputs[0])), shapes.get(id(node.inputs[0]))
+        macs = 0 if out is None or before is None else _macs(node, layer, out, before)
         layers.append(LayerCost(node.name, node.op, macs, size))
     return Cost(sum(layer.macs for layer in layers), parameter_count(graph), len(graph.nodes), tuple(layers))
+
+
+def _macs(node: Node, layer: LinearLayer | None, out: Shape, before: Shape) -> int:
+    """A weight is applied once a position: of the output, or, for ConvTranspose, of the input."""
+    if layer is None and node.op in ("Gemm", "MatMul"):
+        return int(np.prod(out)) * int(before[-2 if node.attrs.get("transA", 0) else -1])
+    if layer is None:
+        return 0
+    if node.op == "ConvTranspose":
+        return int(np.prod(before)) * layer.outputs // layer.groups * layer.taps
+    return int(np.prod(out)) * layer.inputs // layer.groups * layer.taps

@@ -21,7 +21,8 @@ from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moment_rules import moments_of
-from onnxslim_yolo.graph import Array, input_constant
+from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ops.linear import LinearLayer
 
 VARIANCE_WEIGHT = 1 / 3
 """What a share of variance counts in a geometric mean with what was fitted to calibration images: on held-out ones of
@@ -74,16 +75,7 @@ def _add_shares(total: Array, place: Contraction, variance: Array) -> bool:
 def column_energy(place: Contraction) -> Array | None:
     """‖W_c‖² of each input channel's weights, over outputs and kernel positions, shape (n,); None without a
     weight."""
-    weight = input_constant(place.node, 1)
-    if place.taps is None or weight is None:
+    layer = LinearLayer.of(place.node)
+    if place.taps is None or layer is None:
         return None
-    squares = weight.astype(np.float64) ** 2
-    if place.node.op == "Gemm":
-        return np.asarray(squares.sum(axis=0 if place.node.attrs.get("transB", 0) else 1))
-    if place.node.op == "MatMul":
-        return np.asarray(squares.sum(axis=1))
-    if place.node.op == "ConvTranspose":
-        return np.asarray(squares.reshape(len(squares), -1).sum(axis=1))
-    groups = int(place.node.attrs.get("group", 1))
-    blocks = squares.reshape(groups, squares.shape[0] // groups, squares.shape[1], -1)
-    return np.asarray(blocks.sum(axis=(1, 3)).reshape(-1))
+    return np.asarray((layer.blocks**2).sum(axis=(1, 3)).reshape(-1))

@@ -103,6 +103,7 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     **{op: _row(op) for op in ROWS},
     "Add": lambda n, *xs: sum(xs[1:], xs[0]),
     "Sum": lambda n, *xs: sum(xs[1:], xs[0]),
+    "Mean": lambda n, *xs: sum(xs[1:], xs[0]) / len(xs),
     "Sub": lambda n, a, b: a - b,
     "Mul": lambda n, a, b: a * b,
     "Div": lambda n, a, b: a / b,

@@ -11,6 +11,7 @@ from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwis
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
 from onnxslim_yolo.graph import Array, Node, has_input, input_constant, is_empty
+from onnxslim_yolo.ops.linear import LinearLayer
 
 
 def _move(analysis: MomentAnalysis, node: Node) -> list[Moments]:
@@ -60,76 +61,55 @@ def _per_channel(values: Array, rank: int) -> Array:
     return np.asarray(values, dtype=np.float64).reshape([1, -1] + [1] * (rank - 2))
 
 
-def _conv(analysis: MomentAnalysis, node: Node) -> list[Moments]:
-    weight, bias = input_constant(node, 1), input_constant(node, 2)
-    if weight is None or (has_input(node, 2) and bias is None):
-        return []
+def _linear(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Conv, Gemm and MatMul by a constant: sums of independent channels."""
+    layer, before = LinearLayer.of(node), analysis.of(node.inputs[0])
     rank = len(analysis.shape(node.outputs[0]))
-    groups = int(node.attrs.get("group", 1))
-    before = analysis.of(node.inputs[0])
-    if before.mean.ndim != rank or any(before.mean.shape[k] > 1 for k in range(rank) if k != 1):
+    if layer is None or layer.has_computed_bias or before.mean.ndim != rank:
         return []
-    cin = analysis.shape(node.inputs[0])[1]
-    taps = np.asarray(weight, dtype=np.float64).sum(axis=tuple(range(2, weight.ndim)))
-    reads = np.abs(weight).sum(axis=tuple(range(2, weight.ndim))) > 0
+    axis = layer.channel_axis % rank
+    if any(before.mean.shape[k] > 1 for k in range(rank) if k != axis):
+        return []
+    shape = [-1 if k == axis else 1 for k in range(rank)]
     mean, variance, exact = (
-        np.broadcast_to(a, (1, cin) + (1,) * (rank - 2)).reshape(groups, -1)
-        for a in (before.mean, before.variance, before.exact)
+        np.broadcast_to(each.reshape(-1), (layer.inputs,)).reshape(layer.groups, -1)
+        for each in (before.mean, before.variance, before.exact)
     )
-    rows = [slice(g * (len(taps) // groups), (g + 1) * (len(taps) // groups)) for g in range(groups)]
-    filled = np.where(np.isnan(mean), 0.0, mean)
-    out = np.concatenate([taps[r] @ filled[g] for g, r in enumerate(rows)])
-    spread = np.concatenate(
-        [taps[r] ** 2 @ np.where(np.isnan(variance[g]), 0.0, variance[g]) for g, r in enumerate(rows)]
-    )
-    blind = np.concatenate([reads[r] @ np.isnan(mean[g]) for g, r in enumerate(rows)]) > 0
+    bias, alpha, beta = _bias_of(layer), *(float(node.attrs.get(key, 1.0)) for key in ("alpha", "beta"))
+    if bias is None:
+        return []
+    blocks = layer.blocks
+    taps, reads = blocks.sum(axis=3), (blocks != 0).any(axis=3)
+    out = alpha * _applied(taps, np.where(np.isnan(mean), 0.0, mean)) + beta * bias
+    spread = alpha**2 * _applied(taps**2, np.where(np.isnan(variance), 0.0, variance))
+    blind = _applied(reads, np.isnan(mean)) > 0
     # Zero padding: a constant input stays constant at the borders only if it is zero.
     steady = exact & ((mean == 0) | (not may_pad(node)))
-    unsteady = np.concatenate([reads[r] @ ~steady[g] for g, r in enumerate(rows)]) > 0
-    out = out + (0.0 if bias is None else np.asarray(bias, dtype=np.float64))
-    as_map = (1, -1) + (1,) * (rank - 2)
-    return [
-        known(
-            np.where(blind, np.nan, out).reshape(as_map),
-            np.where(blind, np.nan, spread).reshape(as_map),
-            ~unsteady.reshape(as_map),
-        )
-    ]
+    unsteady = _applied(reads, ~steady) > 0
+    # A pixel's channels are taken for independent; those of a token, or of a pooled map, are not.
+    spread = np.where(blind | (layer.channel_axis != 1), np.nan, spread)
+    return [known(np.where(blind, np.nan, out).reshape(shape), spread.reshape(shape), ~unsteady.reshape(shape))]
 
 
-def _gemm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
-    weight, bias = input_constant(node, 1), input_constant(node, 2)
-    if weight is None or node.attrs.get("transA", 0) or (has_input(node, 2) and bias is None):
-        return []
-    matrix = np.asarray(weight if node.attrs.get("transB", 0) else weight.T, dtype=np.float64)
-    before = analysis.of(node.inputs[0])
-    depth = matrix.shape[1]
-    rank = before.mean.ndim
-    rows = 1 if bias is None or bias.ndim < 2 else bias.shape[0]
-    if weight.ndim != 2 or rows > 1 or any(before.mean.shape[k] > 1 for k in range(rank - 1)):
-        return []
-    mean, exact = (np.broadcast_to(a, (1,) * (rank - 1) + (depth,)).reshape(-1) for a in (before.mean, before.exact))
-    reads = matrix != 0
-    out = float(node.attrs.get("alpha", 1.0)) * (matrix @ np.where(np.isnan(mean), 0.0, mean))
-    if bias is not None:
-        out = out + float(node.attrs.get("beta", 1.0)) * np.broadcast_to(
-            np.asarray(bias, np.float64), (1, len(out))
-        ).reshape(-1)
-    blind, unsteady = (reads @ np.isnan(mean)) > 0, (reads @ ~exact) > 0
-    shape = (1,) * (rank - 1) + (-1,)
-    return [
-        known(
-            np.where(blind, np.nan, out).reshape(shape),
-            np.full((*shape[:-1], len(out)), np.nan),
-            ~unsteady.reshape(shape),
-        )
-    ]
+def _applied(blocks: Array, values: Array) -> Array:
+    """(groups, outputs, inputs) times (groups, inputs), one value an output."""
+    return np.asarray(np.einsum("goi,gi->go", blocks.astype(np.float64), values.astype(np.float64)).reshape(-1))
+
+
+def _bias_of(layer: LinearLayer) -> Array | None:
+    """One value an output; None where it differs from row to row."""
+    bias = layer.bias
+    if bias is None:
+        return np.zeros(layer.outputs)
+    if bias.ndim > 1 and bias.size != bias.shape[-1]:
+        return None
+    return np.broadcast_to(np.asarray(bias, np.float64).reshape(-1), (layer.outputs,))
 
 
 def _matmul(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     """By a constant matrix, as Gemm; of two computed ones, a row or column of zeros makes zeros."""
     if input_constant(node, 1) is not None:
-        return _gemm(analysis, node)
+        return _linear(analysis, node)
     rank = len(analysis.shape(node.outputs[0]))
     factors = [analysis.of(tensor) for tensor in node.inputs]
     if min(factor.mean.ndim for factor in factors) < 2:
@@ -154,10 +134,9 @@ def _conv_transpose(analysis: MomentAnalysis, node: Node) -> list[Moments]:
         or _varies_over_space(before)
     ):
         return []
-    groups = int(node.attrs.get("group", 1))
-    reads = np.abs(weight).sum(axis=tuple(range(2, weight.ndim))) > 0
-    zero = np.broadcast_to(before.exact & (before.mean == 0), (1, len(weight)) + (1,) * (rank - 2)).reshape(-1, 1)
-    unsteady = (reads & ~zero).reshape(groups, -1, weight.shape[1]).any(axis=1).reshape(-1)
+    layer = LinearLayer(node, weight, int(node.attrs.get("group", 1)))
+    zero = np.broadcast_to((before.exact & (before.mean == 0)).reshape(-1), (layer.inputs,)).reshape(layer.groups, -1)
+    unsteady = _applied((layer.blocks != 0).any(axis=3), ~zero) > 0
     value = np.zeros(len(unsteady)) if bias is None else np.asarray(bias, dtype=np.float64)
     value = np.where(unsteady, np.nan, value).reshape((1, -1) + (1,) * (rank - 2))
     return [known(value, np.full_like(value, np.nan), ~np.isnan(value))]
@@ -233,9 +212,9 @@ RULES: dict[str, Rule] = {
     **{op: _move for op in MOVERS if op not in ("Expand", "Tile", "Cast")},
     "Cast": _cast,
     "BatchNormalization": _batch_norm,
-    "Conv": _conv,
+    "Conv": _linear,
     "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
+    "Gemm": _linear,
     "MatMul": _matmul,
     "DepthToSpace": _depth_to_space,
     "ReduceMean": _reduce_space,

@@ -1,0 +1,119 @@
+"""A layer that sums over channels, however ONNX spells it: y = α·W·x + β·b, with W as blocks.
+
+`blocks` has the shape (groups, outputs a group, inputs a group, taps) in float64, for Conv, ConvTranspose, Gemm and
+MatMul alike; `stored` is its inverse. What four operators spell in four ways (which axis of the weight makes channels,
+which reads them; transB; groups; the transposed layout of ConvTranspose; a MatMul without a bias) is told here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxslim_yolo.graph import Array, Node, has_input, input_constant
+
+LINEAR = ("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A node that multiplies by a constant weight.
+
+    Attributes:
+        node: the node.
+        weight: its weight as stored.
+        groups: of how many parts it consists that share nothing.
+    """
+
+    node: Node
+    weight: Array
+    groups: int
+
+    @classmethod
+    def of(cls, node: Node) -> LinearLayer | None:
+        """The layer that a node is; None where it is none, or its weight is computed, or its input is transposed."""
+        weight = input_constant(node, 1) if node.op in LINEAR else None
+        if weight is None or weight.ndim < 2 or node.attrs.get("transA", 0):
+            return None
+        if node.op in ("Gemm", "MatMul") and weight.ndim != 2:
+            return None
+        return cls(node, weight, int(node.attrs.get("group", 1)))
+
+    @property
+    def outputs_first(self) -> bool:
+        """Whether axis 0 of the stored weight makes channels (Conv, Gemm with transB), not axis 1."""
+        return self.node.op in ("Conv", "DeformConv") or bool(self.node.attrs.get("transB", 0))
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of inputs and outputs along which channels lie: the last one of matrices, else axis 1."""
+        return -1 if self.node.op in ("Gemm", "MatMul") else 1
+
+    @property
+    def blocks(self) -> Array:
+        """(groups, outputs/groups, inputs/groups, taps), float64."""
+        w = self.weight.astype(np.float64)
+        if self.node.op == "ConvTranspose":  # (inputs, outputs/groups, *taps)
+            return np.asarray(w.reshape(self.groups, w.shape[0] // self.groups, w.shape[1], -1).swapaxes(1, 2))
+        w = w if self.outputs_first else w.T
+        return w.reshape(self.groups, w.shape[0] // self.groups, w.shape[1], -1)
+
+    def stored(self, blocks: Array) -> Array:
+        """The inverse of `blocks`: a weight in the node's own layout, of the blocks' type."""
+        if self.node.op == "ConvTranspose":
+            return np.asarray(blocks.swapaxes(1, 2).reshape(self.weight.shape))
+        flat = blocks.reshape(-1, *blocks.shape[2:])
+        return np.asarray(flat.reshape(self.weight.shape) if self.outputs_first else flat[..., 0].T)
+
+    @property
+    def outputs(self) -> int:
+        """How many channels it makes."""
+        if self.node.op == "ConvTranspose":
+            return int(self.weight.shape[1]) * self.groups
+        return int(self.weight.shape[0 if self.outputs_first else 1])
+
+    @property
+    def inputs(self) -> int:
+        """How many channels it reads."""
+        if self.node.op == "ConvTranspose":
+            return int(self.weight.shape[0])
+        return int(self.weight.shape[1 if self.outputs_first else 0]) * self.groups
+
+    @property
+    def taps(self) -> int:
+        """How many positions a kernel has."""
+        return int(np.prod(self.weight.shape[2:], dtype=np.int64)) if self.channel_axis == 1 else 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every input channel is a group of its own."""
+        return self.groups > 1 and self.groups == self.inputs
+
+    @property
+    def has_computed_bias(self) -> bool:
+        """Whether something is added that is no constant."""
+        return has_input(self.node, self.bias_index) and self.bias is None
+
+    @property
+    def bias_index(self) -> int:
+        """Which input the bias is, where the operator has one."""
+        return 3 if self.node.op == "DeformConv" else 2
+
+    @property
+    def bias(self) -> Array | None:
+        """What is added, as stored; None where nothing constant is."""
+        return None if self.node.op == "MatMul" else input_constant(self.node, self.bias_index)
+
+
+def matrix_of(layer: LinearLayer, *, absolute: bool = False) -> Array:
+    """(outputs, inputs) with kernel positions summed and groups on the diagonal; of sizes if `absolute`."""
+    blocks = np.abs(layer.blocks) if absolute else layer.blocks
+    summed = blocks.sum(axis=3)
+    groups, rows, columns = summed.shape
+    if groups == 1:
+        return np.asarray(summed[0])
+    full = np.zeros((groups * rows, groups * columns))
+    for g, block in enumerate(summed):
+        full[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = block
+    return full
