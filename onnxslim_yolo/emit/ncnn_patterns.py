@@ -111,16 +111,17 @@ _LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
 def _activations(graph: gs.Graph) -> int:
     """Every composed activation as one node. Returns how many."""
     found = find_activations(graph)
+    place = {id(node): index for index, node in enumerate(graph.nodes)}
     for activation in found:
         op, attributes = _LAYERS.get(activation.kind, (activation.kind, {}))
-        name, output = activation.nodes[0].name, activation.output
+        last, output = activation.nodes[0], activation.output
         for node in activation.nodes:
             detach(node)
         limits = {key: value for key, value in activation.attributes.items() if not math.isinf(value)}
-        graph.nodes.append(gs.Node(op, name, {**attributes, **limits}, [activation.input], [output]))
+        fused = gs.Node(op, last.name, {**attributes, **limits}, [activation.input], [output])
+        graph.nodes[place[id(last)]] = fused
     if found:
         sweep(graph)
-        graph.nodes = toposort(graph)
     return len(found)
 
 
