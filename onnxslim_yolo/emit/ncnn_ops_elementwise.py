@@ -105,11 +105,12 @@ def _multiplied(low: Lowering, node: Node, source: Value, power: int, *, inverse
     steps += ["inverse"] if inverse else []
     for index, kind in enumerate(steps):
         to = node.outputs[0] if index == len(steps) - 1 else None
+        suffix = "" if to is not None else f"/{kind}{index or ''}"
         if kind == "times":
-            value = low.emit(node, "BinaryOp", [value, source], source.dims, {0: MUL}, to=to, suffix=f"/{index}")
+            value = low.emit(node, "BinaryOp", [value, source], source.dims, {0: MUL}, to=to, suffix=suffix)
         else:
             code = SQUARE if kind == "square" else UNARY["Reciprocal"]
-            value = low.emit(node, "UnaryOp", [value], source.dims, {0: code}, to=to, suffix=f"/{index}")
+            value = low.emit(node, "UnaryOp", [value], source.dims, {0: code}, to=to, suffix=suffix)
 
 
 def power(low: Lowering, node: Node) -> None:
