@@ -17,7 +17,20 @@ from onnxslim_yolo._version import __version__
 from onnxslim_yolo.cli_config import merged, merged_as_toml, told, use_config, use_no_config
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import compile_options
-from onnxslim_yolo.cli_shared import AsJson, Debug, Quiet, Verbose, app, err, out, print_json, settings, settle, stages
+from onnxslim_yolo.cli_shared import (
+    AsJson,
+    Debug,
+    Pixels,
+    Quiet,
+    Verbose,
+    app,
+    err,
+    out,
+    print_json,
+    settings,
+    settle,
+    stages,
+)
 from onnxslim_yolo.cli_streams import end_on_signals, flush_output, give_up_output, prepare_streams, system_error
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
 
@@ -103,6 +116,7 @@ def compile_command(
     imgsz: Annotated[
         str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")
     ] = None,
+    pixels: Pixels = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
     prune: Annotated[str, choice("R|dead", "Share of prunable channels to remove, or 'dead'.")] = "dead",

@@ -12,10 +12,11 @@ from rich.table import Table
 from onnxslim_yolo.cli_help import choice, examples
 from onnxslim_yolo.cli_options import parse_size
 from onnxslim_yolo.cli_progress import bar, spinner
-from onnxslim_yolo.cli_shared import AsJson, Debug, Quiet, app, out, print_json, settle
+from onnxslim_yolo.cli_shared import AsJson, Debug, Pixels, Quiet, app, out, print_json, settle
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
 
 if TYPE_CHECKING:
+    from onnxslim_yolo.input_format import InputFormat
     from onnxslim_yolo.latency.packing import Runtime
 
 ImageSize = Annotated[str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")]
@@ -128,6 +129,7 @@ def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="What has to agree with it.")],
     imgsz: ImageSize = None,
+    pixels: Pixels = None,
     tolerance: Annotated[float, typer.Option(help="Worst |difference| / spread allowed.")] = 1e-3,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -137,7 +139,7 @@ def verify(
     from onnxslim_yolo.verify.pair import compare_models, worst
 
     with spinner("comparing", as_json):
-        check = compare_models(first, second, size=parse_size(imgsz), tolerance=tolerance)
+        check = compare_models(first, second, size=parse_size(imgsz), tolerance=tolerance, form=_form(pixels))
     if as_json:
         print_json(check.as_json())
     else:
@@ -160,6 +162,7 @@ def evaluate_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, NCNN folder, checkpoint or Darknet cfg.")],
     data: Annotated[Path, typer.Option(help="A YOLO data.yaml with labels.")],
     imgsz: ImageSize = None,
+    pixels: Pixels = None,
     split: Annotated[str, typer.Option(help="Which of the data's splits.")] = "val",
     threads: Annotated[int, typer.Option(help="Threads of the runtime; 0 for all cores.")] = 0,
     as_json: AsJson = False,
@@ -173,7 +176,11 @@ def evaluate_command(
     from onnxslim_yolo.verify.evaluate import evaluate
 
     dataset = read_dataset(data, (split,))
-    detector = Detector(open_network(model, size=parse_size(imgsz), threads=threads), nc=len(dataset.names))
+    network = open_network(model, size=parse_size(imgsz), threads=threads, form=_form(pixels))
+    detector = Detector(network, nc=len(dataset.names))
+    if not (as_json or quiet):
+        for note in network.notes:
+            out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     with bar("evaluating", quiet or as_json) as progress:
         result = evaluate(detector, dataset, progress=progress)
     if as_json:
@@ -192,6 +199,7 @@ def bench(
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     rounds: Annotated[int, typer.Option(help="Rounds; every model once a round, in random order.")] = 21,
     imgsz: ImageSize = None,
+    pixels: Pixels = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also time every layer.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -208,6 +216,7 @@ def bench(
             threads=threads,
             rounds=rounds,
             size=size,
+            form=_form(pixels),
             layers=layers,
             names=_told_apart(models),
             progress=progress,
@@ -287,6 +296,12 @@ def apply_plan_command(
     with spinner("reading"):
         apply_plan_file(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)
+
+
+def _form(text: str | None) -> InputFormat | None:
+    from onnxslim_yolo.input_format import parse_input
+
+    return None if text is None else parse_input(text)
 
 
 def _told_apart(files: Sequence[Path]) -> list[str]:

@@ -10,7 +10,7 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.limits import parse_limit
 from onnxslim_yolo.options import CompileOptions
 
-FIELDS = {"output": "out", "print_after_all": "dump_to"}
+FIELDS = {"output": "out", "print_after_all": "dump_to", "pixels": "input"}
 """Parameters of the command that are called otherwise in `CompileOptions`."""
 
 

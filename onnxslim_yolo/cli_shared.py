@@ -39,6 +39,10 @@ err = Console(stderr=True)
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show every pass, rewrite and refusal.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Pixels = Annotated[
+    str | None,
+    typer.Option("--input", metavar="0..1|0..255|mean=…,std=…", help="What the network is fed for a pixel."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 
 

@@ -23,7 +23,7 @@ from onnxslim_yolo.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.judging import enter_verdict, judge_result, looks_sparse
 from onnxslim_yolo.limits import limits_for
-from onnxslim_yolo.load import LoadOptions, read_model
+from onnxslim_yolo.load import read_model
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.protocol import Pass
@@ -83,7 +83,7 @@ def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
 
 def _source_fails(path: Path, options: CompileOptions) -> str | None:
     """Why the source cannot be run, asked once something has gone wrong; None where it runs."""
-    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
+    model, reference = read_model(path, options.load_options())
     limits = limits_for(model, options.limit_memory, options.limit_work)
     try:
         PassManager(preparation(options)).run(model)
@@ -98,7 +98,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     started = time.perf_counter()
     options.folder_for(path)  # a name that cannot be written is refused before any work
     progress("load")
-    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
+    model, reference = read_model(path, options.load_options())
     budget_of(options)  # a broken file is refused before any work
     if options.verify:
         _require_runnable(reference, path)
@@ -208,7 +208,7 @@ def _verify(path: Path, result: Result, ncnn: NcnnFiles | None, chain: Chain, op
 
 def _bisect(path: Path, options: CompileOptions) -> str | None:
     """Run the passes again, checking each: the message about the first that breaks something, or None."""
-    model, reference = read_model(path, LoadOptions(options.imgsz, options.weights, trust=options.trust))
+    model, reference = read_model(path, options.load_options())
     try:
         _run_passes(model, reference, replace(options, verify_each=True, dump_to=None), Chain(reference))
     except OnnxSlimError as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.input_format import parse_input
+from onnxslim_yolo.load import LoadOptions
 
 EMITTERS = ("onnx", "ncnn", "torch")
 PATHS = ("out", "weights", "table", "calib", "data", "budget", "dump_to")
@@ -22,6 +24,7 @@ class CompileOptions:
         out: folder to write to; None: `NAME-slim` in the working directory.
         name: stem of the files; None: the input's.
         imgsz: (height, width) in pixels where the input leaves it open.
+        input: what the network is fed for a pixel, as `input_format` spells it; None: what the file shows, else [0, 1].
         weights: Darknet weights, or the yaml of a bare state_dict.
         trust: open archives whose loading runs code.
         prune: share of the prunable channels to remove, or "dead".
@@ -54,6 +57,7 @@ class CompileOptions:
     out: Path | None = None
     name: str | None = None
     imgsz: tuple[int, int] | None = None
+    input: str | None = None
     weights: Path | None = None
     trust: bool = False
     prune: float | Literal["dead"] = "dead"
@@ -90,6 +94,7 @@ class CompileOptions:
     limit_work: float | None = None
 
     def __post_init__(self) -> None:
+        self.load_options()
         _one_of("scope", self.scope, ("all", "no-residual"))
         _one_of("importance", self.importance, ("auto", "gamma", "weight", "variance", "output"))
         _one_of("allocate", self.allocate, ("global", "curves"))
@@ -157,6 +162,11 @@ class CompileOptions:
     def trains(self) -> bool:
         """Whether the result is going to be trained: said so, or written for a trainer."""
         return self.will_train or bool({"torch", "ultralytics"} & set(self.emit))
+
+    def load_options(self) -> LoadOptions:
+        """How the source is read. Raises UsageError."""
+        form = None if self.input is None else parse_input(self.input)
+        return LoadOptions(self.imgsz, self.weights, trust=self.trust, input=form)
 
     def as_json(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""

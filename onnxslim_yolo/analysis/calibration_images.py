@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from onnxslim_yolo.analysis.views import view_of
-from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.graph import Array, Model, static_shape
+from onnxslim_yolo.head_spec import identify_head
+from onnxslim_yolo.input_format import UNIT, input_format_of
 
 KEPT_BYTES = 64_000_000
 """Calibration images are kept up to this, at a byte a value."""
@@ -54,6 +59,9 @@ class CalibrationImages(Sequence[Array]):
         self._views = views
         self._canvases: dict[int, Array] = {}
         self.size = input_size(model)
+        self._dtype = model.graph.inputs[0].dtype or np.float32
+        form = input_format_of(model.metadata) or UNIT
+        self._form = replace(form, bgr=form.bgr or _wants_bgr(model, self.size))
 
     def __len__(self) -> int:
         return len(self._paths) * self._views
@@ -64,7 +72,7 @@ class CalibrationImages(Sequence[Array]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, view = divmod(index, self._views)
-        return view_of(to_input(self._canvas(number)), view, number)
+        return self._form.feed(view_of(to_input(self._canvas(number)), view, number), self._dtype)
 
     def _canvas(self, number: int) -> Array:
         from onnxslim_yolo.verify.images import load_canvas
@@ -84,6 +92,15 @@ class CalibrationImages(Sequence[Array]):
         other = copy(self)
         other._views = views
         return other
+
+
+def _wants_bgr(model: Model, size: tuple[int, int]) -> bool:
+    """Whether the head is one whose networks are trained on BGR images."""
+    shapes = [static_shape(output) for output in model.graph.outputs]
+    try:
+        return identify_head([shape for shape in shapes if shape is not None], size, model.metadata).bgr
+    except (UnsupportedError, InputError):
+        return False
 
 
 def evenly(count: int, total: int) -> list[int]:

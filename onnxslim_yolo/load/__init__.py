@@ -9,10 +9,13 @@ from types import ModuleType
 from typing import Any, Literal
 
 import onnx
+from onnx.helper import set_model_props
 
+from onnxslim_yolo.analysis.first_layers import format_of_first_layers
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.files import require_file, sha256_of
 from onnxslim_yolo.graph import Model, Source
+from onnxslim_yolo.input_format import INPUT_KEY, UNIT, InputFormat, input_format_of
 from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, read_pair, refuse_unsupported
 
 __all__ = ["LoadOptions", "load", "load_onnx", "read_model", "read_onnx"]
@@ -29,12 +32,14 @@ class LoadOptions:
         weights: Darknet weights, or the model yaml of a bare state_dict.
         head: "raw" for the maps before decoding, of what is traced or built here; otherwise boxes.
         trust: load archives whose loading runs code (TorchScript, torch.export).
+        input: what the network expects for a pixel; None: what the metadata or the first layers show, else [0, 1].
     """
 
     imgsz: tuple[int, int] | None = None
     weights: Path | None = None
     head: Head = "keep"
     trust: bool = False
+    input: InputFormat | None = None
 
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".torchscript")
@@ -82,9 +87,34 @@ def load(
 def read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProto]:
     """Read any supported file as it is: the Model, and the proto that is the reference for everything after.
 
+    Where pixels are not fed as values in [0, 1], the metadata of both say how (`input_format.INPUT_KEY`).
+
     Raises:
         InputError, UnsupportedError: as `load`.
     """
+    model, proto = _read_model(path, options)
+    found = format_of(model, options.input)
+    if found != UNIT:
+        model.metadata[INPUT_KEY] = str(found)
+        set_model_props(proto, model.metadata)
+    return model, proto
+
+
+def format_of(model: Model, given: InputFormat | None = None) -> InputFormat:
+    """What a network is fed: as given, as its metadata say, as its first layers show (then a note says so), or
+    values in [0, 1]."""
+    known = given or input_format_of(model.metadata)
+    if known is not None:
+        return known
+    shown = format_of_first_layers(model.graph)
+    if shown is None:
+        return UNIT
+    if shown[0] != UNIT:
+        model.note(f"input: {shown[0]}, for {shown[1]}; --input says otherwise")
+    return shown[0]
+
+
+def _read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProto]:
     if not path.exists():
         raise InputError("no such file", file=path)
     for each in (path, options.weights):

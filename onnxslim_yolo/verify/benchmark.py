@@ -25,6 +25,7 @@ import numpy as np
 
 from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.graph import Array
+from onnxslim_yolo.input_format import InputFormat
 from onnxslim_yolo.runtime.children import Child, file_name
 
 Runtime = Literal["onnxruntime", "ncnn"]
@@ -106,6 +107,7 @@ def benchmark(
     threads: int = 1,
     rounds: int = 21,
     size: tuple[int, int] | None = None,
+    form: InputFormat | None = None,
     layers: bool = False,
     seed: int = 0,
     timeout: float = 1800.0,
@@ -119,6 +121,7 @@ def benchmark(
         threads: threads of the runtime.
         rounds: how often each is timed; 21 or more for ratios good to half a percent.
         size: (h, w) for models whose input size is free.
+        form: what the networks are fed for a pixel; None for what the files show.
         layers: also time each layer (onnxruntime's profile; in ncnn, blob by blob).
         seed: of the order within rounds.
         timeout: seconds for all of it.
@@ -130,7 +133,7 @@ def benchmark(
         VerificationError: the measuring process crashed or took too long.
     """
     _check_usage(models, names, threads, rounds)
-    entries = [_entry(path, size) for path in models]
+    entries = [_entry(path, size, form) for path in models]
     request = {
         "entries": [*entries, entries[0]],
         "threads": threads,
@@ -182,21 +185,27 @@ def _check_usage(models: Sequence[Path], names: Sequence[str] | None, threads: i
         raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {most}")
 
 
-def _entry(path: Path, size: tuple[int, int] | None) -> dict[str, Any]:
+def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None) -> dict[str, Any]:
     if path.is_dir() or path.suffix == ".param":
-        return _ncnn_entry(path, size)
+        return _ncnn_entry(path, size, form)
     if path.suffix != ".onnx":
         raise InputError("is neither an .onnx file nor an NCNN folder or .param", file=path)
     if not path.is_file():
         raise InputError("no such file", file=path)
     from onnxslim_yolo.verify.detector import open_onnx
 
-    size = open_onnx(path, path, size).size
-    return {"runtime": "onnxruntime", "file": str(path), "model": file_name(path), "size": list(size)}
+    network = open_onnx(path, path, size, form=form)
+    facts = {"file": str(path), "model": file_name(path), "size": list(network.size)}
+    return {"runtime": "onnxruntime", **facts, **_pixels(network.form)}
 
 
-def _ncnn_entry(path: Path, size: tuple[int, int] | None) -> dict[str, Any]:
-    from onnxslim_yolo.verify.detector import ncnn_input_size
+def _pixels(form: InputFormat) -> dict[str, Any]:
+    """How the child makes a network's input of values in [0, 1]."""
+    return {"mean": list(form.mean), "std": list(form.std)}
+
+
+def _ncnn_entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None) -> dict[str, Any]:
+    from onnxslim_yolo.verify.detector import ncnn_input_format, ncnn_input_size
     from onnxslim_yolo.verify.ncnn_reader import read_ncnn
     from onnxslim_yolo.verify.ncnn_run import ncnn_files
 
@@ -209,6 +218,7 @@ def _ncnn_entry(path: Path, size: tuple[int, int] | None) -> dict[str, Any]:
         "param": file_name(param),
         "bin": file_name(weights),
         "size": list(ncnn_input_size(path, size)),
+        **_pixels(form or ncnn_input_format(path)),
     }
 
 

@@ -122,12 +122,13 @@ def repeat_count(call: Call, clock: Callable[[], float]) -> int:
     return max(1, min(50, round(SHORTEST / max(clock() - start, 1e-6))))
 
 
-def image(size: list[int]) -> Any:
-    """(1, 3, h, w) float32 in [0, 1]: smooth colours with some grain, like a photograph and unlike noise."""
+def image(entry: dict[str, Any]) -> Any:
+    """(1, 3, h, w) float32: smooth colours with some grain, like a photograph and unlike noise, as the network wants
+    pixels."""
     import numpy as np
 
     generator = np.random.default_rng(0)
-    height, width = size
+    height, width = entry["size"]
     coarse = generator.random((3, height // 32 + 2, width // 32 + 2), np.float32)
     y, x = np.linspace(0, coarse.shape[1] - 1.001, height), np.linspace(0, coarse.shape[2] - 1.001, width)
     y0, x0 = y.astype(int), x.astype(int)
@@ -135,15 +136,18 @@ def image(size: list[int]) -> Any:
     rows = coarse[:, y0] * (1 - fy) + coarse[:, y0 + 1] * fy
     smooth = rows[:, :, x0] * (1 - fx) + rows[:, :, x0 + 1] * fx
     grain = generator.normal(0, 0.02, smooth.shape)
-    return np.ascontiguousarray((smooth + grain).clip(0, 1)[None], dtype=np.float32)
+    mean, std = (np.reshape(entry.get(key, value), (-1, 1, 1)) for key, value in (("mean", 0.0), ("std", 255.0)))
+    values = ((smooth + grain).clip(0, 1) * 255 - mean) / std
+    return np.ascontiguousarray(values[None], dtype=np.float32)
 
 
 def open_onnx(entry: dict[str, Any], threads: int, profile: str = "") -> Call:
     """A call of onnxruntime's session."""
     session = onnx_session(entry, threads, profile)
     first = session.get_inputs()[0]
-    array = image(entry["size"])
-    feeds = {first.name: array.astype("float16") if "float16" in first.type else array}
+    array = image(entry)
+    kinds = {"tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int8)": "int8", "tensor(double)": "double"}
+    feeds = {first.name: array.astype(kinds.get(first.type, "float32"), copy=False)}
 
     def call() -> Any:
         return session.run(None, feeds)
@@ -180,7 +184,7 @@ def open_ncnn(entry: dict[str, Any], threads: int) -> Call:
 
     net = ncnn_net(entry, threads)
     source, outputs = net.input_names()[0], list(net.output_names())
-    array = image(entry["size"])[0].copy()
+    array = image(entry)[0].copy()
     picture = ncnn.Mat(array).clone()
 
     def call() -> Any:
@@ -235,7 +239,7 @@ def ncnn_layers(entry: dict[str, Any], threads: int, runs: int = 9) -> list[dict
     net = ncnn_net(entry, threads)
     flush_denormals()
     lines = [line.split() for line in Path(entry["param"]).read_text().splitlines()[2:] if line.strip()]
-    array = image(entry["size"])[0].copy()
+    array = image(entry)[0].copy()
     picture = ncnn.Mat(array).clone()
     clock = time.thread_time if threads == 1 else time.perf_counter
     times: list[list[float]] = [[] for _ in lines]

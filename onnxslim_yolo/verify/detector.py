@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec, class_names, identify_head
+from onnxslim_yolo.input_format import UNIT, InputFormat, input_format_of
 from onnxslim_yolo.postprocess import Detections, postprocess
 from onnxslim_yolo.yaml_file import read_yaml
 
@@ -37,12 +38,16 @@ class Network:
         size: (h, w) of its input, pixels.
         metadata: the file's.
         run: the network itself.
+        form: what it is fed for a pixel.
+        notes: what of this was guessed.
     """
 
     file: Path
     size: tuple[int, int]
     metadata: Mapping[str, str]
     run: Runner
+    form: InputFormat = UNIT
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -68,11 +73,11 @@ class Detector:
 
     def __call__(self, images: Array) -> list[Detections]:
         """(b, 3, h, w) RGB float32 in [0, 1] → detections in the input's pixels; b is 1 unless the model takes more."""
+        feed = self.network.form.feed
         if self.head is None:
-            self.head = self._identify(self.network.run(images))
-        if self.head.bgr:
-            images = np.ascontiguousarray(images[:, ::-1])
-        outputs = self.network.run(images)
+            self.head = self._identify(self.network.run(feed(images)))
+        turn = self.head.bgr and not self.network.form.bgr
+        outputs = self.network.run(feed(images[:, ::-1] if turn else images))
         return postprocess(
             outputs, self.head, conf=self.conf, iou=self.iou, max_det=self.max_det, multi_label=self.multi_label
         )
@@ -91,13 +96,16 @@ class Detector:
             raise UnsupportedError(error.message, file=self.network.file, hint=error.hint) from error
 
 
-def open_network(path: Path, *, size: tuple[int, int] | None = None, threads: int = 0) -> Network:
+def open_network(
+    path: Path, *, size: tuple[int, int] | None = None, threads: int = 0, form: InputFormat | None = None
+) -> Network:
     """Open an ONNX file, an NCNN folder or `.param`, or a checkpoint.
 
     Args:
         path: the file or folder.
         size: (h, w) for models whose input size is free; must agree with the model's where it is fixed.
         threads: 0 for as many as there are cores.
+        form: what the network is fed for a pixel; None: what the file shows, else values in [0, 1].
 
     Raises:
         InputError: the file is missing, broken, or of an unknown kind.
@@ -105,15 +113,21 @@ def open_network(path: Path, *, size: tuple[int, int] | None = None, threads: in
     """
     threads = threads or os.cpu_count() or 1
     if path.is_dir() or path.suffix == ".param":
-        return _open_ncnn(path, size, threads)
+        return _open_ncnn(path, size, threads, form)
     if not path.is_file():
         raise InputError("no such file", file=path)
     if path.suffix == ".onnx":
-        return open_onnx(path, path, size, threads)
-    return _open_checkpoint(path, size, threads)
+        return open_onnx(path, path, size, threads, form)
+    return _open_checkpoint(path, size, threads, form)
 
 
-def open_onnx(source: Path | bytes, file: Path, size: tuple[int, int] | None = None, threads: int = 1) -> Network:
+def open_onnx(
+    source: Path | bytes,
+    file: Path,
+    size: tuple[int, int] | None = None,
+    threads: int = 1,
+    form: InputFormat | None = None,
+) -> Network:
     """An ONNX model, from a file or from bytes, in onnxruntime with one session. Raises as `open_network`."""
     import onnxruntime as ort
 
@@ -136,23 +150,60 @@ def open_onnx(source: Path | bytes, file: Path, size: tuple[int, int] | None = N
         listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
         raise InputError(f"expected one input (1, 3, h, w); found {listed}", file=file)
     metadata = dict(session.get_modelmeta().custom_metadata_map)
-    name, dtype = inputs[0].name, np.float16 if "float16" in inputs[0].type else np.float32
+    name, dtype = inputs[0].name, _TYPES.get(inputs[0].type, np.dtype(np.float32))
 
     def run(images: Array) -> Sequence[Array]:
-        outputs = session.run(None, {name: images.astype(dtype, copy=False)})
-        return [np.asarray(output, np.float32) if dtype is np.float16 else output for output in outputs]
+        whole = np.rint(images) if dtype.kind in "iu" else images
+        outputs = session.run(None, {name: whole.astype(dtype, copy=False)})
+        return [np.asarray(output, np.float32) if output.dtype == np.float16 else output for output in outputs]
 
-    return Network(file, _input_size(file, inputs[0].shape[2:], size, metadata), metadata, run)
+    shown, notes = _shown_format(source, form, metadata)
+    where, guessed = _input_size(file, inputs[0].shape[2:], size, metadata)
+    return Network(file, where, metadata, run, shown, (*notes, *guessed))
 
 
-def _open_ncnn(path: Path, size: tuple[int, int] | None, threads: int) -> Network:
+_TYPES = {
+    f"tensor({name})": np.dtype(kind)
+    for name, kind in (("float16", "f2"), ("double", "f8"), ("uint8", "u1"), ("int8", "i1"), ("int32", "i4"))
+}
+
+
+def _shown_format(
+    source: Path | bytes, form: InputFormat | None, metadata: Mapping[str, str]
+) -> tuple[InputFormat, tuple[str, ...]]:
+    """What an ONNX file is fed for a pixel, and notes where that was read off its first layers."""
+    known = form or input_format_of(metadata)
+    if known is not None:
+        return known, ()
+    import onnx
+
+    from onnxslim_yolo.load import format_of
+
+    proto = onnx.ModelProto()
+    proto.ParseFromString(source.read_bytes() if isinstance(source, Path) else source)
+    model = Model.from_onnx(proto)
+    return format_of(model), tuple(model.notes)
+
+
+def _open_ncnn(path: Path, size: tuple[int, int] | None, threads: int, form: InputFormat | None) -> Network:
     from onnxslim_yolo.verify.ncnn_run import NcnnRunner
 
-    return Network(path, ncnn_input_size(path, size), _ncnn_metadata(path), NcnnRunner(path, threads=threads))
+    where, guessed = _ncnn_size(path, size)
+    runner = NcnnRunner(path, threads=threads)
+    return Network(path, where, _ncnn_metadata(path), runner, form or ncnn_input_format(path), guessed)
+
+
+def ncnn_input_format(path: Path) -> InputFormat:
+    """What an NCNN folder's network is fed for a pixel, as metadata.yaml says."""
+    return input_format_of(_ncnn_metadata(path)) or UNIT
 
 
 def ncnn_input_size(path: Path, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """(h, w) of an NCNN folder's or `.param`'s input: `size`, else what metadata.yaml says, else the Input layer."""
+    return _ncnn_size(path, size)[0]
+
+
+def _ncnn_size(path: Path, size: tuple[int, int] | None) -> tuple[tuple[int, int], tuple[str, ...]]:
     from onnxslim_yolo.verify.ncnn_reader import read_ncnn
     from onnxslim_yolo.verify.ncnn_run import ncnn_files
 
@@ -190,24 +241,29 @@ def cut_by_emitter(metadata: Mapping[str, str]) -> bool:
     return isinstance(section, dict) and bool(section.get("cut"))
 
 
-def _open_checkpoint(path: Path, size: tuple[int, int] | None, threads: int) -> Network:
+def _open_checkpoint(path: Path, size: tuple[int, int] | None, threads: int, form: InputFormat | None) -> Network:
     from onnxslim_yolo.load import LoadOptions, read_model
 
-    _, proto = read_model(path, LoadOptions(imgsz=size))
-    return open_onnx(proto.SerializeToString(), path, size, threads)
+    _, proto = read_model(path, LoadOptions(imgsz=size, input=form))
+    return open_onnx(proto.SerializeToString(), path, size, threads, form)
 
 
 def _input_size(
     file: Path, declared: Sequence[Any], wanted: tuple[int, int] | None, metadata: Mapping[str, str]
-) -> tuple[int, int]:
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """(h, w), and a note where it was guessed."""
     fixed = tuple(dim for dim in declared if isinstance(dim, int) and dim > 0)
     if len(fixed) == 2:
         if wanted is not None and wanted != fixed:
             raise UsageError(
                 f"{file}: the input is fixed to {fixed[0]}x{fixed[1]}, asked for was {wanted[0]}x{wanted[1]}"
             )
-        return fixed[0], fixed[1]
-    return wanted or declared_size(metadata) or (DEFAULT_SIZE, DEFAULT_SIZE)
+        return (fixed[0], fixed[1]), ()
+    known = wanted or declared_size(metadata)
+    if known is not None:
+        return known, ()
+    note = f"the file leaves the input's size open: {DEFAULT_SIZE}x{DEFAULT_SIZE} is taken; --imgsz says otherwise"
+    return (DEFAULT_SIZE, DEFAULT_SIZE), (note,)
 
 
 def declared_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:

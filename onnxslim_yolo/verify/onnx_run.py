@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.graph import Array, Model, Tensor
+from onnxslim_yolo.input_format import UNIT, input_format_of
 
 Feeds = dict[str, Array]
 
@@ -77,15 +78,19 @@ def _first_line(error: Exception) -> str:
 
 
 def image_like_feeds(model: Model, count: int = 2, seed: int = 0) -> list[Feeds]:
-    """Deterministic inputs that look like images: smooth patches with noise, in [0, 1]; a symbolic batch is 1.
+    """Deterministic inputs that look like images: smooth patches with noise, in [0, 1] unless the model's metadata
+    say otherwise; a symbolic batch is 1.
 
     Noise averages out in a few layers, and flat inputs hide spatial mistakes; patches at several scales do neither.
     """
     rng = np.random.default_rng(seed)
-    return [
-        {tensor.name: image_like(tensor.shape, rng, tensor.dtype) for tensor in model.graph.inputs}
-        for _ in range(count)
-    ]
+    form = input_format_of(model.metadata) or UNIT
+
+    def one(tensor: Tensor) -> Array:
+        found = image_like(tensor.shape, rng, tensor.dtype)
+        return form.feed(found, found.dtype) if found.dtype.kind == "f" and found.shape[1:2] == (3,) else found
+
+    return [{tensor.name: one(tensor) for tensor in model.graph.inputs} for _ in range(count)]
 
 
 def image_like(shape: Any, rng: np.random.Generator, dtype: Any = None) -> Array:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.input_format import InputFormat
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare
 from onnxslim_yolo.verify.detector import Network, open_network
@@ -14,20 +15,28 @@ from onnxslim_yolo.verify.onnx_run import image_like
 
 
 def compare_models(
-    first: Path, second: Path, *, size: tuple[int, int] | None = None, tolerance: float = TOLERANCE, count: int = 2
+    first: Path,
+    second: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    tolerance: float = TOLERANCE,
+    count: int = 2,
+    form: InputFormat | None = None,
 ) -> Check:
     """Run both on the same inputs and compare their outputs in order.
+
+    `form` is what both are fed for a pixel; None for what the first file shows.
 
     Raises:
         InputError: a file is broken, or the models differ in input size or number of outputs.
     """
-    a, b = open_network(first, size=size), open_network(second, size=size)
+    a, b = open_network(first, size=size, form=form), open_network(second, size=size, form=form)
     if a.size != b.size:
         raise InputError(
             f"takes {b.size[0]}x{b.size[1]} pixels, {first.name} takes {a.size[0]}x{a.size[1]}", file=second
         )
     rng = np.random.default_rng(0)
-    images = [image_like((1, 3, *a.size), rng) for _ in range(count)]
+    images = [a.form.feed(image_like((1, 3, *a.size), rng)) for _ in range(count)]
     expected, got = _outputs(a, images), _outputs(b, images)
     if len(expected[0]) != len(got[0]):
         raise InputError(f"has {len(got[0])} outputs, {first.name} has {len(expected[0])}", file=second)

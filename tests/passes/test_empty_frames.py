@@ -30,11 +30,11 @@ SEES_NOTHING = "the detector sees nothing in any calibration image"
 
 
 def scene(seed: int) -> Array:
-    """Digits as the bundled model knows them: bright strokes on dark."""
-    picture = Image.new("RGB", (192, 192), (30, 40, 50))
+    """A digit as the bundled model knows them: a bright stroke on a dark patch. It sees a 0 (confidence 0.46)."""
+    picture = Image.new("RGB", (192, 192), (60, 70, 80))
     draw = ImageDraw.Draw(picture)
-    draw.ellipse((20 + seed, 20, 60 + seed, 90), outline=(230, 230, 220), width=9)
-    draw.rectangle((130, 80 + seed, 140, 150 + seed), fill=(240, 240, 200))
+    draw.rectangle((30, 20 + seed, 85, 105 + seed), fill=(15, 18, 20))
+    draw.ellipse((42, 28 + seed, 72, 97 + seed), outline=(240, 240, 235), width=9)
     return np.asarray(picture)
 
 
