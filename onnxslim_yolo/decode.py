@@ -7,45 +7,17 @@ only if both factors do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from onnxslim_yolo.decode_arithmetic import Candidates, distances, logit, sigmoid
+from onnxslim_yolo.decode_points import decode_points
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.head_spec import HeadSpec
 
-
-@dataclass(frozen=True)
-class Candidates:
-    """Boxes of one image before NMS: boxes (n, 4) xyxy pixels, scores (n,), classes (n,), extra (n, e)."""
-
-    boxes: Array
-    scores: Array
-    classes: Array
-    extra: Array
-
-    @classmethod
-    def join(cls, parts: Sequence[Candidates]) -> Candidates:
-        """All of them, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("boxes", "scores", "classes", "extra")))
-
-
-def logit(threshold: float) -> float:
-    """x with σ(x) = threshold; ∓∞ at 0 and 1."""
-    if threshold <= 0:
-        return -math.inf
-    return math.inf if threshold >= 1 else -math.log(1 / threshold - 1)
-
-
-def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(−x)) without overflow, in x's precision."""
-    result: Array = 0.5 * (1 + np.tanh(0.5 * x))
-    return result
+__all__ = ["Candidates", "candidates", "check_shapes", "distances", "logit", "sigmoid"]
 
 
 def candidates(outputs: Sequence[Array], head: HeadSpec, image: int, conf: float, multi_label: bool) -> Candidates:
@@ -55,7 +27,8 @@ def candidates(outputs: Sequence[Array], head: HeadSpec, image: int, conf: float
         InputError: an output's shape does not fit the head.
     """
     check_shapes(outputs, head)
-    one = [output[image] for output in outputs[: head.outputs]]
+    flat = head.kind == "points"  # of one image its rows may come without a batch
+    one = [output if flat and output.ndim == 2 else output[image] for output in outputs[: head.outputs]]
     return Candidates.join(list(_DECODERS[head.kind](one, head, conf, multi_label)))
 
 
@@ -76,12 +49,14 @@ def _expected(head: HeadSpec) -> list[tuple[int, int, int]]:
     e, levels = head.extra_channels, head.levels
     if head.kind == "v5":
         return [(3, 2, 5 + head.nc + e)]
+    if head.kind == "points":
+        return []  # checked where they are split
     if head.kind == "v8":
-        return [(3, 1, 4 + head.nc + e)]
+        return [(3, 2 if head.rows else 1, 4 + head.nc + e)]
     if head.kind == "end2end":
         return [(3, 2, 6 + e)]
     if head.kind == "fastestdet":
-        return [(4, 1, 5 + head.nc)]
+        return [(4, 3 if head.rows else 1, 5 + head.nc)]
     if head.kind == "v5-raw":
         return [(4, 1, len(level) * (5 + head.nc + e)) for level in head.anchors]
     box, extra = 4 * head.reg_max, [(4, 1, e)] * levels if head.extra else []
@@ -98,7 +73,7 @@ def _v5(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: bool
 
 
 def _v8(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: bool) -> Iterator[Candidates]:
-    table = outputs[0]
+    table = outputs[0].T if head.rows else outputs[0]
     alive = np.flatnonzero(table[4 : 4 + head.nc].max(axis=0) > conf)
     rows = table[:, alive].T
     row, label, score = _select(rows[:, 4 : 4 + head.nc], conf, multi_label)
@@ -112,8 +87,9 @@ def _end2end(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label:
 
 def _fastestdet(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: bool) -> Iterator[Candidates]:
     """Centre (cell + tanh)/cells, size σ, both relative to the image (dog-qiuqiu/FastestDet, BSD-3-Clause)."""
-    channels, height, width = outputs[0].shape
-    table = outputs[0].reshape(channels, -1)
+    planes = outputs[0].transpose(2, 0, 1) if head.rows else outputs[0]
+    channels, height, width = planes.shape
+    table = planes.reshape(channels, -1)
     alive = np.flatnonzero(table[0] > conf)
     rows = table[:, alive].T
     row, label, score = _select(rows[:, 5:] * rows[:, :1], conf, multi_label)
@@ -160,16 +136,6 @@ def _v8_raw(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_label: 
         extra = outputs[-levels + index].reshape(head.extra_channels, -1)[:, cells].T if head.extra else None
         box, further = _place(head, sides, grid, stride, extra)
         yield Candidates(box[row], score, label, further[row])
-
-
-def distances(boxes: Array, reg_max: int) -> Array:
-    """(n, 4·reg_max) logits → (n, 4) expected left, top, right, bottom in cells (Generalized Focal Loss, §3)."""
-    if reg_max == 1:
-        return boxes
-    bins = boxes.reshape(-1, 4, reg_max)
-    weight = np.exp(bins - bins.max(axis=2, keepdims=True))
-    expected: Array = (weight @ np.arange(reg_max, dtype=boxes.dtype)) / weight.sum(axis=2)
-    return expected
 
 
 def _place(head: HeadSpec, sides: Array, grid: Array, stride: float, extra: Array | None) -> tuple[Array, Array]:
@@ -241,6 +207,7 @@ _DECODERS = {
     "v8": _v8,
     "end2end": _end2end,
     "fastestdet": _fastestdet,
+    "points": decode_points,
     "v5-raw": _v5_raw,
     "v8-raw": _v8_raw,
 }

@@ -9,6 +9,7 @@ A file says it itself (metadata `onnxslim_yolo.head`, written by the pass `head`
     fastestdet  (b, 5 + nc, h, w)                             objectness, tanh/σ box, probabilities
     v5-raw      per level (b, na·(5 + nc + e), h, w)          logits; needs anchors
     v8-raw      per level (b, 4·reg_max + nc, h, w), or the boxes' and the classes' maps apart
+    points      a row a cell, boxes not decoded           see `head_points` (YOLOX, NanoDet, PicoDet, SCRFD, YuNet)
 
 with nc classes and e further numbers a box (mask coefficients, key points, an angle).
 """
@@ -22,16 +23,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.head_points import STRIDES, Points
 
 HEAD_KEY = "onnxslim_yolo.head"
 """The metadata key that holds a `HeadSpec` as JSON."""
 
-Kind = Literal["v5", "v8", "end2end", "fastestdet", "v5-raw", "v8-raw"]
+Kind = Literal["v5", "v8", "end2end", "fastestdet", "v5-raw", "v8-raw", "points"]
 Sizes = Literal["square", "exp"]
 Extra = Literal["", "mask", "pose", "angle"]
 Shape = Sequence[int]
-
-_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32), (4, 8, 16, 32), (8, 16), (16,), (32,), (8,))
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class HeadSpec:
         extra: what the further numbers are; v8-raw has them in maps of their own, behind the others.
         extra_channels: how many there are.
         bgr: the network was trained on BGR images (FastestDet reads them with OpenCV and keeps its channel order).
+        rows: a cell's numbers stand last: (b, N, 4 + nc + e) for v8, (b, h, w, 5 + nc) for fastestdet.
+        points: points: where the numbers stand.
     """
 
     kind: Kind
@@ -67,6 +69,8 @@ class HeadSpec:
     extra: Extra = ""
     extra_channels: int = 0
     bgr: bool = False
+    rows: bool = False
+    points: Points | None = None
 
     @property
     def levels(self) -> int:
@@ -86,6 +90,8 @@ class HeadSpec:
     @property
     def outputs(self) -> int:
         """How many of the model's outputs belong to the head, from the first on."""
+        if self.points is not None:
+            return len(self.points.order) or 1
         if not self.kind.endswith("-raw"):
             return 1
         maps = self.levels if self.kind == "v5-raw" or self.joint else 2 * self.levels
@@ -106,8 +112,10 @@ class HeadSpec:
             scales = tuple(float(alpha) for alpha in scale) if isinstance(scale, list) else float(scale)
             sizes = data.pop("sizes", "square")
             rules = tuple(sizes) if isinstance(sizes, list) else sizes
+            points = data.pop("points", None)
+            data["points"] = None if points is None else Points.from_data(points)
             spec = cls(strides=strides, anchors=anchors, scale_xy=scales, sizes=rules, **data)
-        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"the metadata '{HEAD_KEY}' is damaged: {error}") from error
         if spec.kind not in get_args(Kind):
             raise InputError(f"the metadata '{HEAD_KEY}' names an unknown kind of head: '{spec.kind}'")
@@ -159,6 +167,9 @@ def identify_head(
     maps = [shape for shape in shapes if len(shape) == 4]
     if len(shapes) == 1 and maps and maps[0][1] > 5 and nc in (None, maps[0][1] - 5):
         return HeadSpec("fastestdet", maps[0][1] - 5, strides=_map_strides(maps, size), bgr=True)
+    if len(shapes) == 1 and maps and maps[0][3] > 5 and nc == maps[0][3] - 5:
+        strides = (size[0] / maps[0][1],)
+        return HeadSpec("fastestdet", nc, strides=strides, bgr=True, rows=True)
     if len(maps) == len(shapes) and nc is not None and len(maps) > 1:
         return _raw(maps, size, nc)
     raise _unknown(shapes, "give the number of classes, or a file whose metadata describes its head")
@@ -174,6 +185,8 @@ def _table(shape: Shape, size: tuple[int, int], nc: int | None, metadata: Mappin
             raise _unknown([shape], "an end-to-end head has at least 6 numbers a box")
         return HeadSpec("end2end", nc or 0, **_extra(second - 6, metadata))
     columns, boxes = (second, first) if rows else (first, second)
+    if rows and nc is not None and columns == 4 + nc and _fits(boxes, size):
+        return HeadSpec("v8", nc, rows=True)
     if rows and columns >= 6 and _fits(boxes, size):
         known = columns - 5 if nc is None or metadata.get("task", "detect") == "detect" else nc
         return HeadSpec("v5", known, **_extra(columns - 5 - known, metadata))
@@ -211,7 +224,7 @@ def _cells(size: tuple[int, int], strides: Sequence[int]) -> int:
 
 
 def _fits(boxes: int, size: tuple[int, int]) -> bool:
-    return any(boxes % max(_cells(size, s), 1) == 0 and boxes // max(_cells(size, s), 1) <= 9 for s in _STRIDES)
+    return any(boxes % max(_cells(size, s), 1) == 0 and boxes // max(_cells(size, s), 1) <= 9 for s in STRIDES)
 
 
 def _unknown(shapes: Sequence[Shape], hint: str) -> UnsupportedError:

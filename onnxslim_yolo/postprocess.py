@@ -74,7 +74,7 @@ def postprocess(
     if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_det >= 1):
         raise UsageError(f"conf {conf} and iou {iou} have to lie in [0, 1], max_det {max_det} has to be at least 1")
     results: list[Detections] = []
-    for image in range(len(outputs[0])):
+    for image in range(len(outputs[0]) if outputs[0].ndim > 2 else 1):  # rows of one image may have no batch
         # One-to-one heads rank (box, class) pairs, so a box may come with two classes.
         found = candidates(outputs, head, image, conf, multi_label or head.end2end)
         results.append(_finish(found, head, iou, max_det, agnostic))

@@ -35,7 +35,8 @@ import numpy as np
 from onnxslim_yolo.decode import candidates
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.head_spec import HeadSpec, identify_head
+from onnxslim_yolo.head_spec import HeadSpec
+from onnxslim_yolo.head_values import recognise
 from onnxslim_yolo.postprocess import Detections, postprocess
 from onnxslim_yolo.verify.head_error import iou
 from onnxslim_yolo.verify.onnx_run import Feeds, run_each
@@ -156,7 +157,7 @@ def head_of(model: Model, outputs: Sequence[Array], feed: Feeds) -> HeadSpec | N
     if image.ndim != 4:
         return None
     try:
-        return identify_head([o.shape for o in outputs], (image.shape[2], image.shape[3]), model.metadata)
+        return recognise(outputs, (image.shape[2], image.shape[3]), model.metadata)
     except (UnsupportedError, InputError):
         return None
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec, class_names, identify_head
+from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec, class_names
+from onnxslim_yolo.head_values import recognise
 from onnxslim_yolo.input_format import UNIT, InputFormat, input_format_of
 from onnxslim_yolo.postprocess import Detections, postprocess
 from onnxslim_yolo.yaml_file import read_yaml
@@ -91,7 +92,7 @@ class Detector:
                 hint="convert it with --head raw, which describes the head in metadata.yaml",
             )
         try:
-            return identify_head([output.shape for output in outputs], self.size, metadata, self.nc)
+            return recognise(outputs, self.size, metadata, self.nc)
         except UnsupportedError as error:
             raise UnsupportedError(error.message, file=self.network.file, hint=error.hint) from error
 

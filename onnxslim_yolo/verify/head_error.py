@@ -23,7 +23,8 @@ from onnxslim_yolo.analysis.calibration_images import evenly
 from onnxslim_yolo.decode import Candidates, candidates
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.head_spec import HeadSpec, identify_head
+from onnxslim_yolo.head_spec import HeadSpec
+from onnxslim_yolo.head_values import recognise
 from onnxslim_yolo.verify.onnx_run import session
 
 FAINTEST = 0.01
@@ -109,7 +110,7 @@ class HeadError:
 def head_of(model: Model, outputs: Sequence[Array], size: Sequence[int]) -> HeadSpec | None:
     """How to decode a network's outputs cell by cell, or None where that is not known."""
     try:
-        spec = identify_head([o.shape for o in outputs], (int(size[0]), int(size[1])), model.metadata)
+        spec = recognise(outputs, (int(size[0]), int(size[1])), model.metadata)
     except (UnsupportedError, InputError):
         return None
     return None if spec.kind == "end2end" or spec.end2end else spec
@@ -133,7 +134,8 @@ def relative_error(expected: Array, found: Array) -> float:
 
 def _decode(outputs: Sequence[Array], head: HeadSpec) -> Candidates:
     """Every cell, in order. What is no number is seen as nothing: a logit far below 0, a probability of 0."""
-    nothing = -30.0 if head.kind.endswith("-raw") else 0.0
+    logits = head.points is not None and head.points.logits
+    nothing = -30.0 if logits or head.kind.endswith("-raw") else 0.0
     return candidates([np.nan_to_num(o, nan=nothing) for o in outputs], head, 0, NO_THRESHOLD, False)
 
 

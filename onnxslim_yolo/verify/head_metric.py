@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.decode import distances, sigmoid
+from onnxslim_yolo.decode_points import split_rows
 from onnxslim_yolo.graph import Array
 from onnxslim_yolo.head_spec import HeadSpec
 
@@ -139,13 +140,15 @@ def _shares(scores: Array, objectness: bool) -> Array:
 
 def layout_of(head: HeadSpec) -> Layout | None:
     """How to read a head as a table; None for heads that rank their rows."""
-    if head.kind == "end2end" or head.end2end:
+    if head.kind == "end2end" or head.end2end or (head.kind == "fastestdet" and head.rows):
         return None
+    if head.kind == "points":
+        return _points_layout(head)
     if head.kind in ("v5", "v8"):
         width = 4 + (head.kind == "v5") + head.nc
-        turned = head.kind == "v8"
+        turned = head.kind == "v8" and not head.rows
         return Layout(
-            1, not turned, False,
+            1, head.kind == "v5", False,
             lambda outputs: (outputs[0][0].T if turned else outputs[0][0])[:, :width],
             lambda table, outputs: _back([(table, 0, slice(0, width), turned)], outputs),
         )  # fmt: skip
@@ -226,16 +229,22 @@ def _of_anchors(table: Array, head: HeadSpec, outputs: Sequence[Array]) -> Array
 def _of_distances(table: Array, head: HeadSpec, outputs: Sequence[Array]) -> Array:
     """Slopes of expected distances in their bins' logits: p_j·(j − E), relative to the box's size."""
     cells = [o.shape[2] * o.shape[3] for o in outputs[: head.levels]]
-    bins = table[:, : 4 * head.reg_max]
-    sides = distances(bins, head.reg_max)
-    size = np.maximum(np.abs(sides[:, :2] + sides[:, 2:]), 1.0 / np.repeat(head.strides, cells)[:, None])
+    return _slopes_of_distances(
+        table[:, : 4 * head.reg_max], head.reg_max, 1.0 / np.repeat(head.strides, cells)[:, None]
+    )
+
+
+def _slopes_of_distances(bins: Array, count: int, least: Array) -> Array:
+    """`bins`: (n, 4·count). `least`: sizes count as at least this, (n, 1) cells."""
+    sides = distances(bins, count)
+    size = np.maximum(np.abs(sides[:, :2] + sides[:, 2:]), least)
     size = np.concatenate((size, size), axis=1)[:, :, None]
-    if head.reg_max == 1:
+    if count == 1:
         return np.asarray(1 / size)
     logits = bins.reshape(len(bins), 4, -1)
     p = np.exp(logits - logits.max(axis=2, keepdims=True))
     p /= p.sum(axis=2, keepdims=True)
-    return np.asarray(p * (np.arange(head.reg_max) - sides[:, :, None]) / size)
+    return np.asarray(p * (np.arange(count) - sides[:, :, None]) / size)
 
 
 def _of_fastestdet(table: Array, head: HeadSpec, outputs: Sequence[Array]) -> Array:
@@ -245,11 +254,53 @@ def _of_fastestdet(table: Array, head: HeadSpec, outputs: Sequence[Array]) -> Ar
     return np.asarray(EDGES * np.concatenate(((1 - np.tanh(table[:, :2]) ** 2) / size, 1 - s), axis=1))[:, :, None]
 
 
+def _points_layout(head: HeadSpec) -> Layout | None:
+    """Heads of a row a cell: box, objectness and classes beside one another, whatever their order."""
+    points = head.points
+    if points is None:
+        return None
+    wanted = [part for part in ("box", "objectness", "classes") if part in points.parts]
+
+    def parts_of(outputs: Sequence[Array]) -> dict[str, list[Array]]:
+        """Per part its rows, level by level: views."""
+        if not points.order:
+            return {part: [rows] for part, rows in split_rows([outputs[0][0]], points, head).items()}
+        levels = len(points.grids)
+        rows = [outputs[k].reshape(-1, outputs[k].shape[-1]) for k in points.order]
+        return {part: rows[k * levels : (k + 1) * levels] for k, part in enumerate(points.parts)}
+
+    def to_table(outputs: Sequence[Array]) -> Array:
+        parts = parts_of(outputs)
+        return np.concatenate([np.concatenate(parts[part]) for part in wanted], axis=1)
+
+    def to_outputs(table: Array, outputs: Sequence[Array]) -> list[Array]:
+        found = [np.zeros(o.shape) for o in outputs]
+        parts, column = parts_of(found), 0
+        for part in wanted:
+            start, width = 0, parts[part][0].shape[1]
+            for rows in parts[part]:
+                rows[...] = table[start : start + len(rows), column : column + width]
+                start += len(rows)
+            column += width
+        return found
+
+    return Layout(head.reg_max, "objectness" in wanted, points.logits, to_table, to_outputs)
+
+
+def _of_points(table: Array, head: HeadSpec, outputs: Sequence[Array]) -> Array:
+    """In cells: of exponential boxes EDGES over the size, and EDGES; of distances as for maps."""
+    if head.points is not None and head.points.sides == "exp":
+        size = np.maximum(np.exp(table[:, 2:4].clip(-8, 8)), 0.1)
+        return np.asarray(EDGES * np.concatenate((1 / size, np.ones_like(size)), axis=1))[:, :, None]
+    return _slopes_of_distances(table[:, : 4 * head.reg_max], head.reg_max, np.full((len(table), 1), 0.1))
+
+
 _SLOPES: dict[str, Callable[[Array, HeadSpec, Sequence[Array]], Array]] = {
     "v5": _decoded,
     "v8": _decoded,
     "v5-raw": _of_anchors,
     "v8-raw": _of_distances,
     "fastestdet": _of_fastestdet,
+    "points": _of_points,
 }
 """Per kind: how far a box's four numbers, relative to its size, move with each number of the table; (n, 4, bins)."""

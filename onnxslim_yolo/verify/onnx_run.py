@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Array, Model, Tensor
+from onnxslim_yolo.graph import Array, Model
 from onnxslim_yolo.input_format import UNIT, input_format_of
 
 Feeds = dict[str, Array]
@@ -84,13 +84,16 @@ def image_like_feeds(model: Model, count: int = 2, seed: int = 0) -> list[Feeds]
     Noise averages out in a few layers, and flat inputs hide spatial mistakes; patches at several scales do neither.
     """
     rng = np.random.default_rng(seed)
+    return [
+        {tensor.name: as_fed(model, image_like(tensor.shape, rng, tensor.dtype)) for tensor in model.graph.inputs}
+        for _ in range(count)
+    ]
+
+
+def as_fed(model: Model, value: Array) -> Array:
+    """An image in [0, 1] as the model's metadata say that it is fed; anything else as it is."""
     form = input_format_of(model.metadata) or UNIT
-
-    def one(tensor: Tensor) -> Array:
-        found = image_like(tensor.shape, rng, tensor.dtype)
-        return form.feed(found, found.dtype) if found.dtype.kind == "f" and found.shape[1:2] == (3,) else found
-
-    return [{tensor.name: one(tensor) for tensor in model.graph.inputs} for _ in range(count)]
+    return form.feed(value, value.dtype) if value.dtype.kind == "f" and value.shape[1:2] == (3,) else value
 
 
 def image_like(shape: Any, rng: np.random.Generator, dtype: Any = None) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.verify.onnx_run import Feeds, image_like
+from onnxslim_yolo.verify.onnx_run import Feeds, as_fed, image_like
 
 SHAPES = 400
 """Leaves an image."""
@@ -29,7 +29,8 @@ def scene_feeds(model: Model, count: int, seed: int = 0) -> list[Feeds]:
     """`count` inputs of the model: scenes for what looks like an image, noise for anything else."""
     rng = np.random.default_rng(seed)
     return [
-        {tensor.name: _input(tensor.shape, tensor.dtype, rng) for tensor in model.graph.inputs} for _ in range(count)
+        {tensor.name: as_fed(model, _input(tensor.shape, tensor.dtype, rng)) for tensor in model.graph.inputs}
+        for _ in range(count)
     ]
 
 
