@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -154,17 +155,19 @@ def _darknet(path: Path, options: LoadOptions) -> onnx.ModelProto:
 
 
 def _checkpoint(path: Path, options: LoadOptions) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
+    if "torch" not in sys.modules and find_spec("torch") is None:
         raise InputError(
             "reading a PyTorch checkpoint needs torch, which is not installed",
             file=path,
             hint="pip install 'onnxslim-yolo[torch]', or compile an ONNX export that keeps its BatchNorms",
-        ) from error
+        )
+    from onnxslim_yolo.load.trace_apart import is_apart, trace_apart
+
+    head = "raw" if options.head == "raw" else "decoded"
+    if is_apart():
+        return trace_apart(path, imgsz=options.imgsz, head=head, weights=options.weights, trust=options.trust)
     from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint
 
-    head = replace(options, head="raw" if options.head == "raw" else "decoded").head
     return trace_checkpoint(path, imgsz=options.imgsz, head=head, weights=options.weights, trust=options.trust)
 
 

@@ -13,14 +13,16 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files import write_atomically
-from onnxslim_yolo.graph import MODULE_KEY
+from onnxslim_yolo.graph import MODULE_KEY, Array
 from onnxslim_yolo.load.trace_check import check_norms, check_outputs, flatten_outputs
 from onnxslim_yolo.load.trace_names import all_nodes, module_path, name_transposed
 
@@ -60,18 +62,45 @@ def trace(
         UnsupportedError: neither exporter can express the module.
         VerificationError: the graph is not what the module computes.
     """
+    traced = run_exporter(module, example, opset=opset, dynamic=dynamic, exporter=exporter)
+    traced.check()
+    if path is not None:
+        _write(traced.proto, Path(path))
+    return traced.proto
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A graph whose norms are the module's, and what the module makes of other images than it was traced with.
+
+    A trace freezes the way that its example took, so the images are noise: where they take another, it shows.
+    """
+
+    proto: onnx.ModelProto
+    images: Array
+    outputs: list[Array]
+
+    def check(self) -> None:
+        """Raises VerificationError unless onnxruntime computes the same."""
+        check_outputs(self.proto, self.images, self.outputs)
+
+
+def run_exporter(
+    module: nn.Module, example: Tensor, *, opset: int = 17, dynamic: bool = False, exporter: str = "auto"
+) -> Traced:
+    """As `trace`, without running the graph. Raises as that does, but no VerificationError about outputs."""
+    import torch
+
     steps = {"torchscript": [_torchscript], "dynamo": [_dynamo], "auto": [_torchscript, _dynamo]}
     if exporter not in steps:
         raise InputError(f"no exporter is named '{exporter}'", hint=f"one of: {', '.join(steps)}")
+    noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(1)).to(example.dtype)
     with _tracing_state(module, dynamic):
-        norms, expected = _run(module, example)
+        norms, expected = _run(module, noise)
         proto = _first_success(steps[exporter], module, example, expected, opset, dynamic)
         _tidy(proto, module)
         check_norms(proto, module, norms)
-        check_outputs(proto, module, example, expected)
-    if path is not None:
-        _write(proto, Path(path))
-    return proto
+    return Traced(proto, noise.numpy(), [tensor.numpy() for tensor in expected])
 
 
 @contextmanager
@@ -156,20 +185,21 @@ def _torchscript(module: nn.Module, example: Tensor, outputs: list[str], opset: 
     import torch
 
     axes = {"images": {0: "batch", 2: "height", 3: "width"}} if dynamic else None
-    buffer: Any = io.BytesIO()  # accepted by this exporter, unlike what its annotation says
-    torch.onnx.export(
-        module,
-        (example,),
-        buffer,
-        dynamo=False,
-        opset_version=opset,
-        training=torch.onnx.TrainingMode.PRESERVE,
-        keep_initializers_as_inputs=True,
-        input_names=["images"],
-        output_names=outputs,
-        dynamic_axes=axes,
-    )
-    return onnx.load_model_from_string(buffer.getvalue())
+    with TemporaryDirectory(prefix="onnxslim-trace-") as folder:  # in memory, the bytes would be there twice
+        file = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            module,
+            (example,),
+            str(file),
+            dynamo=False,
+            opset_version=opset,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            keep_initializers_as_inputs=True,
+            input_names=["images"],
+            output_names=outputs,
+            dynamic_axes=axes,
+        )
+        return onnx.load(str(file))
 
 
 def _dynamo(module: nn.Module, example: Tensor, outputs: list[str], opset: int, dynamic: bool) -> onnx.ModelProto:

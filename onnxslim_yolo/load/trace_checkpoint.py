@@ -13,7 +13,7 @@ from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.account import account
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.dry_run import check_sizes
-from onnxslim_yolo.load.trace import trace
+from onnxslim_yolo.load.trace import Traced, run_exporter
 
 DEFAULT_SIZE = 640
 
@@ -41,13 +41,29 @@ def trace_checkpoint(
         InputError: the checkpoint is unsafe, broken, or of unknown classes.
         VerificationError: the traced graph does not compute what the module computes.
     """
-    import torch
-
     if is_saved_module(path):
         from onnxslim_yolo.emit.torch import load_module, module_to_onnx
 
         with _about(path):
             return module_to_onnx(load_module(path)), ()
+    traced, notes = trace_unchecked(path, imgsz=imgsz, head=head, weights=weights, trust=trust, dynamic=dynamic)
+    with _about(path):
+        traced.check()
+    return traced.proto, notes
+
+
+def trace_unchecked(
+    path: Path,
+    *,
+    imgsz: tuple[int, int] | None = None,
+    head: str = "decoded",
+    weights: Path | None = None,
+    trust: bool = False,
+    dynamic: bool = False,
+) -> tuple[Traced, tuple[str, ...]]:
+    """As `trace_checkpoint`, but what the module computes is handed on, to be compared by somebody without torch."""
+    import torch
+
     checkpoint = read_checkpoint(path, model_yaml=weights, trust=trust)
     if checkpoint.module is None:
         raise InputError(
@@ -64,11 +80,12 @@ def trace_checkpoint(
         called = check_sizes(module, (1, 3, height, width)) if ours else frozenset()
     example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with _about(path):
-        proto = trace(module, example, dynamic=dynamic)
+        traced = run_exporter(module, example, dynamic=dynamic)
+        proto = traced.proto
         notes = account(module, proto, called, (1, 3, height, width)) if ours else ()
     metadata = {entry.key: entry.value for entry in proto.metadata_props} | checkpoint.onnx_metadata()
     onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
-    return proto, (*checkpoint.notes, *notes)
+    return traced, (*checkpoint.notes, *notes)
 
 
 @contextmanager

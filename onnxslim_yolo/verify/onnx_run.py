@@ -29,6 +29,8 @@ def session(model: Model | onnx.ModelProto | bytes | Path, *, optimise: bool, th
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # what a run has taken is given back after it
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if isinstance(model, Model):
         model = model.to_onnx()
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model

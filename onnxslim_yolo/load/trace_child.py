@@ -1,0 +1,62 @@
+"""The process that traces a checkpoint: a script of its own, so that torch's memory is gone when the passes begin.
+
+Reads one line of JSON from stdin: `path`, and the options of `trace_unchecked`. Writes `traced.onnx` and, unless the
+graph is checked already, `proof.npz` into its own folder, and answers with one line: `{"notes": […]}`, or
+`{"error": …}` with the parts of an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+GRAPH, PROOF = "traced.onnx", "proof.npz"
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Trace what a request names, into the working directory."""
+    from onnxslim_yolo.errors import OnnxSlimError
+
+    try:
+        return _trace(request)
+    except OnnxSlimError as error:
+        parts = {key: getattr(error, key) for key in ("message", "file", "node", "hint")}
+        return {"error": {"kind": type(error).__name__, **parts}, "traceback": traceback.format_exc()}
+    except BaseException as error:
+        return {"error": None, "traceback": traceback.format_exc(), "bug": f"{type(error).__name__}: {error}"}
+
+
+def _trace(request: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+
+    from onnxslim_yolo.emit.torch_describe import is_saved_module
+    from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint, trace_unchecked
+
+    path, size, weights = Path(request["path"]), request["imgsz"], request["weights"]
+    if is_saved_module(path):
+        proto, notes = trace_checkpoint(path)
+        Path(GRAPH).write_bytes(proto.SerializeToString(deterministic=True))
+        return {"notes": list(notes)}
+    traced, notes = trace_unchecked(
+        path,
+        imgsz=None if size is None else (size[0], size[1]),
+        head=request["head"],
+        weights=None if weights is None else Path(weights),
+        trust=request["trust"],
+    )
+    arrays: dict[str, Any] = {f"output{i}": array for i, array in enumerate(traced.outputs)}
+    np.savez(PROOF, images=traced.images, **arrays)
+    Path(GRAPH).write_bytes(traced.proto.SerializeToString(deterministic=True))
+    return {"notes": list(notes)}
+
+
+if __name__ == "__main__":
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever torch prints goes to stderr, not between our replies
+    reply = answer(json.loads(sys.stdin.buffer.readline()))
+    channel.write(json.dumps(reply).encode() + b"\n")
+    channel.flush()
