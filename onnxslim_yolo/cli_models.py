@@ -136,6 +136,7 @@ def verify(
 ) -> None:
     """Run two models on the same inputs and compare every output. Exit 3 if they disagree."""
     settle(debug)
+    from onnxslim_yolo.verify.compare import told_apart, unseen
     from onnxslim_yolo.verify.pair import compare_models, worst
 
     with spinner("comparing", as_json):
@@ -145,14 +146,17 @@ def verify(
     else:
         table = Table("output", "worst / spread", "worst", "at", box=None)
         for d in check.differences:
-            table.add_row(d.output, f"{d.worst:.2e}", f"{d.absolute:.3g}", str(d.at))
+            table.add_row(d.output, f"{d.worst:.2e}", f"{d.absolute:.3g}", f"{d.column} {d.at}".strip())
         out.print(table)
+        for line in unseen(check.differences):
+            out.print(line, style="yellow", highlight=False, markup=False)
     if not check.passed:
         culprit = worst(check)
         names = _told_apart((first, second))
+        found, allowed = told_apart(culprit.worst, tolerance)
         raise VerificationError(
-            f"{names[1]} disagrees with {names[0]}: '{culprit.output}' differs by {culprit.worst:.2e} of its "
-            f"spread, allowed {tolerance:.0e}{f' ({culprit.note})' if culprit.note else ''}",
+            f"{names[1]} disagrees with {names[0]}: {culprit.place()} differs by {found} of its "
+            f"spread, allowed {allowed}{f' ({culprit.note})' if culprit.note else ''}",
             hint="a pruned model differs from its source by what was pruned; --tolerance sets the limit",
         )
 

@@ -112,7 +112,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         verification = None
         if options.verify:
             progress("verify")
-            verification = _verify(path, result, ncnn, chain, options)
+            verification = _verify(path, result, ncnn, chain, options, baseline)
         compensation = [gain.as_json() for gain in probe.measure(options.calib)]
         gains = measure_gains(result, baseline, reference, options, progress)
         latency = predict_latency(model, baseline, options, say="speed" not in gains)
@@ -188,15 +188,17 @@ def _observer(
             probe(step, before, after)
         if options.verify_each:
             if not each:  # the input's size is settled by the first pass
-                each.append(EachPass(reference, image_like_feeds(after, 1)))
+                each.append(EachPass(reference, image_like_feeds(after)))
             each[0](step, before, after)
 
     return observe
 
 
-def _verify(path: Path, result: Result, ncnn: NcnnFiles | None, chain: Chain, options: CompileOptions) -> Verification:
+def _verify(
+    path: Path, result: Result, ncnn: NcnnFiles | None, chain: Chain, options: CompileOptions, source: Model
+) -> Verification:
     try:
-        return verify_files(result.model, result.onnx, ncnn, chain)
+        return verify_files(result.model, result.onnx, ncnn, chain, source=source, calib=options.calib)
     except VerificationError as error:
         if options.verify_each:
             raise

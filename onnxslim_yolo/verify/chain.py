@@ -21,7 +21,8 @@ import onnx
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Model
 from onnxslim_yolo.passes.protocol import Pass, effect_of
-from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts, worst_of
+from onnxslim_yolo.verify.compare import TOLERANCE, Difference, told_apart, worst_of
+from onnxslim_yolo.verify.judge import Judge, judge_of
 from onnxslim_yolo.verify.mask import masked
 from onnxslim_yolo.verify.onnx_run import Feeds, run_onnx
 
@@ -112,8 +113,8 @@ def check_pair(
     label: str, reference: Runnable, candidate: Model, feeds: list[Feeds], tolerance: float = TOLERANCE
 ) -> Check:
     """Run two models in onnxruntime without optimisations and compare them."""
-    expected, got = run_onnx(reference, feeds), run_onnx(candidate, feeds)
-    return Check(label, "onnxruntime", compare(expected, got, sorted_outputs=sorts(candidate.graph)), tolerance)
+    differences = judge_of(reference, feeds).compare(run_onnx(candidate, feeds), tolerance)
+    return Check(label, "onnxruntime", differences, tolerance)
 
 
 class EachPass:
@@ -127,6 +128,13 @@ class EachPass:
         self.chain = Chain(source)
         self.feeds = feeds
         self.checks: list[Check] = []
+        self._judges: list[tuple[Runnable, Judge]] = []
+
+    def _judge(self) -> Judge:
+        """Of the chain's present reference, which most passes leave as it was."""
+        if not self._judges or self._judges[-1][0] is not self.chain.reference:
+            self._judges = [(self.chain.reference, judge_of(self.chain.reference, self.feeds))]
+        return self._judges[-1][1]
 
     def __call__(self, step: Pass, before: Model, after: Model) -> None:
         """Check one pass."""
@@ -135,12 +143,13 @@ class EachPass:
         absorbed_now = after.plan is not None and after.plan.absorbed and not after.plan.applied
         if absorbed_now or (pending and effect_of(step) != "slice"):
             return  # a bias has taken over what its channels still contribute: comparable once they are cut
-        check = check_pair(f"{self.chain.label} = after {step.name}", self.chain.reference, after, self.feeds)
+        differences = self._judge().compare(run_onnx(after, self.feeds))
+        check = Check(f"{self.chain.label} = after {step.name}", "onnxruntime", differences)
         self.checks.append(check)
         if not check.passed:
             culprit = max(check.differences, key=lambda d: d.worst)
+            worst, allowed = told_apart(culprit.worst, check.tolerance)
             raise VerificationError(
-                f"pass '{step.name}' changed output '{culprit.output}' by {culprit.worst:.2e} of its spread "
-                f"(allowed: {check.tolerance:.0e})",
+                f"pass '{step.name}' changed {culprit.place()} by {worst} of its spread (allowed: {allowed})",
                 hint=f"leave the pass out with --passes, and report it: '{step.name}' is wrong on this model",
             )

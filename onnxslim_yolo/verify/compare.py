@@ -1,12 +1,12 @@
-"""Compare outputs, and show that the comparison would have noticed a mistake.
+"""Compare outputs column by column.
 
-The difference of two arrays is the worst |Δ| over the spread (standard deviation) of the reference. A tolerance alone
-proves nothing: on weights that hardly matter everything agrees. So a control spoils one layer of the candidate by 1 %
-and has to be noticed; how strongly it is, is reported beside the difference.
+The difference of two outputs is the worst |Δ| over its column's scale: by how much inputs move the column, or what
+rounding hides there (see `ruler`, and `columns` for what a column is).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.graph import Array, Model, input_constant, nodes_of, replace_constant
+from onnxslim_yolo.verify.columns import meanings
 from onnxslim_yolo.verify.onnx_run import Feeds, run_onnx
+from onnxslim_yolo.verify.ruler import FIRES, Ruler, rulers_of
 
 TOLERANCE = 1e-3
 """Of an output's spread, worst element. Refolding fp32 weights through 60 layers costs 1e-6 to 1e-4."""
@@ -31,11 +33,15 @@ class Difference:
 
     Attributes:
         output: its name.
-        worst: worst |Δ| / spread.
-        absolute: worst |Δ|.
-        spread: the reference's standard deviation.
-        at: where the worst element is.
+        worst: worst |Δ| / scale over all columns (see `ruler`).
+        absolute: |Δ| there, of logits where the column is a score's.
+        spread: how far inputs move that column.
+        at: where the worst element is: its row and its column.
         note: anything peculiar about the comparison.
+        column: the name of the worst column.
+        columns: how many there are. blind: names of those that no input moves. dim: of those in which a change by 1 %
+            may pass, because rounding costs as much.
+        silent: of score columns that no input raises above `FIRES`.
     """
 
     output: str
@@ -44,25 +50,46 @@ class Difference:
     spread: float
     at: tuple[int, ...] = ()
     note: str = ""
+    column: str = ""
+    columns: int = 1
+    blind: tuple[str, ...] = ()
+    dim: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """All fields; null for what is infinite, which JSON cannot say."""
         finite = {k: v for k, v in asdict(self).items() if not isinstance(v, float) or np.isfinite(v)}
-        return {"worst": None, "absolute": None} | finite | {"at": list(self.at)}
+        lists = {k: list(getattr(self, k)) for k in ("at", "blind", "dim", "silent")}
+        return {"worst": None, "absolute": None} | finite | lists
+
+    def place(self) -> str:
+        """Where it is worst, for people: "output0's class 3"."""
+        return f"output '{self.output}'" + (f", {self.column}," if self.column not in ("", "all") else "")
 
 
-def compare(reference: list[Feeds], candidate: list[Feeds], *, sorted_outputs: bool = False) -> list[Difference]:
+def compare(
+    reference: list[Feeds],
+    candidate: list[Feeds],
+    *,
+    sorted_outputs: bool = False,
+    rulers: dict[str, Ruler] | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[Difference]:
     """The difference per output, the worst over all runs. Outputs are matched by name.
 
     Args:
         reference, candidate: outputs by name, per run.
         sorted_outputs: rows may come in another order, as behind TopK, where rounding decides ties.
+        rulers: how each output is compared; made of the reference's runs where left out.
+        tolerance: what is allowed: the difference that a column's floor counts as.
     """
+    known = rulers if rulers is not None else rulers_of(reference, meanings(reference))
     found: dict[str, Difference] = {}
     for expected, got in zip(reference, candidate, strict=True):
         for name, value in expected.items():
-            difference = _difference(name, value, got.get(name), sorted_outputs)
-            if name not in found or difference.worst > found[name].worst:
+            ruler = known.get(name) or rulers_of([expected], meanings([{name: value}]))[name]
+            difference = _difference(name, value, got.get(name), ruler, sorted_outputs, tolerance)
+            if name not in found or not difference.worst <= found[name].worst:
                 found[name] = difference
     return list(found.values())
 
@@ -72,7 +99,32 @@ def worst_of(differences: list[Difference]) -> float:
     return max((d.worst for d in differences), default=float("inf"))
 
 
-def _difference(name: str, expected: Array, got: Array | None, sorted_outputs: bool) -> Difference:
+def told_apart(worst: float, allowed: float) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to see that they differ."""
+    for digits in range(2, 17):
+        texts = f"{worst:.{digits}e}", f"{allowed:.{digits}e}"
+        if texts[0] != texts[1]:
+            return texts[0], f"{allowed:.0e}" if digits == 2 and float(f"{allowed:.0e}") == allowed else texts[1]
+    return texts
+
+
+def unseen(differences: Sequence[Difference]) -> list[str]:
+    """What the comparison cannot vouch for, a sentence an output and kind of blindness."""
+    lines = []
+    for d in differences:
+        for names, why in (
+            (d.blind, "no input moves it; its values agree but for rounding"),
+            (d.dim, "rounding hides what a change by 1 % would do"),
+            (d.silent, f"no input raises it above {FIRES:g}"),
+        ):
+            if names:
+                lines.append(f"blind: {d.output}: {', '.join(names)}: {why}")
+    return lines
+
+
+def _difference(
+    name: str, expected: Array, got: Array | None, ruler: Ruler, sorted_outputs: bool, tolerance: float
+) -> Difference:
     infinite = float("inf")
     if got is None:
         return Difference(name, infinite, infinite, 0.0, note="missing")
@@ -80,26 +132,36 @@ def _difference(name: str, expected: Array, got: Array | None, sorted_outputs: b
         return Difference(name, infinite, infinite, 0.0, note=f"shape {got.shape}, expected {expected.shape}")
     if expected.size == 0:
         return Difference(name, 0.0, 0.0, 0.0, note="empty")
-    a, b = expected.astype(np.float64), got.astype(np.float64)
-    both_nan = np.isnan(a) & np.isnan(b)
-    delta = np.where(both_nan | (a == b), 0.0, np.abs(a - b))
-    delta = np.where(np.isnan(delta), infinite, delta)
-    finite = a[np.isfinite(a)]
-    spread = float(finite.std()) if finite.size else 0.0
-    scale = spread or float(np.abs(finite).max(initial=0.0)) or 1.0
+    scale = ruler.scale(tolerance)
+    absolute = ruler.delta(expected, got)
+    delta = absolute / scale
     note = ""
-    if sorted_outputs and delta.max() / scale > TOLERANCE and a.ndim >= 2 and a.size // a.shape[-1] <= ROWS:
-        delta, note = _unmatched_rows(a, b), "compared as a set of rows"
-    at = np.unravel_index(int(np.argmax(delta)), delta.shape)
-    worst = float(delta.max())
-    return Difference(name, worst / scale, worst, spread, tuple(int(i) for i in at), note)
+    if sorted_outputs and delta.max() > tolerance and expected.ndim >= 2 and len(delta) <= ROWS:
+        delta, note = _unmatched_rows(ruler, expected, got, scale), "compared as a set of rows"
+    row, column = (int(i) for i in np.unravel_index(int(np.argmax(delta)), delta.shape))
+    names = ruler.meaning.names
+    return Difference(
+        name,
+        float(delta[row, column]),
+        float(absolute[row, column]),
+        float(ruler.movement[column]),
+        (row, column),
+        note,
+        ruler.meaning.name(column),
+        ruler.meaning.count,
+        tuple(names(ruler.blind)),
+        tuple(names(ruler.dim)),
+        tuple(names(ruler.silent)),
+    )
 
 
-def _unmatched_rows(a: Array, b: Array) -> Array:
-    """Per row of `a`, the distance to the nearest row of `b`; the farthest 2 % may be ties at the cut-off."""
-    rows_a, rows_b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-    nearest = np.array([np.abs(rows_b - row).max(axis=1).min() for row in rows_a])
-    limit = np.sort(nearest)[int(np.ceil(0.98 * len(nearest))) - 1]
+def _unmatched_rows(ruler: Ruler, expected: Array, got: Array, scale: Array) -> Array:
+    """Per row of `expected`, the distance to the nearest row of `got`; the farthest 2 % may be ties at the cut-off."""
+    a, b = ruler.meaning.table(expected), ruler.meaning.table(got)
+    apart = [ruler.rows(np.broadcast_to(row, b.shape), b) / scale for row in a]
+    nearest = np.stack([each[int(each.max(axis=1).argmin())] for each in apart])
+    worst = nearest.max(axis=1)
+    limit = np.sort(worst)[int(np.ceil(0.98 * len(worst))) - 1]
     return np.asarray(np.minimum(nearest, limit))
 
 

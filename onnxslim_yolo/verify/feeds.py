@@ -34,7 +34,8 @@ from onnxslim_yolo.graph import (
 )
 from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.shapes import reinfer
-from onnxslim_yolo.verify.onnx_run import Feeds, image_like, image_like_feeds, session
+from onnxslim_yolo.verify.half import in_float32, is_half
+from onnxslim_yolo.verify.onnx_run import Feeds, as_fed, image_like, image_like_feeds, session
 from onnxslim_yolo.verify.shown_logits import shown_logits
 
 PATCH = 128
@@ -63,7 +64,10 @@ def shared_feeds(model: Model, calib: Path | None = None, count: int = 2) -> lis
         count: inputs besides the one on which scores fire.
     """
     feeds = [*photographs(model, calib, count), *image_like_feeds(model, count)][:count]
-    fired = firing_feed(model)
+    half = is_half(model)
+    fired = firing_feed(in_float32(model) if half else model)
+    if fired is not None and half:
+        fired = {name: value.astype(feeds[0][name].dtype) for name, value in fired.items()}
     return feeds if fired is None else [*feeds, fired]
 
 
@@ -112,7 +116,7 @@ def firing_feed(model: Model) -> Feeds | None:
                 patches = _raised(model, names, (size[1], *extent), size[0], most)
             except OnnxSlimError:
                 continue
-            return None if patches is None else {inputs[0].name: _laid_out(patches, size)}
+            return None if patches is None else {inputs[0].name: _laid_out(model, patches, size)}
     return None
 
 
@@ -162,14 +166,14 @@ def _raised(model: Model, maps: Sequence[str], image: tuple[int, ...], batch: in
     if count > 1:
         graph.inputs[0].shape = [count, *image]
         reinfer(graph)
-    return _climb(graph, targets, count, steps)
+    return _climb(model, graph, targets, count, steps)
 
 
 def _channels(shape: Sequence[int]) -> int:
     return shape[1] if len(shape) == 4 else shape[-1]
 
 
-def _climb(graph: gs.Graph, targets: Sequence[Tensor], count: int, steps: int) -> Array:
+def _climb(model: Model, graph: gs.Graph, targets: Sequence[Tensor], count: int, steps: int) -> Array:
     shapes = [shape_of(tensor) for tensor in targets]
     names = [tensor.name for tensor in targets]
     seeds = {name: gs.Variable(f"{name}__seed", np.float32, shape) for name, shape in zip(names, shapes, strict=True)}
@@ -181,7 +185,9 @@ def _climb(graph: gs.Graph, targets: Sequence[Tensor], count: int, steps: int) -
     graph.outputs = [*targets, gradient]
     runner = session(Model(graph=graph), optimise=False, threads=1)
     given = [seed.name for seed in seeds.values()]
-    x = image_like(static_shape(graph.inputs[0]), np.random.default_rng(1))
+    whole = static_shape(graph.inputs[0])
+    x = as_fed(model, image_like(whole, np.random.default_rng(1)))
+    low, high = (as_fed(model, np.full(whole or (), value, np.float32)) for value in (0.0, 1.0))
     zeros = [np.zeros(shape, np.float32) for shape in shapes]
     seeded = zeros
     for step in range(steps + 1):
@@ -192,7 +198,7 @@ def _climb(graph: gs.Graph, targets: Sequence[Tensor], count: int, steps: int) -
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise _NoGradientError("the network cannot be run in patches") from error
         if step:
-            x = np.clip(x + np.float32(STRIDE) * np.sign(values.pop()), 0, 1).astype(np.float32)
+            x = np.clip(x + STRIDE * (high - low) * np.sign(values.pop()), low, high).astype(np.float32)
         seeded = _seeds([_columns_last(value, count) for value in values], shapes, count)
     return x
 
@@ -230,11 +236,11 @@ def _seeds(values: Sequence[Array], shapes: Sequence[Sequence[int]], count: int)
     return found
 
 
-def _laid_out(patches: Array, size: tuple[int, ...]) -> Array:
+def _laid_out(model: Model, patches: Array, size: tuple[int, ...]) -> Array:
     """Patches side by side over an input (b, c, h, w), whole ones only; image-like elsewhere."""
     if patches.shape == tuple(size):
         return patches
-    image = image_like(size, np.random.default_rng(2))
+    image = as_fed(model, image_like(size, np.random.default_rng(2)))
     height, width = patches.shape[2:]
     number = 0
     for top in range(0, size[2] - height + 1, height):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Model
-from onnxslim_yolo.verify.chain import Chain, Check, check_links
-from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, control, sorts, worst_of
-from onnxslim_yolo.verify.onnx_run import Feeds, image_like_feeds, run_onnx
+from onnxslim_yolo.verify.chain import Chain, Check
+from onnxslim_yolo.verify.columns import Feeds
+from onnxslim_yolo.verify.compare import TOLERANCE, told_apart
+from onnxslim_yolo.verify.control import SPOILED_BY, Control, controls
+from onnxslim_yolo.verify.feeds import shared_feeds
+from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
+from onnxslim_yolo.verify.judge import Judge, judge_of
+from onnxslim_yolo.verify.onnx_run import run_onnx
 
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.ncnn import NcnnModel
-
-NOISE = 20.0
-"""Results may differ by this many times what onnxruntime's own optimisations change, if the control leaves room."""
 
 MARGIN = 4.0
 """What spoiling one layer by 1 % shows must be this many times the tolerance, or such a mistake would pass."""
@@ -30,17 +32,9 @@ FINEST_NCNN = 5e-5
 That shows as up to 2e-5 where onnxruntime's own two ways agree to 1e-6."""
 
 
-def sharpen(control: float, noise: float) -> tuple[float, bool]:
-    """The tolerance that would notice what the control does, and whether none can.
-
-    On freshly initialised weights, say, spoiling a layer shows less than rounding does: then the check is blind, and
-    the report says so.
-    """
-    finest = max(FINEST, MARGIN * noise)
-    wanted = control / MARGIN
-    # Where a network amplifies rounding itself, what the control shows leaves room for it.
-    allowed = max(TOLERANCE, min(NOISE * noise, wanted))
-    return min(allowed, max(wanted, finest)), wanted < finest
+def sharpen(control: float) -> float:
+    """The tolerance that would notice what the control does. What rounding hides is a matter of each column's floor."""
+    return min(TOLERANCE, max(control / MARGIN, FINEST))
 
 
 @dataclass(frozen=True)
@@ -58,95 +52,119 @@ class Verification:
 
     Attributes:
         checks: what had to agree.
-        control: worst |Δ| / spread after spoiling the layer `control_layer` by 1 %.
-        blind: the control was hardly noticed: on this model's weights agreement proves little.
-        noise: difference between two ways onnxruntime runs the same file: rounding alone, as this model amplifies it.
+        controls: what spoiling the last layers by 1 % shows, per kind of column, the least visible first.
+        tolerance: what was allowed in onnxruntime.
         loss: difference from the source itself, reported and not checked; None where outputs differ in kind.
+        feeds: the inputs of all checks, the one on which scores fire last.
     """
 
     checks: list[Check] = field(default_factory=list)
-    control: float = 0.0
-    control_layer: str = ""
-    blind: bool = False
-    noise: float = 0.0
+    controls: list[Control] = field(default_factory=list)
+    tolerance: float = TOLERANCE
     loss: Check | None = None
+    feeds: list[Feeds] = field(default_factory=list)
+
+    @property
+    def control(self) -> float:
+        """What the least visible kind of column that any input moves shows; 0 where there is none."""
+        return next((found.worst for found in self.controls if not found.blind), 0.0)
+
+    @property
+    def blind(self) -> bool:
+        """Whether a kind of column hardly shows its spoiled layer: agreement proves little there."""
+        return self.control < 2 * self.tolerance
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as report.json holds it."""
+        least = next((found for found in self.controls if not found.blind), None)
         return {
             "checks": [check.as_json() for check in self.checks],
             "control": {
-                "layer": self.control_layer,
-                "spoiled_by": 0.01,
+                "layer": "" if least is None else least.layer,
+                "spoiled_by": SPOILED_BY,
                 "worst": self.control,
                 "noticed": not self.blind,
+                "kinds": [asdict(found) for found in self.controls],
             },
             "difference_from_source": None if self.loss is None else self.loss.as_json(),
         }
 
 
-def verify_files(model: Model, onnx_file: Path | None, ncnn: NcnnFiles | None, chain: Chain) -> Verification:
+def verify_files(
+    model: Model,
+    onnx_file: Path | None,
+    ncnn: NcnnFiles | None,
+    chain: Chain,
+    *,
+    source: Model | None = None,
+    calib: Path | None = None,
+) -> Verification:
     """Run what was written and compare.
+
+    Args:
+        model: what was written. chain: what it has to agree with.
+        source: the source in canonical form, for inputs on which its scores fire. calib: photographs.
 
     Raises:
         VerificationError: something that must agree does not; the message says what, where and by how much.
     """
-    feeds = image_like_feeds(model)
-    found = Verification()
-    expected = run_onnx(chain.reference, feeds)
-    ordered = sorts(model.graph)
+    feeds = shared_feeds(source or model, calib)
+    found = Verification(feeds=feeds)
+    judge = judge_of(chain.reference, feeds)
     label = f"{chain.label} = {'files' if onnx_file is None else onnx_file.name}"
-    plain, optimised = (run_onnx(onnx_file or model, feeds, optimise=optimise) for optimise in (False, True))
-    found.control, found.control_layer = control(model, feeds[:1], expected[:1])
-    found.noise = worst_of(compare(plain, optimised, sorted_outputs=ordered))
-    tolerance, found.blind = sharpen(found.control, found.noise)
-    found.checks += check_links(chain.links, feeds[:1], tolerance)
-    for runtime, got in (("onnxruntime", plain), ("onnxruntime, optimised", optimised)):
-        found.checks.append(Check(label, runtime, compare(expected, got, sorted_outputs=ordered), tolerance))
+    found.controls = controls(model, feeds[-1], judge.rulers)
+    found.tolerance = sharpen(found.control)
+    few = [feeds[0], feeds[-1]]
+    links = {id(link.reference): judge_of(link.reference, few) for link in chain.links}
+    for link in chain.links:
+        differences = links[id(link.reference)].compare(run_onnx(link.candidate, few), found.tolerance)
+        found.checks.append(Check(link.label, "onnxruntime", differences, found.tolerance))
+    plain = run_onnx(onnx_file or model, feeds)
+    optimised = run_onnx(onnx_file or model, feeds[-1:], optimise=True)
+    for runtime, got, skip in (("onnxruntime", plain, 0), ("onnxruntime, optimised", optimised, len(feeds) - 1)):
+        differences = judge.compare(got, found.tolerance, skip=skip)
+        found.checks.append(Check(label, runtime, differences, found.tolerance))
     _require(found.checks)
     if ncnn is not None:
-        _verify_ncnn(found, ncnn.model, ncnn.folder, ncnn.pair, feeds)
-    found.loss = _loss(chain, feeds[:1], plain[:1])
+        _verify_ncnn(found, ncnn, model, judge, plain)
+    if chain.links and chain.links[0].reference is not chain.reference:
+        found.loss = _loss(links[id(chain.links[0].reference)], [plain[0], plain[-1]])
     return found
 
 
-def _verify_ncnn(found: Verification, model: Model, folder: Path, pair: NcnnModel, feeds: list[Feeds]) -> None:
+def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Judge, plain: list[Feeds]) -> None:
     """Run the pair in ncnn and compare it with the ONNX graph; on failure the first differing layer is named.
 
     Half-precision weights are compared with the graph whose weights are rounded likewise, so that the same tight
     tolerance holds for them; what the rounding itself costs is a check of its own, reported and not required.
     """
-    from onnxslim_yolo.verify.ncnn_compare import half_weights, verify_ncnn
+    from onnxslim_yolo.verify.ncnn_compare import half_weights, verify_pair
     from onnxslim_yolo.verify.ncnn_run import ncnn_files
 
-    param, weights = ncnn_files(folder)
+    pair, feeds = ncnn.pair, [found.feeds[0], found.feeds[-1]]
+    param, weights = ncnn_files(ncnn.folder)
     if param.read_text(encoding="utf-8") != pair.param or weights.read_bytes() != pair.bin:
-        raise VerificationError("the ncnn files on disk are not what was converted", file=folder)
+        raise VerificationError("the ncnn files on disk are not what was converted", file=ncnn.folder)
+    model = in_float32(ncnn.model) if is_half(ncnn.model) else ncnn.model
+    feeds = feeds_in_float32(feeds) if model is not ncnn.model else feeds
     rounded = half_weights(model, pair.full) if pair.weights == "fp16" else model
-    tolerance = max(sharpen(found.control, found.noise)[0], FINEST_NCNN)
-    found.blind |= found.control < MARGIN * tolerance
-    differences = [
-        Difference(d.name, d.relative, abs(d.wanted - d.found), 0.0, (d.index,), d.reason)
-        for d in verify_ncnn(model, pair, feeds, tolerance=tolerance)
-    ]
-    label = f"ONNX graph{', weights rounded to fp16' if rounded is not model else ''} = {folder.name}"
+    same = rounded is written  # whose outputs are known
+    mine = Judge([plain[0], plain[-1]], judge.rulers, judge.ordered) if same else judge_of(rounded, feeds)
+    tolerance = max(found.tolerance, FINEST_NCNN)
+    differences = verify_pair(rounded, pair, feeds, mine, tolerance=tolerance)
+    label = f"ONNX graph{', weights rounded to fp16' if rounded is not model else ''} = {ncnn.folder.name}"
     found.checks.append(Check(label, f"ncnn, {pair.weights}", differences, tolerance))
     if rounded is not model:
-        one = feeds[:1]
-        loss = compare(run_onnx(model, one), run_onnx(rounded, one), sorted_outputs=sorts(model.graph))
+        loss = mine.compare(run_onnx(model, feeds[:1]))
         found.checks.append(
             Check("fp32 weights = fp16 weights (the cost of rounding)", "onnxruntime", loss, float("inf"))
         )
 
 
-def _loss(chain: Chain, feeds: list[Feeds], got: list[Feeds]) -> Check | None:
-    source = chain.links[0].reference if chain.links else chain.reference
-    if source is chain.reference:
+def _loss(judge: Judge, got: list[Feeds]) -> Check | None:
+    if set(judge.expected[0]) != set(got[0]):
         return None
-    expected = run_onnx(source, feeds)
-    if set(expected[0]) != set(got[0]):
-        return None
-    return Check("source = files", "onnxruntime", compare(expected, got), tolerance=float("inf"))
+    return Check("source = files", "onnxruntime", judge.compare(got), tolerance=float("inf"))
 
 
 def _require(checks: list[Check]) -> None:
@@ -155,8 +173,9 @@ def _require(checks: list[Check]) -> None:
             continue
         culprit = max(check.differences, key=lambda d: d.worst)
         detail = culprit.note or f"worst element at {culprit.at}"
+        worst, allowed = told_apart(culprit.worst, check.tolerance)
         raise VerificationError(
-            f"verification failed ({check.label}, in {check.runtime}): output '{culprit.output}' differs by "
-            f"{culprit.worst:.2e} of its spread, allowed {check.tolerance:.0e} ({detail})",
+            f"verification failed ({check.label}, in {check.runtime}): {culprit.place()} differs by "
+            f"{worst} of its spread, allowed {allowed} ({detail})",
             hint="nothing was written; --verify-each names the pass, --no-verify writes the files anyway",
         )

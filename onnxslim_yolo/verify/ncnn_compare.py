@@ -21,6 +21,8 @@ from onnxslim_yolo.emit.ncnn_format import safe_name
 from onnxslim_yolo.emit.ncnn_write import write_pair
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.verify.compare import Difference, told_apart
+from onnxslim_yolo.verify.judge import Judge
 from onnxslim_yolo.verify.ncnn_reader import read_ncnn
 from onnxslim_yolo.verify.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncnn
 from onnxslim_yolo.verify.onnx_run import session
@@ -33,6 +35,10 @@ the spread after a whole YOLO, with Winograd 3e-4, which the exp of a decoded bo
 fp16 weights is compared with the graph whose weights are rounded to fp16: what the rounding itself does to the outputs
 (up to 40 % of the spread on noise for FastestDet) says nothing about the conversion, and is measured apart.
 """
+
+
+ROUNDING = 2e-4
+"""Of a column's movement: what ncnn's summing in another order is seen to cost."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,55 @@ def verify_ncnn(
         node=culprit.blob if culprit is not None else bad[0].blob,
         hint="please report this model; --emit onnx writes the ONNX file alone",
     )
+
+
+def verify_pair(
+    model: Model,
+    ncnn: NcnnModel,
+    feeds: Sequence[Mapping[str, Array]],
+    judge: Judge,
+    *,
+    tolerance: float = TOLERANCE,
+    threads: int = 1,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> list[Difference]:
+    """Compare every output column by column; on failure name the first layer that differs.
+
+    Args:
+        model: the graph with its weights as the pair stores them. judge: of its outputs for `feeds`.
+
+    Raises:
+        VerificationError: a column is off by more than `tolerance` and more than rounding explains.
+    """
+    names = {blob: port.onnx for blob, port in ncnn.outputs.items()}
+    inputs = [{blob: feed[port.onnx].reshape(port.dims) for blob, port in ncnn.inputs.items()} for feed in feeds]
+    with _pair(ncnn) as (param, weights):
+        runs = run_ncnn(param, weights, inputs, outputs=list(names), threads=threads, timeout=timeout, exact=True)
+    wanted = [{name: run[name] for name in names.values()} for run in judge.expected]
+    got = [
+        {names[blob]: _like(value, expected[names[blob]]) for blob, value in run.items()}
+        for run, expected in zip(runs, wanted, strict=True)
+    ]
+    rulers = {name: judge.rulers[name] for name in names.values()}
+    found = Judge(wanted, rulers, judge.ordered).with_floor(ROUNDING).compare(got, tolerance)
+    bad = [each for each in found if not each.worst <= tolerance]
+    if not bad:
+        return found
+    culprit = next(filter(None, (first_difference(model, ncnn, feed, tolerance) for feed in feeds)), None)
+    start = f"; the first layer that differs makes {culprit}" if culprit is not None else ""
+    worst = max(bad, key=lambda each: each.worst)
+    texts = told_apart(worst.worst, tolerance)
+    raise VerificationError(
+        f"ncnn disagrees with onnxruntime: {worst.place()} differs by {texts[0]} of its spread, allowed {texts[1]}"
+        f"{f' ({worst.note})' if worst.note else ''}{start}",
+        node=culprit.blob if culprit is not None else None,
+        hint="please report this model; --emit onnx writes the ONNX file alone",
+    )
+
+
+def _like(value: Array, expected: Array) -> Array:
+    """ncnn knows no batch and drops extents of 1: the same elements count as the same shape."""
+    return value.reshape(expected.shape) if value.size == expected.size else value
 
 
 def half_weights(model: Model, full: frozenset[str] = frozenset()) -> Model:

@@ -1,17 +1,30 @@
-"""Compare any two models on the same image-like inputs: ONNX files, NCNN folders, checkpoints, Darknet networks."""
+"""Compare any two models on the same inputs: ONNX files, NCNN folders, checkpoints, Darknet networks.
+
+The inputs are image-like, and one on which the first model's scores fire where its graph is at hand (else the
+second's). What columns mean, and which are scores, is read from the same graph.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import onnx
 
-from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.input_format import InputFormat
+from onnxslim_yolo.errors import InputError, OnnxSlimError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.input_format import INPUT_KEY, InputFormat
 from onnxslim_yolo.verify.chain import Check
-from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare
+from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
+from onnxslim_yolo.verify.compare import TOLERANCE, Difference, sorts
 from onnxslim_yolo.verify.detector import Network, open_network
+from onnxslim_yolo.verify.feeds import firing_feed
+from onnxslim_yolo.verify.half import in_float32, is_half
+from onnxslim_yolo.verify.judge import Judge, judge_of
+from onnxslim_yolo.verify.ncnn_compare import ROUNDING
 from onnxslim_yolo.verify.onnx_run import image_like
+from onnxslim_yolo.verify.ruler import Ruler, rulers_of
+from onnxslim_yolo.verify.shown_logits import shown_logits
 
 
 def compare_models(
@@ -23,7 +36,7 @@ def compare_models(
     count: int = 2,
     form: InputFormat | None = None,
 ) -> Check:
-    """Run both on the same inputs and compare their outputs in order.
+    """Run both on the same inputs and compare their outputs in order, column by column.
 
     `form` is what both are fed for a pixel; None for what the first file shows.
 
@@ -35,20 +48,72 @@ def compare_models(
         raise InputError(
             f"takes {b.size[0]}x{b.size[1]} pixels, {first.name} takes {a.size[0]}x{a.size[1]}", file=second
         )
+    graphs = {path: _graph(path, a.size) for path in (first, second)}
+    graph = graphs[first] or graphs[second]
+    if graph is not None:
+        graph.metadata[INPUT_KEY] = str(a.form)
     rng = np.random.default_rng(0)
     images = [a.form.feed(image_like((1, 3, *a.size), rng)) for _ in range(count)]
+    fired = None if graph is None else firing_feed(in_float32(graph) if is_half(graph) else graph)
+    images += [] if fired is None else [next(iter(fired.values()))[:1]]
     expected, got = _outputs(a, images), _outputs(b, images)
     if len(expected[0]) != len(got[0]):
         raise InputError(f"has {len(got[0])} outputs, {first.name} has {len(expected[0])}", file=second)
-    differences = compare(expected, [_like(g, e) for g, e in zip(got, expected, strict=True)])
-    return Check(f"{first.name} = {second.name}", "as installed", differences, tolerance)
+    same = [_like(g, e) for g, e in zip(got, expected, strict=True)]
+    judge = _judge(a, graphs[first], graph, images, expected)
+    if graphs[first] is None or graphs[second] is None:
+        judge = judge.with_floor(ROUNDING)
+    return Check(f"{first.name} = {second.name}", "as installed", judge.compare(same, tolerance), tolerance)
 
 
-def _outputs(network: Network, images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+def _judge(
+    network: Network, own: Model | None, graph: Model | None, images: list[np.ndarray], expected: list[Feeds]
+) -> Judge:
+    """How the first model's outputs are compared; its graph is run a second time to see what rounding costs."""
+    ordered = graph is not None and sorts(graph.graph)
+    if own is not None:
+        name, dtype = own.graph.inputs[0].name, own.graph.inputs[0].dtype
+        kind = np.float32 if dtype is None else np.dtype(dtype)
+        try:
+            found = judge_of(own, [{name: image.astype(kind)} for image in images])
+            rulers = _renamed(found.rulers, expected[0])
+            return Judge([dict(zip(rulers, e.values(), strict=True)) for e in found.expected], rulers, ordered)
+        except OnnxSlimError:
+            pass  # it runs as installed; without its graph there is only what that shows
+    masks = {} if graph is None else shown_logits(graph).masks
+    names = [] if graph is None else [tensor.name for tensor in graph.graph.outputs]
+    shown = {f"output{k}": masks[name] for k, name in enumerate(names) if name in masks}
+    meaning = meanings(expected, head_of(expected, network.size, dict(network.metadata)), shown)
+    return Judge(expected, rulers_of(expected, meaning), ordered)
+
+
+def _renamed(rulers: dict[str, Ruler], like: Feeds) -> dict[str, Ruler]:
+    return dict(zip(like, rulers.values(), strict=True))
+
+
+def _graph(path: Path, size: tuple[int, int]) -> Model | None:
+    """An ONNX file's or a checkpoint's graph in canonical form at this size; None of ncnn, or where it is refused."""
+    if path.is_dir() or path.suffix == ".param":
+        return None
+    from onnxslim_yolo.load import LoadOptions, read_model
+    from onnxslim_yolo.passes import Canonicalise
+
+    try:
+        proto = onnx.load(path) if path.suffix == ".onnx" else read_model(path, LoadOptions(imgsz=size))[1]
+        model = Model.from_onnx(proto)
+        shape = list(model.graph.inputs[0].shape or [1, 3, None, None])
+        model.graph.inputs[0].shape = [1 if not isinstance(shape[0], int) else shape[0], shape[1], *size]
+        Canonicalise().run(model)
+    except (OnnxSlimError, OSError, ValueError, IndexError):
+        return None
+    return model
+
+
+def _outputs(network: Network, images: list[np.ndarray]) -> list[Feeds]:
     return [{f"output{k}": np.asarray(o) for k, o in enumerate(network.run(image))} for image in images]
 
 
-def _like(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _like(got: Feeds, expected: Feeds) -> Feeds:
     """ncnn knows no batch and drops extents of 1: the same elements count as the same shape."""
     return {k: v.reshape(expected[k].shape) if v.size == expected[k].size else v for k, v in got.items()}
 

@@ -1,0 +1,98 @@
+"""A reference with all that comparing with it needs: its outputs, what its columns mean, and what rounding costs it.
+
+What rounding costs is measured on the reference itself: onnxruntime with its graph optimisations against onnxruntime
+without. A float16 reference stands for the float32 evaluation of its weights, and what float16 makes of that is counted
+as rounding, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
+from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts
+from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
+from onnxslim_yolo.verify.onnx_run import run_onnx
+from onnxslim_yolo.verify.ruler import NOISE, Ruler, noise_between, rulers_of
+from onnxslim_yolo.verify.shown_logits import shown_logits
+
+Runnable = Model | onnx.ModelProto
+
+HALF_NOISE = 4.0
+"""What float16 costs a result may be this many times what it is seen to cost the reference: it is no rare case."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a reference computes from some inputs, and how others are compared with it.
+
+    Attributes:
+        expected: its outputs, per input.
+        rulers: per output.
+        ordered: whether rounding may reorder rows.
+    """
+
+    expected: list[Feeds]
+    rulers: dict[str, Ruler]
+    ordered: bool = False
+
+    def compare(self, got: list[Feeds], tolerance: float = TOLERANCE, *, skip: int = 0) -> list[Difference]:
+        """Differences of other outputs of the same inputs, the first `skip` of them left out."""
+        wanted = self.expected[skip : skip + len(got)]
+        return compare(wanted, got, sorted_outputs=self.ordered, rulers=self.rulers, tolerance=tolerance)
+
+    def with_floor(self, share: float) -> Judge:
+        """The same for a runtime whose rounding costs at least this share of the movement."""
+        wider = {n: replace(r, floor=np.maximum(r.floor, share * r.movement)) for n, r in self.rulers.items()}
+        return Judge(self.expected, wider, self.ordered)
+
+
+def judge_of(reference: Runnable, feeds: Sequence[Feeds], *, exact: bool = False) -> Judge:
+    """Run a reference and look at its outputs.
+
+    Args:
+        exact: leave out measuring what rounding costs, and compare to the last digits.
+    """
+    model = reference if isinstance(reference, Model) else Model.from_onnx(reference)
+    native = run_onnx(reference, list(feeds))
+    expected, half = native, is_half(model)
+    if half:
+        expected = _in_float32(model, list(feeds)) or native
+    masks = shown_logits(_sized(model, feeds[0])).masks
+    meaning = meanings(expected, head_of(expected, _size(feeds[0]), model.metadata), masks)
+    rulers = rulers_of(native, meaning)
+    noise: dict[str, Array] = {}
+    if not exact:
+        again = run_onnx(reference, list(feeds[-1:]), optimise=True)
+        noise = noise_between(native[-1:], again, rulers)
+    if half:
+        cost = noise_between(expected, native, rulers)
+        noise = {n: np.maximum(noise.get(n, np.zeros(1)), cost[n] * HALF_NOISE / NOISE) for n in cost}
+    return Judge(expected, rulers_of(native, meaning, noise), sorts(model.graph))
+
+
+def _in_float32(model: Model, feeds: list[Feeds]) -> list[Feeds] | None:
+    try:
+        return run_onnx(in_float32(model), feeds_in_float32(feeds))
+    except (VerificationError, ValueError, TypeError):
+        return None  # an operator that takes float16 alone
+
+
+def _sized(model: Model, feed: Feeds) -> Model:
+    """A copy with the inputs' sizes as they are fed, so that what is shown has them, too."""
+    copy = model.copy()
+    for tensor in copy.graph.inputs:
+        if tensor.name in feed:
+            tensor.shape = list(feed[tensor.name].shape)
+    return copy
+
+
+def _size(feed: Feeds) -> tuple[int, int] | None:
+    shapes = [value.shape for value in feed.values()]
+    return (shapes[0][2], shapes[0][3]) if len(shapes) == 1 and len(shapes[0]) == 4 else None
