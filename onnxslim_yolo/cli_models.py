@@ -130,7 +130,7 @@ def verify(
     second: Annotated[Path, typer.Argument(metavar="B", help="What has to agree with it.")],
     imgsz: ImageSize = None,
     pixels: Pixels = None,
-    tolerance: Annotated[float, typer.Option(help="Worst |difference| / spread allowed.")] = 1e-3,
+    tolerance: Annotated[float, typer.Option(help="Worst |difference| / spread allowed.")] = 1e-4,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -25,9 +25,8 @@ def table(rows: int = 200, seed: int = 0, batch: int = 1) -> np.ndarray:
 def judged(values: list[np.ndarray], others: list[np.ndarray], head: HeadSpec | None = None, scores: bool = True):
     runs = [{"y": value} for value in values]
     mask = np.zeros(values[0].shape, dtype=bool)
-    if scores:
-        mask[..., 4:] = True
-    rulers = rulers_of(runs, meanings(runs, head, {"y": mask}))
+    mask[..., 4:] = True
+    rulers = rulers_of(runs, meanings(runs, head, {"y": mask} if scores else None))
     return compare(runs, [{"y": other} for other in others], rulers=rulers)
 
 
@@ -68,6 +67,15 @@ def test_the_axis_of_columns(turned: bool, known: bool) -> None:
     head = None if not known else V8 if turned else V5
     runs = [{"y": r["y"][:, :7] if known and turned else r["y"]} for r in runs]
     assert meanings(runs, head)["y"].axis == (1 if turned else 2)
+
+
+def test_scores_elsewhere_than_the_head_has_them_refute_it() -> None:
+    """NanoDet's class scores in front of its distances make a table of YOLOv5's shape."""
+    runs = [{"y": t} for t in RUNS]
+    mask = np.zeros(RUNS[0].shape, dtype=bool)
+    mask[..., :4] = True
+    meaning = meanings(runs, V5, {"y": mask})["y"]
+    assert meaning.axis == 2 and meaning.name(4) == "column 4" and meaning.scores.tolist() == [True] * 4 + [False] * 4
 
 
 @pytest.mark.parametrize(
