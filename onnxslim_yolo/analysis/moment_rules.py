@@ -50,11 +50,32 @@ def _batch_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     gamma, beta, mu, var = (_per_channel(v, rank) for v in (gamma, beta, mu, var))
     before = analysis.of(node.inputs[0])
     scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
-    exact = before.exact | (gamma == 0) | (var < analysis.variance_floor)
+    still = (var < analysis.variance_floor) & (_left(gamma, var, float(node.attrs.get("epsilon", 1e-5))) <= STILL)
+    exact = before.exact | (gamma == 0) | still
     mean = np.where(gamma == 0, beta, np.where(before.exact, beta + (before.mean - mu) * scale, beta))
     # With the running variance far below ε, the normalised variance is var/(var+ε), not 1.
     share = var / (var + float(node.attrs.get("epsilon", 1e-5)))
     return [known(mean, gamma**2 * share, exact)]
+
+
+STILL = 1e-3
+"""A channel whose output deviates by less than this, by its running variance, is taken for a constant."""
+
+HALF_STEP = 2.0**-25
+"""What float16 rounds to 0."""
+
+
+def _left(gamma: Array, var: Array, epsilon: float) -> Array:
+    """How far a normalised channel may still deviate, |γ|·√(v / (v + ε)), with what its variance was rounded from."""
+    most = np.maximum(var, HALF_STEP) if _was_half(var) else var
+    return np.asarray(np.abs(gamma) * np.sqrt(np.maximum(most, 0.0) / (most + epsilon)))
+
+
+def _was_half(values: Array) -> bool:
+    """Whether numbers were float16 once: all are float16's, and one of them is no plain 0 or 1."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16).astype(values.dtype)
+    return bool((half == values).all() and ((values != 0) & (values != 1)).any())
 
 
 def _per_channel(values: Array, rank: int) -> Array:

@@ -8,7 +8,8 @@ linear maps. Where nothing is known, mean and variance are NaN.
 `exact` marks channels that are the same number at every position for every input: filters of zeros, γ = 0, and what
 follows from these by arithmetic alone. Statistics make a channel exact in one case only, and only where the caller sets
 `variance_floor`: a running variance below it means that the channel's convolution yielded its running mean throughout
-training, to within that variance's root, so that the BatchNormalization yields β.
+training, to within that variance's root, so that the BatchNormalization yields β. That root is multiplied by γ/√(v + ε)
+on the way, and a variance that float16 has rounded to 0 may have been 3e-8: where so much is left, nothing is exact.
 """
 
 from __future__ import annotations

@@ -1,0 +1,132 @@
+"""Types that round: float16 graphs are compared with their own float32 evaluation; float16's 0 may have been more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
+from onnxslim_yolo.verify.judge import judge_of
+from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx
+
+KINDS = ("half", "half, batch norm", "half, sigmoid", "half weights cast", "half, deep", "half inside")
+
+
+def build(kind: str, path: Path) -> Path:
+    """A small convolutional network of this kind, 3 channels in and 6 out at 32×32."""
+    rng = np.random.default_rng(3)
+    inner = np.float32 if kind == "half weights cast" else np.float16
+    outer = np.float16 if kind.startswith("half,") or kind == "half" else np.float32
+    nodes, weights, now = [], [], "x"
+    if kind == "half inside":
+        nodes.append(helper.make_node("Cast", ["x"], ["x16"], to=TensorProto.FLOAT16))
+        now = "x16"
+    width, depth = 3, 6 if kind == "half, deep" else 2
+    for k in range(depth + 1):
+        out = 6 if k == depth else 12
+        w = (rng.normal(0, 1, (out, width, 3, 3)) * np.sqrt(2 / (9 * width))).astype(np.float16)
+        b = rng.normal(0, 0.1, out).astype(np.float16)
+        names = []
+        for name, value in ((f"w{k}", w), (f"b{k}", b)):
+            weights.append(numpy_helper.from_array(value, name))
+            if inner is np.float32:
+                nodes.append(helper.make_node("Cast", [name], [f"{name}_32"], to=TensorProto.FLOAT))
+            names.append(f"{name}_32" if inner is np.float32 else name)
+        nodes.append(helper.make_node("Conv", [now, *names], [f"c{k}"], pads=[1] * 4))
+        now, width = f"c{k}", out
+        if k < depth:
+            if kind == "half, batch norm":
+                stats = [rng.uniform(0.5, 1.5, out), rng.normal(0, 0.3, out), rng.normal(0, 0.1, out), np.ones(out)]
+                for j, value in enumerate(stats):
+                    weights.append(numpy_helper.from_array(value.astype(inner), f"n{k}{j}"))
+                nodes.append(helper.make_node("BatchNormalization", [now, *(f"n{k}{j}" for j in range(4))], [f"n{k}"]))
+                now = f"n{k}"
+            nodes.append(helper.make_node("Relu", [now], [f"r{k}"]))
+            now = f"r{k}"
+    nodes.append(helper.make_node("Sigmoid" if kind == "half, sigmoid" else "Identity", [now], ["y16"]))
+    cast_back = kind == "half inside"
+    nodes.append(
+        helper.make_node("Cast" if cast_back else "Identity", ["y16"], ["y"], **({"to": 1} if cast_back else {}))
+    )
+    types = [helper.np_dtype_to_tensor_dtype(np.dtype(outer if kind != "half weights cast" else np.float32))] * 2
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", types[0], [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("y", types[1], [1, 6, 32, 32])],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("emit", ["onnx", "onnx,ncnn"])
+def test_float16_is_compiled_and_verified(kind: str, emit: str, tmp_path: Path) -> None:
+    result = oy.compile(build(kind, tmp_path / "m.onnx"), out=tmp_path / "out", emit=emit, verify_each=True)
+    assert all(check["passed"] for check in result.report["verification"]["checks"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mistake_in_float16_is_noticed(kind: str, tmp_path: Path) -> None:
+    model = Model.from_onnx(onnx.load(build(kind, tmp_path / "m.onnx")))
+    feeds = image_like_feeds(model)
+    judge = judge_of(model, feeds)
+    assert all(d.worst <= 1e-4 for d in judge.compare(run_onnx(model, feeds)))
+    weight = next(t for n in model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant) and t.values.ndim == 4)
+    weight.values = (weight.values * np.float16(1.1)).astype(np.float16)
+    (found,) = judge.compare(run_onnx(model, feeds))
+    assert found.worst > 1e-4 and not found.blind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_float32_nothing_is_half(kind: str, tmp_path: Path) -> None:
+    model = Model.from_onnx(onnx.load(build(kind, tmp_path / "m.onnx")))
+    wide = in_float32(model)
+    assert is_half(model) and not is_half(wide)
+    feeds = image_like_feeds(model, 1)
+    a, b = run_onnx(model, feeds)[0]["y"], run_onnx(wide, feeds_in_float32(feeds))[0]["y"]
+    assert b.dtype == np.float32 and 0 <= np.abs(a.astype(np.float32) - b).max() < 0.02
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-5])
+@pytest.mark.parametrize("stored", ["half", "single"])
+def test_a_variance_that_float16_rounded_to_0(epsilon: float, stored: str, tmp_path: Path) -> None:
+    """What was 1e-8 may be float16's 0: with γ/√ε in front of it the channel is no constant."""
+    rng = np.random.default_rng(0)
+    var = rng.uniform(0.5, 1.5, 8).astype(np.float16 if stored == "half" else np.float32).astype(np.float32)
+    var[:2] = 0
+    w = rng.normal(0, 0.3, (8, 3, 3, 3)).astype(np.float32)
+    w[:2] *= 1e-4 if stored == "half" else 0
+    values = {
+        "w": w,
+        "g": np.ones(8, np.float32),
+        "b": rng.normal(0, 0.3, 8).astype(np.float32),
+        "m": np.zeros(8, np.float32),
+        "v": var,
+        "w2": rng.normal(0, 0.3, (4, 8, 1, 1)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"]),
+            helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"], epsilon=epsilon),
+            helper.make_node("Relu", ["n"], ["r"]),
+            helper.make_node("Conv", ["r", "w2"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("y", 1, [1, 4, 14, 14])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "m.onnx")
+    result = oy.compile(tmp_path / "m.onnx", out=tmp_path / "out", emit="onnx", snap="none")
+    kept = result.report["after"]["parameters"] == result.report["before"]["parameters"]
+    removed = sum(g["width"] - g["kept"] for g in result.report["groups"])
+    assert removed == (0 if stored == "half" else 2), kept
