@@ -2,8 +2,8 @@
 
 1. The input gets its size: symbolic height and width become `imgsz`; a symbolic batch stays symbolic.
 2. Shapes are inferred, `Shape` and what is computed from it becomes constant wherever it does not depend on the batch,
-   and any node of constants alone is computed (`shape_nodes`). Repeated until nothing changes, since one answers the
-   other.
+   and any node of constants alone is computed (`shape_nodes`), unless that would make the file larger. Repeated until
+   nothing changes, since one answers the other.
 3. A Reshape whose target is known but for the batch gets a constant target with −1 (or 0: copy) there; what else is
    computed from the batch is written down (`target_nodes`).
 4. Identity, Dropout, Casts to the same type, and Reshape, Transpose, Expand, Slice, Pad, Concat that change nothing go
@@ -65,12 +65,16 @@ class Canonicalise:
         rewrites = self._fix_inputs(model)
         rewrites += sweep(graph)
         graph.nodes = toposort(graph)
-        room = Room()
+        room = Room.of(graph)
         while True:
             reinfer(graph)
-            changed = fold_constants(graph, room) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
+            changed = drop_expands(graph) + sweep(graph)
+            graph.nodes = toposort(graph)
+            changed += (
+                fold_constants(graph, room) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
+            )
             changed += rewrite_einsums(graph) + rewrite_exported(graph) + plain_gemms(graph)
-            changed += drop_expands(graph) + sweep(graph)
+            changed += sweep(graph)
             rewrites += changed
             if not changed:
                 break

@@ -21,6 +21,7 @@ from onnxslim_yolo.graph import (
     constant_of,
     consumers,
     detach,
+    initializers,
     input_constant,
     is_constant,
     is_empty,
@@ -31,22 +32,51 @@ from onnxslim_yolo.graph import (
 )
 from onnxslim_yolo.origins import Origin, set_origin
 
+LEAST_GROWTH = 256
+GROWTH_SHARE = 8
+"""Elements that folding may add to a graph, and to how many weights one such element may come."""
+
 
 @dataclass
 class Room:
-    """Elements that folding may still make: many small nodes add up."""
+    """What folding may still make: many small nodes add up.
+
+    Attributes:
+        left: elements in sum.
+        growth: elements beyond those of the operands. An Expand, a grid or a table of zeros is a few numbers in the
+            file and a whole map when computed: the result must not be larger than its source.
+    """
 
     left: int = SIZE_LIMIT
+    growth: int = LEAST_GROWTH
+
+    @classmethod
+    def of(cls, graph: gs.Graph) -> Room:
+        """What a graph of this many weights has room for."""
+        weights = sum(int(np.prod(constant.shape, dtype=np.int64)) for constant in initializers(graph))
+        return cls(growth=max(LEAST_GROWTH, weights // GROWTH_SHARE))
+
+    def takes(self, node: Node) -> bool:
+        """Whether a node of constants may be computed; what it adds is then taken from the room."""
+        if any(not is_constant(tensor) and not is_empty(tensor) for tensor in node.inputs):
+            return True
+        sizes = [static_shape(tensor) for tensor in node.outputs if not is_empty(tensor)]
+        made = sum(int(np.prod(size, dtype=np.int64)) for size in sizes if size is not None)
+        read = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in node.inputs if is_constant(tensor))
+        if made - read > self.growth:
+            return False
+        self.growth -= max(made - read, 0)
+        return True
 
 
 def fold_constants(graph: gs.Graph, room: Room | None = None) -> int:
     """Turn what nodes of constants alone, or Shape and its parts, yield into constants; return how many nodes went."""
-    folded, room = 0, room or Room()
+    folded, room = 0, room or Room.of(graph)
     for node in graph.nodes:
         if not node.outputs:
             continue  # folded or dropped already, and waiting to be swept
         values = _shape_value(node)
-        results = [values] if values is not None else fold(node, graph.opset, room.left)
+        results = [values] if values is not None else fold(node, graph.opset, room.left) if room.takes(node) else None
         if results is None:
             continue
         if any(is_graph_output(graph, tensor) for tensor in node.outputs):

@@ -10,7 +10,8 @@ only dead channels may go (`prune{ratio=dead}`): then widths are only completed,
 `auto` chooses by predicted latency instead (see `_auto_widths`): the fastest widths near the planned ones that lose no
 more importance, judged by a stored table, never by a measurement of the moment. Where the graph is too small for that
 or its shapes are not known, its grid is what a register holds, and halves of one down to 4: a layer of which a quarter
-is wanted does not stay whole for being as wide as a register.
+is wanted does not stay whole for being as wide as a register. Where only dead channels go, and the network
+without them is predicted to be slower than with all, some stay (see `_not_slower`).
 
 A group that is whole but off the grid (somebody else pruned it to an odd width) is left alone by default. `odd=down`
 takes it to the grid point below, the least important channels going; `odd=up` to the one above, by zero channels, which
@@ -36,6 +37,7 @@ from onnxslim_yolo.latency.packing import PACK, Runtime, host_isa
 from onnxslim_yolo.latency.problem import units_of
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.passes._auto_widths import widths_by_latency, wished
+from onnxslim_yolo.passes._not_slower import given_back
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import Plan, open_plan
 
@@ -84,6 +86,8 @@ class SnapWidths:
             for unit in _units(plan.channels, self._step()):
                 self._snap(plan, keep, unit)
             plan.keep = complete(plan.channels, keep, plan.importance, floor=plan.floor)
+        if self.to == "auto" and self.odd == "keep" and plan.dead_only:
+            self._not_slower(model, plan)
         if self.odd == "up":
             self._pad(plan)
         # Cutting a channel that `prune` did not find dead changes the function.
@@ -105,6 +109,20 @@ class SnapWidths:
                 f"widths ({table.name})"
             )
         return True
+
+    def _not_slower(self, model: Model, plan: Plan) -> None:
+        """Keep dead channels without which the network is predicted to be slower than with all of them."""
+        table = table_for(self.runtime, self.isa, self.table)
+        found = given_back(model.graph, plan, table)
+        if found is None:
+            return
+        start, staying = wished(plan), int((found[0] & ~plan.keep).sum())
+        plan.keep, before, after = found
+        plan.snapped = (start, plan.keep.copy())
+        model.note(
+            f"snap: {staying} channels stay though they contribute nothing: {before / 1000:.3f} ms predicted without "
+            f"them, {after / 1000:.3f} ms with them ({table.name}); --snap none removes them"
+        )
 
     def _step(self) -> int:
         if self.to == "auto":
