@@ -3,7 +3,9 @@
 1. A Reshape's target with one number open becomes a constant with −1 there; where −1 is taken, a number that is the
    input's own at that place becomes 0 ("copy").
 2. An Expand's target whose open numbers are the input's own becomes a constant with 1 there.
-3. Any other target of a Reshape, Expand or ConstantOfShape that inference cannot follow becomes a Concat of numbers
+3. A Reshape's target that has its own −1 beside one open number is read off the shapes it makes at two batches: what
+   is the same is a number, and −1 stands for what is not.
+4. Any other target of a Reshape, Expand or ConstantOfShape that inference cannot follow becomes a Concat of numbers
    and of sizes read off the graph's input: what it was, without the detour.
 
 Exact: every number stays what it is (see `analysis.shape_values`).
@@ -14,8 +16,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.shape_values import Size, Sizes, dims_of, sizes_of
-from onnxslim_yolo.graph import Namer, Node, Tensor, is_constant, nodes_of, replace_constant, set_input
+from onnxslim_yolo.graph import Namer, Node, Tensor, is_constant, nodes_of, producer, replace_constant, set_input
 
 _PLACE = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 
@@ -35,9 +38,49 @@ def resolve_targets(graph: gs.Graph) -> int:
             replace_constant(node, place, np.asarray(target, dtype=np.int64), name(f"{node.name}_shape"))
             node.attrs.pop("allowzero", None)
             done += 1
-        elif _is_open(node.outputs[0]):
+        elif _is_open(node.outputs[0]) and not _is_spelt(graph, node.inputs[place]):
             done += _spell_out(graph, node, place, sizes, name)
+    return done or _by_trial(graph, name)
+
+
+PROBES = (1, 7)
+
+
+def _by_trial(graph: gs.Graph, name: Namer) -> int:
+    """Targets of the remaining Reshapes, from the shapes that two batches have; returns how many."""
+    left = [
+        node
+        for node in nodes_of(graph, "Reshape")
+        if node.outputs and len(node.inputs) > 1 and not is_constant(node.inputs[1]) and sizes_of(node.inputs[1])
+    ]
+    if not left:
+        return 0
+    trials = [concrete_shapes(graph, batch) for batch in PROBES]
+    done = 0
+    for node in left:
+        first, second = (trial.get(id(node.outputs[0])) for trial in trials)
+        if first is None or second is None or len(first) != len(second) or 0 in first:
+            continue
+        target = [a if a == b else -1 for a, b in zip(first, second, strict=True)]
+        if target.count(-1) <= 1:
+            replace_constant(node, 1, np.asarray(target, dtype=np.int64), name(f"{node.name}_shape"))
+            done += 1
     return done
+
+
+def _is_spelt(graph: gs.Graph, tensor: Tensor) -> bool:
+    """Whether a target is written down already: numbers, and sizes read off an input."""
+    node = producer(tensor)
+    if node is None or node.op != "Concat":
+        return False
+    inputs = {id(item) for item in graph.inputs}
+    for part in node.inputs:
+        maker = producer(part)
+        while maker is not None and maker.op in ("Mul", "Gather"):
+            maker = producer(maker.inputs[0])
+        if not is_constant(part) and (maker is None or maker.op != "Shape" or id(maker.inputs[0]) not in inputs):
+            return False
+    return True
 
 
 def _nothing(node: Node, sizes: Sizes) -> list[int] | None:

@@ -90,8 +90,8 @@ class Channels:
         return self.labels.get(id(tensor))
 
 
-def concrete_shapes(graph: gs.Graph) -> dict[int, Shape | None]:
-    """Every tensor's shape with a symbolic batch taken as 1, by the tensor's `id`; None where not static.
+def concrete_shapes(graph: gs.Graph, batch: int = 1) -> dict[int, Shape | None]:
+    """Every tensor's shape with a symbolic batch taken as `batch`, by the tensor's `id`; None where not static.
 
     Raises:
         InputError: the shapes contradict each other.
@@ -103,7 +103,7 @@ def concrete_shapes(graph: gs.Graph) -> dict[int, Shape | None]:
     saved = [(tensor, tensor.shape) for tensor in symbolic]
     try:
         for tensor, shape in saved:
-            tensor.shape = [1, *shape[1:]]
+            tensor.shape = [batch, *shape[1:]]
         types = infer_shapes(graph, strict=False)
     finally:
         for tensor, shape in saved:

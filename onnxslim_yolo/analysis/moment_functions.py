@@ -39,7 +39,7 @@ def elementwise(function: Callable[..., Array]) -> Rule:
             exact = exact & align(m.exact, rank)
         bases = {m.base or id(t) for t, m in zip(operands, moments, strict=True) if not is_constant(t)}
         if len(bases) > 1:
-            return [_independent(node, [_aligned(m, rank) for m in moments], exact)]
+            return [_independent(node, [_aligned(m, rank) for m in moments], exact, function)]
         samples = [align(m.samples if m.samples is not None else gaussian_samples(m), rank, lead=1) for m in moments]
         result = np.asarray(function(node, *samples), dtype=np.float64)
         zero = _is_zero(node, [_aligned(m, rank) for m in moments])
@@ -54,7 +54,7 @@ def _aligned(moments: Moments, rank: int) -> Moments:
     return Moments(align(moments.mean, rank), align(moments.variance, rank), align(moments.exact, rank))
 
 
-def _independent(node: Node, parts: list[Moments], exact: Array) -> Moments:
+def _independent(node: Node, parts: list[Moments], exact: Array, function: Callable[..., Array]) -> Moments:
     """Sums and products of independent variables; for other operators, what constants alone decide."""
     mean, variance = parts[0].mean, parts[0].variance
     for other in parts[1:]:
@@ -67,7 +67,8 @@ def _independent(node: Node, parts: list[Moments], exact: Array) -> Moments:
             mean, variance = mean * other.mean, square
         else:
             mean, variance = np.full_like(mean + other.mean, np.nan), np.full_like(variance + other.variance, np.nan)
-            exact = np.zeros_like(exact)
+    if node.op not in ("Add", "Sum", "Sub", "Mul"):  # of constants alone it is known all the same
+        mean = np.where(exact, np.asarray(function(node, *(part.mean for part in parts)), dtype=np.float64), np.nan)
     zero = _is_zero(node, parts)
     if zero.any():
         mean, variance, exact = np.where(zero, 0.0, mean), np.where(zero, 0.0, variance), exact | zero
@@ -99,6 +100,33 @@ def _row(op: str) -> Callable[..., Array]:
     return lambda node, x: apply(op, node.attrs, x)
 
 
+NEAR = 1e-5
+"""Relative rounding that a jump must not turn on: float32 arithmetic in front of it is not what is done here."""
+
+
+def _comparing(function: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    """A comparison: 1 or 0, and not known where a side is not, or where rounding would decide."""
+
+    def compared(node: Node, a: Array, b: Array) -> Array:
+        up, down = (function(a * (1 + near), b * (1 - near)) for near in (NEAR, -NEAR))
+        return np.where(np.isnan(a) | np.isnan(b) | (up != down), np.nan, function(a, b))
+
+    return compared
+
+
+def _rounding(function: Callable[[Array], Array]) -> Callable[..., Array]:
+    """A rounding function, not known where it is about to jump."""
+
+    def rounded(node: Node, x: Array) -> Array:
+        return np.where(function(x * (1 + NEAR)) == function(x * (1 - NEAR)), function(x), np.nan)
+
+    return rounded
+
+
+def _choose(node: Node, condition: Array, a: Array, b: Array) -> Array:
+    return np.where(np.isnan(condition), np.nan, np.where(condition != 0, a, b))
+
+
 FUNCTIONS: dict[str, Callable[..., Array]] = {
     **{op: _row(op) for op in ROWS},
     "Add": lambda n, *xs: sum(xs[1:], xs[0]),
@@ -112,4 +140,16 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Min": lambda n, *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
     "PRelu": lambda n, x, slope: np.where(x >= 0, x, slope * x),
     "Clip": _clip,
+    "Mean": lambda n, *xs: np.asarray(sum(xs[1:], xs[0]) / len(xs)),
+    "Floor": _rounding(np.floor),
+    "Ceil": _rounding(np.ceil),
+    "Round": _rounding(np.round),
+    "Sign": _rounding(np.sign),
+    "Equal": _comparing(np.equal),
+    "Greater": _comparing(np.greater),
+    "GreaterOrEqual": _comparing(np.greater_equal),
+    "Less": _comparing(np.less),
+    "LessOrEqual": _comparing(np.less_equal),
+    "Not": lambda n, x: np.where(np.isnan(x), np.nan, x == 0),
+    "Where": _choose,
 }

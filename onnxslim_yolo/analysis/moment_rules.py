@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis import moment_spatial as spatial
 from onnxslim_yolo.analysis.contraction import may_pad
 from onnxslim_yolo.analysis.folding import cast, element_type
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
@@ -217,20 +218,13 @@ def _resize(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     return _pass_through(analysis, node)
 
 
-def _pad(analysis: MomentAnalysis, node: Node) -> list[Moments]:
-    before = analysis.of(node.inputs[0])
-    value = input_constant(node, 2) if has_input(node, 2) else np.asarray(node.attrs.get("value", 0.0))
-    if value is None or analysis.shape(node.inputs[0])[:2] != analysis.shape(node.outputs[0])[:2]:
-        return []
-    if _varies_over_space(before):
-        return []
-    same = before.mean == float(np.asarray(value).reshape(-1)[0])
-    return [known(before.mean, before.variance, before.exact & same)]
+def _where(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    return [spatial.where(analysis, node, elementwise(FUNCTIONS["Where"])(analysis, node)[0])]
 
 
 RULES: dict[str, Rule] = {
     **{op: elementwise(function) for op, function in FUNCTIONS.items()},
-    **{op: _move for op in MOVERS if op not in ("Expand", "Tile", "Cast")},
+    **{op: _move for op in MOVERS if op != "Cast"},
     "Cast": _cast,
     "BatchNormalization": _batch_norm,
     "Conv": _linear,
@@ -247,7 +241,13 @@ RULES: dict[str, Rule] = {
     "AveragePool": _average_pool,
     "Resize": _resize,
     "Upsample": _resize,
-    "Pad": _pad,
+    "Pad": spatial.pad,
+    **dict.fromkeys(("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"), spatial.reduce_sums),
+    **dict.fromkeys(("GridSample", "RoiAlign", "LpPool", "GlobalLpPool"), spatial.zero_stays),
+    "InstanceNormalization": spatial.instance_norm,
+    "GroupNormalization": spatial.group_norm,
+    "TopK": spatial.top_values,
+    "Where": _where,
 }
 
 

@@ -106,7 +106,7 @@ ADDS_UP = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceS
 def reduce(state: Labelling, node: Node) -> None:
     """Reductions: over space channels pass; sums over channels read them, other reductions freeze them."""
     given = axes_of(node)
-    if given is None and node.attrs.get("noop_with_empty_axes", 0):
+    if not given and node.attrs.get("noop_with_empty_axes", 0):
         return state.put(node.outputs[0], state.get(node.inputs[0]))
     shape = state.shape(node.inputs[0])
     rank = len(shape)

@@ -107,7 +107,8 @@ def test_sums_of_independent_variables() -> None:
     assert nearly(g.moments("y").mean, *(BETA * values["m.beta"]))
     assert g.moments("y").exact.reshape(-1).tolist() == [False, False, False, True]
     g = graph(more, f"{body} y = Max(b, d)", values=values)
-    assert np.isnan(g.moments("y").mean).all() and not g.moments("y").exact.any()
+    assert np.isnan(g.moments("y").mean.reshape(-1)[:3]).all()  # of constants alone it is known all the same
+    assert g.moments("y").exact.reshape(-1).tolist() == [False, False, False, True]
 
 
 EXACT = {
@@ -261,6 +262,7 @@ def test_every_function_of_one_operand_agrees_with_onnxruntime() -> None:
         op
         for op in FUNCTIONS
         if op not in ("Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "PRelu", "Clip", "Mish", "Gelu", "Swish")
+        and op not in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where", "Not")
     ]
     first = {**dict.fromkeys(("Log", "Sqrt", "Reciprocal"), "Exp"), "Acosh": "Cosh"}
     first |= dict.fromkeys(("Asin", "Acos", "Atanh"), "Tanh")

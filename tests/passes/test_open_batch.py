@@ -35,6 +35,8 @@ BODIES = {
     "heads": "b = Slice(sh, n0, n1, n0) t = Concat<axis=0>(b, n2, n4, rest) q = Reshape(a, t) "
     "k = Transpose<perm=[0,1,3,2]>(q) e = MatMul(k, q) p = Softmax<axis=-1>(e) f = MatMul(q, p) "
     f"{BACK}",
+    "view-of-the-rest": "m = ReduceMean<axes=[2,3], keepdims=0>(a) b = Slice(sh, n0, n1, n0) "
+    "t = Concat<axis=0>(b, rest, n1, n1) g = Reshape(m, t) s = Mul(a, g) y = Conv(s, w)",
     "shuffle": "b = Slice(sh, n0, n1, n0) t = Concat<axis=0>(b, n2, n4, n4, n4) q = Reshape(a, t) "
     "k = Transpose<perm=[0,2,1,3,4]>(q) s = Reshape(k, map) y = Conv(s, w)",
     "expand-as": "g = GlobalAveragePool(a) e = Expand(g, sh) s = Mul(e, a) y = Conv(s, w)",

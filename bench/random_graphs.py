@@ -1,0 +1,274 @@
+"""Random networks of real forks' blocks through the channel analysis: no crash, no hang, and plan ≡ mask.
+
+    python bench/random_graphs.py [--graphs N] [--first SEED] [--minutes M] [--only BLOCK] [--write]
+
+Each graph strings 2 to 4 of the blocks of `fork_blocks.py` behind a stem, at 16 or 24 channels, calibrates its
+BatchNorms, kills some of their channels, and is exported by one of torch's exporters (TorchScript, opset 12 to 20, or
+dynamo with optimize=False, BatchNorm kept), with a fixed or an open batch. Then:
+
+1. canonicalising changes nothing (at batch 3 as well, where the batch is open);
+2. removing what is dead changes nothing;
+3. two random choices, sliced, equal their masks.
+
+A run over 60 s counts as a hang. With --write the figures are kept in `bench/results/random_graphs.txt`; a later run
+with another --first adds to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import random
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import onnx
+import torch
+from fork_blocks import BLOCKS, cba
+from torch import nn
+
+from onnxslim_yolo.graph import Model, Source
+from onnxslim_yolo.load.onnx import model_of
+from onnxslim_yolo.manager import PassManager
+from onnxslim_yolo.passes import AbsorbConstants, Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
+from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.verify.mask import masked
+from tests.numeric import Feeds, differences, run_onnx
+from tests.passes.cutting import remove_random
+
+RESULTS = Path(__file__).parent / "results" / "random_graphs.txt"
+ROUNDING = 2e-4
+LIMIT = 60
+
+
+@dataclass
+class Outcome:
+    """What became of one graph."""
+
+    seed: int
+    blocks: list[str]
+    exporter: str
+    opset: int
+    open_batch: bool
+    state: str = "right"
+    detail: str = ""
+    prunable: float = 0.0
+    error: float = 0.0
+    frozen: dict[str, int] = field(default_factory=dict)
+
+
+class Net(nn.Module):
+    """A stem, blocks, a head."""
+
+    def __init__(self, blocks: list[str], width: int) -> None:
+        super().__init__()
+        self.stem = cba(3, width, 3)
+        self.blocks = nn.ModuleList(BLOCKS[name](width) for name in blocks)
+        self.head = nn.Conv2d(width, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The head's map."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def network(rng: random.Random, only: str) -> tuple[Net, list[str]]:
+    """A calibrated network with some dead channels."""
+    names = [only] if only else []
+    names += rng.sample(sorted(BLOCKS), rng.randint(2, 4) - len(names))
+    net = Net(names, rng.choice([16, 24]))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, 3, 8, 8))
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d) and rng.random() < 0.7:
+                dead = torch.rand(module.num_features) < 0.3
+                module.weight[dead] = 0.0
+                module.bias[dead] = 0.0
+    return net.eval(), names
+
+
+def exported(net: Net, exporter: str, opset: int, open_batch: bool) -> onnx.ModelProto:
+    """The network as torch's exporter writes it, BatchNorm kept."""
+    x, file = torch.randn(2 if open_batch else 1, 3, 8, 8), io.BytesIO()
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if exporter == "dynamo":
+            shapes = ({0: torch.export.Dim("batch")},) if open_batch else None
+            program = torch.onnx.export(net, (x,), dynamo=True, optimize=False, dynamic_shapes=shapes)
+            assert program is not None
+            return program.model_proto
+        torch.onnx.export(
+            net,
+            (x,),
+            file,
+            dynamo=False,
+            opset_version=opset,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}} if open_batch else None,
+        )
+    return onnx.load_from_string(file.getvalue())
+
+
+def feeds_of(proto: onnx.ModelProto, batch: int) -> Feeds:
+    """Standard normal images."""
+    rng = np.random.default_rng(batch)
+    return {proto.graph.input[0].name: rng.standard_normal((batch, 3, 8, 8)).astype(np.float32)}
+
+
+def worst(a: onnx.ModelProto | Model, b: Model, batches: list[int]) -> float:
+    """The worst difference of two graphs, in spreads."""
+    proto = a.to_onnx() if isinstance(a, Model) else a
+    return max(
+        max(differences(run_onnx(a, feeds_of(proto, n)), run_onnx(b, feeds_of(proto, n))).values()) for n in batches
+    )
+
+
+def check(proto: onnx.ModelProto, outcome: Outcome) -> None:
+    """Fill in what becomes of a graph."""
+    model = model_of(proto, Source())
+    batches = [1, 3] if outcome.open_batch else [1]
+    PassManager([Canonicalise(), ShuffleToGather(), Canonicalise()]).run(model)
+    outcome.error = worst(proto, model, batches)
+    channels = open_plan(model).channels
+    outcome.prunable = float(channels.prunable.mean()) if channels.count else 0.0
+    outcome.frozen = dict(
+        Counter((r or "").split(" '")[0] + "…" + (r or "").split("' ")[-1][:50] for r in channels.frozen if r)
+    )
+    model.plan = None
+    after = model.copy()
+    PassManager([PruneChannels(), AbsorbConstants(scope="exact"), SliceChannels()]).run(after)
+    outcome.error = max(outcome.error, worst(model, after, batches))
+    for seed in (0, 1):
+        attempt = model.copy()
+        attempt.plan = None
+        plan = remove_random(attempt, 0.5, outcome.seed + seed)
+        if plan.removed:
+            reference = masked(attempt, plan)
+            PassManager([SliceChannels()]).run(attempt)
+            outcome.error = max(outcome.error, worst(reference, attempt, batches))
+    if outcome.error > ROUNDING:
+        outcome.state, outcome.detail = "wrong", f"differs by {outcome.error:.1e}"
+
+
+class HangError(Exception):
+    """A graph took too long."""
+
+
+def _alarm(signum: int, frame: object) -> None:
+    raise HangError
+
+
+def one(seed: int, only: str = "", trace: bool = False) -> Outcome:
+    """One random graph."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    net, names = network(rng, only)
+    exporter = "dynamo" if rng.random() < 0.2 else "torchscript"
+    outcome = Outcome(seed, names, exporter, rng.randint(12, 20), rng.random() < 0.5)
+    try:
+        proto = exported(net, exporter, outcome.opset, outcome.open_batch)
+        run_onnx(proto, feeds_of(proto, 1))
+    except Exception as error:
+        outcome.state, outcome.detail = "not exported", f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+        return outcome
+    outcome.opset = max(o.version for o in proto.opset_import if not o.domain)
+    signal.signal(signal.SIGALRM, _alarm)
+    signal.alarm(LIMIT)
+    try:
+        check(proto, outcome)
+    except HangError:
+        outcome.state = "hang"
+    except Exception as error:
+        outcome.state, outcome.detail = "crash", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        if trace:
+            traceback.print_exc()
+    finally:
+        signal.alarm(0)
+    return outcome
+
+
+def table(found: list[Outcome]) -> str:
+    """The figures."""
+    states = Counter(outcome.state for outcome in found)
+    tried = [outcome for outcome in found if outcome.state != "not exported"]
+    lines = [f"{len(tried)} graphs: " + ", ".join(f"{n} {state}" for state, n in states.most_common())]
+    lines.append(
+        f"block kinds {len({b for o in tried for b in o.blocks})}; "
+        + ", ".join(f"{n} {key}" for key, n in Counter(o.exporter for o in tried).most_common())
+        + f"; open batch {sum(o.open_batch for o in tried)}; opsets "
+        + ", ".join(f"{key}: {n}" for key, n in sorted(Counter(o.opset for o in tried).items()))
+    )
+    right = [outcome.prunable for outcome in tried if outcome.state == "right"]
+    if right:
+        error = max(o.error for o in tried if o.state == "right")
+        lines.append(f"prunable channels: mean {np.mean(right):.3f}, worst {min(right):.3f}")
+        lines.append(f"worst error of the right ones: {error:.1e} spreads")
+    for outcome in found:
+        if outcome.state not in ("right", "not exported"):
+            lines.append(
+                f"{outcome.state}: seed {outcome.seed} {outcome.exporter} opset {outcome.opset} "
+                f"{'open' if outcome.open_batch else 'fixed'} {outcome.blocks}: {outcome.detail}"
+            )
+    frozen: Counter[str] = Counter()
+    for outcome in tried:
+        frozen.update(outcome.frozen)
+    lines += ["frozen channels by reason:"] + [f"{n:>8}  {reason}" for reason, n in frozen.most_common(25)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--graphs", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = RESULTS.with_suffix(".json")
+    found = [Outcome(**row) for row in json.loads(kept.read_text())] if args.write and kept.exists() else []
+    end = time.monotonic() + 60 * args.minutes
+    for seed in range(args.first, args.first + args.graphs):
+        if time.monotonic() > end:
+            break
+        outcome = one(seed, args.only, args.trace)
+        found.append(outcome)
+        if outcome.state != "right":
+            print(
+                outcome.state, outcome.seed, outcome.exporter, outcome.opset, outcome.blocks, outcome.detail, flush=True
+            )
+    text = table(found)
+    print(text)
+    if args.write:
+        RESULTS.write_text(text)
+        kept.write_text(json.dumps([asdict(outcome) for outcome in found]))
+
+
+if __name__ == "__main__":
+    main()

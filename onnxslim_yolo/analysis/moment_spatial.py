@@ -1,0 +1,122 @@
+"""Moments through operators that sum, sample, normalise or pad a map: what a constant becomes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, known
+from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, expand_axis, pad_value, pad_widths
+from onnxslim_yolo.graph import Array, Node, input_constant
+
+
+def _of_channels(analysis: MomentAnalysis, node: Node) -> Moments:
+    """What is known of the data, along its channels only."""
+    before = analysis.of(node.inputs[0])
+    if any(before.mean.shape[k] > 1 for k in range(before.mean.ndim) if k != 1):
+        raise CannotMoveError("varies over space")
+    return before
+
+
+def reduce_sums(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """A sum of constants is one: ReduceSum, ReduceL1, ReduceL2, ReduceSumSquare."""
+    before, shape = analysis.of(node.inputs[0]), analysis.shape(node.inputs[0])
+    rank = len(shape)
+    given = axes_of(node)
+    if not given and node.attrs.get("noop_with_empty_axes", 0):
+        return [before]
+    axes = tuple(sorted({axis % rank for axis in given})) if given else tuple(range(rank))
+    if 0 in axes:
+        return []  # over the batch, which may be any
+    terms = {"ReduceL1": np.abs, "ReduceL2": np.square, "ReduceSumSquare": np.square}.get(node.op, np.asarray)
+    times = np.prod([shape[k] / before.mean.shape[k] for k in axes])
+    total = np.asarray(terms(before.mean).sum(axis=axes, keepdims=True) * times)
+    exact = before.exact.all(axis=axes, keepdims=True)
+    value = np.where(exact, np.sqrt(total) if node.op == "ReduceL2" else total, np.nan)
+    gone = () if node.attrs.get("keepdims", 1) else axes
+    return [known(*(np.squeeze(field, axis=gone) for field in (value, np.full_like(value, np.nan), exact)))]
+
+
+def zero_stays(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """A map of zeros stays one: LpPool, RoiAlign, GridSample with zeros around, and what else averages."""
+    before = _of_channels(analysis, node)
+    zero = before.exact & (before.mean == 0)
+    if node.op == "GridSample" and _mode(node.attrs.get("padding_mode", "zeros")) != "zeros":
+        zero = before.exact
+    rank = len(analysis.shape(node.outputs[0]))
+    value = np.where(zero, before.mean, np.nan)
+    shape = value.shape[:2] + (1,) * (rank - 2)
+    return [known(value.reshape(shape), np.full(shape, np.nan), zero.reshape(shape))]
+
+
+def _mode(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def instance_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """γ·(x − mean)/σ + β: mean β, variance γ²; a map of zeros gives β."""
+    gamma, beta = input_constant(node, 1), input_constant(node, 2)
+    before = _of_channels(analysis, node)
+    if gamma is None or beta is None:
+        return []
+    like = (1, -1) + (1,) * (before.mean.ndim - 2)
+    gamma, beta = (np.asarray(v, dtype=np.float64).reshape(like) for v in (gamma, beta))
+    return [known(beta, gamma**2, (before.exact & (before.mean == 0)) | (gamma == 0))]
+
+
+def group_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """As `instance_norm`, over a group's channels: zeros in all of them give β."""
+    gamma, beta = input_constant(node, 1), input_constant(node, 2)
+    before = _of_channels(analysis, node)
+    if gamma is None or beta is None:
+        return []
+    width, groups = analysis.shape(node.inputs[0])[1], int(node.attrs["num_groups"])
+    zero = expand_axis(before.exact & (before.mean == 0), 1, width).reshape(groups, -1).all(axis=1)
+    like = (1, -1) + (1,) * (before.mean.ndim - 2)
+    gamma, beta = (np.repeat(np.asarray(v, np.float64), width // v.size).reshape(like) for v in (gamma, beta))
+    return [known(beta, gamma**2, np.repeat(zero, width // groups).reshape(like) | (gamma == 0))]
+
+
+def top_values(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """The largest of equal numbers is that number; where it stood is not known."""
+    before = analysis.of(node.inputs[0])
+    axis = int(node.attrs.get("axis", -1)) % before.mean.ndim
+    return [] if before.mean.shape[axis] > 1 else [known(before.mean, before.variance, before.exact)]
+
+
+def pad(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """What is put around a constant is that constant (reflect, edge, wrap), or the padding's value."""
+    before = _of_channels(analysis, node)
+    shape = analysis.shape(node.inputs[0])
+    widths = pad_widths(node, len(shape))
+    constant = _mode(node.attrs.get("mode", "constant")) == "constant"
+    if not constant:
+        return [] if widths[1] != (0, 0) else [known(before.mean, before.variance, before.exact)]
+    value = pad_value(node)
+    if value is None or widths[0] != (0, 0):
+        return []
+    mean, variance, exact = before.mean, before.variance, before.exact
+    if widths[1] != (0, 0):
+        mean, variance, exact = (
+            _beside(expand_axis(field, 1, shape[1]), widths[1], filling)
+            for field, filling in ((mean, value), (variance, 0.0), (exact, True))
+        )
+    inside = all(max(pair) <= 0 for pair in widths[2:])
+    return [known(mean, variance, exact & (inside | (mean == value)))]
+
+
+def _beside(field: Array, widths: tuple[int, int], filling: float) -> Array:
+    """Channels put beside those of a descriptor, or cropped off them."""
+    cropped = field[:, max(-widths[0], 0) : field.shape[1] - max(-widths[1], 0)]
+    ends = [np.full((1, max(n, 0), *field.shape[2:]), filling, dtype=field.dtype) for n in widths]
+    return np.concatenate([ends[0], cropped, ends[1]], axis=1)
+
+
+def where(analysis: MomentAnalysis, node: Node, both: Moments) -> Moments:
+    """Where: whatever the condition, of two equal constants comes that constant."""
+    rank = both.mean.ndim
+    first, second = (analysis.of(tensor) for tensor in node.inputs[1:3])
+    fields = [m.reshape((1,) * (rank - m.ndim) + m.shape) for m in (first.mean, second.mean, first.exact, second.exact)]
+    same = fields[2] & fields[3] & (fields[0] == fields[1])
+    if not same.any():
+        return both
+    return known(np.where(same, fields[0], both.mean), np.where(same, 0.0, both.variance), both.exact | same)
