@@ -140,7 +140,6 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Min": lambda n, *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
     "PRelu": lambda n, x, slope: np.where(x >= 0, x, slope * x),
     "Clip": _clip,
-    "Mean": lambda n, *xs: np.asarray(sum(xs[1:], xs[0]) / len(xs)),
     "Floor": _rounding(np.floor),
     "Ceil": _rounding(np.ceil),
     "Round": _rounding(np.round),
