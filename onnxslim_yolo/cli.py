@@ -31,7 +31,7 @@ from onnxslim_yolo.cli_shared import (
     settle,
     stages,
 )
-from onnxslim_yolo.cli_streams import end_on_signals, flush_output, give_up_output, prepare_streams, system_error
+from onnxslim_yolo.cli_streams import ending_on_signals, flush_output, give_up_output, prepare_streams, system_error
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
 
 
@@ -41,13 +41,14 @@ def main() -> None:
     # A graph is many small objects that live to the end: looking for garbage among them is a quarter of the time.
     gc.set_threshold(100_000, 50, 50)
     prepare_streams()
-    end_on_signals()
     try:
-        _run()
+        with ending_on_signals():
+            _run()
     except OnnxSlimError as error:
         sys.exit(_fail(error))
     except OSError as error:
         give_up_output()
+        settings.printed = True  # nothing more, the error as JSON included
         sys.exit(_fail(system_error(error)))
     except MemoryError as error:
         sys.exit(_fail(InputError(f"there is not enough memory for this: {error}".rstrip(": "))))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.limits import parse_limit
 from onnxslim_yolo.options import CompileOptions
 
 FIELDS = {"output": "out", "print_after_all": "dump_to", "pixels": "input"}
 """Parameters of the command that are called otherwise in `CompileOptions`."""
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def compile_options(given: Mapping[str, Any]) -> CompileOptions:
@@ -37,6 +41,18 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         raise UsageError(f"--imgsz takes N or H,W in pixels, not '{text}'")
     sides = [int(part) for part in parts]
     return sides[0], sides[-1]
+
+
+def parse_limit(option: str, text: str | None) -> float | None:
+    """A limit from text: `3GB`, `500 M`, `2e12`, or `none` for no limit. Raises UsageError."""
+    if text is None:
+        return None
+    if text.strip().lower() == "none":
+        return math.inf
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?(?:e\d{1,2})?)\s?([kmgt]?)b?", text.strip().lower())
+    if match is None or not float(match[1]) > 0:
+        raise UsageError(f"{option} takes an amount like 3G, or none, not '{text:.40}'")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def _ratio(text: str) -> float | Literal["dead"]:

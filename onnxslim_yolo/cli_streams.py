@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 from onnxslim_yolo.errors import InputError
@@ -71,8 +72,10 @@ def system_error(error: OSError) -> InputError:
     return InputError(f"the system refused: {reason}", file=error.filename)
 
 
-def end_on_signals() -> None:
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
     """Turn the signals that end a process into an exit that runs every `finally`, once; ignored ones stay ignored."""
+    taken: list[signal.Signals] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
         for each in _known():
@@ -83,6 +86,13 @@ def end_on_signals() -> None:
         with contextlib.suppress(ValueError, OSError):  # not in the main thread
             if signal.getsignal(each) == signal.SIG_DFL:
                 signal.signal(each, leave)
+                taken.append(each)
+    try:
+        yield
+    finally:
+        for each in taken:
+            if signal.getsignal(each) == leave:
+                signal.signal(each, signal.SIG_DFL)
 
 
 def _known() -> list[signal.Signals]:

@@ -7,12 +7,10 @@ not.
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
 
 from onnxslim_yolo.analysis.effort import effort_of
-from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.graph import Model, initializers
 
 MEMORY, MEMORY_PER_WEIGHT_BYTE = 320 << 20, 16
@@ -64,18 +62,6 @@ def limits_for(model: Model, memory: float | None, work: float | None) -> Limits
         MEMORY + MEMORY_PER_WEIGHT_BYTE * size if memory is None else memory,
         WORK + WORK_PER_WEIGHT * count if work is None else work,
     )
-
-
-def parse_limit(option: str, text: str | None) -> float | None:
-    """A limit from text: `3GB`, `500 M`, `2e12`, or `none` for no limit. Raises UsageError."""
-    if text is None:
-        return None
-    if text.strip().lower() == "none":
-        return math.inf
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?(?:e\d{1,2})?)\s?([kmgt]?)b?", text.strip().lower())
-    if match is None or not float(match[1]) > 0:
-        raise UsageError(f"{option} takes an amount like 3G, or none, not '{text:.40}'")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def _of(value: float) -> str:

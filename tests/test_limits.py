@@ -12,9 +12,10 @@ from bench import bombs
 from onnxslim_yolo import compile as compile_model
 from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, OUTPUT_COPIES, POOL_TAP, effort_of
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT
+from onnxslim_yolo.cli_options import parse_limit
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.graph import Model
-from onnxslim_yolo.limits import MEMORY, WORK, Limits, limits_for, parse_limit
+from onnxslim_yolo.limits import MEMORY, WORK, Limits, limits_for
 from onnxslim_yolo.load.onnx import load_onnx
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.passes.shape_nodes import Room, fold_constants
