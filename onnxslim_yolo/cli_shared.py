@@ -59,9 +59,19 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def stages(silent: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner on standard error with the stage's name; nothing when not a terminal."""
-    if silent or not err.is_terminal:
+    """A spinner on standard error with the stage's name, when that is a terminal; warnings are printed in any case."""
+
+    def tell(stage: str) -> None:
+        if stage.startswith("WARNING: "):
+            err.print(stage, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        elif status is not None:
+            status.update(stage)
+
+    status = None
+    if silent:
         yield lambda stage: None
-        return
-    with err.status("starting") as status:
-        yield lambda stage: status.update(stage)
+    elif not err.is_terminal:
+        yield tell
+    else:
+        with err.status("starting") as status:
+            yield tell

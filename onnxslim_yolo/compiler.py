@@ -21,7 +21,7 @@ from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassErr
 from onnxslim_yolo.files import move_into, staging
 from onnxslim_yolo.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.graph import Model
-from onnxslim_yolo.judging import enter_verdict, judge_result, looks_sparse
+from onnxslim_yolo.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.limits import limits_for
 from onnxslim_yolo.load import read_model
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
@@ -42,13 +42,16 @@ def compile(source: str | Path, *, progress: Progress | None = None, **options: 
 
     Args:
         source: an ONNX file, a PyTorch checkpoint, or a Darknet cfg.
-        progress: called with the name of each stage as it begins.
+        progress: called with the name of each stage as it begins, and with `WARNING: …` where damage is certain
+            before it is done.
         **options: the fields of `CompileOptions`; as on the command line, with underscores.
 
     Raises:
         UsageError, InputError, UnsupportedError: bad options or input.
         PassError, VerificationError: a pass failed, or what was written does not compute what it should. Nothing in
             the target folder has changed then.
+        BudgetError: a limit was not met; the files are written. A result that no longer detects raises nothing, as no
+            limit of the user's is broken and it may be trained: see `Result.verdict`.
     """
     return compile_with(Path(source), options_from(options), progress or (lambda stage: None))
 
@@ -104,7 +107,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         _require_runnable(reference, path)
     chain, probe = Chain(reference), CompensationProbe()
     progress("passes")
-    baseline, trainable, records = _run_passes(model, reference, options, chain, probe)
+    baseline, trainable, records = _run_passes(model, reference, options, chain, probe, progress)
     name, folder = options.name_for(path), options.folder_for(path)
     with staging(folder) as stage:
         progress("emit")
@@ -151,6 +154,7 @@ def _run_passes(
     options: CompileOptions,
     chain: Chain,
     probe: CompensationProbe | None = None,
+    progress: Progress = lambda stage: None,
 ) -> tuple[Model, Model, list[PassRecord]]:
     """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass."""
     observe = _observer(reference, options, chain, probe)
@@ -160,6 +164,10 @@ def _run_passes(
     limits.require(model)  # shapes are known now, and nothing has been run
     records += PassManager(others, dump_to=options.dump_to, observe=observe, first_index=1).run(model)
     baseline = model.copy()
+    warning = foretold(model, options)
+    if warning is not None:
+        progress(warning)
+        model.note(warning)
     planning, fusing = _split(remainder(options, model))
     for steps in (planning, fusing):
         if steps is fusing:

@@ -23,6 +23,9 @@ from onnxslim_yolo.verify.scenes import scene_feeds
 SCENES = 6
 """Made-up photographs, where no images are given."""
 
+SURE, SURER = 0.1, 0.3
+"""Ratios from which on no dense network that was tried kept half of its mAP50 without images, or 0.02 of it."""
+
 MOST_IMAGES = 32
 """Calibration images at most that are judged on, where too little is seen on those that nothing was fitted to."""
 
@@ -94,6 +97,25 @@ def enter_verdict(report: dict[str, Any], options: CompileOptions, alive: Alive,
         images=options.calib is not None,
     )
     report["verdict"] = verdict
+
+
+def foretold(model: Model, options: CompileOptions) -> str | None:
+    """What is certain before the work: a dense network does not survive a ratio without images; None where nothing is.
+
+    Args:
+        model: the source in canonical form.
+    """
+    ratio = options.prune
+    if isinstance(ratio, str) or ratio < SURE or options.calib is not None or options.passes is not None:
+        return None
+    if looks_sparse(model):
+        return None
+    left = "nothing that detects" if ratio >= SURER else "less than half of the mAP"
+    return (
+        f"WARNING: this network was not trained for sparsity: with {ratio:g} removed without images {left} is left, in "
+        "all of five such networks (bench/results/verdicts.md). --calib DIR --compensate reconstruct loses less; "
+        "without training a smaller --imgsz or int8 is the better bargain"
+    )
 
 
 def looks_sparse(model: Model) -> bool:

@@ -118,6 +118,10 @@ def remainder(options: CompileOptions, model: Model) -> list[Pass]:
     ]
 
 
+CARRY = 0.1
+"""No tensor is cut below the channels that carry this share of its importance, unless `--floor` says otherwise."""
+
+
 def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
     if options.prune == 0 and _target(options) is None:
         return []
@@ -131,6 +135,10 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         keep=options.keep,
         allocate=options.allocate,
         calib=options.calib,
+        exact=options.prune != "dead",
+        absorb=options.prune == "dead" or options.compensate != "none",
+        # A floor of the user's own says which channels stay, instead.
+        carry=CARRY if options.prune != "dead" and options.floor == 1 else 0.0,
     )
     snap = SnapWidths(to=options.snap, isa=options.isa, runtime=options.target, table=options.table)
     target = _target(options)

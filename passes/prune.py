@@ -6,6 +6,11 @@ With a number R, the ⌊R·n⌋ least important of the n prunable coupled channe
 (global ranking, as in Liu et al. 2017). Frozen channels are never counted; those of a grouped convolution's parts are
 ranked together (see `analysis.levels`). Then constraints are met by giving channels back, the most important first: no
 tensor becomes empty, the parts of grouped convolutions stay equal.
+
+With `exact`, never less goes than what is dead: dead channels go first, and where R asks for no more than those, the
+plan is the one of `ratio=dead`, and as exact. With `carry`, no tensor is cut below the channels that carry this share
+of its importance: one ranking over the whole network would cut a layer whose values are all small to a single channel,
+and everything that passes through it with it. Other channels go instead, as far as there are any.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.channels import Channels
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.importance import Aggregate
@@ -55,6 +60,8 @@ class PruneChannels:
             `_curves`), channels within a group by the ranking.
         calib: unlabelled images for "output" and "curves".
         macs: come down to this share of the source's MACs (before widths are snapped), instead of `ratio`.
+        exact: never remove less than what is dead, and exactly that where a ratio asks for no more.
+        carry: the share of every tensor's importance whose channels stay, in [0, 1).
     """
 
     name: ClassVar[str] = "prune"
@@ -73,6 +80,8 @@ class PruneChannels:
     allocate: Literal["global", "curves"] = "global"
     calib: Path | None = None
     macs: float | None = None
+    exact: bool = False
+    carry: float = 0.0
 
     def __post_init__(self) -> None:
         if self.ratio != "dead" and not 0 <= self.ratio < 1:
@@ -83,6 +92,8 @@ class PruneChannels:
             raise UsageError(f"the share of MACs {self.macs} is not in (0, 1]")
         if self.floor < 1:
             raise UsageError(f"the floor {self.floor} would empty layers; it must be at least 1")
+        if not 0 <= self.carry < 1:
+            raise UsageError(f"the share of importance that stays, {self.carry}, is not in [0, 1)")
 
     def run(self, model: Model) -> int:
         """Plan in place; return the number of coupled channels newly marked.
@@ -99,13 +110,20 @@ class PruneChannels:
         ranking = self.rank(model, plan, eligible)
         plan.importance, plan.importance_kind, plan.losses = ranking.values, ranking.kind, ranking.losses
         before, ranked = plan.keep.copy(), self.macs is not None or self.ratio != "dead"
-        doomed = self._lowest(model, channels, ranking, eligible) if ranked else self._dead(model, channels)
+        dead = self._dead(model, channels) & eligible if self.exact or not ranked else np.zeros(channels.count, bool)
+        carrying = carriers(channels, ranking.values, self.carry) & ~dead
+        doomed = self._lowest(model, channels, ranking, eligible, dead, carrying) if ranked else dead
+        if ranked and dead.any() and not (doomed & eligible & ~dead).any():
+            ranked = False  # what is dead is all that was asked for
+            if self.macs is None and dead.sum() > float(self.ratio) * eligible.sum():
+                share = dead.sum() / max(eligible.sum(), 1)
+                model.note(f"{self.ratio:g} asked, {share:.0%} removed: so many channels contribute nothing, exactly")
         keep = before & ~(doomed & eligible)
         if ranked and doomed.any():
             plan.threshold = None if ranking.curves else float(ranking.values[doomed].max())
             self._say(model, plan, ranking)
         plan.dead_only, plan.floor = not ranked, self.floor
-        plan.removable = eligible if ranked else doomed & eligible
+        plan.removable = eligible & ~carrying if ranked else doomed & eligible
         plan.lossless = plan.lossless and not (doomed.any() and ranked)
         plan.wanted = keep.copy()
         plan.keep = complete(channels, keep, plan.importance, floor=self.floor)
@@ -152,13 +170,18 @@ class PruneChannels:
         moments = moments_of(model.graph, channels.shapes, self.variance_floor)
         return dead_channels(channels, moments, absorb=self.absorb)
 
-    def _lowest(self, model: Model, channels: Channels, ranking: Ranking, eligible: Array) -> Array:
+    def _lowest(
+        self, model: Model, channels: Channels, ranking: Ranking, eligible: Array, dead: Array, carrying: Array
+    ) -> Array:
         candidates, importance = np.flatnonzero(eligible), ranking.values
         if ranking.curves:
-            order, level = ranking.order, np.arange(channels.count)
+            order, level = ranking.order[~carrying[ranking.order]], np.arange(channels.count)
         else:
             values, level = levelled(channels, importance, eligible)
-            order = candidates[np.lexsort((level[candidates], values[candidates]))]
+            first, last = _whole_levels(level, dead, all_of=True), _whole_levels(level, carrying, all_of=False)
+            candidates_left = candidates[~last[candidates]]
+            keys = [key[candidates_left] for key in (level, values, ~first)]
+            order = candidates_left[np.lexsort(keys)]
 
         def without(count: int) -> Array:
             keep = np.ones(channels.count, dtype=bool)
@@ -169,7 +192,7 @@ class PruneChannels:
 
         if self.macs is None:
             # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.
-            return ~without(int(np.floor(float(self.ratio) * len(candidates) + 1e-9)))
+            return ~without(min(int(np.floor(float(self.ratio) * len(candidates) + 1e-9)), len(order))) | dead
         cost = PlanCost.of(model.graph, channels)
         limit = self.macs * cost.macs(np.ones(channels.count, dtype=bool))
         low, high = 0, len(order)
@@ -179,7 +202,31 @@ class PruneChannels:
                 high = middle
             else:
                 low = middle + 1
-        return ~without(high)
+        return ~without(high) | dead
+
+
+def carriers(channels: Channels, importance: Array, share: float) -> Array:
+    """Per class, whether it is among the most important ones of a tensor that together carry `share` of its importance.
+
+    Args:
+        importance: per class, shape (count,); infinite where it was not ranked.
+    """
+    found = np.zeros(channels.count, dtype=bool)
+    values = np.where(np.isfinite(importance), np.maximum(importance, 0), 0)
+    for section in channels.sections if share else ():
+        classes = section[section != NO_CHANNEL]
+        order = classes[np.argsort(-values[classes], kind="stable")]
+        carried = np.cumsum(values[order])
+        if len(order) > 1 and carried[-1] > 0:
+            found[order[: int(np.searchsorted(carried, share * carried[-1] * (1 - 1e-9))) + 1]] = True
+    return found
+
+
+def _whole_levels(level: Array, chosen: Array, *, all_of: bool) -> Array:
+    """Per class, whether all of its level (or any) is chosen: channels of grouped convolutions go level by level."""
+    _, index = np.unique(level, return_inverse=True)
+    counts, hits = np.bincount(index), np.bincount(index, weights=chosen)
+    return np.asarray((hits == counts if all_of else hits > 0)[index])
 
 
 def _nothing_prunable(model: Model, channels: Channels) -> str:

@@ -29,7 +29,7 @@ from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, reval
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.passes._fold_removed import fold
 from onnxslim_yolo.passes._match import Correction, Moments, corrections, matchable, output_moments
-from onnxslim_yolo.passes.absorb import shift_outputs
+from onnxslim_yolo.passes.absorb import AbsorbConstants, shift_outputs
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.plan import Plan, open_plan, reopen_plan
 from onnxslim_yolo.verify.mask import masked
@@ -73,6 +73,8 @@ class Reconstruct:
         plan = open_plan(model)
         if plan.absorbed or plan.keep.all():
             return 0
+        if plan.dead_only:  # nothing is lost that weights could make up for; constants go into biases, exactly
+            return AbsorbConstants(scope="exact").run(model)
         if self.calib is None:
             raise UsageError("reconstruct needs calibration images", hint="give them with --calib DIR")
         images = CalibrationImages(self.calib, model, self.images, "fit")

@@ -220,3 +220,45 @@ def test_a_level_that_the_cut_goes_through_stays_whole() -> None:
     plan = open_plan(run(zoo("shufflenetv1"), PruneChannels(ratio=0.6, importance="gamma")))
     asked = int(0.6 * plan.channels.prunable.sum())
     assert 0.75 * asked <= (~plan.keep).sum() <= asked
+
+
+def dead_in(*numbers: int) -> dict[str, Array]:
+    """γ and β of two layers of ten, zero at these channels of the first."""
+    gamma, beta = np.linspace(1.0, 1.9, 10), np.full(10, 0.1)
+    gamma[list(numbers)] = beta[list(numbers)] = 0
+    return {"n0.gamma": gamma, "n0.beta": beta, "n1.gamma": np.linspace(0.5, 0.9, 10)}
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3])
+def test_never_less_than_what_is_dead(ratio: float) -> None:
+    """Six of twenty are dead: up to 0.3 of them the plan is that of `dead`, and exact."""
+    model = chain(10, 10, values=dead_in(0, 2, 4, 6, 8, 9))
+    exact, after = (run(model, step) for step in (PruneChannels(), PruneChannels(ratio=ratio, exact=True)))
+    assert after.plan is not None and exact.plan is not None and after.plan.removed == 6
+    np.testing.assert_array_equal(after.plan.keep, exact.plan.keep)
+    assert after.plan.lossless and after.plan.dead_only
+    assert any("contribute nothing" in note for note in after.notes) == (ratio < 0.3)
+    assert_same(model, run(model, PruneChannels(ratio=ratio, exact=True), SliceChannels()))
+
+
+def test_dead_channels_go_first() -> None:
+    model = chain(10, 10, values=dead_in(0, 9))
+    after = run(model, PruneChannels(ratio=0.2, importance="weight", exact=True))
+    assert after.plan is not None and after.plan.removed == 4 and not after.plan.lossless
+    assert not after.plan.keep[classes_of(after, "r0")][[0, 9]].any()
+
+
+def test_no_tensor_is_cut_below_what_carries_its_importance() -> None:
+    values = {"n0.gamma": np.linspace(1.0, 1.9, 20), "n1.gamma": np.full(20, 0.01)}
+    model = chain(20, 20, values=values)
+    for carry, least in ((0.0, 1), (0.1, 2), (0.5, 10)):
+        after = run(model, PruneChannels(ratio=0.5, importance="gamma", carry=carry))
+        assert after.plan is not None
+        kept = after.plan.keep[classes_of(after, "r1")].sum()
+        assert kept == least, "what carries stays, and only that"
+        assert after.plan.removed == 20 - (carry == 0), "others go instead"
+    values["n1.gamma"][3] = 10
+    after = run(chain(20, 20, values=values), PruneChannels(ratio=0.5, importance="gamma", carry=0.5))
+    assert after.plan is not None and np.flatnonzero(after.plan.keep[classes_of(after, "r1")]).tolist() == [3]
+    with pytest.raises(UsageError, match="not in"):
+        PruneChannels(carry=1.0)

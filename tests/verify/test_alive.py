@@ -121,3 +121,16 @@ def test_what_removes_only_dead_channels_is_alive_without_a_run(tmp_path: Path) 
     assert result.verdict["alive"]["images"] == 0 and result.report["exit"] == 0
     unchecked = oy.compile(MODELS / "bccd-sparse.onnx", emit=("onnx",), out=tmp_path / "u", verify=False)
     assert unchecked.verdict["word"] == "NOT VERIFIED" and unchecked.report["exit"] == 0
+
+
+def test_damage_that_is_certain_is_foretold(tmp_path: Path) -> None:
+    said: list[str] = []
+    options = {"emit": ("onnx",), "out": tmp_path / "o", "progress": said.append}
+    result = oy.compile(MODELS / "digits-dense.onnx", prune=0.3, **options)
+    (warning,) = [stage for stage in said if stage.startswith("WARNING: ")]
+    assert said.index(warning) < said.index("emit") and "nothing that detects" in warning
+    assert warning in result.report["notes"] and result.report["exit"] == 5, "and so it came"
+    said.clear()
+    oy.compile(MODELS / "digits-dense.onnx", prune=0.01, **options)
+    oy.compile(MODELS / "digits-sparse.onnx", prune=0.5, **options)
+    assert not [stage for stage in said if stage.startswith("WARNING: ")]
