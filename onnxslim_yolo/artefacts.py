@@ -76,7 +76,7 @@ def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
             )
         pair = emit_ncnn(source, weights=options.ncnn_weights)
     for note in pair.notes:
-        model.note(f"ncnn: {note}")
+        model.note(note)
     return source, pair
 
 
