@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +112,34 @@ def test_files_that_are_no_plan_are_refused(tmp_path: Path) -> None:
         apply_plan_file(broken, tmp_path / "c.pt", tmp_path / "o.pt")
     with pytest.raises(InputError, match="no such file"):
         apply_plan_file(tmp_path / "none.json", tmp_path / "c.pt", tmp_path / "o.pt")
+
+
+def test_a_batch_norms_other_tensors_follow_its_weight() -> None:
+    before = {f"bn.{leaf}": np.arange(4.0) for leaf in ("weight", "bias", "running_mean", "running_var")}
+    before["bn.num_batches_tracked"] = np.array(3)
+    after = apply_plan(plan({"bn.weight": {"0": [1, 3]}}), before)
+    assert all(after[name].tolist() == [1, 3] for name in before if not name.endswith("tracked"))
+    known = plan({"bn.weight": {"0": [1, 3]}}) | {"version": 2, "shapes": {"bn.bias": [[4], [4]]}}
+    assert apply_plan(known, before)["bn.bias"].tolist() == [0, 1, 2, 3]  # the graph knows it, and did not cut it
+
+
+@pytest.mark.parametrize("kept", [2, 3])
+def test_version_1_is_checked_by_its_groups(kept: int) -> None:
+    group = {"id": 0, "width": 4, "wanted": 2, "kept": kept, "members": ["a"], "frozen": None}
+    content = {**plan({"a.weight": {"0": [0, 2]}, "a.bias": {"0": [0, 2]}}), "groups": [group]}
+    if kept == 2:
+        assert apply_plan(content, state())["a.weight"].shape == (2, 3, 1, 1)
+        return
+    with pytest.raises(InputError, match=r"leaves 'a\.weight' with 2 of 4 channels, but its groups keep 3"):
+        apply_plan(content, state())
+
+
+def test_a_plan_that_does_not_fit_is_exit_2(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    content = {**plan({"a.weight": {"0": [0, 2]}}), "version": 2, "shapes": {"a.weight": [[4, 3, 1, 1], [3, 3, 1, 1]]}}
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    torch.save({name: torch.from_numpy(value) for name, value in state().items()}, tmp_path / "full.pt")
+    arguments = ["apply-plan", str(tmp_path / "p.json"), str(tmp_path / "full.pt"), "-o", str(tmp_path / "cut.pt")]
+    done = subprocess.run([sys.executable, "-m", "onnxslim_yolo", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "cut.pt").exists()
+    assert "the pruned graph has (3, 3, 1, 1)" in " ".join((done.stdout + done.stderr).split())
