@@ -120,6 +120,9 @@ def compile_command(
     pixels: Pixels = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="ONNX", help="The author's export of the same weights, to compare with.")
+    ] = None,
     prune: Annotated[str, choice("R|dead", "Share of prunable channels to remove, or 'dead'.")] = "dead",
     target_latency: Annotated[
         str | None, typer.Option(metavar="0.6x|12ms", help="Come down to this predicted latency on --target.")

@@ -24,12 +24,13 @@ from onnxslim_yolo.graph import Model
 from onnxslim_yolo.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.limits import limits_for
 from onnxslim_yolo.load import read_model
+from onnxslim_yolo.load.reference import fit_reference
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.result import Result
-from onnxslim_yolo.verify.chain import Chain, EachPass
+from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx, session
@@ -84,9 +85,31 @@ def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         raise InputError(f"the model itself does not run: {reason}", file=path, hint=hint) from error
 
 
+def _read(path: Path, options: CompileOptions) -> tuple[Model, onnx.ModelProto]:
+    """The model, and what everything after is compared with: the author's export where one is given."""
+    model, proto = read_model(path, options.load_options())
+    if options.reference is None:
+        return model, proto
+    model.note(f"compared with {options.reference.name}, not with what was read of {path.name}")
+    return model, fit_reference(options.reference, proto)
+
+
+def _require_same(model: Model, reference: onnx.ModelProto, file: Path) -> None:
+    """The model as read computes what its author's export computes."""
+    check = check_pair(f"{file.name} = model", reference, model, image_like_feeds(model, 1))
+    if not check.passed:
+        worst = max(check.differences, key=lambda d: d.worst)
+        raise VerificationError(
+            f"the model as it was read does not compute what {file.name} does: '{worst.output}' differs by "
+            f"{worst.worst:.2e} of its spread, allowed {check.tolerance:.0e}",
+            file=file,
+            hint="one of its classes is not the one known here, or the export has other weights; compile the export",
+        )
+
+
 def _source_fails(path: Path, options: CompileOptions) -> str | None:
     """Why the source cannot be run, asked once something has gone wrong; None where it runs."""
-    model, reference = read_model(path, options.load_options())
+    model, reference = _read(path, options)
     limits = limits_for(model, options.limit_memory, options.limit_work)
     try:
         PassManager(preparation(options)).run(model)
@@ -101,10 +124,12 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     started = time.perf_counter()
     options.folder_for(path)  # a name that cannot be written is refused before any work
     progress("load")
-    model, reference = read_model(path, options.load_options())
+    model, reference = _read(path, options)
     budget_of(options)  # a broken file is refused before any work
     if options.verify:
-        _require_runnable(reference, path)
+        _require_runnable(reference, options.reference or path)
+    if options.reference is not None:
+        _require_same(model, reference, options.reference)
     chain, probe = Chain(reference), CompensationProbe()
     progress("passes")
     baseline, trainable, records = _run_passes(model, reference, options, chain, probe, progress)
@@ -218,7 +243,7 @@ def _verify(
 
 def _bisect(path: Path, options: CompileOptions) -> str | None:
     """Run the passes again, checking each: the message about the first that breaks something, or None."""
-    model, reference = read_model(path, options.load_options())
+    model, reference = _read(path, options)
     try:
         _run_passes(model, reference, replace(options, verify_each=True, dump_to=None), Chain(reference))
     except OnnxSlimError as error:

@@ -12,7 +12,7 @@ from onnxslim_yolo.input_format import parse_input
 from onnxslim_yolo.load import LoadOptions
 
 EMITTERS = ("onnx", "ncnn", "torch")
-PATHS = ("out", "weights", "table", "calib", "data", "budget", "dump_to")
+PATHS = ("out", "weights", "reference", "table", "calib", "data", "budget", "dump_to")
 """The options that are files or folders: text will do."""
 
 
@@ -27,6 +27,7 @@ class CompileOptions:
         input: what the network is fed for a pixel, as `input_format` spells it; None: what the file shows, else [0, 1].
         weights: Darknet weights, or the yaml of a bare state_dict.
         trust: open archives whose loading runs code.
+        reference: an ONNX export of the same weights, made by the model's own code, that the result is compared with.
         prune: share of the prunable channels to remove, or "dead".
         target_latency: predicted latency to come down to, instead of `prune`: "0.6x" of the source's, or "12ms".
         table: a file of latencies made by `onnxslim-yolo profile`, instead of the shipped one.
@@ -60,6 +61,7 @@ class CompileOptions:
     input: str | None = None
     weights: Path | None = None
     trust: bool = False
+    reference: Path | None = None
     prune: float | Literal["dead"] = "dead"
     target_latency: str | None = None
     table: Path | None = None

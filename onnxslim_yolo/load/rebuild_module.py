@@ -42,6 +42,16 @@ EXPORT_CALL = (
 )
 """The call that exports a model with its BatchNorms and its tensors' names."""
 
+EXPORT_LINES = (
+    "    f = model.eval().forward; model.forward = lambda x: f(x)[0]   # boxes; without [0] if it returns these alone\n"
+    f"    {EXPORT_CALL}\n"
+    "    graph = onnx.load('model.onnx')\n"
+    "    onnx.helper.set_model_props(graph, {'names': str(dict(enumerate(model.names))), 'task': 'detect', "
+    "'stride': str(int(max(model.stride)))})\n"
+    "    onnx.save(graph, 'model.onnx')"
+)
+"""The same without training outputs, with names, task and stride in the file's metadata."""
+
 
 def unwrapped(record: Record) -> Record:
     """The module inside DataParallel and its like."""
@@ -112,7 +122,7 @@ _UNKNOWN_HINT = (
     "    @register_block('ItsName')\n"
     "    class ItsName(Block): ...   # sub-modules are MEMBERS, attributes that forward reads ATTRIBUTES\n"
     "  or export with the code the model was trained with, keeping BatchNorm, and compile the .onnx:\n"
-    f"    {EXPORT_CALL}"
+    f"{EXPORT_LINES}"
 )
 
 
