@@ -17,7 +17,7 @@ import onnx
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.artefacts import fill_report, source_sizes, write_artefacts, write_reports
 from onnxslim_yolo.budget import budget_of, violations
-from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassError, VerificationError
+from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassError, UnsupportedError, VerificationError
 from onnxslim_yolo.files import move_into, staging
 from onnxslim_yolo.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.graph import Model
@@ -27,6 +27,7 @@ from onnxslim_yolo.load import read_model
 from onnxslim_yolo.load.reference import fit_reference
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
 from onnxslim_yolo.options import CompileOptions, options_from
+from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import preparation, remainder
 from onnxslim_yolo.result import Result
@@ -83,6 +84,23 @@ def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
             raise
         hint = "export it again, and run it in onnxruntime first"
         raise InputError(f"the model itself does not run: {reason}", file=path, hint=hint) from error
+    except (InputError, UnsupportedError) as error:
+        guess = _guessed_size(path, options)
+        if guess is not None and guess not in (error.hint or ""):
+            error.hint = f"{guess}; {error.hint}" if error.hint else guess
+        raise
+
+
+def _guessed_size(path: Path, options: CompileOptions) -> str | None:
+    """The note that an ONNX file's input size was guessed, asked once something has been refused."""
+    if path.suffix.lower() != ".onnx":
+        return None
+    try:
+        model, _ = read_model(path, options.load_options())
+        Canonicalise(*(options.imgsz or (0, 0))).run(model)
+    except OnnxSlimError:
+        return None  # it was not for its size
+    return next((note for note in model.notes if note.startswith(GUESSED)), None)
 
 
 def _read(path: Path, options: CompileOptions) -> tuple[Model, onnx.ModelProto]:
@@ -116,7 +134,8 @@ def _source_fails(path: Path, options: CompileOptions) -> str | None:
         limits.require(model)
         run_onnx(reference, image_like_feeds(model, 1))
     except OnnxSlimError as error:
-        return error.message
+        guess = next((note for note in model.notes if note.startswith(GUESSED)), "")
+        return f"{error.message}{guess and f' ({guess})'}"
     return None
 
 

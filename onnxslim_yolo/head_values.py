@@ -20,8 +20,9 @@ from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec, class_names, identify_he
 SLOPES = (0.6, 1.4)
 """Slopes of centres over cells that count as pixels."""
 
-CORRELATED, INDEPENDENT = 0.6, 0.4
-"""|correlation| of centres with cells from which they count as placed, and up to which as offsets."""
+CORRELATED, INDEPENDENT = 0.6, 0.8
+"""Correlation of centres with cells from which they count as pixels (at slope 1), and up to which as offsets: these,
+too, may depend on the place where padding does."""
 
 NEAR = 16.0
 """Offsets and logarithms of sizes are smaller than this."""

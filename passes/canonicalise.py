@@ -21,12 +21,14 @@ All of it is exact: no arithmetic on activations changes, but for the order of s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.graph import Model, sweep, toposort
 from onnxslim_yolo.passes.einsum_nodes import rewrite_einsums
 from onnxslim_yolo.passes.expand_nodes import drop_expands
@@ -39,6 +41,7 @@ from onnxslim_yolo.passes.target_nodes import resolve_targets
 from onnxslim_yolo.shapes import reinfer
 
 DEFAULT_SIZE = 640
+GUESSED = "the input's size was guessed:"
 
 
 @dataclass(frozen=True)
@@ -61,26 +64,13 @@ class Canonicalise:
         Raises:
             InputError: the size contradicts a fixed input size, or the graph's shapes contradict each other.
         """
-        graph = model.graph
-        rewrites = self._fix_inputs(model)
-        rewrites += sweep(graph)
-        graph.nodes = toposort(graph)
-        room = Room.of(graph)
-        while True:
-            reinfer(graph)
-            changed = drop_expands(graph) + sweep(graph)
-            graph.nodes = toposort(graph)
-            changed += (
-                fold_constants(graph, room) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
-            )
-            changed += rewrite_einsums(graph) + rewrite_exported(graph) + plain_gemms(graph)
-            changed += sweep(graph)
-            rewrites += changed
-            if not changed:
-                break
-            graph.nodes = toposort(graph)
-        rewrites += separate_vectors(graph) + merge_integers(graph)
-        return rewrites
+        fixed = self._fix_inputs(model)
+        try:
+            return fixed + _simplify(model.graph)
+        except OnnxSlimError as error:
+            guess = next((note for note in model.notes if note.startswith(GUESSED)), None)
+            error.hint = guess or error.hint
+            raise
 
     def _fix_inputs(self, model: Model) -> int:
         fixed = 0
@@ -88,10 +78,11 @@ class Canonicalise:
             if tensor.shape is None or len(tensor.shape) != 4:
                 continue
             size = [self.height, self.width]
-            stored = _stored_size(model)
+            stored, guessed = _stored_size(model)
+            opened = [k for k in (0, 1) if not _is_fixed(tensor.shape[2 + k])]
             for k, axis in enumerate((2, 3)):
                 dim = tensor.shape[axis]
-                if not isinstance(dim, (int, np.integer)) or dim <= 0:
+                if not _is_fixed(dim):
                     tensor.shape = [*tensor.shape[:axis], size[k] or stored[k], *tensor.shape[axis + 1 :]]
                     fixed += 1
                 elif size[k] and size[k] != dim:
@@ -101,16 +92,53 @@ class Canonicalise:
                         file=model.source.file,
                         hint="leave --imgsz out, or export the model with a dynamic size or the size you want",
                     )
-            if not isinstance(tensor.shape[1], (int, np.integer)) or tensor.shape[1] <= 0:
+            if opened:
+                chosen = guessed and not all(size[k] for k in opened)
+                model.note(_size_note(tensor.name, tensor.shape[2:], chosen))
+            if not _is_fixed(tensor.shape[1]):
                 tensor.shape = [tensor.shape[0], 3, *tensor.shape[2:]]
                 fixed += 1
         return fixed
 
 
-def _stored_size(model: Model) -> tuple[int, int]:
-    """The image size that Ultralytics' exporter left in the metadata, else 640."""
+def _simplify(graph: gs.Graph) -> int:
+    """Fold and rewrite until nothing changes; how many rewrites."""
+    rewrites = sweep(graph)
+    graph.nodes = toposort(graph)
+    room = Room.of(graph)
+    while True:
+        reinfer(graph)
+        changed = drop_expands(graph) + sweep(graph)
+        graph.nodes = toposort(graph)
+        changed += fold_constants(graph, room) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
+        changed += rewrite_einsums(graph) + rewrite_exported(graph) + plain_gemms(graph)
+        changed += sweep(graph)
+        rewrites += changed
+        if not changed:
+            break
+        graph.nodes = toposort(graph)
+    rewrites += separate_vectors(graph) + merge_integers(graph)
+    return rewrites
+
+
+def _is_fixed(dim: object) -> bool:
+    return bool(isinstance(dim, (int, np.integer)) and dim > 0)
+
+
+def _size_note(name: str, sides: Sequence[int], guessed: bool) -> str:
+    """What is said where a file leaves its input's height or width open."""
+    size = f"{sides[0]}x{sides[1]}"
+    if guessed:
+        return (
+            f"{GUESSED} {size}, for '{name}' leaves it open; --imgsz says otherwise. What is written takes {size} only"
+        )
+    return f"'{name}' leaves its size open: what is written takes {size} only"
+
+
+def _stored_size(model: Model) -> tuple[tuple[int, int], bool]:
+    """The image size that Ultralytics' exporter left in the metadata, else 640; and whether that is a guess."""
     digits = "".join(c if c.isdigit() else " " for c in model.metadata.get("imgsz", "")).split()
     sizes = [int(d) for d in digits if 0 < int(d) <= 1 << 14]
     if not sizes:
-        return DEFAULT_SIZE, DEFAULT_SIZE
-    return sizes[0], sizes[-1]
+        return (DEFAULT_SIZE, DEFAULT_SIZE), True
+    return (sizes[0], sizes[-1]), False

@@ -144,10 +144,24 @@ def _parse(path: Path) -> onnx.ModelProto:
     except (DecodeError, ValueError, RuntimeError) as error:
         hint = "is it complete? compare its size with the original's"
         raise InputError("is no ONNX file, or a truncated one", file=path, hint=hint) from error
+    _open_negative(proto.graph)
     check_text(proto, path)
     if not proto.graph.node or not proto.graph.output:
         raise InputError("holds no graph: it has no nodes or no outputs", file=path, hint="is it an ONNX model at all?")
     return proto
+
+
+def _open_negative(graph: onnx.GraphProto) -> None:
+    """A negative dimension is an open one, as other tools read it: inputs' get names, others are unknown."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        image = ("batch", "channels", "height", "width")
+        names = image if len(dims) == 4 else tuple(f"axis_{k}" for k in range(len(dims)))
+        for name, dim in zip(names, dims, strict=True):
+            if dim.HasField("dim_value") and dim.dim_value < 0:
+                dim.Clear()
+                if any(value is tensor for tensor in graph.input):
+                    dim.dim_param = name
 
 
 def external_files(path: Path) -> list[Path]:

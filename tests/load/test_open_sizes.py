@@ -1,0 +1,67 @@
+"""Inputs that a file leaves open: negative dimensions, sizes that are guessed, and what is said about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.errors import OnnxSlimError
+from onnxslim_yolo.graph import Model
+from onnxslim_yolo.load.onnx import load_onnx
+from onnxslim_yolo.passes.canonicalise import GUESSED
+from tests.numeric import build, run_onnx
+from tests.passes.cutting import onnx_text
+
+BODY = "a = Conv<pads=[1,1,1,1]>(x, w) b = Relu(a) y = Conv(b, v)"
+
+
+def written(folder: Path, dims: tuple[int, ...], body: str = BODY) -> Path:
+    """Two convolutions whose input has these dimensions as its file's numbers."""
+    rng = np.random.default_rng(0)
+    weights = "float[8,3,3,3] w, float[4,8,1,1] v"
+    values = {"w": rng.standard_normal((8, 3, 3, 3)), "v": rng.standard_normal((4, 8, 1, 1))}
+    proto = build(onnx_text("float[1,3,32,32] x", "float[a,b,c,d] y", weights, body), values=values).to_onnx()
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim, number in zip(value.type.tensor_type.shape.dim, dims, strict=True):
+            if number < 0 or value.name == "x":
+                dim.dim_value = number
+    path = folder / "open.onnx"
+    onnx.save(proto, str(path))
+    return path
+
+
+@pytest.mark.parametrize("dims", [(-1, 3, 32, 32), (1, 3, -1, -1), (-1, 3, -1, -1), (1, -1, 32, -1), (-1, -1, -1, -1)])
+def test_negative_dimensions_are_open(dims: tuple[int, ...], tmp_path: Path) -> None:
+    path = written(tmp_path, dims)
+    shape = load_onnx(path).graph.inputs[0].shape
+    assert [isinstance(found, str) for found in shape] == [number < 0 for number in dims]
+    size = {} if dims[2] > 0 and dims[3] > 0 else {"imgsz": 32}
+    result = oy.compile(path, out=tmp_path / "out", prune=0.3, **size)
+    assert result.onnx is not None and all(c["passed"] for c in result.report["verification"]["checks"])
+    batch = Model.from_onnx(onnx.load(str(result.onnx))).graph.inputs[0].shape[0]
+    assert isinstance(batch, str) == (dims[0] < 0)
+    assert run_onnx(result.model, {"x": np.ones((3 if dims[0] < 0 else 1, 3, 32, 32), np.float32)})["y"].shape[2] == 32
+
+
+def test_a_guessed_size_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, (1, 3, -1, -1))
+    notes = [note for note in oy.load(path).notes if "640x640" in note]
+    assert len(notes) == 1 and notes[0].startswith(GUESSED) and "--imgsz" in notes[0]
+    given = oy.load(path, imgsz=(32, 64)).notes
+    assert any("takes 32x64 only" in note for note in given) and not any(n.startswith(GUESSED) for n in given)
+    fixed = oy.load(written(tmp_path, (1, 3, 32, 32))).notes
+    assert not any("only" in note for note in fixed)
+
+
+def test_an_error_that_follows_from_a_guess_says_so(tmp_path: Path) -> None:
+    """A Reshape to 32 by 32 does not take the 640 that is guessed."""
+    body = "a = Conv<pads=[1,1,1,1]>(x, w) s = Constant<value_ints=[1,8,32,32]>() b = Reshape(a, s) y = Conv(b, v)"
+    path = written(tmp_path, (1, 3, -1, -1), body)
+    with pytest.raises(OnnxSlimError, match="640x640") as caught:
+        oy.compile(path, out=tmp_path / "out")
+    assert "--imgsz" in str(caught.value)
+    assert oy.compile(path, out=tmp_path / "out", imgsz=32).onnx is not None
