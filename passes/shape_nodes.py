@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.folded_origin import origins_of_results
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT, fold
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
+from onnxslim_yolo.analysis.rules import ELEMENTWISE
 from onnxslim_yolo.graph import (
     Namer,
     Node,
@@ -35,6 +36,9 @@ from onnxslim_yolo.origins import Origin, set_origin
 LEAST_GROWTH = 256
 GROWTH_SHARE = 8
 """Elements that folding may add to a graph, and to how many weights one such element may come."""
+
+_REPEATING = ELEMENTWISE | {"Expand", "Tile", "ConstantOfShape", "Range"}
+"""Operators that make a map of a few numbers. A Pad or a Gather of weights makes weights."""
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Room:
 
     def takes(self, node: Node) -> bool:
         """Whether a node of constants may be computed; what it adds is then taken from the room."""
-        if any(not is_constant(tensor) and not is_empty(tensor) for tensor in node.inputs):
+        if node.op not in _REPEATING or any(not is_constant(t) and not is_empty(t) for t in node.inputs):
             return True
         sizes = [static_shape(tensor) for tensor in node.outputs if not is_empty(tensor)]
         made = sum(int(np.prod(size, dtype=np.int64)) for size in sizes if size is not None)
