@@ -148,6 +148,12 @@ BENCHMARKS = (
         PEERS,
     ),
     Result(
+        "What a checkpoint takes",
+        "memory and CPU of compiling a checkpoint of 22 MB, verified and not",
+        ("checkpoint_cost*",),
+        ("python bench/checkpoint_cost.py",),
+    ),
+    Result(
         "Very many nodes",
         "CPU time and memory of reading and compiling chains of 10⁴ and 10⁵ nodes",
         ("many_nodes*",),
