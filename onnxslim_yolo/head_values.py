@@ -24,6 +24,9 @@ CORRELATED, INDEPENDENT = 0.6, 0.8
 """Correlation of centres with cells from which they count as pixels (at slope 1), and up to which as offsets: these,
 too, may depend on the place where padding does."""
 
+SLACK = 1e-2
+"""How far from [0, 1] rounding may take a probability."""
+
 NEAR = 16.0
 """Offsets and logarithms of sizes are smaller than this."""
 
@@ -52,7 +55,7 @@ def recognise(
         refusal = error
     else:
         where = place_of_boxes(outputs[0], spec, size)
-        if where == "pixels":
+        if where == "pixels" and _has_probabilities(outputs[0], spec):
             return spec
     for guess in guesses(outputs, size, known):
         found = _spec(guess)
@@ -132,6 +135,15 @@ def _fit(cells: Array, values: Array) -> tuple[float, float]:
         return 1.0, 1.0
     product = float((x * y).sum())
     return product / across, product / np.sqrt(across * along) if along > 0 else 0.0
+
+
+def _has_probabilities(output: Array, spec: HeadSpec) -> bool:
+    """Whether a map that has FastestDet's shape is one: any map of more than five channels has."""
+    if spec.kind != "fastestdet":
+        return True
+    table = output if spec.rows else np.moveaxis(output, 1, -1)
+    scores = np.delete(table, np.s_[1:5], axis=-1)
+    return bool(scores.min() >= -SLACK and scores.max() <= 1 + SLACK)
 
 
 def _plausible(outputs: Sequence[Array], guess: Guess, size: tuple[int, int]) -> bool:

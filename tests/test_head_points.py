@@ -211,3 +211,11 @@ def test_fastestdet_with_channels_last() -> None:
     assert (plain.rows, turned.rows, turned.strides) == (False, True, (16,))
     one, two = postprocess([planes], plain)[0], postprocess([planes.transpose(0, 2, 3, 1)], turned)[0]
     np.testing.assert_array_equal(one.boxes, two.boxes)
+
+
+def test_a_map_of_any_numbers_is_no_fastestdet() -> None:
+    planes = np.random.default_rng(0).uniform(0, 1, (1, 9, 8, 12)).astype(np.float32)
+    assert recognise([planes], SIZE).kind == "fastestdet"
+    planes[0, 0, 2, 3] = -0.4
+    with pytest.raises(UnsupportedError):
+        recognise([planes], SIZE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.graph import Model, sweep
 from onnxslim_yolo.verify.chain import Chain, Check
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.compare import TOLERANCE, told_apart
@@ -145,8 +145,9 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
     param, weights = ncnn_files(ncnn.folder)
     if param.read_text(encoding="utf-8") != pair.param or weights.read_bytes() != pair.bin:
         raise VerificationError("the ncnn files on disk are not what was converted", file=ncnn.folder)
-    model = in_float32(ncnn.model) if is_half(ncnn.model) else ncnn.model
-    feeds = feeds_in_float32(feeds) if model is not ncnn.model else feeds
+    model = _as_cut(ncnn.model, pair)
+    if is_half(model):
+        model, feeds = in_float32(model), feeds_in_float32(feeds)
     rounded = half_weights(model, pair.full) if pair.weights == "fp16" else model
     same = rounded is written  # whose outputs are known
     mine = Judge([plain[0], plain[-1]], judge.rulers, judge.ordered) if same else judge_of(rounded, feeds)
@@ -159,6 +160,18 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
         found.checks.append(
             Check("fp32 weights = fp16 weights (the cost of rounding)", "onnxruntime", loss, float("inf"))
         )
+
+
+def _as_cut(model: Model, pair: NcnnModel) -> Model:
+    """The graph as far as the pair goes: where post-processing was left out, it ends with what the pair yields."""
+    ends = [port.onnx for port in pair.outputs.values()]
+    if set(ends) <= {tensor.name for tensor in model.graph.outputs}:
+        return model
+    shorter = model.copy()
+    tensors = shorter.graph.tensors()
+    shorter.graph.outputs = [tensors[name] for name in ends]
+    sweep(shorter.graph)
+    return shorter
 
 
 def _loss(judge: Judge, got: list[Feeds]) -> Check | None:
