@@ -193,10 +193,12 @@ def _groups(parts: Sequence[tuple[str, int]]) -> Groups:
 def _axis(values: Sequence[Array], mask: Array | None) -> int | None:
     """The axis of the columns of an output that no head explains."""
     value = values[0]
-    axes = [k for k in range(1, value.ndim) if value.shape[k] > 1]
+    # What depends on data (NonZero, NonMaxSuppression) has as many rows as there happen to be.
+    alike = [k for k in range(1, value.ndim) if len({v.shape[k : k + 1] for v in values}) == 1]
+    axes = [k for k in alike if value.shape[k] > 1]
     if value.ndim < 2 or not axes:
         return None
-    if value.ndim == 4:
+    if value.ndim == 4 and 1 in alike:
         return 1
     if len(axes) == 1:
         return axes[0]

@@ -140,3 +140,12 @@ def test_a_floor_above_a_hundredth_of_the_movement_is_dim() -> None:
     assert noisy.dim[:2].all() and not noisy.blind.any()
     (found,) = compare(runs, shaken, rulers={"y": noisy})
     assert found.worst <= TOLERANCE, "never below the noise just measured"
+
+
+def test_an_axis_whose_size_depends_on_the_input_has_no_columns() -> None:
+    rng = np.random.default_rng(0)
+    rows = [{"y": rng.normal(size=(3, n)).astype(np.float32)} for n in (5, 9, 0)]
+    assert meanings(rows)["y"].axis is None
+    tables = [{"y": rng.normal(size=(1, n, 6)).astype(np.float32)} for n in (5, 9)]
+    assert meanings(tables)["y"].axis == 2
+    assert rulers_of(rows, meanings(rows))["y"].movement.shape == (1,)
