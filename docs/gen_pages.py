@@ -160,6 +160,12 @@ BENCHMARKS = (
         ("python bench/many_nodes.py",),
     ),
     Result(
+        "What the check notices",
+        "models spoiled in one place after the other, in onnxruntime and in ncnn",
+        ("mutations*",),
+        ("python bench/mutations.py NAMES --weights 12 --ncnn-weights 4 --write",),
+    ),
+    Result(
         "What other pruners reach",
         "which layers they can make narrower, and what is left when half of the channels are asked for",
         ("peers_compile*",),
