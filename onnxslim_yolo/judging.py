@@ -112,8 +112,8 @@ def foretold(model: Model, options: CompileOptions) -> str | None:
         return None
     left = "nothing that detects" if ratio >= SURER else "less than half of the mAP"
     return (
-        f"WARNING: this network was not trained for sparsity: with {ratio:g} removed without images {left} is left, in "
-        "all of five such networks (bench/results/verdicts.md). --calib DIR --compensate reconstruct loses less; "
+        f"WARNING: this network was not trained for sparsity: with {ratio:g} removed without images {left} is left, as "
+        "in every such network measured (bench/results/verdicts.md). --calib DIR --compensate reconstruct loses less; "
         "without training a smaller --imgsz or int8 is the better bargain"
     )
 

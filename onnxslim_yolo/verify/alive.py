@@ -16,11 +16,11 @@ and *weakened* in between; *not judged* where the source detects nothing on the 
 a tenth of its cells: trained detectors do in 0.02 to 0.4 % of them, freshly initialised ones in 38 to 100 %, and what
 was never trained has nothing to lose.
 
-Why these thresholds: mAP50 against these figures for seven networks, with images and without, pruned by 2 to 90 %, in
-bench/results/verdicts.md. "Alive" has never less than half of the source's mAP, "needs training" never more than 0.9 of
-it, and the thresholds stand in the middle of what separates them. Two conditions for the latter, because where all
-scores fell a little, few detections are kept at the confidence they had, but their order, all that mAP asks for, is
-hardly worse. Made-up photographs ask more than real ones of a network whose loss was made up for on images, so that
+Why these thresholds: mAP50 beside these figures, with images and without, for seven networks pruned by 2 to 90 % in a
+first run; bench/verdicts.py repeats it, and bench/results/verdicts.md has what of it is done. "Alive" has never less
+than half of the source's mAP, "needs training" never more than 0.9 of it, and the thresholds stand in the middle of
+what separates them. Two conditions for the latter, because where all scores fell a little, few detections are kept at
+the confidence they had, but their order, all that mAP asks for, is hardly worse. Made-up photographs ask more than real ones of a network whose loss was made up for on images, so that
 where there are images, they decide.
 """
 
