@@ -20,7 +20,8 @@ Why these thresholds: mAP50 beside these figures, with images and without, for s
 first run; bench/verdicts.py repeats it, and bench/results/verdicts.md has what of it is done. "Alive" has never less
 than half of the source's mAP, "needs training" never more than 0.9 of it, and the thresholds stand in the middle of
 what separates them. Two conditions for the latter, because where all scores fell a little, few detections are kept at
-the confidence they had, but their order, all that mAP asks for, is hardly worse. Made-up photographs ask more than real ones of a network whose loss was made up for on images, so that
+the confidence they had, but their order, all that mAP asks for, is hardly worse.
+Made-up photographs ask more than real ones of a network whose loss was made up for on images, so that
 where there are images, they decide.
 """
 
