@@ -40,7 +40,7 @@ def plain_gemms(graph: gs.Graph) -> int:
     """Rewrite every Gemm that is more than a plain layer; return how many rewrites were made."""
     namer = Namer(graph)
     steps = (_drop_unread, _transpose_first, _multiply_computed, _add_behind, _fold_factors)
-    return sum(step(graph, node, namer) for node in nodes_of(graph, "Gemm") for step in steps)
+    return sum(step(graph, node, namer) for node in nodes_of(graph, "Gemm") for step in steps if len(node.inputs) > 1)
 
 
 def _drop_unread(graph: gs.Graph, node: Node, namer: Namer) -> int:

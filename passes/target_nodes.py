@@ -18,7 +18,18 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.shape_values import Size, Sizes, dims_of, sizes_of
-from onnxslim_yolo.graph import Namer, Node, Tensor, is_constant, nodes_of, producer, replace_constant, set_input
+from onnxslim_yolo.graph import (
+    Namer,
+    Node,
+    Tensor,
+    is_constant,
+    nodes_of,
+    producer,
+    replace_constant,
+    set_input,
+    sweep,
+    toposort,
+)
 
 _PLACE = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 
@@ -55,6 +66,8 @@ def _by_trial(graph: gs.Graph, name: Namer) -> int:
     ]
     if not left:
         return 0
+    sweep(graph)  # nodes that were folded just now are none to infer through
+    graph.nodes = toposort(graph)
     trials = [concrete_shapes(graph, batch) for batch in PROBES]
     done = 0
     for node in left:
