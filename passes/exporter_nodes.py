@@ -38,7 +38,7 @@ def rewrite_exported(graph: gs.Graph) -> int:
 def _casts(graph: gs.Graph) -> int:
     done = 0
     for node in nodes_of(graph, "CastLike"):
-        kind = _type_of(node.inputs[1])
+        kind = _type_of(node.inputs[1]) if len(node.inputs) > 1 else None  # folded just now
         if kind is None:
             continue
         node.op, node.attrs, node.inputs = "Cast", {"to": kind}, [node.inputs[0]]
@@ -56,6 +56,8 @@ def _type_of(tensor: Tensor) -> int | None:
 def _splits(graph: gs.Graph) -> int:
     done, name = 0, Namer(graph)
     for node in nodes_of(graph, "SplitToSequence"):
+        if not node.outputs:
+            continue  # folded just now
         readers = consumers(node.outputs[0])
         shape = node.inputs[0].shape
         indices = [_index(reader) for reader in readers if reader.op == "SequenceAt"]
@@ -141,7 +143,7 @@ def _picks(graph: gs.Graph) -> int:
 def _joins(graph: gs.Graph) -> int:
     done, name = 0, Namer(graph)
     for node in nodes_of(graph, "ConcatFromSequence"):
-        maker = producer(node.inputs[0])
+        maker = producer(node.inputs[0]) if node.inputs else None
         if maker is None or maker.op != "SequenceConstruct" or any(t.shape is None for t in maker.inputs):
             continue
         axis, parts = int(node.attrs["axis"]), list(maker.inputs)
