@@ -38,6 +38,12 @@ PEERS = "an environment with onnxsim 0.8.1, onnxslim and torch-pruning 1.6.1 (`-
 MATERIAL = "`../shared/material` (published weights, images of COCO and BCCD), which is not in the repository"
 BENCHMARKS = (
     Result(
+        "Verdicts",
+        "whether a pruned detector is called alive, beside the mAP50 it has left",
+        ("verdicts*",),
+        ("python bench/verdicts.py",),
+    ),
+    Result(
         "Table A: widths",
         "YOLOv5n with 70 % of its γ removed, on every grid of widths, against the published case",
         ("table-a*",),
