@@ -28,21 +28,21 @@ from unittest.mock import patch
 from accuracy_table import IN_NCNN, WITHOUT_QUARTER, write_table
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import OnnxSlimError, UnsupportedError
-from onnxslim_yolo.files import write_atomically
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.files.atomic import write_atomically
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import PassManager
-from onnxslim_yolo.models.train_digits import write_digits
+from onnxslim_yolo.measure.evaluate import evaluate
+from onnxslim_yolo.models.demo.train_digits import write_digits
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import FoldBatchNorm, PruneChannels, Reconstruct
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import _folding, preparation, remainder
-from onnxslim_yolo.verify.dataset import read_calibration, read_dataset
+from onnxslim_yolo.runtime.dataset import read_calibration, read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
-from onnxslim_yolo.verify.evaluate import evaluate
 
 HERE = Path(__file__).resolve().parent
 MATERIAL = HERE.parents[1] / "shared" / "material"
@@ -232,8 +232,8 @@ def _changed(variant: str, step: Pass) -> Pass:
 
 def _without_per(options: CompileOptions, model: Model, target: float) -> list[Pass]:
     """The default steps, ranked by the loss alone instead of by the loss per MAC."""
-    from onnxslim_yolo.budgeting import reach
     from onnxslim_yolo.passes import SnapWidths
+    from onnxslim_yolo.reach import reach
 
     steps = remainder(replace(options, prune=0.1), model)
     prune = next(step for step in steps if isinstance(step, PruneChannels))

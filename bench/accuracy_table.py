@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.files.atomic import write_atomically
 
 Row = dict[str, Any]
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "load"))
 
 from repositories import save_like_a_trainer
 
-from onnxslim_yolo.models import build, randomise
+from onnxslim_yolo.models.zoo.architectures import build, randomise
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = 1

@@ -25,10 +25,10 @@ import onnx_graphsurgeon as gs
 import torch
 
 from onnxslim_yolo.analysis.channels import analyse_channels
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load import load
 from onnxslim_yolo.load.trace import trace
-from onnxslim_yolo.models import build, randomise
+from onnxslim_yolo.models.zoo.architectures import build, randomise
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 
 RESULTS = Path(__file__).parent / "results"

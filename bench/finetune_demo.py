@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnxslim_yolo.analysis.calibration_images import HELD_OUT
 from onnxslim_yolo.emit.torch import GraphModule, load_module, module_to_onnx, save_module, to_torch
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import PassManager
-from onnxslim_yolo.models.train_data import Augmentation, Images, batches, cache
+from onnxslim_yolo.measure.evaluate import evaluate
+from onnxslim_yolo.models.demo.train_data import Augmentation, Images, batches, cache
 from onnxslim_yolo.passes import (
     AbsorbConstants,
     Canonicalise,
@@ -46,9 +46,9 @@ from onnxslim_yolo.passes import (
     SliceChannels,
     SnapWidths,
 )
-from onnxslim_yolo.verify.dataset import read_dataset
+from onnxslim_yolo.pruning.calibration_images import HELD_OUT
+from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network, open_onnx
-from onnxslim_yolo.verify.evaluate import evaluate
 
 
 def main() -> None:

@@ -45,9 +45,9 @@ def child(name: str, folder: Path, corpus: Path, inputs: int) -> None:
     with atheris.instrument_imports(include=list(INSTRUMENTED)):
         from fuzz_readers import targets
 
-        from onnxslim_yolo.emit.ncnn import emit_ncnn
+        from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
         from onnxslim_yolo.errors import OnnxSlimError
-        from onnxslim_yolo.verify.ncnn_reader import parse_param
+        from onnxslim_yolo.runtime.ncnn_reader import parse_param
         from tests.emit.ncnn_cases import CONV
         from tests.numeric import build
     if name == "ncnn-param":

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fuzzing import Options, Tally, fuzz, run
 
-from onnxslim_yolo.cli import compile_command
-from onnxslim_yolo.cli_config import _check, options_of
-from onnxslim_yolo.config import ONLY_BY_HAND, read_config
+from onnxslim_yolo.cli.config import ONLY_BY_HAND, read_config
+from onnxslim_yolo.cli.defaults import _check, options_of
+from onnxslim_yolo.cli.main import compile_command
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import INCOMING, move_into
+from onnxslim_yolo.files.atomic import INCOMING, move_into
 
 PARTS = [
     *("..", ".", "a", "sub", "out-link", "up-link", "loop", "inner-link", "~", "$HOME", "etc", "passwd", "", " ", "C:"),

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fuzzing import TOKENS, Options, Tally, fuzz, mutate, run
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.verify.ncnn_reader import parse_param, read_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.runtime.ncnn_reader import parse_param, read_ncnn
 from tests.emit.ncnn_cases import BINARY, CONV, LINEAR, POOL
 from tests.numeric import build
 

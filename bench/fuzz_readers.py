@@ -27,17 +27,17 @@ import numpy as np
 from fuzzing import Options, Tally, fuzz, mutate, run
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.apply_plan import apply_plan, read_plan
-from onnxslim_yolo.budget import read_budget
-from onnxslim_yolo.cli import compile_command
-from onnxslim_yolo.cli_config import _check, options_of
-from onnxslim_yolo.config import read_config
-from onnxslim_yolo.head_spec import class_names, identify_head
+from onnxslim_yolo.cli.config import read_config
+from onnxslim_yolo.cli.defaults import _check, options_of
+from onnxslim_yolo.cli.main import compile_command
+from onnxslim_yolo.heads.spec import class_names, identify_head
 from onnxslim_yolo.load.darknet import load_darknet
+from onnxslim_yolo.report.budget import read_budget
 from onnxslim_yolo.report.diff import diff_reports, markdown_diff, markdown_summary
 from onnxslim_yolo.report.html import render_html
 from onnxslim_yolo.report.read import read_report
-from onnxslim_yolo.verify.dataset import read_dataset
+from onnxslim_yolo.runtime.dataset import read_dataset
+from onnxslim_yolo.training.apply_plan import apply_plan, read_plan
 from onnxslim_yolo.verify.detector import _ncnn_metadata, cut_by_emitter, declared_size
 from tests.load.darknet_files import TINY_YOLOV4, TINY_YOLOV4_CONVOLUTIONS, random_weights
 from tests.report.sample import sample

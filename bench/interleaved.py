@@ -1,6 +1,6 @@
 """Files timed against each other, in blocks: one runtime, one number of threads, everything interleaved in one process.
 
-The protocol is `onnxslim_yolo.verify.benchmark`'s. What a block adds: a file that its runtime cannot run does not stop
+The protocol is `onnxslim_yolo.measure.benchmark`'s. What a block adds: a file that its runtime cannot run does not stop
 the others, it becomes a row with the reason.
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.load import load
-from onnxslim_yolo.verify.benchmark import BenchResult, benchmark
+from onnxslim_yolo.measure.benchmark import BenchResult, benchmark
 
 RESULTS = Path(__file__).with_name("results")
 RUNTIMES = ("ncnn", "onnxruntime")

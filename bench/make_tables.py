@@ -14,9 +14,10 @@ from pathlib import Path
 from models_for_bench import model_of
 from random_widths import fused, prepared, with_random_widths
 
-from onnxslim_yolo.latency import host_isa, profile
+from onnxslim_yolo.latency import host_isa
 from onnxslim_yolo.latency.shipped import DATA
 from onnxslim_yolo.latency.table_format import write_table
+from onnxslim_yolo.measure import profile
 
 
 def main() -> None:

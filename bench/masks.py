@@ -34,11 +34,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 from onnxslim_yolo.analysis.channels import analyse_channels
-from onnxslim_yolo.graph import Model, input_constant
+from onnxslim_yolo.ir.graph import Model, input_constant
 from onnxslim_yolo.load import load
 from onnxslim_yolo.load.trace import trace
 from onnxslim_yolo.models.blocks_common import Conv
-from onnxslim_yolo.models.zoo import build, randomise
+from onnxslim_yolo.models.zoo.architectures import build, randomise
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pipeline import remainder
 

@@ -19,7 +19,7 @@ from models_for_bench import model_of
 from predicted_vs_measured import write
 from random_widths import fused, prepared
 
-from onnxslim_yolo.verify import benchmark as protocol
+from onnxslim_yolo.measure import benchmark as protocol
 
 RESULTS = Path(__file__).with_name("results")
 TURNS = 3

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load import load
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,7 +20,7 @@ def model_of(name: str, size: int, head: str = "raw") -> Model:
 def onnx_of(name: str, size: int, head: str = "raw") -> Path:
     """The same as a file, cached."""
     from onnxslim_yolo.load.trace import trace
-    from onnxslim_yolo.models.zoo import build, randomise
+    from onnxslim_yolo.models.zoo.architectures import build, randomise
 
     path = Path(tempfile.gettempdir()) / "onnxslim-yolo-bench" / f"{name}-{size}-{head}.onnx"
     if not path.is_file():

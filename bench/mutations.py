@@ -21,13 +21,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_pair
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.runtime.ncnn_run import run_ncnn
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.ncnn_compare import ROUNDING
-from onnxslim_yolo.verify.ncnn_run import run_ncnn
 from tests.mutations import Outcome, Subject, all_outcomes, biases_dropped, columns_spoiled, outcome, weights_spoiled
 from tests.zoo import NAMES, model_path
 

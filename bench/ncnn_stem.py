@@ -22,8 +22,9 @@ from interleaved import Entry, Facts, arguments, block, keep, latency_cells, pro
 from models_for_bench import model_of
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxslim_yolo.emit import ncnn_rewrites, ncnn_stem
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.emit.ncnn import rewrites as ncnn_rewrites
+from onnxslim_yolo.emit.ncnn import stem as ncnn_stem
+from onnxslim_yolo.ir.graph import Model
 
 NETWORKS = {"yolov5n": "YOLOv5n", "yolov5n-focus": "YOLOv5n 5.0"}
 OTHER_KERNELS = (4, 8)

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from onnxslim_yolo.models.blocks_c2f import C2f
 from onnxslim_yolo.models.blocks_common import Conv
 from onnxslim_yolo.models.heads import Head
-from onnxslim_yolo.models.zoo import build, randomise
+from onnxslim_yolo.models.zoo.architectures import build, randomise
 
 MODELS = {"yolov8n": 640, "yolov5n": 640, "shufflenetv2": 224}
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
@@ -228,7 +228,7 @@ def convs(module: nn.Module) -> list[int]:
 
 def own_row(proto: onnx.ModelProto) -> Row:
     from onnxslim_yolo.analysis.channels import analyse_channels
-    from onnxslim_yolo.graph import Model
+    from onnxslim_yolo.ir.graph import Model
     from onnxslim_yolo.passes import Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
 
     def run() -> Model:

@@ -31,7 +31,7 @@ import torch
 from peers_compile import SplitC2f, attempt, exported, rewritten, timed, torch_pruned
 from torch import nn
 
-from onnxslim_yolo.models.zoo import build, randomise
+from onnxslim_yolo.models.zoo.architectures import build, randomise
 
 STEPS = 6
 SCAN = tuple(k / 10 for k in range(1, 10))

@@ -4,7 +4,7 @@ YOLOv5n at 640x640 makes 25,200 candidates of 80 classes. Compared per image, in
 
     naive      sigmoid over every number, decode every box, multiply, compare with the threshold
     objectness naive, but boxes whose objectness is too small are dropped before the rest is decoded
-    logit      `onnxslim_yolo.postprocess`: compare logits with −log(1/t − 1), decode the survivors
+    logit      `onnxslim_yolo.heads.finish`: compare logits with −log(1/t − 1), decode the survivors
     filter     of a table that the graph has decoded: only compare (its decode is paid for inside the network)
 
 All four have to give the same candidates. `python bench/postprocess.py` needs torch and ../shared/material.
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxslim_yolo.decode import Candidates, candidates
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.heads.decode import Candidates, candidates
+from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.measure.benchmark import benchmark, machine
 from onnxslim_yolo.passes.head import Head
-from onnxslim_yolo.verify.benchmark import benchmark, machine
-from onnxslim_yolo.verify.dataset import read_dataset
+from onnxslim_yolo.runtime.dataset import read_dataset
+from onnxslim_yolo.runtime.images import load_input
 from onnxslim_yolo.verify.detector import open_onnx
-from onnxslim_yolo.verify.images import load_input
 
 ROOT = Path(__file__).resolve().parents[1]
 MATERIAL = ROOT.parent / "shared" / "material"

@@ -19,11 +19,11 @@ import numpy as np
 from models_for_bench import model_of
 from random_widths import fused, prepared, with_random_widths
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_ncnn
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_ncnn
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.latency import table_for
-from onnxslim_yolo.verify.benchmark import benchmark
+from onnxslim_yolo.measure.benchmark import benchmark
 
 STEPS = (1, 4, 8, 16)
 RESULTS = Path(__file__).with_name("results")

@@ -38,12 +38,12 @@ import torch
 from fork_blocks import BLOCKS, cba
 from torch import nn
 
-from onnxslim_yolo.graph import Model, Source
+from onnxslim_yolo.ir.graph import Model, Source
 from onnxslim_yolo.load.onnx import model_of
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import Feeds, differences, run_onnx
 from tests.passes.cutting import remove_random
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from onnxslim_yolo.analysis.constraints import complete
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.passes import FocusToConv, SliceChannels, SppToSppf
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import _fusing
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.plan import open_plan
 
 
 def prepared(model: Model) -> Model:

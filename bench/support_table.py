@@ -23,7 +23,7 @@ import torch
 from onnxslim_yolo.compiler import compile as compile_model
 from onnxslim_yolo.errors import OnnxSlimError
 from onnxslim_yolo.load.trace import trace
-from onnxslim_yolo.models.zoo import ARCHITECTURES, build, randomise
+from onnxslim_yolo.models.zoo.architectures import ARCHITECTURES, build, randomise
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results/support.json"

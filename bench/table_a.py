@@ -22,11 +22,11 @@ from predicted_vs_measured import write
 from random_widths import fused, prepared
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.graph import Model, initializers
+from onnxslim_yolo.ir.graph import Model, initializers
 from onnxslim_yolo.latency import table_for
+from onnxslim_yolo.measure.benchmark import benchmark
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
-from onnxslim_yolo.plan import Plan
-from onnxslim_yolo.verify.benchmark import benchmark
+from onnxslim_yolo.pruning.plan import Plan
 
 RESULTS = Path(__file__).with_name("results")
 SEED = Path(__file__).resolve().parents[2] / "shared" / "seed-table.json"

@@ -38,8 +38,10 @@ from interleaved import through_our_emitter as emitted
 from models_for_bench import onnx_of
 from ncnn_vs_pnnx import convert_pnnx
 
-from onnxslim_yolo.emit import ncnn_patterns, ncnn_rewrites, ncnn_tidy
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.emit.ncnn import patterns as ncnn_patterns
+from onnxslim_yolo.emit.ncnn import rewrites as ncnn_rewrites
+from onnxslim_yolo.emit.ncnn import tidy as ncnn_tidy
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load import LoadOptions, load, read_model
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pipeline import remainder

@@ -21,11 +21,11 @@ from accuracy import BCCD, COCO, DIGITS, HERE, MATERIAL, Subject
 
 from onnxslim_yolo.compiler import build
 from onnxslim_yolo.load import LoadOptions, read_model
-from onnxslim_yolo.models.train_digits import write_digits
+from onnxslim_yolo.measure.evaluate import evaluate
+from onnxslim_yolo.models.demo.train_digits import write_digits
 from onnxslim_yolo.options import options_from
-from onnxslim_yolo.verify.dataset import read_dataset
+from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
-from onnxslim_yolo.verify.evaluate import evaluate
 
 RESULT = HERE / "results" / "verdicts.json"
 IMAGES = 32

@@ -88,7 +88,7 @@ BENCHMARKS = (
             "python bench/finetune_demo.py models/digits-sparse.onnx --data digits-data/data.yaml --no-flips "
             "--dense models/digits-dense.onnx --prune 0.7 --epochs 3 --out bench/results/finetune-digits.json",
         ),
-        "BCCD as a data.yaml; the digits are written by `onnxslim_yolo.models.train_digits` (`pip install '.[demo]'`)",
+        "BCCD as a data.yaml; the digits by `onnxslim_yolo.models.demo.train_digits` (`pip install '.[demo]'`)",
         "results/finetune.md",
     ),
     Result(

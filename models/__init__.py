@@ -1,4 +1,4 @@
-"""Own PyTorch definitions of the YOLO blocks: to rebuild checkpoints, to test with, to train the demo's weights.
+"""Own PyTorch definitions of the YOLO blocks: to rebuild checkpoints. `zoo/` and `demo/` are not shipped.
 
 **Contract for whoever reads checkpoints.** A checkpoint's modules arrive as (class name, instance dictionary):
 
@@ -55,7 +55,6 @@ from onnxslim_yolo.models.registry import (
     rebuild,
     register_block,
 )
-from onnxslim_yolo.models.zoo import ARCHITECTURES, build, randomise
 
 FAMILIES = (
     blocks_area,
@@ -76,15 +75,12 @@ FAMILIES = (
 """The modules whose blocks are registered."""
 
 __all__ = [
-    "ARCHITECTURES",
     "BLOCKS",
     "FAMILIES",
     "REQUIRED",
     "Block",
     "allow",
     "block_class",
-    "build",
-    "randomise",
     "rebuild",
     "register_block",
 ]

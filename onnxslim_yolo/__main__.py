@@ -1,5 +1,5 @@
 """`python -m onnxslim_yolo` is the command line."""
 
-from onnxslim_yolo.cli import main
+from onnxslim_yolo.cli.main import main
 
 main()

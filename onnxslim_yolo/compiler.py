@@ -15,14 +15,10 @@ from typing import Any
 import onnx
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.artefacts import fill_report, source_sizes, write_artefacts, write_reports
-from onnxslim_yolo.budget import budget_of, violations
+from onnxslim_yolo.analysis.limits import limits_for
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassError, UnsupportedError, VerificationError
-from onnxslim_yolo.files import move_into, staging
-from onnxslim_yolo.gains import enter_latency, measure_gains, predict_latency
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.judging import enter_verdict, foretold, judge_result, looks_sparse
-from onnxslim_yolo.limits import limits_for
+from onnxslim_yolo.files.atomic import move_into, staging
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load import read_model
 from onnxslim_yolo.load.reference import fit_reference
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
@@ -30,11 +26,15 @@ from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import preparation, remainder
+from onnxslim_yolo.report.artefacts import fill_report, source_sizes, write_artefacts, write_reports
+from onnxslim_yolo.report.budget import budget_of, violations
+from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_latency
+from onnxslim_yolo.report.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.result import Result
+from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
-from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx, session
 
 Progress = Callable[[str], None]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxslim_yolo.check import InvariantError, check_graph
 from onnxslim_yolo.errors import OnnxSlimError, PassError
-from onnxslim_yolo.files import write_atomically
-from onnxslim_yolo.graph import Model, toposort
-from onnxslim_yolo.pass_text import spell
+from onnxslim_yolo.files.atomic import write_atomically
+from onnxslim_yolo.ir.check import InvariantError, check_graph
+from onnxslim_yolo.ir.graph import Model, toposort
 from onnxslim_yolo.passes.protocol import Pass, effect_of
+from onnxslim_yolo.passes.spelling import spell
 
 
 @dataclass(frozen=True)

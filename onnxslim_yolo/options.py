@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.input_format import parse_input
+from onnxslim_yolo.ir.input_format import parse_input
 from onnxslim_yolo.load import LoadOptions
 
 EMITTERS = ("onnx", "ncnn", "torch")

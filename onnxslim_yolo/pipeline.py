@@ -10,7 +10,6 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Literal, cast
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.pass_text import parse_passes
 from onnxslim_yolo.passes import (
     AbsorbConstants,
     Activations,
@@ -31,9 +30,10 @@ from onnxslim_yolo.passes import (
     SppToSppf,
 )
 from onnxslim_yolo.passes.protocol import Pass
+from onnxslim_yolo.passes.spelling import parse_passes
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.graph import Model
+    from onnxslim_yolo.ir.graph import Model
     from onnxslim_yolo.options import CompileOptions
 
 ENTRY_POINT_GROUP = "onnxslim_yolo.passes"
@@ -170,7 +170,7 @@ def _to_target(
     """Widths as a knapsack; where the user wants another grid than `auto`, the ratio that meets the limit on it."""
     cost, limit = target
     if (options.snap != "auto" or options.allocate == "curves") and cost != "latency":
-        from onnxslim_yolo.budgeting import reach
+        from onnxslim_yolo.reach import reach
 
         return [reach(model, prune, snap, _folding(), macs=options.target_macs, params=options.target_params), snap]
     knapsack = PruneToTarget(

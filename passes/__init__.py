@@ -7,6 +7,7 @@ if __name__ != "onnxslim_yolo.passes":
     raise ImportError(f"import onnxslim_yolo.passes, not {__name__}: this folder is part of the package onnxslim_yolo")
 
 from onnxslim_yolo.passes.absorb import AbsorbConstants
+from onnxslim_yolo.passes.activations import Activations
 from onnxslim_yolo.passes.canonicalise import Canonicalise
 from onnxslim_yolo.passes.conv_before_resize import ConvBeforeResize
 from onnxslim_yolo.passes.focus import FocusToConv
@@ -18,7 +19,6 @@ from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.reconstruct import Reconstruct
 from onnxslim_yolo.passes.reparam import ReparamBranches
 from onnxslim_yolo.passes.shuffle import ShuffleToGather
-from onnxslim_yolo.passes.silu import Activations
 from onnxslim_yolo.passes.slice import SliceChannels
 from onnxslim_yolo.passes.snap import SnapWidths
 from onnxslim_yolo.passes.spp import SppToSppf

@@ -29,16 +29,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.graph import Model, sweep, toposort
-from onnxslim_yolo.passes.einsum_nodes import rewrite_einsums
-from onnxslim_yolo.passes.expand_nodes import drop_expands
-from onnxslim_yolo.passes.exporter_nodes import rewrite_exported
-from onnxslim_yolo.passes.gemm_nodes import plain_gemms
-from onnxslim_yolo.passes.noop_nodes import drop_noops
-from onnxslim_yolo.passes.shape_nodes import Room, fold_constants, resolve_reshapes
-from onnxslim_yolo.passes.shared_constants import merge_integers, separate_vectors
-from onnxslim_yolo.passes.target_nodes import resolve_targets
-from onnxslim_yolo.shapes import reinfer
+from onnxslim_yolo.ir.graph import Model, sweep, toposort
+from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.rewrites.einsum_nodes import rewrite_einsums
+from onnxslim_yolo.rewrites.expand_nodes import drop_expands
+from onnxslim_yolo.rewrites.exporter_nodes import rewrite_exported
+from onnxslim_yolo.rewrites.gemm_nodes import plain_gemms
+from onnxslim_yolo.rewrites.noop_nodes import drop_noops
+from onnxslim_yolo.rewrites.shape_nodes import Room, fold_constants, resolve_reshapes
+from onnxslim_yolo.rewrites.shared_constants import merge_integers, separate_vectors
+from onnxslim_yolo.rewrites.target_nodes import resolve_targets
 
 DEFAULT_SIZE = 640
 GUESSED = "the input's size was guessed:"

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
-from onnxslim_yolo.graph import (
+from onnxslim_yolo.ir.graph import (
     Array,
     Model,
     Namer,

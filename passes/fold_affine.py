@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxslim_yolo.graph import Model, Namer
-from onnxslim_yolo.passes._chain import fold_chains
+from onnxslim_yolo.ir.graph import Model, Namer
+from onnxslim_yolo.rewrites.chain import fold_chains
 
 
 @dataclass(frozen=True)

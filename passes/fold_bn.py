@@ -23,9 +23,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.affine import batch_norm
-from onnxslim_yolo.graph import Array, Model, Namer, Node, Tensor, detach, sweep
-from onnxslim_yolo.passes._absorb import cast
-from onnxslim_yolo.passes._chain import fold_chains
+from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, Tensor, detach, sweep
+from onnxslim_yolo.rewrites.absorber import cast
+from onnxslim_yolo.rewrites.chain import fold_chains
 
 
 @dataclass(frozen=True)

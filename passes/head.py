@@ -16,13 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from onnxslim_yolo.analysis.decode_region import NoDecodeError, UnrecognisedError
-from onnxslim_yolo.analysis.head import HeadCut, find_head
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Model, Namer, Tensor, static_shape, sweep
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
-from onnxslim_yolo.passes.decode_nodes import DecodeWriter, write_v5, write_v8
-from onnxslim_yolo.shapes import reinfer
+from onnxslim_yolo.heads.decode_region import NoDecodeError, UnrecognisedError
+from onnxslim_yolo.heads.recognise import HeadCut, find_head
+from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.ir.graph import Model, Namer, Tensor, static_shape, sweep
+from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.rewrites.decode_nodes import DecodeWriter, write_v5, write_v8
 
 _HINT = "--head keep compiles the model with its decode"
 

@@ -28,7 +28,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.sign import is_nonnegative
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, set_windows, windows_of
-from onnxslim_yolo.graph import (
+from onnxslim_yolo.ir.graph import (
     Array,
     Model,
     Namer,

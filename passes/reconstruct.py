@@ -17,22 +17,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxslim_yolo.analysis.calibration import Images, Statistics, collect
-from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.graph import Array, Model, Namer, Node, input_constant, revalue
+from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, input_constant, revalue
 from onnxslim_yolo.ops.linear import LinearLayer
-from onnxslim_yolo.passes._fold_removed import fold
-from onnxslim_yolo.passes._match import Correction, Moments, corrections, matchable, output_moments
-from onnxslim_yolo.passes.absorb import AbsorbConstants, shift_outputs
+from onnxslim_yolo.passes.absorb import AbsorbConstants
 from onnxslim_yolo.passes.protocol import Effect
-from onnxslim_yolo.plan import Plan, open_plan, reopen_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.calibration import Images, Statistics, collect
+from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.pruning.fold_removed import fold
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.match import Correction, Moments, corrections, matchable, output_moments
+from onnxslim_yolo.pruning.plan import Plan, open_plan, reopen_plan
+from onnxslim_yolo.pruning.shift import shift_outputs
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxslim_yolo.analysis.constraints import violations
-from onnxslim_yolo.graph import Model, toposort
-from onnxslim_yolo.passes._channel_counts import UPDATES
-from onnxslim_yolo.passes._cutter import Cutter
+from onnxslim_yolo.ir.graph import Model, toposort
+from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.passes.protocol import Effect
-from onnxslim_yolo.plan import Plan, open_plan
-from onnxslim_yolo.shapes import reinfer
-from onnxslim_yolo.source_terms import SourceTerms, source_terms
+from onnxslim_yolo.pruning.plan import Plan, open_plan
+from onnxslim_yolo.pruning.source_terms import SourceTerms, source_terms
+from onnxslim_yolo.rewrites.channel_counts import UPDATES
+from onnxslim_yolo.rewrites.cutter import Cutter
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,14 @@ from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import measure
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.latency.packing import PACK, Runtime, host_isa
-from onnxslim_yolo.latency.problem import units_of
 from onnxslim_yolo.latency.shipped import table_for
-from onnxslim_yolo.passes._auto_widths import widths_by_latency, wished
-from onnxslim_yolo.passes._not_slower import given_back
 from onnxslim_yolo.passes.protocol import Effect
-from onnxslim_yolo.plan import Plan, open_plan
+from onnxslim_yolo.pruning.auto_widths import widths_by_latency, wished
+from onnxslim_yolo.pruning.not_slower import given_back
+from onnxslim_yolo.pruning.plan import Plan, open_plan
+from onnxslim_yolo.pruning.problem import units_of
 
 Isa = Literal["host", "avx512", "avx2", "neon-fp16", "neon"]
 

@@ -16,7 +16,7 @@ from math import prod
 from typing import ClassVar
 
 from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
-from onnxslim_yolo.graph import Model, Node, is_empty, set_input, toposort
+from onnxslim_yolo.ir.graph import Model, Node, is_empty, set_input, toposort
 
 Windows = tuple[Window, ...]
 

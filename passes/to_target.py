@@ -1,7 +1,7 @@
 """prune-to: choose every width so that a cost meets a limit at the least importance lost.
 
 Instead of one threshold over the whole network, each group's width is an unknown: a knapsack over importance lost and
-cost gained, coupled layers counted together (see `onnxslim_yolo.latency.allocate`; Shen et al. 2022, "Structural
+cost gained, coupled layers counted together (see `onnxslim_yolo.pruning.allocate`; Shen et al. 2022, "Structural
 Pruning via Latency-Saliency Knapsack", have the idea for one PyTorch network). What a group loses counts as
 I·ln(I / kept): the less is left of a group, the dearer the next channel.
 
@@ -21,18 +21,18 @@ from typing import ClassVar, Literal
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.latency.allocate import most_important
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.latency.costs import Costs, Multiplications, Parameters
 from onnxslim_yolo.latency.layers import layers_of
 from onnxslim_yolo.latency.packing import Runtime, host_isa
-from onnxslim_yolo.latency.problem import Unit, WidthProblem
 from onnxslim_yolo.latency.shipped import table_for
-from onnxslim_yolo.passes._ranking import AnyKind
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.snap import Isa
-from onnxslim_yolo.plan import Plan, open_plan
+from onnxslim_yolo.pruning.allocate import most_important
+from onnxslim_yolo.pruning.plan import Plan, open_plan
+from onnxslim_yolo.pruning.problem import Unit, WidthProblem
+from onnxslim_yolo.pruning.ranking import AnyKind
 
 _TARGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(x|ms)")
 _WAY_OUT = "a higher target, --scope all, or fewer --keep"

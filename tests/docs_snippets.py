@@ -48,7 +48,7 @@ def lines_of(block: Block) -> list[str]:
 
 def run_shell(block: Block) -> None:
     """Run `onnxslim-yolo …` lines in this process (starting an interpreter for each takes too long)."""
-    from onnxslim_yolo.cli import main
+    from onnxslim_yolo.cli.main import main
 
     for line in lines_of(block):
         words = shlex.split(line, comments=True)

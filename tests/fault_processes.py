@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import INCOMING, move_into, staging
+from onnxslim_yolo.files.atomic import INCOMING, move_into, staging
 from tests.command import environment
 from tests.test_bad_input import good, write
 from tests.test_compile import contents
@@ -21,7 +21,7 @@ ENVIRONMENT = environment()
 WRITER = """
 import sys, time
 from pathlib import Path
-from onnxslim_yolo import files
+from onnxslim_yolo.files import atomic as files
 folder, run, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.result import Result
 from tests.numeric import build, differences, random_feeds, run_onnx
 

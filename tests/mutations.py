@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxslim_yolo.graph import Model, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import Model, input_constant, replace_constant
 from onnxslim_yolo.passes import Canonicalise
+from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference
 from onnxslim_yolo.verify.control import _Tail, spoiled_weight
 from onnxslim_yolo.verify.feeds import shared_feeds
 from onnxslim_yolo.verify.judge import Judge, judge_of
-from onnxslim_yolo.verify.onnx_run import run_onnx
 from onnxslim_yolo.verify.ruler import Ruler
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import Feeds, differences, random_feeds, run_onnx
 from tests.passes.cutting import remove_random
 

@@ -17,10 +17,10 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes.protocol import Pass
-from onnxslim_yolo.shapes import reinfer
 
 TIGHT = 2e-5
 """Tolerance for float32 graphs, as worst |Δ| / spread."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxslim_yolo.apply_plan import apply_plan, apply_plan_file
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.training.apply_plan import apply_plan, apply_plan_file
 
 HEAD = {"format": "onnxslim-yolo/plan", "version": 1}
 
@@ -81,12 +81,12 @@ def test_what_does_not_fit_is_refused(content: dict[str, object], message: str) 
 
 def test_the_cut_state_is_the_sliced_graphs_initializers(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from onnxslim_yolo.graph import Model, initializers
+    from onnxslim_yolo.ir.graph import Model, initializers
     from onnxslim_yolo.load.trace import trace
     from onnxslim_yolo.manager import PassManager
-    from onnxslim_yolo.models import build, randomise
+    from onnxslim_yolo.models.zoo.architectures import build, randomise
     from onnxslim_yolo.passes import Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
-    from onnxslim_yolo.plan import plan_as_json
+    from onnxslim_yolo.pruning.plan import plan_as_json
 
     module = randomise(build("v5lite-s", nc=2, width=0.5), size=64)
     model = Model.from_onnx(trace(module, torch.zeros(1, 3, 64, 64)))

@@ -16,7 +16,7 @@ import pytest
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.moment_rules import moments_of
-from onnxslim_yolo.graph import Array, Model, parameter_count
+from onnxslim_yolo.ir.graph import Array, Model, parameter_count
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import (
     AbsorbConstants,
@@ -27,9 +27,9 @@ from onnxslim_yolo.passes import (
     SnapWidths,
 )
 from onnxslim_yolo.passes.protocol import Pass
-from onnxslim_yolo.plan import Plan, open_plan
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.verify.compare import control
-from onnxslim_yolo.verify.mask import masked
 from tests import zoo
 from tests.numeric import Feeds, differences, run_onnx
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from onnxslim_yolo.budget import Budget, Limit, read_budget, violations
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.report.budget import Budget, Limit, read_budget, violations
 
 
 def report(**changes: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_a_long_text_is_no_limit(tmp_path: Path) -> None:
     (tmp_path / "budget.toml").write_text(f'file_size = "{"9" * 30_000}T{"9" * 30_000} MB"\n')
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (8, 8))\n"
-        "from pathlib import Path; from onnxslim_yolo.budget import read_budget\n"
+        "from pathlib import Path; from onnxslim_yolo.report.budget import read_budget\n"
         "try: read_budget(Path(sys.argv[1]))\nexcept Exception as error: print(str(error)[-200:])"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "budget.toml")]

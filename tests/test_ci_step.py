@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from onnxslim_yolo.ci import Job, compile_job
+from onnxslim_yolo.ci.job import Job, compile_job
 from onnxslim_yolo.errors import BudgetError, InputError
 from onnxslim_yolo.options import CompileOptions
 from tests.test_bad_input import good, write
@@ -230,7 +230,7 @@ def test_the_cache_key_is_what_decides_the_bytes(place: Path, monkeypatch: pytes
     other.producer_name = "another"
     write(other, source)
     assert cached() is False, "another input"
-    monkeypatch.setattr("onnxslim_yolo.cache.__version__", "0.0.0")
+    monkeypatch.setattr("onnxslim_yolo.ci.cache.__version__", "0.0.0")
     assert cached() is False, "another version"
 
 

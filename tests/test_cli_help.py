@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from onnxslim_yolo.cli import app
-from onnxslim_yolo.cli_help import EXAMPLES, choice
+from onnxslim_yolo.cli.help import EXAMPLES, choice
+from onnxslim_yolo.cli.main import app
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.options import CompileOptions
 
@@ -20,7 +20,7 @@ GROUP: Any = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
 
 
-START = "import sys; sys.argv[0] = 'onnxslim-yolo'; from onnxslim_yolo.cli import main; main()"
+START = "import sys; sys.argv[0] = 'onnxslim-yolo'; from onnxslim_yolo.cli.main import main; main()"
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

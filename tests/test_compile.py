@@ -19,8 +19,8 @@ from onnx import helper, numpy_helper
 import onnxslim_yolo as oy
 from onnxslim_yolo import pipeline
 from onnxslim_yolo.errors import BudgetError, VerificationError
-from onnxslim_yolo.files import sha256_of
-from onnxslim_yolo.graph import Model, replace_constant
+from onnxslim_yolo.files.atomic import sha256_of
+from onnxslim_yolo.ir.graph import Model, replace_constant
 from tests.command import command
 from tests.numeric import build, differences, random_feeds, run_onnx
 
@@ -252,7 +252,7 @@ def test_verification_failures_exit_with_3(source: Path, tmp_path: Path) -> None
         "import sys; from onnxslim_yolo import pipeline; from importlib.metadata import EntryPoint;"
         "point = EntryPoint('wrong', 'tests.test_compile:Wrong', pipeline.ENTRY_POINT_GROUP);"
         "pipeline.entry_points = lambda group: [point];"
-        "from onnxslim_yolo.cli import main; sys.argv[0] = 'onnxslim-yolo'; main()"
+        "from onnxslim_yolo.cli.main import main; sys.argv[0] = 'onnxslim-yolo'; main()"
     )
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(

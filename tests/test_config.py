@@ -8,9 +8,9 @@ from typing import Annotated
 import pytest
 import typer
 
-from onnxslim_yolo.cli import app, compile_command
-from onnxslim_yolo.cli_config import NOT_IN_A_FILE, options_of
-from onnxslim_yolo.config import ONLY_BY_HAND, Option, as_toml, find_config, read_config
+from onnxslim_yolo.cli.config import ONLY_BY_HAND, Option, as_toml, find_config, read_config
+from onnxslim_yolo.cli.defaults import NOT_IN_A_FILE, options_of
+from onnxslim_yolo.cli.main import app, compile_command
 from onnxslim_yolo.errors import InputError
 from tests.command import command, environment
 from tests.test_bad_input import good, write
@@ -31,7 +31,7 @@ def find(folder: Path, text: str, name: str = "onnxslim-yolo.toml") -> dict[str,
 
 
 def check(given: dict[str, object]) -> None:
-    from onnxslim_yolo.cli_config import _check
+    from onnxslim_yolo.cli.defaults import _check
 
     _check(given)
 
@@ -168,7 +168,7 @@ def test_printed_text_reads_back(text: str, tmp_path: Path) -> None:
 
 def test_options_are_found_as_python_3_10_spells_them() -> None:
     """There a parameter `x: Annotated[T | None, …] = None` has the hint Optional[Annotated[T | None, …]]."""
-    from onnxslim_yolo.cli_config import _annotated
+    from onnxslim_yolo.cli.defaults import _annotated
 
     hint = Annotated[Path | None, "note"]
     assert _annotated(hint | None) == hint == _annotated(hint)

@@ -82,7 +82,7 @@ def register(folder: Path) -> None:
 
 @pytest.mark.parametrize("page", [*ALL, ROOT / "README.md"], ids=lambda page: page.name)
 def test_named_commands_and_options_exist(page):
-    from onnxslim_yolo.cli import app
+    from onnxslim_yolo.cli.main import app
 
     if not page.exists():
         pytest.skip("not written yet")
@@ -223,7 +223,7 @@ def decoded_in_cpp(level: np.ndarray, folder: Path, text: str, **numbers: float)
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_the_cpp_decoder_agrees_with_postprocess(tmp_path):
-    from onnxslim_yolo.postprocess import HeadSpec, postprocess
+    from onnxslim_yolo.heads.finish import HeadSpec, postprocess
 
     (text,) = (block.text for block in blocks(PAGES / "ncnn.md") if block.action == "cpp")
     level = np.random.default_rng(1).normal(size=(4 * 16 + 5, 7, 9)).astype(np.float32) * 2

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import INCOMING, STALE_SECONDS, move_into, staging
+from onnxslim_yolo.files.atomic import INCOMING, STALE_SECONDS, move_into, staging
 from tests.command import command
 from tests.fault_processes import ENVIRONMENT, FULL, as_nobody, compiler, heal, sets_in, start, whole, writer
 from tests.test_bad_input import good, write
@@ -47,7 +47,7 @@ def test_killed_while_writing(round_: int, tmp_path: Path) -> None:
 
 def test_killed_between_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every point in the middle of the move: the next compilation finishes it, so that no run is half there."""
-    from onnxslim_yolo import files
+    from onnxslim_yolo.files import atomic as files
 
     class Killed(BaseException):
         pass

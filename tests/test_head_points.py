@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
-from onnxslim_yolo.head_values import recognise
-from onnxslim_yolo.postprocess import Detections, postprocess
-from onnxslim_yolo.verify.head_metric import HeadMetric, layout_of
+from onnxslim_yolo.heads.finish import Detections, postprocess
+from onnxslim_yolo.heads.metric import HeadMetric, layout_of
+from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.heads.values import recognise
+from onnxslim_yolo.ir.graph import Array
 
 SIZE = (128, 192)
 BOX = (40.0, 24.0, 104.0, 72.0)

@@ -1,4 +1,4 @@
-"""The house: imports among the modules close no circle, those inside functions counted."""
+"""The house: imports among the modules close no circle and run in one order, those inside functions counted."""
 
 from __future__ import annotations
 
@@ -81,3 +81,74 @@ def test_imports_inside_functions_count() -> None:
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import p.a\ndef f():\n  from p import b\n  import p.c\n"
     )
     assert imports(tree, {"p", "p.a", "p.b", "p.c"}) == {"p.b", "p.c"}
+
+
+ROOMS = [
+    "errors",
+    "_version",
+    "files",
+    "models",
+    "ir",
+    "ops",
+    "analysis",
+    "heads",
+    "runtime",
+    "latency",
+    "pruning",
+    "rewrites",
+    "passes",
+    "manager",
+    "load",
+    "options",
+    "emit",
+    "verify",
+    "measure",
+    "training",
+    "result",
+    "report",
+    "reach",
+    "pipeline",
+    "compiler",
+    "sweep",
+    "ci",
+    "cli",
+    "__main__",
+]
+"""A room may import from those before it. `load` stands behind the passes: what it hands out is in canonical form."""
+
+DOORS = frozenset({"onnxslim_yolo", "onnxslim_yolo.postprocess", "onnxslim_yolo.sparsity"})
+"""Public names for what stands in a room: they may import anything, and nobody imports them."""
+
+UNSHIPPED = ("onnxslim_yolo.models.zoo", "onnxslim_yolo.models.demo")
+
+
+def against_the_order(all_arrows: dict[str, set[str]]) -> list[str]:
+    """The arrows that run from an earlier room to a later one, or between rooms that nobody has put in order."""
+    rank = {room: place for place, room in enumerate(ROOMS)}
+    found = []
+    for name, others in all_arrows.items():
+        if name in DOORS or name.startswith(UNSHIPPED):
+            continue
+        room = name.split(".")[1]
+        found += [
+            f"{name} → {other}"
+            for other in sorted(others - {"onnxslim_yolo"})
+            if other in DOORS or rank.get(room, -1) < rank.get(other.split(".")[1], len(ROOMS))
+        ]
+    return found
+
+
+def test_rooms_are_in_order() -> None:
+    assert against_the_order(arrows()) == []
+
+
+def test_an_arrow_against_the_order_is_found() -> None:
+    assert against_the_order({"onnxslim_yolo.ir.graph": {"onnxslim_yolo.passes.slice"}})
+    assert against_the_order({"onnxslim_yolo.attic": {"onnxslim_yolo.errors"}})
+    assert not against_the_order({"onnxslim_yolo.passes.slice": {"onnxslim_yolo.ir.graph"}})
+
+
+def test_the_top_level_tells_the_story() -> None:
+    top = list((ROOT / "onnxslim_yolo").glob("*.py"))
+    assert len(top) <= 12, sorted(path.name for path in top)
+    assert len(list((ROOT / "passes").glob("*.py"))) <= 20

@@ -10,7 +10,7 @@ import pytest
 import onnxslim_yolo as oy
 from onnxslim_yolo.analysis.folding import cast
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.shapes import infer_shapes
+from onnxslim_yolo.ir.shapes import infer_shapes
 from tests.analysis.graphs import Labelled
 from tests.kinds import TRUNK, compiled, text_of, trunk, written
 

@@ -12,13 +12,13 @@ from bench import bombs
 from onnxslim_yolo import compile as compile_model
 from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, OUTPUT_COPIES, POOL_TAP, effort_of
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT
-from onnxslim_yolo.cli_options import parse_limit
+from onnxslim_yolo.analysis.limits import MEMORY, WORK, Limits, limits_for
+from onnxslim_yolo.cli.options import parse_limit
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.limits import MEMORY, WORK, Limits, limits_for
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load.onnx import load_onnx
 from onnxslim_yolo.passes import Canonicalise
-from onnxslim_yolo.passes.shape_nodes import Room, fold_constants
+from onnxslim_yolo.rewrites.shape_nodes import Room, fold_constants
 from tests.command import command
 from tests.test_bad_input import good, write
 
@@ -155,7 +155,7 @@ def test_folding_counts_the_sum_of_what_it_makes(tmp_path) -> None:
     size = 2048
     model = bombs.gathers(10, size)
     loaded = load_onnx(write(model, tmp_path / "m.onnx"))
-    from onnxslim_yolo.shapes import reinfer
+    from onnxslim_yolo.ir.shapes import reinfer
 
     reinfer(loaded.graph)
     room = Room()

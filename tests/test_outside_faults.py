@@ -18,12 +18,12 @@ import yaml
 from typer.testing import CliRunner
 
 from onnxslim_yolo import compile as compile_model
-from onnxslim_yolo.emit.ncnn_write import _value
+from onnxslim_yolo.emit.ncnn.write import _value
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.files import staging
+from onnxslim_yolo.files.atomic import staging
 from onnxslim_yolo.latency.table_format import read_table
 from onnxslim_yolo.load import load
-from onnxslim_yolo.sweep_rows import read_rows
+from onnxslim_yolo.sweep.rows import read_rows
 from tests.command import command, environment
 from tests.test_bad_input import good, write
 
@@ -122,7 +122,7 @@ def test_a_summary_on_a_full_disk(place: Path) -> None:
 def test_a_cache_on_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from onnxslim_yolo.ci import Job, compile_job
+    from onnxslim_yolo.ci.job import Job, compile_job
     from onnxslim_yolo.errors import InputError
     from onnxslim_yolo.options import CompileOptions
 
@@ -169,7 +169,7 @@ def test_signals_leave_nothing(number: signal.Signals, place: Path) -> None:
 def test_control_a_kill_does_leave_something(place: Path) -> None:
     temporary = place / "temporary"
     temporary.mkdir()
-    code = "import time; from pathlib import Path; from onnxslim_yolo.files import staging\n"
+    code = "import time; from pathlib import Path; from onnxslim_yolo.files.atomic import staging\n"
     code += "with staging(Path('out')):\n print(1, flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=place, env=environment(), stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()
@@ -297,12 +297,12 @@ def test_another_users_working_directory_that_cannot_be_written() -> None:
 
 def as_user(user: int, folder: Path, *words: object) -> tuple[int, str]:
     """Exit status and standard error of the command, run by another user in a forked child with all modules loaded."""
-    import onnxslim_yolo.ci
-    import onnxslim_yolo.cli
+    import onnxslim_yolo.ci.job
+    import onnxslim_yolo.cli.main
 
     with tempfile.TemporaryDirectory() as warm:  # what is imported late is closed to other users here
         line = ["compile", str(folder / "m.onnx"), "--no-verify", "--emit", "onnx", "-o", warm]
-        assert CliRunner().invoke(onnxslim_yolo.cli.app, line).exit_code == 0
+        assert CliRunner().invoke(onnxslim_yolo.cli.main.app, line).exit_code == 0
         with contextlib.suppress(InputError), staging(folder / "m.onnx"):
             pass
     with tempfile.TemporaryFile() as log:

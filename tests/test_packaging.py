@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {"passes": "onnxslim_yolo.passes", "models": "onnxslim_yolo.models"}
 """Folders beside the package that are imported as parts of it."""
 
+UNSHIPPED = {"onnxslim_yolo.models.zoo.architectures", "onnxslim_yolo.models.demo"}
+"""What tests and training need, and users do not: kept in the repository, out of the wheel."""
+
 DATA = {".typed", ".json", ".j2", ".js", ".css", ".gz"}
 """Files that are no Python and have to be in the wheel, too."""
 
@@ -30,7 +33,7 @@ def packages_in_the_tree() -> set[str]:
             if any((ROOT / Path(*parts[: k + 1])).is_symlink() for k in range(len(parts))):
                 continue  # onnxslim_yolo/passes → ../passes, for type checkers
             found.add(".".join((OUTSIDE.get(parts[0], parts[0]), *parts[1:])))
-    return found
+    return found - UNSHIPPED
 
 
 def test_the_package_list_is_the_tree() -> None:
@@ -72,6 +75,9 @@ def test_the_wheel_holds_every_module(installed: Path) -> None:
     missing = [p.relative_to(ROOT).as_posix() for p in data if not (installed / p.relative_to(ROOT)).exists()]
     assert missing == [] and len(data) > 0
     assert not (installed / "tests").exists()
+    for package in UNSHIPPED:
+        assert not (installed / Path(*package.split("."))).exists(), package
+    assert not list(installed.rglob("*.onnx"))
 
 
 def test_the_wheel_works(installed: Path, tmp_path: Path) -> None:

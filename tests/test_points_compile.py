@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.head_values import recognise
+from onnxslim_yolo.heads.values import recognise
+from onnxslim_yolo.ir.graph import Model
 from tests.numeric import build, run_onnx
 from tests.passes.cutting import onnx_text
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxslim_yolo.decode import candidates, distances, logit, sigmoid
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.postprocess import HEAD_KEY, HeadSpec, class_names, identify_head, nms, postprocess
+from onnxslim_yolo.heads.decode import candidates, distances, logit, sigmoid
+from onnxslim_yolo.heads.finish import HEAD_KEY, HeadSpec, class_names, identify_head, nms, postprocess
 
 ANCHORS = (((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)), ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)))
 STRIDES = (8.0, 16.0)

@@ -76,7 +76,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 
 def test_the_core_works_without_torch_and_starts_without_onnxruntime() -> None:
-    modules = loaded_after("import onnxslim_yolo.compiler, onnxslim_yolo.cli, onnxslim_yolo.pipeline")
+    modules = loaded_after("import onnxslim_yolo.compiler, onnxslim_yolo.cli.main, onnxslim_yolo.pipeline")
     assert modules.isdisjoint({"torch", "onnxruntime", "ncnn"})
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim_yolo.graph import Array, Model, parameter_count
+from onnxslim_yolo.ir.graph import Array, Model, parameter_count
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import Canonicalise, FoldBatchNorm, PruneChannels, SliceChannels, SnapWidths
 from onnxslim_yolo.passes.protocol import Pass
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
 from tests import zoo
 from tests.numeric import assert_same
 

@@ -9,14 +9,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxslim_yolo.apply_plan import apply_plan
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.graph import Array, Model, initializers
+from onnxslim_yolo.ir.graph import Array, Model, initializers
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import FocusToConv, PruneChannels, SliceChannels, SppToSppf
 from onnxslim_yolo.pipeline import preparation
-from onnxslim_yolo.plan import open_plan, plan_as_json
+from onnxslim_yolo.pruning.plan import open_plan, plan_as_json
+from onnxslim_yolo.training.apply_plan import apply_plan
 from tests.numeric import build
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402, TID253
 
 from onnxslim_yolo.errors import UsageError  # noqa: E402
-from onnxslim_yolo.sparsity import GammaSparsity, coupled_channels, ultralytics_callbacks  # noqa: E402
+from onnxslim_yolo.training.sparsity import GammaSparsity, coupled_channels, ultralytics_callbacks  # noqa: E402
 
 
 class Half(nn.Module):
@@ -179,7 +179,7 @@ def test_target_pushes_the_smallest_share_only() -> None:
 
 
 def test_coupling_is_the_compilers() -> None:
-    from onnxslim_yolo.models import build
+    from onnxslim_yolo.models.zoo.architectures import build
 
     model = build("yolov5n", nc=2, width=0.25)
     coupling = coupled_channels(model, torch.zeros(1, 3, 64, 64))
@@ -191,7 +191,7 @@ def test_coupling_is_the_compilers() -> None:
 
 
 def test_no_residual_leaves_shortcuts_alone() -> None:
-    from onnxslim_yolo.models import build
+    from onnxslim_yolo.models.zoo.architectures import build
 
     model = build("yolov5n", nc=2, width=0.25)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from onnxslim_yolo import directories
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import INCOMING, STALE_SECONDS, move_into, staging, write_atomically
+from onnxslim_yolo.files import directories
+from onnxslim_yolo.files.atomic import INCOMING, STALE_SECONDS, move_into, staging, write_atomically
 from tests.command import command, environment
 from tests.test_bad_input import good, write
 

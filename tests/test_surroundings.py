@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxslim_yolo.runtime.children import Child, environment_for, import_path
-from onnxslim_yolo.verify.ncnn_run import NcnnSession
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from tests.command import ROOT, environment
 from tests.test_bad_input import good, write
 
@@ -25,7 +25,7 @@ SCRIPT = Path(sys.executable).with_name("onnxslim-yolo")
 PROFILE = """import sys
 from pathlib import Path
 from onnxslim_yolo.latency.layers import Family, LayerKey
-from onnxslim_yolo.latency.measurer import Measurer
+from onnxslim_yolo.measure.measurer import Measurer
 with Measurer(sys.argv[1], 1) as measure:
     print(measure([LayerKey(Family("conv", kernel=(3, 3), size=(8, 8)), (8,), (8,))]))
 """

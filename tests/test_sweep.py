@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from onnxslim_yolo import sweep as module
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.report.sweep import axes, label, pareto_front, render_sweep
-from onnxslim_yolo.sweep import Grid, SweepOptions, grid_value, plan_trials, sweep
-from onnxslim_yolo.sweep_rows import COLUMNS, read_rows, write_rows
+from onnxslim_yolo.sweep.rows import COLUMNS, read_rows, write_rows
+from onnxslim_yolo.sweep.run import Grid, SweepOptions, grid_value, plan_trials, sweep
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_the_page_runs_its_own_scripts_only_and_no_name_breaks_out():
 
 
 def test_the_command(model, monkeypatch):
-    from onnxslim_yolo.cli import app
+    from onnxslim_yolo.cli.main import app
 
     monkeypatch.chdir(model.parent)
     arguments = ["sweep", "best.onnx", "--prune", "0.5", "--snap", "none", "--target", "onnxruntime", "--no-verify"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.yaml_file import LARGEST, MOST_VALUES, read_yaml
+from onnxslim_yolo.files.yaml import LARGEST, MOST_VALUES, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

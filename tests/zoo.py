@@ -20,7 +20,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from onnxslim_yolo.load.trace import trace  # noqa: E402
-from onnxslim_yolo.models import ARCHITECTURES, build, randomise  # noqa: E402
+from onnxslim_yolo.models.zoo.architectures import ARCHITECTURES, build, randomise  # noqa: E402
 
 NAMES = tuple(ARCHITECTURES)
 _FAMILIES = ("yolo", "v5lite", "nanodet", "rtdetr", "ssd", "efficientdet", "ppyoloe")

@@ -32,7 +32,7 @@ from onnxslim_yolo.analysis.scalars import (
     product,
     scalar_of,
 )
-from onnxslim_yolo.graph import Node, Tensor, producer, sole_consumer
+from onnxslim_yolo.ir.graph import Node, Tensor, producer, sole_consumer
 
 Kind = Literal["SiLU", "HardSwish", "HardSigmoid", "Gelu", "GeluTanh", "Mish", "LeakyRelu", "Clip", "Relu"]
 

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint
 from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Node, is_constant, is_empty, toposort
+from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, toposort
 
 
 def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequence[str]) -> dict[str, gs.Variable]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
-from onnxslim_yolo.graph import Array, Node, has_input, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
 
 
 def _same(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Namer, Node, Tensor, is_constant, static_shape
+from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, static_shape
 
 
 class Adjoint:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.adjoint_movement import MOVEMENTS
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.analysis.movement import axes_of
-from onnxslim_yolo.graph import Node, input_constant, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Node, input_constant, is_constant, is_empty
 from onnxslim_yolo.ops.functions import FUNCTIONS
 
 STEP = 1e-2

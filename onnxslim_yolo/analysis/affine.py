@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.graph import Array, Node, Tensor, constant_of, input_constant, sole_consumer
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, sole_consumer
 
 AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div"})
 

@@ -22,7 +22,7 @@ from onnxslim_yolo.analysis.linear import (
     linear_map_of,
     sum_geometry,
 )
-from onnxslim_yolo.graph import Node, Tensor, producer, sole_consumer
+from onnxslim_yolo.ir.graph import Node, Tensor, producer, sole_consumer
 
 SUM_OPS = ("Add", "Sum")
 

@@ -21,8 +21,8 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.labelling import AxisUse, Balance, Labelling, opaque
 from onnxslim_yolo.analysis.movement import CannotMoveError, Shape, collapse
 from onnxslim_yolo.analysis.rules import RULES
-from onnxslim_yolo.graph import Array, Node, Tensor, is_constant, is_empty, producer, static_shape, tensors
-from onnxslim_yolo.shapes import infer_shapes
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer, static_shape, tensors
+from onnxslim_yolo.ir.shapes import infer_shapes
 
 NO_CHANNEL = -1
 """In a finished analysis: the class of elements that belong to no channel. They are always kept."""

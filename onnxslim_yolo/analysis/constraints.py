@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.labelling import Balance
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 
 def complete(channels: Channels, keep: Array, importance: Array, *, floor: int = 1) -> Array:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.analysis.channels import Channels
-from onnxslim_yolo.graph import Array, Node, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, input_constant
 from onnxslim_yolo.ops.linear import LinearLayer, matrix_of
 
 

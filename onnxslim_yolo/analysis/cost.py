@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
-from onnxslim_yolo.graph import Node, input_constant, parameter_count
+from onnxslim_yolo.ir.graph import Node, input_constant, parameter_count
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.moments import MomentAnalysis
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 
 def dead_channels(channels: Channels, moments: MomentAnalysis, *, absorb: bool = True) -> Array:

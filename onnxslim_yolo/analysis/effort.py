@@ -18,7 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.graph import Node, Tensor, input_constant, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Node, Tensor, input_constant, is_constant, is_empty
 
 POOL_TAP, ELEMENT, CUBIC = 60, 120, 2000
 OUTPUT_COPIES = 8

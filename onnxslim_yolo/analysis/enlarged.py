@@ -19,7 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.window import windows_of
-from onnxslim_yolo.graph import (
+from onnxslim_yolo.ir.graph import (
     Array,
     Node,
     Tensor,

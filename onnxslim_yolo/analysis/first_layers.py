@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.graph import Array, Node, Tensor, constant_of, input_constant, producer
-from onnxslim_yolo.input_format import BYTES, UNIT, InputFormat
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, producer
+from onnxslim_yolo.ir.input_format import BYTES, UNIT, InputFormat
 
 SMALL_SLOPE = 1 / 16
 """Deviations of pixels, from 0 to 255, are above 16; of values from 0 to 1 they are below 1."""

@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.folding import fold
 from onnxslim_yolo.analysis.rules import ELEMENTWISE, REDUCTIONS
-from onnxslim_yolo.graph import Array, Node, constant_of, is_empty
-from onnxslim_yolo.origins import Made, Move, Origin, Shape, broadcast, mixed, moved, origin_of, reduced
+from onnxslim_yolo.ir.graph import Array, Node, constant_of, is_empty
+from onnxslim_yolo.ir.origins import Made, Move, Origin, Shape, broadcast, mixed, moved, origin_of, reduced
 
 _UNCHANGED = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
 _MOVES = frozenset(

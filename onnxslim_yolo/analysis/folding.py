@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.effort import work_of
-from onnxslim_yolo.graph import Array, Node, constant_of, is_empty, static_shape
+from onnxslim_yolo.ir.graph import Array, Node, constant_of, is_empty, static_shape
 
 SIZE_LIMIT = 1 << 24
 """Elements of a folded constant, at most: no YOLO's anchor grid comes near it, and a hostile file's must not pass."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 Kind = Literal["auto", "gamma", "weight"]
 Aggregate = Literal["mean", "max", "sum"]

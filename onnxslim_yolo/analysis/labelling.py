@@ -28,7 +28,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, Shape, collapse, varying_axes
 from onnxslim_yolo.analysis.unionfind import UnionFind
-from onnxslim_yolo.graph import Array, Node, Tensor, consumers, is_constant, is_empty, static_shape
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, is_constant, is_empty, static_shape
 
 Role = Literal["out", "in", "channel"]
 """What an initializer's axis is to its channels: it makes them (a convolution's rows), reads them (its columns), or

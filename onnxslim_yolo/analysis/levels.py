@@ -18,7 +18,7 @@ from math import gcd
 import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 
 def levelled(channels: Channels, importance: Array, eligible: Array) -> tuple[Array, Array]:

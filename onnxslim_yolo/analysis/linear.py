@@ -31,7 +31,7 @@ import numpy as np
 from onnxslim_yolo.analysis.affine import AFFINE_OPS, affine_of, data_index
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, unite, windows_of
 from onnxslim_yolo.analysis.window import compose as compose_windows
-from onnxslim_yolo.graph import Array, Node, Tensor, has_input, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, has_input, input_constant
 
 
 @dataclass(frozen=True)

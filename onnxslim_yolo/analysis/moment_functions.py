@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.moments import NODES, WEIGHTS, MomentAnalysis, Moments, Rule, gaussian_samples, known
 from onnxslim_yolo.analysis.sign import is_positive
-from onnxslim_yolo.graph import Array, Node, has_input, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant, is_empty
 from onnxslim_yolo.ops.functions import FUNCTIONS as ROWS
 from onnxslim_yolo.ops.functions import apply
 

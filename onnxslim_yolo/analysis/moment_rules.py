@@ -11,7 +11,7 @@ from onnxslim_yolo.analysis.folding import cast, element_type
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
-from onnxslim_yolo.graph import Array, Node, has_input, input_constant, is_empty
+from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant, is_empty
 from onnxslim_yolo.ops.linear import LinearLayer
 
 

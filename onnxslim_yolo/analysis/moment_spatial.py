@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, known
 from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, expand_axis, pad_value, pad_widths
-from onnxslim_yolo.graph import Array, Node, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, input_constant
 
 
 def _of_channels(analysis: MomentAnalysis, node: Node) -> Moments:

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, Shape
-from onnxslim_yolo.graph import Array, Node, Tensor, constant_of, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_constant, is_empty
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(65)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()

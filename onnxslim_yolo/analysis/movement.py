@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array, Node, constant_of, has_input, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, constant_of, has_input, input_constant
 
 Shape = tuple[int, ...]
 

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.graph import Array, Node, Tensor, has_input, input_constant, producer, sole_consumer, static_shape
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, has_input, input_constant, producer, sole_consumer, static_shape
 
 UNBOUNDED = 2**31 - 1
 """An end of a Slice from here on means the end of the axis, however long."""

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
-from onnxslim_yolo.graph import Array, Node
+from onnxslim_yolo.ir.graph import Array, Node
 
 
 @dataclass(frozen=True)

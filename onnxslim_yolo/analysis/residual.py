@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
-from onnxslim_yolo.graph import Array, Node, Tensor, is_constant, producer
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, producer
 
 
 def residual_channels(graph: gs.Graph, channels: Channels) -> Array:

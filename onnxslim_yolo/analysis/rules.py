@@ -12,7 +12,7 @@ import numpy as np
 from onnxslim_yolo.analysis import rules_linear, rules_movement, rules_norm, rules_product
 from onnxslim_yolo.analysis.labelling import Labelling, Rule, align, why
 from onnxslim_yolo.analysis.movement import MOVERS, varying_axes
-from onnxslim_yolo.graph import Array, Node, Tensor, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty
 from onnxslim_yolo.ops.functions import FUNCTIONS
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.labelling import Balance, Labelling, why
 from onnxslim_yolo.analysis.movement import CannotMoveError
-from onnxslim_yolo.graph import Array, Node, has_input, is_constant
+from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant
 
 
 def conv(state: Labelling, node: Node, bias: int = 2) -> None:

@@ -16,7 +16,7 @@ from onnxslim_yolo.analysis.movement import (
     varying_axes,
 )
 from onnxslim_yolo.analysis.targets import entry_of, read_off
-from onnxslim_yolo.graph import Array, Node, Tensor, constant_of, input_constant, is_empty, is_graph_output
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, is_empty, is_graph_output
 
 
 def move(state: Labelling, node: Node) -> None:

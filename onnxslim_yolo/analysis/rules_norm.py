@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.labelling import Labelling, Rule, why
 from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, axis_of, varying_axes
-from onnxslim_yolo.graph import Node, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Node, is_constant, is_empty
 
 
 def batch_norm(state: Labelling, node: Node) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.labelling import Labelling, align, why
 from onnxslim_yolo.analysis.movement import CannotMoveError, varying_axes
-from onnxslim_yolo.graph import Array, Node, has_input, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant, is_empty
 
 
 def gemm(state: Labelling, node: Node) -> None:

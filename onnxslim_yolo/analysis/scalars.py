@@ -10,7 +10,7 @@ from math import inf
 
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant, producer, sole_consumer
+from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant, producer, sole_consumer
 
 
 @dataclass(frozen=True)

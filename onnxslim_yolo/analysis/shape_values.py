@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
-from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant, producer
+from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant, producer
 
 
 @dataclass(frozen=True)

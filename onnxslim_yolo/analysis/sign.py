@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxslim_yolo.graph import Node, Tensor, constant_of, has_input, input_constant, is_constant, producer
+from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant, is_constant, producer
 from onnxslim_yolo.ops.functions import FUNCTIONS
 
 POSITIVE_OPS = frozenset(op for op, row in FUNCTIONS.items() if row.floor is not None and row.floor >= 0) | {

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.importance import measure
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 BINS = 40
 SPARSE_SHARE = 0.1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
-from onnxslim_yolo.graph import Node, Tensor, constant_of, input_constant, producer, static_shape
+from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, input_constant, producer, static_shape
 
 
 @dataclass(frozen=True)

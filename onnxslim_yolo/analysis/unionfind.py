@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 
 class UnionFind:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
-from onnxslim_yolo.graph import Node, static_shape
+from onnxslim_yolo.ir.graph import Node, static_shape
 
 
 @dataclass(frozen=True)

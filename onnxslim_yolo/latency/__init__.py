@@ -1,10 +1,8 @@
 """Latency by width: what layers of a graph cost in a runtime, from measured tables or from packing rules."""
 
 from onnxslim_yolo.latency.analytic import AnalyticModel
-from onnxslim_yolo.latency.command import ProfileResult, predicted_latency, profile_command
 from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
 from onnxslim_yolo.latency.packing import Runtime, host_isa
-from onnxslim_yolo.latency.profile import profile
 from onnxslim_yolo.latency.shipped import shipped_tables, table_for
 from onnxslim_yolo.latency.table import Grid, LatencyTable
 
@@ -14,13 +12,9 @@ __all__ = [
     "Grid",
     "LatencyTable",
     "LayerKey",
-    "ProfileResult",
     "Runtime",
     "host_isa",
     "layers_of",
-    "predicted_latency",
-    "profile",
-    "profile_command",
     "shipped_tables",
     "table_for",
 ]

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
-from onnxslim_yolo.graph import Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
+from onnxslim_yolo.ir.graph import Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
 from onnxslim_yolo.ops.functions import FUNCTIONS
 
 Pair = tuple[int, int]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
-from onnxslim_yolo.graph import Node, Tensor, consumers
+from onnxslim_yolo.ir.graph import Node, Tensor, consumers
 from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import require_file, write_atomically
+from onnxslim_yolo.files.atomic import require_file, write_atomically
 from onnxslim_yolo.latency.layers import Family, Pair
 from onnxslim_yolo.latency.packing import PACK, RUNTIMES
 from onnxslim_yolo.latency.table import FORMAT, SQUARE, VERSION, Grid, LatencyTable, Widths

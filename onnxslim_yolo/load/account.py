@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.graph import TRANSPOSED
+from onnxslim_yolo.ir.graph import TRANSPOSED
 
 if TYPE_CHECKING:
     from torch import nn

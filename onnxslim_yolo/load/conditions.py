@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnxslim_yolo.analysis.folding import evaluate, one_node
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 SMALL = 1 << 12
 """Elements of a value that a condition may be computed from."""

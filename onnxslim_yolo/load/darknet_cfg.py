@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.files import require_file
+from onnxslim_yolo.files.atomic import require_file
 
 _MAX_BYTES = 4 << 20
 _MAX_SECTIONS = 4096

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.darknet_cfg import Section
 from onnxslim_yolo.load.onnx_writer import Writer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.files import require_file
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.files.atomic import require_file
+from onnxslim_yolo.ir.graph import Array
 
 
 class WeightReader:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files.yaml import read_yaml
 from onnxslim_yolo.load.torch_leaves import LEAVES, build_leaf
 from onnxslim_yolo.load.yaml_rows import HEADS, ROWS, STAGES, Row
-from onnxslim_yolo.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

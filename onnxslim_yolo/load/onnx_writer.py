@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxslim_yolo.graph import MODULE_KEY, Array
+from onnxslim_yolo.ir.graph import MODULE_KEY, Array
 
 
 class Writer:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import require_file
+from onnxslim_yolo.files.atomic import require_file
 from onnxslim_yolo.load.pickle_machine import PickleMachine
 from onnxslim_yolo.load.records import Global, Storage
 

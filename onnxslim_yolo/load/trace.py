@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.files import write_atomically
-from onnxslim_yolo.graph import MODULE_KEY, Array
+from onnxslim_yolo.files.atomic import write_atomically
+from onnxslim_yolo.ir.graph import MODULE_KEY, Array
 from onnxslim_yolo.load.trace_check import check_norms, check_outputs, flatten_outputs
 from onnxslim_yolo.load.trace_names import all_nodes, module_path, name_transposed
 

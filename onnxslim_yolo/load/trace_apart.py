@@ -17,7 +17,7 @@ import onnx
 
 from onnxslim_yolo import errors
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.trace_check import check_outputs
 from onnxslim_yolo.load.trace_child import GRAPH, PROOF
 from onnxslim_yolo.runtime.children import Child, file_name

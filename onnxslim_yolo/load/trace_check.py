@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.trace_names import all_nodes
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import onnx
 
-from onnxslim_yolo.emit.torch_describe import is_saved_module
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.account import account
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.dry_run import check_sizes
+from onnxslim_yolo.load.saved_module import is_saved_module
 from onnxslim_yolo.load.trace import Traced, run_exporter
 
 DEFAULT_SIZE = 640
@@ -42,7 +42,7 @@ def trace_checkpoint(
         VerificationError: the traced graph does not compute what the module computes.
     """
     if is_saved_module(path):
-        from onnxslim_yolo.emit.torch import load_module, module_to_onnx
+        from onnxslim_yolo.load.graph_module import load_module, module_to_onnx
 
         with _about(path):
             return module_to_onnx(load_module(path)), ()

@@ -33,7 +33,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 def _trace(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
-    from onnxslim_yolo.emit.torch_describe import is_saved_module
+    from onnxslim_yolo.load.saved_module import is_saved_module
     from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint, trace_unchecked
 
     path, size, weights = Path(request["path"]), request["imgsz"], request["weights"]

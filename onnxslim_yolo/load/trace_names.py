@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from onnxslim_yolo.graph import TRANSPOSED
+from onnxslim_yolo.ir.graph import TRANSPOSED
 
 if TYPE_CHECKING:
     from torch import nn

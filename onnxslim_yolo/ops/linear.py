@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array, Node, has_input, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
 
 LINEAR = ("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul")
 

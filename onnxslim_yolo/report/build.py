@@ -18,11 +18,11 @@ from onnxslim_yolo._version import __version__
 from onnxslim_yolo.analysis.cost import Cost, cost_of
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
-from onnxslim_yolo.plan import Plan
+from onnxslim_yolo.pruning.plan import Plan
 from onnxslim_yolo.report.read import FORMAT, VERSION
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.emit.ncnn import NcnnModel
+    from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
     from onnxslim_yolo.result import Result
     from onnxslim_yolo.verify.files import Verification
 

@@ -17,10 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.files.atomic import write_atomically
+from onnxslim_yolo.latency.by_layer import kinds_of
 from onnxslim_yolo.report import wording
 from onnxslim_yolo.report.command import command_of
-from onnxslim_yolo.report.latency import kinds_of
 from onnxslim_yolo.report.layers import METRICS, Block, Layer, blocks_of, layers_of
 
 if TYPE_CHECKING:

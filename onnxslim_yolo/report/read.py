@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files import require_file
+from onnxslim_yolo.files.atomic import require_file
 
 FORMAT, VERSION = "onnxslim-yolo/report", 1
 LARGEST = 1 << 28

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from onnxslim_yolo.analysis.cost import Cost
 from onnxslim_yolo.analysis.sparsity import Sparsity
-from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.files.atomic import write_atomically
 
 BAR = 40
 _STYLE = (

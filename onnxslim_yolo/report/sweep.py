@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onnxslim_yolo.files import write_atomically
+from onnxslim_yolo.files.atomic import write_atomically
 
 Row = Mapping[str, Any]
 COSTS = {"latency_ratio": "latency, ratio to the unpruned model", "macs": "MACs"}

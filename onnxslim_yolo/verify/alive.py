@@ -33,14 +33,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxslim_yolo.decode import candidates
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.head_spec import HeadSpec
-from onnxslim_yolo.head_values import recognise
-from onnxslim_yolo.postprocess import Detections, postprocess
-from onnxslim_yolo.verify.head_error import iou
-from onnxslim_yolo.verify.onnx_run import Feeds, run_each
+from onnxslim_yolo.heads.decode import candidates
+from onnxslim_yolo.heads.finish import Detections, postprocess
+from onnxslim_yolo.heads.spec import HeadSpec
+from onnxslim_yolo.heads.values import recognise
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.pruning.head_error import iou
+from onnxslim_yolo.runtime.onnx_run import Feeds, run_each
 from onnxslim_yolo.verify.response import Groups, Response, groups_of, response
 
 CONFIDENCE, OVERLAP, SCORE = 0.25, 0.5, 0.2

@@ -19,12 +19,12 @@ from typing import Any
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.passes.protocol import Pass, effect_of
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, told_apart, worst_of
 from onnxslim_yolo.verify.judge import Judge, judge_of
-from onnxslim_yolo.verify.mask import masked
-from onnxslim_yolo.verify.onnx_run import Feeds, run_onnx
 
 Runnable = Model | onnx.ModelProto
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.graph import Array
-from onnxslim_yolo.head_spec import HeadSpec, identify_head
+from onnxslim_yolo.heads.spec import HeadSpec, identify_head
+from onnxslim_yolo.ir.graph import Array
 
 Feeds = dict[str, Array]
 

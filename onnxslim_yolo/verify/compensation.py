@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.passes.protocol import Pass, effect_of
-from onnxslim_yolo.verify.head_error import HeadError, relative_error, run_images
-from onnxslim_yolo.verify.mask import masked
-from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx
+from onnxslim_yolo.pruning.head_error import HeadError, relative_error, run_images
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
 
 IMAGES = 16
 """Held-out images at most: three networks run on each."""
@@ -85,7 +85,7 @@ class CompensationProbe:
         moments, self.moments = self.moments, []
         if calib is None or not moments:
             return [_on_synthetic(moment) for moment in moments]
-        from onnxslim_yolo.analysis.calibration_images import CalibrationImages
+        from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 
         images = CalibrationImages(calib, moments[0].source, IMAGES, "held-out")
         inputs = list(images)  # read once: no pass changes what the network is fed

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim_yolo.analysis.decode_region import UnrecognisedError, _part, _run
-from onnxslim_yolo.graph import (
+from onnxslim_yolo.heads.decode_region import UnrecognisedError, _part, _run
+from onnxslim_yolo.ir.graph import (
     Array,
     Model,
     Node,
@@ -24,8 +24,8 @@ from onnxslim_yolo.graph import (
     producer,
     replace_constant,
 )
+from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds
-from onnxslim_yolo.verify.onnx_run import run_onnx
 from onnxslim_yolo.verify.ruler import Ruler
 
 LINEAR = ("Conv", "Gemm", "MatMul", "ConvTranspose")

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec, class_names
-from onnxslim_yolo.head_values import recognise
-from onnxslim_yolo.input_format import UNIT, InputFormat, input_format_of
-from onnxslim_yolo.postprocess import Detections, postprocess
-from onnxslim_yolo.yaml_file import read_yaml
+from onnxslim_yolo.files.yaml import read_yaml
+from onnxslim_yolo.heads.finish import Detections, postprocess
+from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec, class_names
+from onnxslim_yolo.heads.values import recognise
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.input_format import UNIT, InputFormat, input_format_of
 
 DEFAULT_SIZE = 640
 
@@ -187,7 +187,7 @@ def _shown_format(
 
 
 def _open_ncnn(path: Path, size: tuple[int, int] | None, threads: int, form: InputFormat | None) -> Network:
-    from onnxslim_yolo.verify.ncnn_run import NcnnRunner
+    from onnxslim_yolo.runtime.ncnn_run import NcnnRunner
 
     where, guessed = _ncnn_size(path, size)
     runner = NcnnRunner(path, threads=threads)
@@ -205,8 +205,8 @@ def ncnn_input_size(path: Path, size: tuple[int, int] | None = None) -> tuple[in
 
 
 def _ncnn_size(path: Path, size: tuple[int, int] | None) -> tuple[tuple[int, int], tuple[str, ...]]:
-    from onnxslim_yolo.verify.ncnn_reader import read_ncnn
-    from onnxslim_yolo.verify.ncnn_run import ncnn_files
+    from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
+    from onnxslim_yolo.runtime.ncnn_run import ncnn_files
 
     net = read_ncnn(*ncnn_files(path))
     # Parameters 0 and 1 of an Input layer are width and height; 0 stands for any.
@@ -233,7 +233,7 @@ def _as_text(value: Any) -> str:
 
 def cut_by_emitter(metadata: Mapping[str, str]) -> bool:
     """Whether an NCNN folder's metadata say that the converter left out the tail of the network."""
-    from onnxslim_yolo.emit.ncnn_write import SECTION
+    from onnxslim_yolo.emit.ncnn.write import SECTION
 
     try:
         section = json.loads(metadata.get(SECTION, "{}"))

@@ -18,9 +18,10 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.adjoint import carry_back
 from onnxslim_yolo.analysis.adjoint_nodes import shape_of
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.analysis.decode_region import _is_learned
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.graph import (
+from onnxslim_yolo.heads.decode_region import _is_learned
+from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.ir.graph import (
     Array,
     Model,
     Tensor,
@@ -32,10 +33,9 @@ from onnxslim_yolo.graph import (
     sweep,
     toposort,
 )
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
-from onnxslim_yolo.shapes import reinfer
+from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.runtime.onnx_run import Feeds, as_fed, image_like, image_like_feeds, session
 from onnxslim_yolo.verify.half import in_float32, is_half
-from onnxslim_yolo.verify.onnx_run import Feeds, as_fed, image_like, image_like_feeds, session
 from onnxslim_yolo.verify.shown_logits import shown_logits
 
 PATCH = 128
@@ -75,7 +75,7 @@ def photographs(model: Model, calib: Path | None, count: int) -> list[Feeds]:
     """Up to `count` calibration images as inputs; none where the model does not take one image."""
     if calib is None or len(model.graph.inputs) != 1 or model.graph.inputs[0].dtype not in (None, np.float32):
         return []
-    from onnxslim_yolo.analysis.calibration_images import CalibrationImages
+    from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 
     batch = batch_of(model.graph.inputs[0])
     try:

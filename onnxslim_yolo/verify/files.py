@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Model, sweep
+from onnxslim_yolo.ir.graph import Model, sweep
+from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.chain import Chain, Check
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.compare import TOLERANCE, told_apart
@@ -15,10 +16,9 @@ from onnxslim_yolo.verify.control import SPOILED_BY, Control, controls
 from onnxslim_yolo.verify.feeds import shared_feeds
 from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.verify.judge import Judge, judge_of
-from onnxslim_yolo.verify.onnx_run import run_onnx
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.emit.ncnn import NcnnModel
+    from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
 
 MARGIN = 4.0
 """What spoiling one layer by 1 % shows must be this many times the tolerance, or such a mistake would pass."""
@@ -138,8 +138,8 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
     Half-precision weights are compared with the graph whose weights are rounded likewise, so that the same tight
     tolerance holds for them; what the rounding itself costs is a check of its own, reported and not required.
     """
+    from onnxslim_yolo.runtime.ncnn_run import ncnn_files
     from onnxslim_yolo.verify.ncnn_compare import half_weights, verify_pair
-    from onnxslim_yolo.verify.ncnn_run import ncnn_files
 
     pair, feeds = ncnn.pair, [found.feeds[0], found.feeds[-1]]
     param, weights = ncnn_files(ncnn.folder)

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts
 from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
-from onnxslim_yolo.verify.onnx_run import run_onnx
 from onnxslim_yolo.verify.ruler import NOISE, Ruler, noise_between, rulers_of
 from onnxslim_yolo.verify.shown_logits import shown_logits
 

@@ -16,16 +16,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from onnxslim_yolo.emit.ncnn import NcnnModel
-from onnxslim_yolo.emit.ncnn_format import safe_name
-from onnxslim_yolo.emit.ncnn_write import write_pair
+from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
+from onnxslim_yolo.emit.ncnn.format import safe_name
+from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
+from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncnn
+from onnxslim_yolo.runtime.onnx_run import session
 from onnxslim_yolo.verify.compare import Difference, told_apart
 from onnxslim_yolo.verify.judge import Judge
-from onnxslim_yolo.verify.ncnn_reader import read_ncnn
-from onnxslim_yolo.verify.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncnn
-from onnxslim_yolo.verify.onnx_run import session
 
 TOLERANCE = 1e-3
 """Worst |Δ| / spread that is let pass.

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.input_format import INPUT_KEY, InputFormat
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.input_format import INPUT_KEY, InputFormat
+from onnxslim_yolo.runtime.onnx_run import image_like
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, sorts
@@ -22,7 +23,6 @@ from onnxslim_yolo.verify.feeds import firing_feed
 from onnxslim_yolo.verify.half import in_float32, is_half
 from onnxslim_yolo.verify.judge import Judge, judge_of
 from onnxslim_yolo.verify.ncnn_compare import ROUNDING
-from onnxslim_yolo.verify.onnx_run import image_like
 from onnxslim_yolo.verify.ruler import Ruler, rulers_of
 from onnxslim_yolo.verify.shown_logits import shown_logits
 

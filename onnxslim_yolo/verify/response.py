@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array
-from onnxslim_yolo.head_spec import HeadSpec
-from onnxslim_yolo.verify.head_metric import layout_of
+from onnxslim_yolo.heads.metric import layout_of
+from onnxslim_yolo.heads.spec import HeadSpec
+from onnxslim_yolo.ir.graph import Array
 
 LEAST = 1e-7
 """Probabilities are taken to lie between this and 1 − this."""

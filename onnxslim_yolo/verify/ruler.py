@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.verify.columns import Feeds, Meaning
 
 LEAST = 1e-6

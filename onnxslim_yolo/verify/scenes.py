@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.verify.onnx_run import Feeds, as_fed, image_like
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.runtime.onnx_run import Feeds, as_fed, image_like
 
 SHAPES = 400
 """Leaves an image."""

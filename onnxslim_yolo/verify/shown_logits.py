@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim_yolo.analysis.decode_region import UnrecognisedError, _part, _run
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.graph import Array, Model, Node, Tensor, is_constant, is_empty, producer
-from onnxslim_yolo.shapes import infer_shapes
+from onnxslim_yolo.heads.decode_region import UnrecognisedError, _part, _run
+from onnxslim_yolo.ir.graph import Array, Model, Node, Tensor, is_constant, is_empty, producer
+from onnxslim_yolo.ir.shapes import infer_shapes
 
 MOVING = frozenset(
     (

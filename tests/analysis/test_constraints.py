@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.constraints import complete, violations
 from onnxslim_yolo.analysis.labelling import Balance
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 
 
 def channels(

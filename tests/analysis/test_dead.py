@@ -7,7 +7,7 @@ import pytest
 
 from onnxslim_yolo.analysis.dead import along, dead_channels
 from onnxslim_yolo.analysis.moment_rules import moments_of
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.passes import AbsorbConstants, PruneChannels, SliceChannels
 from tests.analysis.graphs import Labelled, onnx_text
 from tests.numeric import assert_same

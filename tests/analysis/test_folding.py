@@ -8,7 +8,7 @@ import pytest
 
 from onnxslim_yolo.analysis.folding import fold
 from onnxslim_yolo.analysis.unionfind import UnionFind
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from tests.numeric import run_onnx
 
 INTS, FLOATS = np.array([[-7, 2, 9], [4, -5, 6]]), np.array([[1.5, -2, 3], [0.25, 5, -6]], np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.importance import measure
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from tests.analysis.graphs import Labelled, onnx_text
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from tests.analysis.graphs import Labelled, nearly, onnx_text
 from tests.numeric import random_feeds, run_onnx
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from tests.analysis.test_moments import graph
 from tests.numeric import random_feeds, run_onnx
 

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneChannels, SliceChannels
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.latency.models import zoo
 
 

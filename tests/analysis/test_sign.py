@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxslim_yolo.analysis.sign import is_nonnegative, is_positive
-from onnxslim_yolo.graph import Tensor
+from onnxslim_yolo.ir.graph import Tensor
 from tests.numeric import build
 
 POSITIVE = [

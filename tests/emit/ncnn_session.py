@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_pair
-from onnxslim_yolo.verify.ncnn_run import NcnnSession
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_pair
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from tests.emit.ncnn_cases import MAP, one
 from tests.numeric import build
 

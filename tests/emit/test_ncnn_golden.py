@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_pair
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import UnsupportedError
 from tests.emit.ncnn_cases import BINARY, CONV, ELEMENTWISE, LINEAR, POOL, one
 from tests.emit.ncnn_cases_shape import MOVEMENT, RESIZE

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from onnxslim_yolo.emit.ncnn import OPS, emit_ncnn
-from onnxslim_yolo.emit.ncnn_ops_functions import FUNCTION_OPS
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.emit.ncnn.emitter import OPS, emit_ncnn
+from onnxslim_yolo.emit.ncnn.ops_functions import FUNCTION_OPS
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.runtime.ncnn_reader import parse_param
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
-from onnxslim_yolo.verify.ncnn_reader import parse_param
-from onnxslim_yolo.verify.ncnn_run import NcnnSession
 from tests.emit import ncnn_cases, ncnn_cases_shape, ncnn_cases_strangers
 from tests.emit.ncnn_session import fresh_session
 from tests.numeric import build, random_feeds

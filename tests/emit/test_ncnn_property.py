@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_layout import (
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.layout import (
     broadcast_dims,
     canonical_dims,
     dim_of_axis,
@@ -23,9 +23,9 @@ from onnxslim_yolo.emit.ncnn_layout import (
     regrouped,
 )
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
-from onnxslim_yolo.verify.ncnn_run import NcnnSession
 from tests.emit.ncnn_session import fresh_session
 
 Shape = tuple[int, ...]

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from onnxslim_yolo.emit import ncnn_rewrites
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.emit.ncnn import rewrites as ncnn_rewrites
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
-from onnxslim_yolo.verify.ncnn_run import NcnnSession
 from tests.emit.ncnn_session import fresh_session
 from tests.numeric import build, random_feeds
 

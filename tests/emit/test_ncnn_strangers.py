@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxslim_yolo.emit.ncnn import NcnnModel, emit_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import NcnnModel, emit_ncnn
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs, half_weights
 from tests.emit.ncnn_cases import MAP, graph, one

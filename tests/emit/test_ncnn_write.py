@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import InputError
 from tests.emit.ncnn_cases import CONV
 from tests.numeric import build

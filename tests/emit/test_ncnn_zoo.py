@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim_yolo.emit.ncnn import NcnnModel, emit_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import NcnnModel, emit_ncnn
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs, half_weights
-from onnxslim_yolo.verify.ncnn_run import NcnnSession
 from tests import zoo
 from tests.emit.ncnn_session import fresh_session
 

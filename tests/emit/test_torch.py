@@ -14,12 +14,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from onnxslim_yolo.emit.torch import load_module, module_to_onnx, save_module, to_torch  # noqa: E402
-from onnxslim_yolo.emit.torch_describe import is_saved_module  # noqa: E402
 from onnxslim_yolo.errors import InputError, UnsupportedError  # noqa: E402
-from onnxslim_yolo.graph import Model, initializers  # noqa: E402
+from onnxslim_yolo.ir.graph import Model, initializers  # noqa: E402
+from onnxslim_yolo.load.saved_module import is_saved_module  # noqa: E402
 from onnxslim_yolo.load.trace import trace  # noqa: E402
 from onnxslim_yolo.manager import PassManager  # noqa: E402
-from onnxslim_yolo.models import build, randomise  # noqa: E402
+from onnxslim_yolo.models.zoo.architectures import build, randomise  # noqa: E402
 from onnxslim_yolo.passes import (  # noqa: E402
     Canonicalise,
     FoldBatchNorm,

@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import onnx
 
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.latency import LayerKey
 from onnxslim_yolo.latency.packing import Runtime, pack_of
-from onnxslim_yolo.shapes import reinfer
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>

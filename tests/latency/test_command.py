@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.latency import predicted_latency, profile_command, table_for
+from onnxslim_yolo.latency import table_for
 from onnxslim_yolo.latency.table_format import read_table
+from onnxslim_yolo.measure.latency import predicted_latency, profile_command
 from tests.latency.models import small
 
 

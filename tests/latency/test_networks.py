@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.latency.layers import layers_of
-from onnxslim_yolo.latency.networks import ncnn_network
+from onnxslim_yolo.measure.networks import ncnn_network
 
 
 def convolution(channels: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> Model:

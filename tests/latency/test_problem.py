@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.latency import LatencyTable, layers_of
-from onnxslim_yolo.latency.allocate import descend, fastest, most_important
-from onnxslim_yolo.latency.problem import WidthProblem
 from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneChannels, SliceChannels
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.allocate import descend, fastest, most_important
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.problem import WidthProblem
 from tests.latency.models import zoo
 
 TABLE = LatencyTable.analytic("ncnn", "avx512")

@@ -6,8 +6,8 @@ import pytest
 
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, layers_of, shipped_tables, table_for
-from onnxslim_yolo.latency.profile import families_of, measure_families
 from onnxslim_yolo.latency.table_format import read_table, table_as_text, write_table
+from onnxslim_yolo.measure.profile import families_of, measure_families
 from tests.latency.models import cost, formula, small
 
 CONV = Family("conv", kernel=(3, 3), size=(40, 40))

@@ -14,7 +14,8 @@ from repositories import in_repository, save_like_a_trainer  # noqa: E402
 from onnxslim_yolo.errors import InputError  # noqa: E402
 from onnxslim_yolo.load.checkpoint import read_checkpoint  # noqa: E402
 from onnxslim_yolo.load.trace import trace  # noqa: E402
-from onnxslim_yolo.models import BLOCKS, Block, build, randomise, register_block  # noqa: E402
+from onnxslim_yolo.models import BLOCKS, Block, register_block  # noqa: E402
+from onnxslim_yolo.models.zoo.architectures import build, randomise  # noqa: E402
 
 FAMILIES = [
     *("yolov3-tiny", "yolov5n", "yolov5n-focus", "yolov5n-seg", "yolov6n", "yolov7-tiny", "yolov7-rep"),

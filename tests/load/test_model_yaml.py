@@ -9,7 +9,7 @@ pytest.importorskip("yaml")
 
 from onnxslim_yolo.errors import InputError  # noqa: E402
 from onnxslim_yolo.load.checkpoint import read_checkpoint  # noqa: E402
-from onnxslim_yolo.models import build, randomise  # noqa: E402
+from onnxslim_yolo.models.zoo.architectures import build, randomise  # noqa: E402
 
 YOLOV5 = """
 nc: 80  # the state_dict knows better

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, VerificationError  # noqa: E402
-from onnxslim_yolo.graph import MODULE_KEY  # noqa: E402
+from onnxslim_yolo.ir.graph import MODULE_KEY  # noqa: E402
 from onnxslim_yolo.load import trace_check  # noqa: E402
 from onnxslim_yolo.load.trace import trace  # noqa: E402
 from tests.zoo import NAMES, images, module, onnx_bytes  # noqa: E402

@@ -42,8 +42,8 @@ def test_nothing_is_noted_where_everything_runs(name: str, tmp_path: Path) -> No
 
 def test_the_note_reaches_the_terminal_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import onnxslim_yolo
-    from onnxslim_yolo.cli import app  # noqa: F401  the commands are defined while it is imported
-    from onnxslim_yolo import cli_models  # isort: skip
+    from onnxslim_yolo.cli.main import app  # noqa: F401  the commands are defined while it is imported
+    from onnxslim_yolo.cli import models as cli_models  # isort: skip
 
     path = saved(tmp_path, "yolov10n")
     cli_models.trace(path, tmp_path / "m.onnx", "64")
@@ -81,7 +81,7 @@ class Two(torch.nn.Module):
 @pytest.mark.parametrize("kind", [Segment, Pose26])
 def test_end_to_end_rows_belong_to_their_boxes(kind: type, ends: bool) -> None:
     """Every row of the chosen ones is, extra numbers and all, a row of the whole table."""
-    from onnxslim_yolo.models import randomise
+    from onnxslim_yolo.models.zoo.architectures import randomise
 
     options = {"reg_max": 1, "light": True, "end2end": ends}
     options |= {"fused_levels": True, "npr": 16} if kind is Segment else {"kpt_shape": (5, 3)}

@@ -14,11 +14,9 @@ torch = pytest.importorskip("torch")
 from PIL import Image  # noqa: E402
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError  # noqa: E402
-from onnxslim_yolo.models import build  # noqa: E402
-from onnxslim_yolo.models.heads import Head  # noqa: E402
-from onnxslim_yolo.models.train import Recipe, Trainer, main, train  # noqa: E402
-from onnxslim_yolo.models.train_data import Augmentation, Images, batches, cache  # noqa: E402
-from onnxslim_yolo.models.train_loss import (  # noqa: E402
+from onnxslim_yolo.models.demo.train import Recipe, Trainer, main, train  # noqa: E402
+from onnxslim_yolo.models.demo.train_data import Augmentation, Images, batches, cache  # noqa: E402
+from onnxslim_yolo.models.demo.train_loss import (  # noqa: E402
     Predictions,
     assign,
     ciou,
@@ -27,7 +25,9 @@ from onnxslim_yolo.models.train_loss import (  # noqa: E402
     read_head,
     start_rare,
 )
-from onnxslim_yolo.verify.dataset import read_dataset  # noqa: E402
+from onnxslim_yolo.models.heads import Head  # noqa: E402
+from onnxslim_yolo.models.zoo.architectures import build  # noqa: E402
+from onnxslim_yolo.runtime.dataset import read_dataset  # noqa: E402
 
 
 def test_overlaps_by_hand() -> None:
@@ -176,7 +176,7 @@ def test_nonsense_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 
 def test_digits_are_the_same_every_time(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    from onnxslim_yolo.models.train_digits import write_digits
+    from onnxslim_yolo.models.demo.train_digits import write_digits
 
     files = [write_digits(tmp_path / name, train=3, val=2, seed=5) for name in ("a", "b")]
     first, second = (read_dataset(file, ("train", "val")) for file in files)

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from onnxslim_yolo.errors import UsageError  # noqa: E402
-from onnxslim_yolo.models import ARCHITECTURES, build, randomise  # noqa: E402
+from onnxslim_yolo.models.zoo.architectures import ARCHITECTURES, build, randomise  # noqa: E402
 from tests.zoo import DETECTORS, NAMES, images, module  # noqa: E402
 
 PUBLISHED = {

@@ -15,10 +15,10 @@ from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS as MOMENTS
 from onnxslim_yolo.analysis.rules import RULES
 from onnxslim_yolo.analysis.sign import POSITIVE_OPS
-from onnxslim_yolo.emit.ncnn import OPS, emit_ncnn
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.emit.ncnn.emitter import OPS, emit_ncnn
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.latency.layers import UNARY
-from onnxslim_yolo.latency.networks import NCNN_UNARY
+from onnxslim_yolo.measure.networks import NCNN_UNARY
 from onnxslim_yolo.ops.functions import FUNCTIONS, apply, attributes, defaults
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
 from tests.emit.ncnn_session import fresh_session

@@ -8,13 +8,13 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.constraints import complete
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import SliceChannels
 from onnxslim_yolo.passes.protocol import Pass
-from onnxslim_yolo.plan import Plan, open_plan
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.verify.compare import control as spoil_layers
-from onnxslim_yolo.verify.mask import masked
 from tests.numeric import TIGHT, assert_same, differences, random_feeds, run_onnx
 
 HEADER = '<ir_version: 8, opset_import: ["": 17]>'

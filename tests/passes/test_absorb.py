@@ -6,11 +6,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, PruneChannels, SliceChannels
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import assert_control_fails, assert_same, build, constants, differences, ops, random_feeds, run_onnx
 from tests.passes.cutting import classes_of, onnx_text, remove, run
 

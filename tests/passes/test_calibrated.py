@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration import collect
-from onnxslim_yolo.analysis.calibration_images import HELD_OUT, CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.analysis.importance_variance import average, measured_variance
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.views import VIEWS, view_of, views_for
-from onnxslim_yolo.decode import Candidates
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.heads.decode import Candidates
+from onnxslim_yolo.ir.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.measure.estimate import estimate_loss
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
-from onnxslim_yolo.passes._curves import Gauge, without
-from onnxslim_yolo.passes._second_order import SecondOrder
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.estimate import estimate_loss
-from onnxslim_yolo.verify.head_error import HeadError, cell_errors, iou
+from onnxslim_yolo.pruning.calibration import collect
+from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages
+from onnxslim_yolo.pruning.curves import Gauge, without
+from onnxslim_yolo.pruning.head_error import HeadError, cell_errors, iou
+from onnxslim_yolo.pruning.importance_variance import average, measured_variance
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.second_order import SecondOrder
 from tests.numeric import build, run_onnx
 from tests.passes.cutting import classes_of, onnx_text, remove_random, run
 

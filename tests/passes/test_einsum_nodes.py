@@ -9,13 +9,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Model, is_constant
+from onnxslim_yolo.ir.graph import Model, is_constant
 from onnxslim_yolo.passes import Canonicalise
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
-from onnxslim_yolo.verify.ncnn_run import NcnnSession
 from tests.emit.ncnn_session import fresh_session
 from tests.numeric import assert_control_fails, assert_same, build, check_declines, ops, rewritten, run_onnx
 from tests.passes.cutting import check_slice, onnx_text, remove_random, run

@@ -9,19 +9,19 @@ import pytest
 from PIL import Image, ImageDraw
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.analysis.calibration import collect
-from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
-from onnxslim_yolo.decode import Candidates, candidates
-from onnxslim_yolo.graph import Array
-from onnxslim_yolo.head_spec import HeadSpec
+from onnxslim_yolo.heads.decode import Candidates, candidates
+from onnxslim_yolo.heads.metric import HeadMetric
+from onnxslim_yolo.heads.spec import HeadSpec
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load import load
+from onnxslim_yolo.measure.estimate import estimate_loss
 from onnxslim_yolo.passes import PruneChannels
-from onnxslim_yolo.passes._fold_removed import regression
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.estimate import estimate_loss
-from onnxslim_yolo.verify.head_error import HeadError
-from onnxslim_yolo.verify.head_metric import HeadMetric
+from onnxslim_yolo.pruning.calibration import collect
+from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.pruning.fold_removed import regression
+from onnxslim_yolo.pruning.head_error import HeadError
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import build
 from tests.passes.cutting import onnx_text, run
 

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import (
     Activations,
@@ -23,7 +24,6 @@ from onnxslim_yolo.passes import (
     ReparamBranches,
     SppToSppf,
 )
-from onnxslim_yolo.shapes import reinfer
 from tests.numeric import (
     PADS_BEFORE_MAXPOOL,
     assert_control_fails,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxslim_yolo.graph import nodes_of
+from onnxslim_yolo.ir.graph import nodes_of
 from onnxslim_yolo.passes import Canonicalise
 from tests.kinds import TRUNK, compiled, text_of, trunk, worst, written
 from tests.numeric import assert_same, build

@@ -5,12 +5,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from onnxslim_yolo.check import check_graph
-from onnxslim_yolo.decode import candidates
-from onnxslim_yolo.graph import Model, is_constant, tensors
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.heads.decode import candidates
+from onnxslim_yolo.heads.finish import identify_head, postprocess
+from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.ir.check import check_graph
+from onnxslim_yolo.ir.graph import Model, is_constant, tensors
 from onnxslim_yolo.passes.head import Head
-from onnxslim_yolo.postprocess import identify_head, postprocess
 from tests.zoo import DETECTORS, onnx_bytes
 
 _TWO_TABLES = ("ssd", "efficientdet", "ppyoloe")

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim_yolo.decode import candidates
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.head_spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.heads.decode import candidates
+from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load.darknet import load_darknet
 from onnxslim_yolo.passes import Canonicalise, Head
 from tests.load.darknet_files import TINY_YOLOV4, TINY_YOLOV4_CONVOLUTIONS, random_weights, write_network

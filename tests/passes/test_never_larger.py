@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import SliceChannels
 from onnxslim_yolo.pipeline import preparation
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import assert_control_fails, assert_same, build
 
 HEAD = '<ir_version: 9, opset_import: ["" : 17]>\n'

@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.passes import Canonicalise, ShuffleToGather, SliceChannels
-from onnxslim_yolo.plan import Plan, open_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import Plan, open_plan
 from tests.numeric import TIGHT, Feeds, build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text, remove_random, run
 

@@ -10,9 +10,9 @@ import pytest
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.graph import Array
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, prune
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.latency.models import zoo
 from tests.numeric import assert_same, build
 from tests.passes.cutting import classes_of, onnx_text, run, shapes

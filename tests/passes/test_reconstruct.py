@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration import collect
-from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.passes import AbsorbConstants, Reconstruct, SliceChannels
-from onnxslim_yolo.passes._match import matchable, output_moments
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.calibration import collect
+from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.match import matchable, output_moments
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import build, differences, run_onnx
 from tests.passes.cutting import onnx_text, remove, run
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxslim_yolo.analysis.calibration import collect
-from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.graph import Array, Model, input_constant
-from onnxslim_yolo.passes import _second_order
-from onnxslim_yolo.passes._curvature import curvatures
-from onnxslim_yolo.passes._second_order import SecondOrder, _Block, _weighted
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.head_error import HeadError
+from onnxslim_yolo.ir.graph import Array, Model, input_constant
+from onnxslim_yolo.pruning import second_order as _second_order
+from onnxslim_yolo.pruning.calibration import collect
+from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.pruning.curvature import curvatures
+from onnxslim_yolo.pruning.head_error import HeadError
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.second_order import SecondOrder, _Block, _weighted
 from tests.numeric import build
 from tests.passes.cutting import onnx_text
 from tests.passes.test_calibrated import images, two_branches

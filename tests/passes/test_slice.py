@@ -10,8 +10,8 @@ import pytest
 from onnxslim_yolo.errors import PassError
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
-from onnxslim_yolo.plan import open_plan, plan_as_json
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import open_plan, plan_as_json
 from tests.numeric import assert_control_fails, assert_same, build, constants, ops, random_feeds, run_onnx
 from tests.passes.cutting import check_slice, classes_of, onnx_text, remove, remove_random, run, shapes
 

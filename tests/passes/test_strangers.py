@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, analyse_channels
-from onnxslim_yolo.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.passes import Canonicalise, ShuffleToGather
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import build
 from tests.passes.cutting import check_slice, onnx_text, remove_random, run
 

@@ -11,7 +11,7 @@ from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneToTarget, SliceChannels
 from onnxslim_yolo.passes.to_target import parse_target
 from onnxslim_yolo.pipeline import parse_pipeline, remainder
-from onnxslim_yolo.plan import open_plan
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.latency.models import zoo
 
 

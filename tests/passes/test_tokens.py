@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.passes import Canonicalise, ShuffleToGather, SliceChannels
-from onnxslim_yolo.plan import open_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import differences, run_onnx
 from tests.passes.cutting import remove_random, run
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnxslim_yolo.analysis.movement import MOVERS, collapse, reshape, varying_axes
-from onnxslim_yolo.graph import Array, Model
-from onnxslim_yolo.shapes import reinfer
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.shapes import reinfer
 from tests.numeric import run_onnx
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]

@@ -11,11 +11,11 @@ from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.constraints import complete, violations
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.moment_rules import moments_of
-from onnxslim_yolo.graph import Array, Model, replace_constant
+from onnxslim_yolo.ir.graph import Array, Model, replace_constant
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
-from onnxslim_yolo.plan import Plan, open_plan
-from onnxslim_yolo.verify.mask import masked
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import Plan, open_plan
 from tests.numeric import differences, random_feeds, run_onnx
 from tests.property.nests import nests
 

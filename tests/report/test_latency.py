@@ -5,9 +5,9 @@ import copy
 import pytest
 
 from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.latency.by_layer import add_latency, kind_text, kinds_of
 from onnxslim_yolo.latency.layers import Family
 from onnxslim_yolo.latency.shipped import table_for
-from onnxslim_yolo.report.latency import add_latency, kind_text, kinds_of
 from tests.numeric import build
 
 NETWORK = (

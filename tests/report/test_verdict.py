@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from onnxslim_yolo.budget import Budget, Limit, budget_as_json
+from onnxslim_yolo.report.budget import Budget, Limit, budget_as_json
 from onnxslim_yolo.report.diff import diff_reports, markdown_diff, markdown_summary
 from onnxslim_yolo.report.html import render_html
 from onnxslim_yolo.report.terminal import show_report

@@ -153,7 +153,7 @@ def test_command_names_options_that_exist():
 
     import typer
 
-    from onnxslim_yolo.cli import app
+    from onnxslim_yolo.cli.main import app
     from onnxslim_yolo.options import CompileOptions
 
     group = typer.main.get_command(app)

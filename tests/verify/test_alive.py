@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.graph import input_constant, nodes_of, replace_constant
+from onnxslim_yolo.heads.finish import Detections
+from onnxslim_yolo.ir.graph import input_constant, nodes_of, replace_constant
 from onnxslim_yolo.load import load
-from onnxslim_yolo.postprocess import Detections
 from onnxslim_yolo.verify.alive import judge, kept
 from onnxslim_yolo.verify.response import groups_of, response
 from onnxslim_yolo.verify.scenes import scene_feeds

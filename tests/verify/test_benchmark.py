@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_ncnn
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.verify.benchmark import CHILD, benchmark
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.measure.benchmark import CHILD, benchmark
 
 
 def convolutions(path: Path, count: int, scale: float = 1.0) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_yolo.head_spec import HeadSpec
+from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.verify.columns import meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, compare, unseen, worst_of
 from onnxslim_yolo.verify.ruler import noise_between, rulers_of

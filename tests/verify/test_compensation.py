@@ -6,8 +6,8 @@ import pytest
 import onnxslim_yolo as oy
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, PruneChannels
+from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
 from onnxslim_yolo.verify.compensation import CompensationProbe
-from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx
 from tests.numeric import build
 
 NETWORK = (

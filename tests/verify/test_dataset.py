@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.verify.dataset import label_file, read_calibration, read_dataset
+from onnxslim_yolo.runtime.dataset import label_file, read_calibration, read_dataset
 
 YAML = "path: .\nval: images/val\ncalib: calib.txt\nnames: {0: cat, 1: dog}\n"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.verify.dataset import read_dataset
+from onnxslim_yolo.measure.evaluate import ImageBoxes, coco_results, coco_truth, evaluate, score
+from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
-from onnxslim_yolo.verify.evaluate import ImageBoxes, coco_results, coco_truth, evaluate, score
 
 MATERIAL = Path(__file__).resolve().parents[3] / "shared" / "material"
 NAMES = ("cat", "dog", "bird")
@@ -119,7 +119,7 @@ def test_fastestdet_on_coco() -> None:
 
 
 def test_more_classes_than_the_dataset_has_is_an_error(tmp_path) -> None:
-    from onnxslim_yolo.postprocess import Detections
+    from onnxslim_yolo.heads.finish import Detections
     from tests.verify.test_dataset import make
 
     class Wrong:

@@ -5,10 +5,10 @@ import onnx
 import onnx.parser
 import pytest
 
-from onnxslim_yolo.graph import Model
+from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.passes import Canonicalise
+from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
 from onnxslim_yolo.verify.feeds import firing_feed, score_maps, shared_feeds
-from onnxslim_yolo.verify.onnx_run import image_like_feeds, run_onnx
 from onnxslim_yolo.verify.shown_logits import shown_logits
 from tests.zoo import model_path
 

@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim_yolo.graph import Array, Model, input_constant, replace_constant
-from onnxslim_yolo.head_spec import HeadSpec, identify_head
+from onnxslim_yolo.heads.metric import HeadMetric, layout_of
+from onnxslim_yolo.heads.spec import HeadSpec, identify_head
+from onnxslim_yolo.ir.graph import Array, Model, input_constant, replace_constant
 from onnxslim_yolo.passes.head import Head
-from onnxslim_yolo.verify.head_error import run_images
-from onnxslim_yolo.verify.head_metric import HeadMetric, layout_of
+from onnxslim_yolo.pruning.head_error import run_images
 from tests.zoo import model_path
 
 HEADS = ("yolov5n", "yolov8n")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.graph import Array
-from onnxslim_yolo.verify import images
-from onnxslim_yolo.verify.images import Letterbox, load_canvas, load_input, read_image
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.runtime import images
+from onnxslim_yolo.runtime.images import Letterbox, load_canvas, load_input, read_image
 from tests.passes.test_calibrated import two_branches
 from tests.verify.test_images import photo
 

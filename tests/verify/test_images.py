@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.verify.images import (
+from onnxslim_yolo.runtime.images import (
     PAD_VALUE,
     Letterbox,
     letterbox,

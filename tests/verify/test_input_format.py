@@ -12,16 +12,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.analysis.calibration_images import CalibrationImages
 from onnxslim_yolo.analysis.first_layers import format_of_first_layers
-from onnxslim_yolo.cli import app
+from onnxslim_yolo.cli.main import app
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.graph import Model
-from onnxslim_yolo.input_format import BYTES, INPUT_KEY, UNIT, InputFormat, input_format_of, parse_input
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.input_format import BYTES, INPUT_KEY, UNIT, InputFormat, input_format_of, parse_input
 from onnxslim_yolo.load import LoadOptions, read_model
+from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.runtime.images import load_input
+from onnxslim_yolo.runtime.onnx_run import image_like_feeds
 from onnxslim_yolo.verify.detector import Detector, open_network
-from onnxslim_yolo.verify.images import load_input
-from onnxslim_yolo.verify.onnx_run import image_like_feeds
 from onnxslim_yolo.verify.pair import compare_models
 from tests.numeric import build
 from tests.passes.cutting import onnx_text

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim_yolo.emit.ncnn import emit_ncnn
-from onnxslim_yolo.emit.ncnn_write import write_pair
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.verify.ncnn_reader import parse_param, read_ncnn
+from onnxslim_yolo.runtime.ncnn_reader import parse_param, read_ncnn
 from tests.emit.ncnn_cases import BINARY, CONV, LINEAR, POOL
 from tests.emit.ncnn_cases_shape import MOVEMENT
 from tests.numeric import build

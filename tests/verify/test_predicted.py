@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.verify.predicted import PREDICTION_ERROR, predicted_verdict
+from onnxslim_yolo.measure.predicted import PREDICTION_ERROR, predicted_verdict
 
 
 def facts(us: float) -> dict[str, object]:

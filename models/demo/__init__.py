@@ -1,0 +1,1 @@
+"""How the bundled detectors were trained. Not shipped."""

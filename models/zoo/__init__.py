@@ -1,0 +1,1 @@
+"""Test architectures: networks of every family, built from the blocks. Not shipped."""

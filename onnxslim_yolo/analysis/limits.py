@@ -1,0 +1,69 @@
+"""What a model may cost: judged from its shapes, before anything of it is run.
+
+A file of 150 bytes can ask for 10 GB. A detector that large has weights to match: without a limit of the user's, what
+is allowed grows with the weights that the file brings, so that a large YOLO at 4K passes and a small file's bomb does
+not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxslim_yolo.analysis.effort import effort_of
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.ir.graph import Model, initializers
+
+MEMORY, MEMORY_PER_WEIGHT_BYTE = 320 << 20, 16
+"""Bytes that live tensors may take at once where the user sets no limit: at least, and for each byte of weights."""
+
+WORK, WORK_PER_WEIGHT = 30 * 10**9, 60_000
+"""Multiply-adds of one run where the user sets no limit: at least, and for each weight. A 4K image gives a YOLO's
+deepest layers 8,160 positions and its first ones two million; over a network that is 30,000 to 45,000 a weight."""
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes and multiply-adds that one run of a model may take; `math.inf`: any."""
+
+    memory: float
+    work: float
+
+    def require(self, model: Model) -> None:
+        """Raises InputError where a model whose shapes are inferred takes more, with the node that takes most."""
+        effort = effort_of(model.graph)
+        if effort.memory > self.memory:
+            raise InputError(
+                f"running it takes {_of(effort.memory)}B at once, more than the limit of {_of(self.memory)}B",
+                file=model.source.file,
+                node=effort.memory_node,
+                hint=f"if it is meant to be that large: --limit-memory {_of(effort.memory * 1.1)}B",
+            )
+        if effort.work > self.work:
+            raise InputError(
+                f"running it takes {_of(effort.work)} multiply-adds, more than the limit of {_of(self.work)}",
+                file=model.source.file,
+                node=effort.work_node,
+                hint=f"if it is meant to be that large: --limit-work {_of(effort.work * 1.1)}",
+            )
+
+
+def limits_for(model: Model, memory: float | None, work: float | None) -> Limits:
+    """The user's limits, or those that a file with so many weights has.
+
+    Args:
+        model: as read, before anything is computed.
+        memory, work: the user's; None: by the weights.
+    """
+    weights = [tensor.values for tensor in initializers(model.graph)]
+    count, size = sum(int(w.size) for w in weights), sum(int(w.nbytes) for w in weights)
+    return Limits(
+        MEMORY + MEMORY_PER_WEIGHT_BYTE * size if memory is None else memory,
+        WORK + WORK_PER_WEIGHT * count if work is None else work,
+    )
+
+
+def _of(value: float) -> str:
+    unit = next((u for u in "TGMK" if value >= UNITS[u.lower()]), "")
+    return f"{value / UNITS[unit.lower()]:.3g}{unit}"

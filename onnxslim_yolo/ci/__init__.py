@@ -1,0 +1,1 @@
+"""One compilation as a job."""

@@ -1,0 +1,314 @@
+"""The commands that read a model and say something about it: trace, inspect, verify, eval, bench, diff, apply-plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from onnxslim_yolo.cli.help import choice, examples
+from onnxslim_yolo.cli.options import parse_size
+from onnxslim_yolo.cli.progress import bar, spinner
+from onnxslim_yolo.cli.shared import AsJson, Debug, Pixels, Quiet, app, out, print_json, settle
+from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.ir.input_format import InputFormat
+    from onnxslim_yolo.latency.packing import Runtime
+
+ImageSize = Annotated[str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")]
+
+
+@app.command(epilog=examples("trace"))
+def trace(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A .pt checkpoint or a Darknet .cfg.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File to write (default: CKPT's name.onnx).")
+    ] = None,
+    imgsz: ImageSize = None,
+    weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
+    head: Annotated[str, choice("decoded|raw", "Boxes, or the maps before decoding.")] = "decoded",
+    trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint into ONNX, with every BatchNorm kept and the result checked."""
+    settle(debug, quiet)
+    from onnxslim_yolo.load import LoadOptions, read_model
+
+    if head not in ("decoded", "raw"):
+        raise UsageError(f"--head takes decoded or raw, not '{head}'")
+    target = output or Path(f"{checkpoint.stem}.onnx")
+    options = LoadOptions(parse_size(imgsz), weights, trust=trust)
+    with spinner("tracing", quiet):
+        model, _ = read_model(checkpoint, options)
+        if head == "raw":
+            # Cut from the decoded graph, so that the file says how its maps are decoded.
+            from onnxslim_yolo.passes import Canonicalise, Head
+
+            before = len(model.notes)
+            Canonicalise().run(model)
+            if not Head("raw").run(model):
+                raise UnsupportedError("; ".join(model.notes[before:]) or "its head is not recognised", file=checkpoint)
+        model.save(target)
+    if not quiet:
+        norms = sum(node.op == "BatchNormalization" for node in model.graph.nodes)
+        out.print(f"{target}: {len(model.graph.nodes)} nodes, {norms} BatchNormalizations", highlight=False)
+        for note in model.notes:
+            out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+
+
+@app.command(epilog=examples("inspect"))
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, checkpoint, Darknet cfg or NCNN folder.")],
+    imgsz: ImageSize = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the histograms as an HTML file.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show a model's size, its groups of coupled channels, and how sparse its γ are."""
+    settle(debug)
+    if model.is_dir() or model.suffix == ".param":
+        return _inspect_ncnn(model, as_json)
+    from onnxslim_yolo.analysis.channels import analyse_channels
+    from onnxslim_yolo.analysis.cost import cost_of
+    from onnxslim_yolo.analysis.sparsity import sparsity_of
+    from onnxslim_yolo.load import load
+
+    with spinner("reading", as_json):
+        loaded = load(model, imgsz=parse_size(imgsz), trust=trust)
+        cost, sparsity = cost_of(loaded.graph), sparsity_of(analyse_channels(loaded.graph))
+    if html is not None:
+        from onnxslim_yolo.report.sparsity import write_sparsity_html
+
+        write_sparsity_html(model.name, sparsity, html)
+    if as_json:
+        facts = {"file": model.name, "macs": cost.macs, "parameters": cost.parameters, "nodes": cost.nodes}
+        return print_json(
+            {
+                **facts,
+                "opset": loaded.opset,
+                "metadata": loaded.metadata,
+                "sparsity": sparsity.as_json(),
+                "notes": loaded.notes,
+            }
+        )
+    from onnxslim_yolo.report.sparsity import show_sparsity
+
+    show_sparsity(model.name, cost, sparsity, out)
+    for note in loaded.notes:
+        out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+    return None
+
+
+def _inspect_ncnn(path: Path, as_json: bool) -> None:
+    from collections import Counter
+
+    from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
+    from onnxslim_yolo.runtime.ncnn_run import ncnn_files
+
+    param, weights = ncnn_files(path)
+    net = read_ncnn(param, weights)
+    kinds = Counter(layer.type for layer in net.layers)
+    if as_json:
+        facts = {"file": path.name, "layers": len(net.layers), "blobs": net.blob_count, "bytes": weights.stat().st_size}
+        return print_json({**facts, "inputs": net.inputs, "outputs": net.outputs, "types": dict(kinds)})
+    table = Table("layer", "count", box=None)
+    for kind, count in kinds.most_common():
+        table.add_row(kind, str(count))
+    out.print(f"{path}: {len(net.layers)} layers, {weights.stat().st_size / 1e6:.2f} MB", highlight=False)
+    return out.print(f"inputs {', '.join(net.inputs)}; outputs {', '.join(net.outputs)}", table, highlight=False)
+
+
+@app.command(epilog=examples("verify"))
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="What has to agree with it.")],
+    imgsz: ImageSize = None,
+    pixels: Pixels = None,
+    tolerance: Annotated[float, typer.Option(help="Worst |difference| / spread allowed.")] = 1e-4,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run two models on the same inputs and compare every output. Exit 3 if they disagree."""
+    settle(debug)
+    from onnxslim_yolo.verify.compare import told_apart, unseen
+    from onnxslim_yolo.verify.pair import compare_models, worst
+
+    with spinner("comparing", as_json):
+        check = compare_models(first, second, size=parse_size(imgsz), tolerance=tolerance, form=_form(pixels))
+    if as_json:
+        print_json(check.as_json())
+    else:
+        table = Table("output", "worst / spread", "worst", "at", box=None)
+        for d in check.differences:
+            table.add_row(d.output, f"{d.worst:.2e}", f"{d.absolute:.3g}", f"{d.column} {d.at}".strip())
+        out.print(table)
+        for line in unseen(check.differences):
+            out.print(line, style="yellow", highlight=False, markup=False)
+    if not check.passed:
+        culprit = worst(check)
+        names = _told_apart((first, second))
+        found, allowed = told_apart(culprit.worst, tolerance)
+        raise VerificationError(
+            f"{names[1]} disagrees with {names[0]}: {culprit.place()} differs by {found} of its "
+            f"spread, allowed {allowed}{f' ({culprit.note})' if culprit.note else ''}",
+            hint="a pruned model differs from its source by what was pruned; --tolerance sets the limit",
+        )
+
+
+@app.command("eval", epilog=examples("eval"))
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, NCNN folder, checkpoint or Darknet cfg.")],
+    data: Annotated[Path, typer.Option(help="A YOLO data.yaml with labels.")],
+    imgsz: ImageSize = None,
+    pixels: Pixels = None,
+    split: Annotated[str, typer.Option(help="Which of the data's splits.")] = "val",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime; 0 for all cores.")] = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure mAP on labelled images, letterboxed as Ultralytics does."""
+    settle(debug, quiet)
+    from onnxslim_yolo.measure.evaluate import evaluate
+    from onnxslim_yolo.runtime.dataset import read_dataset
+    from onnxslim_yolo.verify.detector import Detector, open_network
+
+    dataset = read_dataset(data, (split,))
+    network = open_network(model, size=parse_size(imgsz), threads=threads, form=_form(pixels))
+    detector = Detector(network, nc=len(dataset.names))
+    if not (as_json or quiet):
+        for note in network.notes:
+            out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+    with bar("evaluating", quiet or as_json) as progress:
+        result = evaluate(detector, dataset, progress=progress)
+    if as_json:
+        return print_json(result.to_dict())
+    table = Table("class", "objects", "P", "R", "mAP50", "mAP50-95", box=None)
+    numbers = (result.precision, result.recall, result.map50, result.map)
+    table.add_row("all", str(result.objects), *(f"{v:.3f}" for v in numbers), style="bold")
+    for c in () if quiet else result.classes:
+        table.add_row(c.name, str(c.objects), *(f"{v:.3f}" for v in (c.precision, c.recall, c.ap50, c.ap)))
+    return out.print(table, f"{result.images} images, {1000 * result.seconds / max(result.images, 1):.1f} ms each")
+
+
+@app.command(epilog=examples("bench"))
+def bench(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="ONNX or NCNN; the first is the base.")],
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Rounds; every model once a round, in random order.")] = 21,
+    imgsz: ImageSize = None,
+    pixels: Pixels = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Also time every layer.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time models against each other: interleaved, pinned, with an A/A control."""
+    settle(debug, quiet)
+    from onnxslim_yolo.measure.benchmark import benchmark
+
+    with bar("measuring", quiet or as_json) as progress:
+        size = parse_size(imgsz)
+        result = benchmark(
+            models,
+            threads=threads,
+            rounds=rounds,
+            size=size,
+            form=_form(pixels),
+            layers=layers,
+            names=_told_apart(models),
+            progress=progress,
+        )
+    if as_json:
+        return print_json(result.to_dict())
+    table = Table("model", "runtime", "ms", "quartiles", "ratio", "quartiles", box=None)
+    for m in result.models:
+        spread, ratios = (f"{a:.2f}…{b:.2f}" for a, b in (m.ms_quartiles, m.ratio_quartiles))
+        table.add_row(m.name, m.runtime, f"{m.ms:.2f}", spread, f"{m.ratio:.3f}", ratios)
+    out.print(table)
+    for m in result.models:
+        for layer in sorted(m.layers, key=lambda item: -item.ms)[:15]:
+            out.print(f"  {m.name}: {layer.ms:.3f} ms {layer.share:5.1%} {layer.type} {layer.name}", highlight=False)
+    clock = f"{result.clock} time, {result.threads} thread(s), {result.rounds} rounds"
+    return out.print(f"A/A control {result.control:.3f}; ratios within {result.resolution:.1%} mean nothing; {clock}")
+
+
+@app.command(epilog=examples("profile"))
+def profile(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Models whose layers are measured.")],
+    target: Annotated[str, choice("ncnn|onnxruntime", "The runtime to measure.")] = "ncnn",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    imgsz: ImageSize = None,
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="The table (default: TARGET-ISA-N.json).")] = None,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure layer latencies by width on this machine, as a table for `compile --table`.
+
+    Run it on the machine the model is for (a Raspberry Pi, say); compile anywhere.
+    """
+    settle(debug, quiet)
+    from onnxslim_yolo.measure.latency import profile_command
+
+    if target not in ("ncnn", "onnxruntime"):
+        raise UsageError(f"--target takes ncnn or onnxruntime, not '{target}'")
+    runtime: Runtime = "ncnn" if target == "ncnn" else "onnxruntime"
+    with bar("profiling", quiet) as progress:
+        found = profile_command(
+            models, target=runtime, threads=threads, imgsz=parse_size(imgsz), out=output, progress=progress
+        )
+    if not quiet:
+        out.print(f"{found.path}: {found.layers} layers of {found.families} kinds", highlight=False)
+
+
+@app.command(epilog=examples("diff"))
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="An earlier NAME.report.json.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="A later one.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two reports, as Markdown for a comment."""
+    settle(debug)
+    from onnxslim_yolo.report.diff import diff_reports, markdown_diff, read_report
+
+    found = diff_reports(read_report(old), read_report(new))
+    if as_json:
+        return print_json(found)
+    return typer.echo(markdown_diff(found))
+
+
+@app.command("apply-plan", epilog=examples("apply-plan"))
+def apply_plan_command(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="NAME.plan.json of a compilation.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint whose weights are cut.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The state_dict to write.")],
+    debug: Debug = False,
+) -> None:
+    """Cut a checkpoint's weights as a plan says, and write them as a state_dict."""
+    settle(debug)
+    from onnxslim_yolo.training.apply_plan import apply_plan_file
+
+    if output.resolve() == checkpoint.resolve():
+        raise InputError("would overwrite the checkpoint it reads", file=output)
+    with spinner("reading"):
+        apply_plan_file(plan, checkpoint, output)
+    out.print(f"{output} written", highlight=False)
+
+
+def _form(text: str | None) -> InputFormat | None:
+    from onnxslim_yolo.ir.input_format import parse_input
+
+    return None if text is None else parse_input(text)
+
+
+def _told_apart(files: Sequence[Path]) -> list[str]:
+    """The files' names; their paths where two names are the same, as `model.onnx` and `model-slim/model.onnx` are."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]

@@ -1,0 +1,1 @@
+"""What a detector's outputs mean."""

@@ -1,0 +1,1 @@
+"""The graph, its shapes and its invariants."""

@@ -1,0 +1,494 @@
+"""The one representation everything works on: an onnx-graphsurgeon graph plus what that library drops.
+
+`Model` owns a graph, the file's metadata and the channel plan. The free functions edit a graph in the few ways passes
+need. Two properties of onnx-graphsurgeon shape them: nodes and tensors compare by *value* (so membership is asked with
+`is` or `id()`), and `node.inputs[i:j] = …` desynchronises the two sides of an edge (so whole lists are assigned).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import logger as gs_logger
+
+from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files.atomic import write_atomically
+from onnxslim_yolo.ir.origins import Leaf, Origin, hand_on, set_origin
+
+gs_logger.G_LOGGER.severity = gs_logger.G_LOGGER.CRITICAL  # passes do not print, and neither does their library
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.pruning.plan import Plan
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Node: TypeAlias = gs.Node
+Tensor: TypeAlias = gs.Tensor
+
+MODULE_KEY = "onnxslim_yolo.module"
+"""Node metadata: the path of the PyTorch module a node was traced from."""
+
+
+TRANSPOSED = ".T"
+"""Ending of the name of a Linear's weight that the exporter transposed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file a model came from. `sha256` is of the file's bytes, `size` in bytes."""
+
+    file: str = "<memory>"
+    sha256: str = ""
+    size: int = 0
+
+
+@dataclass
+class Model:
+    """A graph, the metadata of its file, and the plan of which channels to keep.
+
+    Attributes:
+        graph: the onnx-graphsurgeon graph. Passes edit it in place.
+        metadata: the file's `metadata_props` (Ultralytics keeps stride, names and task there).
+        node_metadata: per node name, the node's own `metadata_props`.
+        plan: which channels stay, in the *source's* terms; None until a pass has planned something.
+        source: where the model was read from.
+        notes: what passes want people to know: remarks and refusals, in order of appearance.
+    """
+
+    graph: gs.Graph
+    metadata: dict[str, str] = field(default_factory=dict)
+    node_metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+    plan: Plan | None = None
+    source: Source = field(default_factory=Source)
+    notes: list[str] = field(default_factory=list)
+    model_version: int = 0
+    domain: str = ""
+
+    @classmethod
+    def from_onnx(cls, proto: onnx.ModelProto, source: Source | None = None) -> Model:
+        """Wrap a ModelProto. `Constant` nodes become constants; unnamed or doubly named nodes get unique names.
+
+        The proto's weights are referenced, not copied, until something reads them.
+        """
+        names = _unique_node_names(proto.graph)
+        node_metadata = {
+            name: {p.key: p.value for p in node.metadata_props}
+            for name, node in zip(names, proto.graph.node, strict=True)
+            if node.metadata_props
+        }
+        # onnx-graphsurgeon warns on stderr about constants of types numpy lacks; here only passes speak.
+        graph = gs.import_onnx(proto)
+        for node, name in zip(graph.nodes, names, strict=True):
+            node.name = name
+        _name_origins(graph, {tensor.name for tensor in proto.graph.initializer})
+        _inline_constant_nodes(graph)
+        return cls(
+            graph=graph,
+            metadata={p.key: p.value for p in proto.metadata_props},
+            node_metadata=node_metadata,
+            source=source or Source(),
+            model_version=proto.model_version,
+            domain=proto.domain,
+        )
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """The graph as a ModelProto, with the source's metadata, opsets and IR version."""
+        proto = gs.export_onnx(self.graph, do_type_check=False)
+        proto.model_version = self.model_version
+        proto.domain = self.domain
+        onnx.helper.set_model_props(proto, self.metadata)
+        for node in proto.graph.node:
+            for key, value in self.node_metadata.get(node.name, {}).items():
+                node.metadata_props.add(key=key, value=value)
+        return proto
+
+    def save(self, path: str | Path) -> Path:
+        """Write the graph as ONNX, completely or not at all. Returns the path.
+
+        Raises:
+            InputError: the file cannot be written, or the model exceeds protobuf's 2 GiB.
+        """
+        try:
+            data = self.to_onnx().SerializeToString(deterministic=True)
+        except Exception as error:  # protobuf's limit of 2 GiB has another type in every version of it
+            raise InputError(f"the model does not fit into one ONNX file: {error}", file=Path(path)) from error
+        return write_atomically(Path(path), data)
+
+    def copy(self) -> Model:
+        """An independent copy: nodes, edges and constants are new objects, weights' bytes are shared."""
+        return Model(
+            graph=copy_graph(self.graph),
+            metadata=dict(self.metadata),
+            node_metadata={name: dict(props) for name, props in self.node_metadata.items()},
+            plan=self.plan.copy() if self.plan is not None else None,
+            source=self.source,
+            notes=list(self.notes),
+            model_version=self.model_version,
+            domain=self.domain,
+        )
+
+    def note(self, text: str) -> None:
+        """Record a remark for the report, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @property
+    def opset(self) -> int:
+        """The version of the default ONNX opset."""
+        return int(self.graph.opset)
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Whether the tensor is an initializer."""
+    return isinstance(tensor, gs.Constant)
+
+
+def is_empty(tensor: Tensor) -> bool:
+    """Whether this stands for an omitted optional input or output."""
+    return isinstance(tensor, gs.Variable) and not tensor.name
+
+
+def constant_of(tensor: Tensor) -> Array | None:
+    """The value of an initializer, or None. Treat it as read-only: constants may be shared between nodes."""
+    return tensor.values if isinstance(tensor, gs.Constant) else None
+
+
+def input_constant(node: Node, index: int) -> Array | None:
+    """The value of a node's input if that input exists and is an initializer."""
+    return constant_of(node.inputs[index]) if index < len(node.inputs) else None
+
+
+def has_input(node: Node, index: int) -> bool:
+    """Whether an optional input is given."""
+    return index < len(node.inputs) and not is_empty(node.inputs[index])
+
+
+def producer(tensor: Tensor) -> Node | None:
+    """The node that computes the tensor, or None for initializers and graph inputs."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def consumers(tensor: Tensor) -> list[Node]:
+    """The nodes that read the tensor, once each, in order of first use."""
+    return list({id(node): node for node in tensor.outputs}.values())
+
+
+def is_graph_output(graph: gs.Graph, tensor: Tensor) -> bool:
+    """Whether the tensor is one of the graph's outputs."""
+    return any(tensor is output for output in graph.outputs)
+
+
+def sole_consumer(graph: gs.Graph, tensor: Tensor) -> Node | None:
+    """The one node that reads the tensor, or None when there are several or the graph itself returns it."""
+    if len(tensor.outputs) != 1 or is_graph_output(graph, tensor):
+        return None
+    return tensor.outputs[0]
+
+
+def sole_producer(graph: gs.Graph, tensor: Tensor, op: str) -> Node | None:
+    """The node computing the tensor, if it is an `op` and nobody but one consumer sees the tensor."""
+    node = producer(tensor)
+    if node is None or node.op != op or sole_consumer(graph, tensor) is None:
+        return None
+    return node
+
+
+def tensors(graph: gs.Graph) -> Iterator[Tensor]:
+    """Every tensor of the graph once, by identity, in order of appearance."""
+    seen: set[int] = set()
+    for tensor in _all_tensors(graph):
+        if id(tensor) not in seen and not is_empty(tensor):
+            seen.add(id(tensor))
+            yield tensor
+
+
+def initializers(graph: gs.Graph) -> Iterator[gs.Constant]:
+    """Every initializer of the graph once, by identity."""
+    return (tensor for tensor in tensors(graph) if isinstance(tensor, gs.Constant))
+
+
+class Namer:
+    """Hands out tensor and node names that the graph does not use yet."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._used = {tensor.name for tensor in _all_tensors(graph)} | {node.name for node in graph.nodes}
+
+    def __call__(self, stem: str) -> str:
+        """A name that is `stem` if free, else `stem` with a number behind it."""
+        name, count = stem, 0
+        while name in self._used:
+            count += 1
+            name = f"{stem}_{count}"
+        self._used.add(name)
+        return name
+
+
+def set_input(node: Node, index: int, tensor: Tensor) -> None:
+    """Connect a node's input, adding omitted inputs before it where necessary."""
+    inputs = list(node.inputs)
+    inputs += [gs.Variable.empty() for _ in range(index + 1 - len(inputs))]
+    inputs[index] = tensor
+    node.inputs = inputs
+
+
+def replace_constant(
+    node: Node, index: int, values: Array, name: str | None = None, origin: Origin | None = None
+) -> None:
+    """Give a node's input a fresh constant. Other users of the old constant keep the old one.
+
+    The name is kept where the old constant has no other user, so that initializers keep the names of the state_dict.
+    `origin` says what the new one was made from (see `origins`); nothing said, the source's plan cannot speak of it.
+    """
+    old = node.inputs[index] if index < len(node.inputs) else None
+    if name is None:
+        if old is None or not isinstance(old, gs.Constant):
+            raise ValueError(f"input {index} of '{node.name}' is no constant: a name is needed")
+        name = old.name if len(old.outputs) == 1 else f"{old.name}__{node.name}"
+    fresh = gs.Constant(name, np.asarray(values, order="C"))  # a scalar stays one
+    if origin is not None:
+        set_origin(fresh, origin)
+    set_input(node, index, fresh)
+
+
+def revalue(node: Node, index: int, values: Array) -> None:
+    """Give a node's constant input other values, position by position: `replace_constant`, of the same origin."""
+    old = node.inputs[index]
+    replace_constant(node, index, values)
+    if tuple(old.shape) == values.shape:
+        hand_on(old, node.inputs[index])
+
+
+def replace_uses(graph: gs.Graph, old: Tensor, new: Tensor) -> None:
+    """Let every reader of `old`, the graph's outputs included, read `new` instead.
+
+    A graph output keeps its name: `new` takes it over, unless `new` is itself an input, an output or a constant of the
+    graph, in which case an Identity stays between them.
+    """
+    for node in consumers(old):
+        node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
+    if not is_graph_output(graph, old):
+        return
+    fixed = is_constant(new) or is_graph_output(graph, new) or any(new is tensor for tensor in graph.inputs)
+    if fixed:
+        old.inputs.clear()
+        graph.nodes.append(gs.Node("Identity", Namer(graph)(f"{old.name}_identity"), inputs=[new], outputs=[old]))
+        return
+    old_name, old.name = old.name, f"{old.name}__replaced"
+    new.name, new.dtype, new.shape = (
+        old_name,
+        old.dtype or new.dtype,
+        old.shape if old.shape is not None else new.shape,
+    )
+    graph.outputs = [new if tensor is old else tensor for tensor in graph.outputs]
+
+
+def bypass(graph: gs.Graph, node: Node, source: int = 0) -> None:
+    """Take a single-output node out: its readers read its input `source` instead."""
+    output, kept = node.outputs[0], node.inputs[source]
+    detach(node)
+    replace_uses(graph, output, kept)
+
+
+def detach(node: Node) -> None:
+    """Disconnect a node from all its tensors. It stays in `graph.nodes` until `sweep`."""
+    node.inputs.clear()
+    node.outputs.clear()
+
+
+def sweep(graph: gs.Graph) -> int:
+    """Remove the nodes from which no graph output can be reached. Linear in the graph's size.
+
+    Returns how many, without those that were detached before: whoever detached them has counted them.
+    """
+    live: set[int] = set()
+    stack = [producer(tensor) for tensor in graph.outputs]
+    while stack:
+        node = stack.pop()
+        if node is None or id(node) in live:
+            continue
+        live.add(id(node))
+        stack += [producer(tensor) for tensor in node.inputs]
+    dead = [node for node in graph.nodes if id(node) not in live]
+    graph.nodes = [node for node in graph.nodes if id(node) in live]
+    removed = sum(1 for node in dead if node.outputs)
+    for node in dead:
+        detach(node)
+    return removed
+
+
+def toposort(graph: gs.Graph) -> list[Node]:
+    """The nodes in topological order, stable with respect to their present order.
+
+    Raises:
+        ValueError: the graph has a cycle; the message names a node on it.
+    """
+    position = {id(node): index for index, node in enumerate(graph.nodes)}
+    order: list[Node] = []
+    state: dict[int, int] = {}
+    for root in graph.nodes:
+        stack: list[tuple[Node, bool]] = [(root, False)]
+        while stack:
+            node, leaving = stack.pop()
+            if leaving:
+                state[id(node)] = 2
+                order.append(node)
+                continue
+            if state.get(id(node)) == 2:
+                continue
+            if state.get(id(node)) == 1:
+                raise ValueError(f"the graph has a cycle through node '{node.name}'")
+            state[id(node)] = 1
+            stack.append((node, True))
+            before = [p for p in map(producer, node.inputs) if p is not None and state.get(id(p)) != 2]
+            if any(state.get(id(p)) == 1 for p in before):
+                raise ValueError(f"the graph has a cycle through node '{node.name}'")
+            stack += [(p, False) for p in sorted(before, key=lambda p: -position.get(id(p), -1))]
+    return order
+
+
+def static_shape(tensor: Tensor) -> tuple[int, ...] | None:
+    """The shape if every dimension is a known number, else None."""
+    shape = tensor.shape
+    if shape is None or any(not isinstance(dim, (int, np.integer)) or dim < 0 for dim in shape):
+        return None
+    return tuple(int(dim) for dim in shape)
+
+
+def parameter_count(graph: gs.Graph) -> int:
+    """The number of floating-point weights in all initializers."""
+    return sum(
+        int(np.prod(tensor.shape, dtype=np.int64)) for tensor in initializers(graph) if _is_floating(tensor.dtype)
+    )
+
+
+def copy_graph(graph: gs.Graph) -> gs.Graph:
+    """A deep copy of the structure that shares the weights' arrays."""
+    twins: dict[int, Tensor] = {}
+
+    def twin(tensor: Tensor) -> Tensor:
+        if is_empty(tensor):
+            return gs.Variable.empty()
+        if id(tensor) not in twins:
+            twins[id(tensor)] = _copy_tensor(tensor)
+        return twins[id(tensor)]
+
+    nodes = [
+        gs.Node(
+            node.op,
+            node.name,
+            dict(node.attrs),
+            [twin(tensor) for tensor in node.inputs],
+            [twin(tensor) for tensor in node.outputs],
+            node.domain,
+        )
+        for node in graph.nodes
+    ]
+    return gs.Graph(
+        nodes=nodes,
+        inputs=[twin(tensor) for tensor in graph.inputs],
+        outputs=[twin(tensor) for tensor in graph.outputs],
+        name=graph.name,
+        doc_string=graph.doc_string,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        producer_name=graph.producer_name,
+        producer_version=graph.producer_version,
+        functions=list(graph.functions),
+        ir_version=graph.ir_version,
+    )
+
+
+def _copy_tensor(tensor: Tensor) -> Tensor:
+    if isinstance(tensor, gs.Constant):
+        twin = gs.Constant(tensor.name, tensor._values)
+        hand_on(tensor, twin)
+        return twin
+    shape: Sequence[int | str] | None = None if tensor.shape is None else list(tensor.shape)
+    return gs.Variable(tensor.name, tensor.dtype, shape)
+
+
+def _all_tensors(graph: gs.Graph) -> Iterator[Tensor]:
+    yield from graph.inputs
+    for node in graph.nodes:
+        yield from node.inputs
+        yield from node.outputs
+    yield from graph.outputs
+
+
+def _is_floating(dtype: Any) -> bool:
+    try:
+        return bool(np.issubdtype(np.dtype(dtype), np.floating))
+    except TypeError:  # an ONNX element type that numpy lacks (bfloat16, float8)
+        return True
+
+
+def _unique_node_names(graph: onnx.GraphProto) -> list[str]:
+    taken = {node.name for node in graph.node if node.name}
+    seen: set[str] = set()
+    names: list[str] = []
+    for index, node in enumerate(graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        stem, count = name, 0
+        while name in seen or (name != node.name and name in taken):
+            count += 1
+            name = f"{stem}_{count}"
+        seen.add(name)
+        names.append(name)
+    return names
+
+
+def _name_origins(graph: gs.Graph, names: set[str]) -> None:
+    """Every initializer is made from itself."""
+    for constant in initializers(graph):
+        if constant.name in names:
+            set_origin(constant, Leaf(constant.name, tuple(int(d) for d in constant.shape)))
+
+
+def _inline_constant_nodes(graph: gs.Graph) -> None:
+    kept: list[Node] = []
+    for node in graph.nodes:
+        values = _constant_node_value(node)
+        if values is None:
+            kept.append(node)
+            continue
+        output = node.outputs[0]
+        constant = gs.Constant(output.name, values)
+        why = "it is the value of a Constant node, no initializer"
+        set_origin(constant, Leaf(output.name, values.shape, why))
+        if is_graph_output(graph, output):
+            kept.append(node)  # a graph must not return an initializer under an output's name
+            continue
+        detach(node)
+        for reader in consumers(output):
+            reader.inputs = [constant if tensor is output else tensor for tensor in reader.inputs]
+    graph.nodes = kept
+
+
+def _constant_node_value(node: Node) -> Array | None:
+    if node.op != "Constant" or node.domain not in (None, "", "ai.onnx"):
+        return None
+    value = node.attrs.get("value")
+    if isinstance(value, gs.Constant):
+        return np.asarray(value.values)
+    if value is not None:
+        return np.asarray(value)
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if key in node.attrs:
+            return np.asarray(node.attrs[key], dtype=dtype)
+    return None
+
+
+def nodes_of(graph: gs.Graph, *ops: str) -> list[Node]:
+    """The graph's nodes of these operator types, as a list that stays valid while the graph is edited."""
+    wanted: Iterable[str] = frozenset(ops)
+    return [node for node in graph.nodes if node.op in wanted]

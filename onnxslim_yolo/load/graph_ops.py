@@ -1,0 +1,255 @@
+"""What each ONNX operator is in PyTorch: one row of `OPS` each.
+
+A function takes the node's inputs and attributes and returns its output, or a tuple of outputs. Inputs are tensors,
+None (omitted), or numpy arrays: integers, and floats in the places
+named in `torch_describe.STATIC_FLOATS`. These stay Python numbers, so that a trace of the module has them as constants
+again. Functions are written so that `torch.onnx.export` gives back the operator they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch  # noqa: TID253 (this file is only imported by what needs torch)
+from torch import Tensor  # noqa: TID253
+from torch.nn import functional  # noqa: TID253
+
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.load.graph_ops_shape import (
+    Attributes,
+    Operator,
+    concat,
+    expand,
+    gather,
+    numbers,
+    pad,
+    reduce_axes,
+    reshape,
+    resize,
+    slice_axes,
+    split,
+    squeeze,
+    tensor,
+    unsqueeze,
+)
+from onnxslim_yolo.ops.functions import FUNCTIONS, Function, attributes
+
+_DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
+
+
+def same_padding(attrs: Attributes, rank: int) -> tuple[list[int], bool]:
+    """Padding per axis before it begins, and whether it is the same behind."""
+    if attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise UnsupportedError(f"auto_pad {attrs['auto_pad']} has no fixed padding")
+    pads = list(attrs.get("pads") or [0] * (2 * rank))
+    return pads[:rank], pads[:rank] == pads[rank:]
+
+
+def _padded(x: Tensor, attrs: Attributes, value: float) -> tuple[Tensor, list[int]]:
+    """The input with uneven padding applied, and the padding that is left to the operator."""
+    rank = x.dim() - 2
+    begin, even = same_padding(attrs, rank)
+    if even:
+        return x, begin
+    pads = list(attrs["pads"])
+    flat = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[rank + axis])]
+    return functional.pad(x, flat, value=value), [0] * rank
+
+
+def _conv(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, weight = inputs[0], inputs[1]
+    bias = inputs[2] if len(inputs) > 2 else None
+    rank = x.dim() - 2
+    run = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[rank]
+    x, padding = _padded(x, attrs, 0.0)
+    strides, dilations = attrs.get("strides") or [1] * rank, attrs.get("dilations") or [1] * rank
+    y: Tensor = run(x, weight, bias, strides, padding, dilations, attrs.get("group", 1))
+    return y
+
+
+def _conv_transpose(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    bias = inputs[2] if len(inputs) > 2 else None
+    begin, even = same_padding(attrs, 2)
+    if not even or attrs.get("output_shape"):
+        raise UnsupportedError("a transposed convolution with uneven padding")
+    extra = attrs.get("output_padding") or [0, 0]
+    strides, dilations = attrs.get("strides") or [1, 1], attrs.get("dilations") or [1, 1]
+    return torch.conv_transpose2d(inputs[0], inputs[1], bias, strides, begin, extra, attrs.get("group", 1), dilations)
+
+
+def _gemm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    a, b = inputs[0], inputs[1]
+    c = inputs[2] if len(inputs) > 2 else None
+    if attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0:
+        raise UnsupportedError("a Gemm with factors or a transposed input")
+    return functional.linear(a, b if attrs.get("transB", 0) else b.t(), c)
+
+
+def _max_pool(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, padding = _padded(inputs[0], attrs, float("-inf"))
+    kernel = attrs["kernel_shape"]
+    dilations = attrs.get("dilations") or [1] * len(kernel)
+    strides = attrs.get("strides") or [1] * len(kernel)
+    return functional.max_pool2d(x, kernel, strides, padding, dilations, bool(attrs.get("ceil_mode", 0)))
+
+
+def _average_pool(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    kernel = attrs["kernel_shape"]
+    begin, even = same_padding(attrs, len(kernel))
+    if not even:
+        raise UnsupportedError("an average pool with uneven padding")
+    strides = attrs.get("strides") or [1] * len(kernel)
+    include = bool(attrs.get("count_include_pad", 0))
+    return functional.avg_pool2d(inputs[0], kernel, strides, begin, bool(attrs.get("ceil_mode", 0)), include)
+
+
+def _clip(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    def limit(position: int, key: str) -> float | None:
+        given = inputs[position] if len(inputs) > position else attrs.get(key)
+        return None if given is None else float(np.asarray(given).reshape(-1)[0])
+
+    low, high = limit(1, "min"), limit(2, "max")
+    return functional.relu6(inputs[0]) if (low, high) == (0.0, 6.0) else torch.clamp(inputs[0], low, high)
+
+
+def _hard_sigmoid(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    given = attributes("HardSigmoid", attrs)
+    alpha, beta = given["alpha"], given["beta"]
+    if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
+        return functional.hardsigmoid(inputs[0])
+    return torch.clamp(inputs[0] * alpha + beta, 0.0, 1.0)
+
+
+def _layer_norm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x = inputs[0]
+    axis = attrs.get("axis", -1) % x.dim()
+    bias = inputs[2] if len(inputs) > 2 else None
+    return functional.layer_norm(x, x.shape[axis:], inputs[1], bias, attrs.get("epsilon", 1e-5))
+
+
+def _top_k(inputs: Sequence[Any], attrs: Attributes) -> tuple[Tensor, ...]:
+    axis, largest, ordered = attrs.get("axis", -1), attrs.get("largest", 1), attrs.get("sorted", 1)
+    return tuple(torch.topk(inputs[0], numbers(inputs[1])[0], axis, bool(largest), bool(ordered)))
+
+
+def _prelu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    return functional.prelu(inputs[0], inputs[1].reshape(-1))
+
+
+def _batch_norm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, weight, bias, mean, var = inputs[:5]
+    return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, attrs.get("epsilon", 1e-5))
+
+
+def _row(row: Function, op: str) -> Operator:
+    """A function as torch has it, with the attributes that it takes."""
+    run = getattr(torch, str(row.torch), None) or getattr(functional, str(row.torch))
+
+    def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+        given = attributes(op, attrs)
+        y: Tensor = run(tensor(inputs[0]), **{keyword: given[name] for name, keyword in row.arguments.items()})
+        return y
+
+    return operator
+
+
+def _selu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, given = tensor(inputs[0]), attributes("Selu", attrs)
+    if given == attributes("Selu", {}):
+        return functional.selu(x)
+    y: Tensor = functional.elu(x, given["alpha"]) * given["gamma"]
+    return y
+
+
+def _swish(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, alpha = tensor(inputs[0]), attrs.get("alpha", 1.0)
+    return functional.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
+
+
+def _thresholded(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    y: Tensor = functional.threshold(tensor(inputs[0]), attributes("ThresholdedRelu", attrs)["alpha"], 0.0)
+    return y
+
+
+def _shrink(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    x, given = tensor(inputs[0]), attributes("Shrink", attrs)
+    bias, limit = given["bias"], given["lambd"]
+    return torch.where(x < -limit, x + bias, torch.where(x > limit, x - bias, torch.zeros_like(x)))
+
+
+def _unary(run: Callable[[Tensor], Tensor]) -> Operator:
+    return lambda inputs, attrs: run(tensor(inputs[0]))
+
+
+def _binary(run: Callable[[Any, Any], Any]) -> Operator:
+    """Static scalars stay Python numbers, other static inputs become tensors."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value
+        return np.asarray(value).item() if np.asarray(value).ndim == 0 else tensor(value)
+
+    return lambda inputs, attrs: run(plain(inputs[0]), plain(inputs[1]))
+
+
+OPS: dict[str, Operator] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
+    "MatMul": _binary(torch.matmul),
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": lambda inputs, attrs: functional.adaptive_avg_pool2d(inputs[0], 1),
+    "GlobalMaxPool": lambda inputs, attrs: functional.adaptive_max_pool2d(inputs[0], 1),
+    "Pad": pad,
+    "Resize": resize,
+    "Reshape": reshape,
+    "Flatten": lambda inputs, attrs: torch.flatten(inputs[0], attrs.get("axis", 1)),
+    "Transpose": lambda inputs, attrs: inputs[0].permute(*attrs["perm"]),
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_axes,
+    "Gather": gather,
+    "GatherElements": lambda inputs, attrs: torch.gather(inputs[0], attrs.get("axis", 0), tensor(inputs[1])),
+    "Squeeze": squeeze,
+    "Unsqueeze": unsqueeze,
+    "Expand": expand,
+    "Identity": _unary(lambda x: x),
+    "Cast": lambda inputs, attrs: tensor(inputs[0]).to(_DTYPES[attrs["to"]]),
+    **{op: _row(row, op) for op, row in FUNCTIONS.items() if row.torch is not None},
+    "Selu": _selu,
+    "Swish": _swish,
+    "ThresholdedRelu": _thresholded,
+    "Shrink": _shrink,
+    "Clip": _clip,
+    "PRelu": _prelu,
+    "HardSigmoid": _hard_sigmoid,
+    "Not": _unary(torch.logical_not),
+    "Softmax": lambda inputs, attrs: torch.softmax(inputs[0], attrs.get("axis", -1)),
+    "Add": _binary(lambda a, b: a + b),
+    "Sub": _binary(lambda a, b: a - b),
+    "Mul": _binary(lambda a, b: a * b),
+    "Div": _binary(lambda a, b: a / b if tensor(a).is_floating_point() else torch.div(a, b, rounding_mode="trunc")),
+    "Pow": _binary(lambda a, b: a**b),
+    "Mod": _binary(lambda a, b: a % b),
+    "Min": _binary(lambda a, b: torch.minimum(tensor(a), tensor(b))),
+    "Max": _binary(lambda a, b: torch.maximum(tensor(a), tensor(b))),
+    "Equal": _binary(lambda a, b: a == b),
+    "Less": _binary(lambda a, b: a < b),
+    "Greater": _binary(lambda a, b: a > b),
+    "And": _binary(lambda a, b: torch.logical_and(tensor(a), tensor(b))),
+    "Or": _binary(lambda a, b: torch.logical_or(tensor(a), tensor(b))),
+    "Xor": _binary(lambda a, b: torch.logical_xor(tensor(a), tensor(b))),
+    "Where": lambda inputs, attrs: torch.where(*(tensor(value) for value in inputs)),
+    "ReduceMean": reduce_axes(lambda x, axes, keep: x.mean(axes, keep)),
+    "ReduceSum": reduce_axes(lambda x, axes, keep: x.sum(axes, keep)),
+    "ReduceMax": reduce_axes(lambda x, axes, keep: x.amax(axes, keep)),
+    "ReduceMin": reduce_axes(lambda x, axes, keep: x.amin(axes, keep)),
+    "TopK": _top_k,
+    "DepthToSpace": lambda inputs, attrs: functional.pixel_shuffle(inputs[0], attrs["blocksize"]),
+}
+"""Operator → function."""

@@ -1,0 +1,149 @@
+"""Operators that move, cut and reduce, in PyTorch. See `torch_ops` for the conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch  # noqa: TID253 (only imported by what needs torch)
+from torch import Tensor  # noqa: TID253
+from torch.nn import functional  # noqa: TID253
+
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.load.saved_module import TRACED_ROWS
+
+Attributes: TypeAlias = Mapping[str, Any]
+Operator: TypeAlias = Callable[[Sequence[Any], Attributes], Any]
+
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
+
+
+def tensor(value: Any) -> Tensor:
+    """A tensor as it is, a numpy constant as a tensor."""
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
+
+
+def numbers(value: Any) -> list[int]:
+    """A static input as integers."""
+    if isinstance(value, Tensor):
+        raise UnsupportedError("a shape, an axis or a bound is computed while the model runs")
+    return [int(v) for v in np.asarray(value).reshape(-1)]
+
+
+def pad(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Pad, constants before and behind."""
+    x = inputs[0]
+    pads = numbers(inputs[1] if len(inputs) > 1 else attrs["pads"])
+    axes = numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(pads) // 2))
+    sides = {axis % x.dim(): (pads[k], pads[len(axes) + k]) for k, axis in enumerate(axes)}
+    first = min((axis for axis, side in sides.items() if any(side)), default=x.dim() - 1)
+    flat = [side for axis in reversed(range(first, x.dim())) for side in sides.get(axis, (0, 0))]
+    value = float(np.asarray(inputs[2]).reshape(-1)[0]) if len(inputs) > 2 and inputs[2] is not None else 0.0
+    return functional.pad(x, flat, mode=_PAD_MODES[attrs.get("mode", "constant")], value=value)
+
+
+def resize(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Resize."""
+    x = inputs[0]
+    modes = {"nearest": "nearest", "linear": "bilinear"}
+    mode, where = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
+    known = {"nearest": ("asymmetric",), "linear": ("half_pixel", "pytorch_half_pixel", "align_corners")}
+    if where not in known.get(mode, ()) or (mode == "nearest" and attrs.get("nearest_mode") != "floor"):
+        raise UnsupportedError(f"a Resize with mode {mode} and coordinates {where}")
+    corners = None if mode == "nearest" else where == "align_corners"
+    if len(inputs) > 3 and inputs[3] is not None:
+        return functional.interpolate(x, size=numbers(inputs[3])[2:], mode=modes[mode], align_corners=corners)
+    scales = [float(v) for v in np.asarray(inputs[2]).reshape(-1)[2:]]
+    return functional.interpolate(x, scale_factor=scales, mode=modes[mode], align_corners=corners)
+
+
+def reshape(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Reshape, with the batch as long as the input has it."""
+    x, target = inputs[0], numbers(inputs[1])
+    if target and target[0] > 0 and attrs.get(TRACED_ROWS):
+        target[0] = target[0] * int(x.shape[0]) // attrs[TRACED_ROWS]
+    if not attrs.get("allowzero", 0):  # a 0 takes the input's size, which has the batch's length already
+        target = [int(x.shape[axis]) if size == 0 else size for axis, size in enumerate(target)]
+    return torch.reshape(x, target)
+
+
+def concat(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Constants beside feature maps were made for one image: they are repeated for every image of a batch."""
+    parts = [tensor(value) for value in inputs]
+    axis, batch = attrs["axis"], max(int(part.shape[0]) for part in parts)
+    if axis % parts[0].dim() != 0:
+        parts = [part if part.shape[0] == batch else part.expand(batch, *part.shape[1:]) for part in parts]
+    return torch.cat(parts, axis)
+
+
+def split(inputs: Sequence[Any], attrs: Attributes) -> tuple[Tensor, ...]:
+    """Split into given sizes."""
+    x, axis = inputs[0], attrs.get("axis", 0)
+    sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attrs.get("split")
+    if sizes is None:
+        raise UnsupportedError("a Split without sizes")
+    return tuple(torch.split(x, numbers(sizes), axis))
+
+
+def slice_axes(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Slice, forwards."""
+    x = inputs[0]
+    starts, ends = numbers(inputs[1]), numbers(inputs[2])
+    axes = numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(starts)))
+    steps = numbers(inputs[4]) if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
+    if min(steps) < 1:
+        raise UnsupportedError("a Slice that runs backwards")
+    cut = [slice(None)] * x.dim()
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        cut[axis] = slice(start, end if end < (1 << 31) - 1 else None, step)
+    return x[tuple(cut)]  # type: ignore[no-any-return]
+
+
+def gather(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Gather with any index."""
+    x, axis = inputs[0], attrs.get("axis", 0) % inputs[0].dim()
+    index = tensor(inputs[1])
+    if index.dim() == 0:
+        return x.select(axis, int(index))  # type: ignore[no-any-return]
+    if index.dim() == 1:
+        return torch.index_select(x, axis, index.to(x.device))
+    return x[(slice(None),) * axis + (index.to(x.device),)]  # type: ignore[no-any-return]
+
+
+def _axes(inputs: Sequence[Any], attrs: Attributes) -> list[int] | None:
+    if len(inputs) > 1 and inputs[1] is not None:
+        return numbers(inputs[1])
+    return list(attrs["axes"]) if attrs.get("axes") is not None else None
+
+
+def reduce_axes(run: Callable[..., Tensor]) -> Operator:
+    """A reduction over axes as an operator."""
+
+    def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+        axes = _axes(inputs, attrs) or list(range(inputs[0].dim()))
+        return run(inputs[0], axes, bool(attrs.get("keepdims", 1)))
+
+    return operator
+
+
+def squeeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Squeeze."""
+    x, axes = inputs[0], _axes(inputs, attrs)
+    for axis in sorted((axis % x.dim() for axis in axes), reverse=True) if axes else ():
+        x = x.squeeze(axis)
+    return x if axes else x.squeeze()  # type: ignore[no-any-return]
+
+
+def unsqueeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Unsqueeze."""
+    x, axes = tensor(inputs[0]), _axes(inputs, attrs) or []
+    for axis in sorted(axis % (x.dim() + len(axes)) for axis in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def expand(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Expand, by mutual broadcasting."""
+    x = tensor(inputs[0])
+    return x.expand(np.broadcast_shapes(tuple(int(n) for n in x.shape), tuple(numbers(inputs[1]))))

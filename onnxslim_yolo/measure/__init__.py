@@ -1,0 +1,1 @@
+"""Times, tables and accuracy, measured."""

@@ -1,0 +1,313 @@
+"""How fast models are against each other, by a protocol whose spread is below one percent.
+
+One child process, pinned to as many cores as threads, denormals flushed, holds all models. Each round calls them in
+random order, each after one untimed call. One thread is timed by its own CPU time, which other load on the machine
+hardly disturbs; more threads by wall time, which needs an idle machine. Compared are the ratios *within* a round to the
+first model; reported are their medians with the quartiles. The first model is loaded a second time as a control: its
+ratio says what difference means nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxslim_yolo.errors import InputError, UsageError, VerificationError
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.input_format import InputFormat
+from onnxslim_yolo.runtime.children import Child, file_name
+
+Runtime = Literal["onnxruntime", "ncnn"]
+CHILD = Path(__file__).with_name("benchmark_child.py")
+FEWEST_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One node or layer of what the runtime ran: milliseconds, and its share of the layers' sum."""
+
+    name: str
+    type: str
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ModelTime:
+    """One model's times in milliseconds, and its ratio to the first model, paired round by round (below 1: faster)."""
+
+    name: str
+    file: str
+    runtime: Runtime
+    size: tuple[int, int]
+    ms: float
+    ms_quartiles: tuple[float, float]
+    ms_best: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    layers: tuple[LayerTime, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """A measurement.
+
+    Attributes:
+        models: in the order given; the first one's ratio is 1.
+        control: the ratio of the first model to itself, loaded twice; `control_quartiles` likewise.
+        clock: "thread-cpu" or "wall".
+        rounds, threads: as asked for.
+        cores: the cores the process was pinned to; empty where the system cannot.
+        denormals_flushed: measured in the process, not assumed.
+        seconds: [round][model] seconds per call; the control is the last column.
+        machine: CPU model and versions of the runtimes.
+    """
+
+    models: tuple[ModelTime, ...]
+    control: float
+    control_quartiles: tuple[float, float]
+    clock: str
+    rounds: int
+    threads: int
+    cores: tuple[int, ...]
+    denormals_flushed: bool
+    machine: dict[str, str]
+    seconds: tuple[tuple[float, ...], ...]
+
+    @property
+    def resolution(self) -> float:
+        """The smallest difference of a ratio from 1 that means something, at least 2 %.
+
+        What the control's median is off, or two standard errors of it (1.25 σ/√n, σ = IQR/1.35), if more.
+        """
+        low, high = self.control_quartiles
+        error = 2 * 1.25 * (high - low) / 1.35 / math.sqrt(self.rounds)
+        return max(0.02, abs(self.control - 1), error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain numbers, for JSON."""
+        return {**asdict(self), "resolution": self.resolution}
+
+
+def benchmark(
+    models: Sequence[Path],
+    *,
+    names: Sequence[str] | None = None,
+    threads: int = 1,
+    rounds: int = 21,
+    size: tuple[int, int] | None = None,
+    form: InputFormat | None = None,
+    layers: bool = False,
+    seed: int = 0,
+    timeout: float = 1800.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> BenchResult:
+    """Time models against the first of them.
+
+    Args:
+        models: ONNX files (run in onnxruntime) and NCNN folders or `.param` files (run in ncnn), mixed as you like.
+        names: what to call them; the files' names by default.
+        threads: threads of the runtime.
+        rounds: how often each is timed; 21 or more for ratios good to half a percent.
+        size: (h, w) for models whose input size is free.
+        form: what the networks are fed for a pixel; None for what the files show.
+        layers: also time each layer (onnxruntime's profile; in ncnn, blob by blob).
+        seed: of the order within rounds.
+        timeout: seconds for all of it.
+        progress: called with (rounds done, rounds).
+
+    Raises:
+        InputError: a file is missing, malformed, or cannot be run.
+        UsageError: no models, fewer than 3 rounds, more threads than cores.
+        VerificationError: the measuring process crashed or took too long.
+    """
+    _check_usage(models, names, threads, rounds)
+    entries = [_entry(path, size, form) for path in models]
+    request = {
+        "entries": [*entries, entries[0]],
+        "threads": threads,
+        "rounds": rounds,
+        "layers": layers,
+        "seed": seed,
+    }
+    reply = _measure(request, rounds, timeout, progress)
+    seconds = np.array(reply["rounds"])
+    labels = list(names) if names is not None else [path.name for path in models]
+    control = _summary(seconds[:, -1] / seconds[:, 0])
+    return BenchResult(
+        models=tuple(
+            _model_time(label, entry, seconds[:, index], seconds[:, 0], reply["layers"][index] if layers else [])
+            for index, (label, entry) in enumerate(zip(labels, entries, strict=True))
+        ),
+        control=control[0],
+        control_quartiles=control[1],
+        clock="thread-cpu" if threads == 1 else "wall",
+        rounds=rounds,
+        threads=threads,
+        cores=tuple(reply["cores"]),
+        denormals_flushed=bool(reply["flushed"]),
+        machine=machine(),
+        seconds=tuple(tuple(row) for row in reply["rounds"]),
+    )
+
+
+def machine() -> dict[str, str]:
+    """CPU model, system, and the versions of the runtimes."""
+    facts = {"cpu": _cpu_model(), "system": platform.platform(), "cores": str(os.cpu_count() or 1)}
+    for package in ("onnxruntime", "ncnn"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts
+
+
+def _check_usage(models: Sequence[Path], names: Sequence[str] | None, threads: int, rounds: int) -> None:
+    if not models or (names is not None and len(names) != len(models)):
+        raise UsageError("give at least one model, and as many names as models")
+    if rounds < FEWEST_ROUNDS:
+        raise UsageError(f"{rounds} rounds say nothing about the spread: at least {FEWEST_ROUNDS}, better 21")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not 1 <= threads <= cores:
+        found = f"{threads} threads on {cores} {'core' if cores == 1 else 'cores'}"
+        most = f"1 to {cores}" if cores > 1 else "1"
+        raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {most}")
+
+
+def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None) -> dict[str, Any]:
+    if path.is_dir() or path.suffix == ".param":
+        return _ncnn_entry(path, size, form)
+    if path.suffix != ".onnx":
+        raise InputError("is neither an .onnx file nor an NCNN folder or .param", file=path)
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    from onnxslim_yolo.verify.detector import open_onnx
+
+    network = open_onnx(path, path, size, form=form)
+    facts = {"file": str(path), "model": file_name(path), "size": list(network.size)}
+    return {"runtime": "onnxruntime", **facts, **_pixels(network.form)}
+
+
+def _pixels(form: InputFormat) -> dict[str, Any]:
+    """How the child makes a network's input of values in [0, 1]."""
+    return {"mean": list(form.mean), "std": list(form.std)}
+
+
+def _ncnn_entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None) -> dict[str, Any]:
+    from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
+    from onnxslim_yolo.runtime.ncnn_run import ncnn_files
+    from onnxslim_yolo.verify.detector import ncnn_input_format, ncnn_input_size
+
+    param, weights = ncnn_files(path)
+    if len(read_ncnn(param, weights).inputs) != 1:
+        raise InputError("expected a network with one input", file=param)
+    return {
+        "runtime": "ncnn",
+        "file": str(path),
+        "param": file_name(param),
+        "bin": file_name(weights),
+        "size": list(ncnn_input_size(path, size)),
+        **_pixels(form or ncnn_input_format(path)),
+    }
+
+
+def environment_of(threads: int) -> dict[str, str]:
+    """What is set in the environment of a process that measures with so many threads.
+
+    The C library's allocator keeps what is freed: otherwise, depending on what else the process did before, ncnn's
+    blobs come from the system anew in every call, and clearing their pages makes the same network a quarter slower.
+    OpenMP waits as it does by default: with `OMP_WAIT_POLICY=passive`, two threads take three times as long at 320 px.
+    """
+    kept = str(1 << 30)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MALLOC_MMAP_THRESHOLD_": kept, "MALLOC_TRIM_THRESHOLD_": kept,
+    }  # fmt: skip
+
+
+def _measure(
+    request: dict[str, Any], rounds: int, timeout: float, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    with tempfile.TemporaryFile() as log:
+        child = Child(CHILD, environment=environment_of(request["threads"]), text=True, stderr=log)
+        timer = threading.Timer(timeout, child.kill)
+        timer.start()
+        try:
+            return _converse(child, request, rounds, progress)
+        except (EOFError, BrokenPipeError) as error:
+            child.process.wait()
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip()[-400:]
+            late = "took too long" if not timer.is_alive() else "crashed"
+            raise VerificationError(
+                f"the measuring process {late} (status {child.process.returncode}): {said}"
+            ) from error
+        finally:
+            timer.cancel()
+            child.close()
+
+
+def _converse(
+    child: Child,
+    request: dict[str, Any],
+    rounds: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    with child.stdin as sink:
+        sink.write(json.dumps(request))
+    with child.stdout as source:
+        for line in source:
+            message = json.loads(line)
+            if "error" in message:
+                raise InputError(message["error"], file=message["model"])
+            if "result" in message:
+                result: dict[str, Any] = message["result"]
+                return result
+            if progress is not None:
+                progress(message["round"], rounds)
+    raise EOFError
+
+
+def _model_time(
+    name: str, entry: dict[str, Any], seconds: Array, first: Array, layers: Sequence[dict[str, Any]]
+) -> ModelTime:
+    ms, quartiles = _summary(seconds * 1000)
+    ratio, ratio_quartiles = _summary(seconds / first)
+    total = sum(layer["ms"] for layer in layers) or 1.0
+    return ModelTime(
+        name=name,
+        file=entry["file"],
+        runtime=entry["runtime"],
+        size=(entry["size"][0], entry["size"][1]),
+        ms=ms,
+        ms_quartiles=quartiles,
+        ms_best=float(seconds.min() * 1000),
+        ratio=ratio,
+        ratio_quartiles=ratio_quartiles,
+        layers=tuple(LayerTime(x["name"], x["type"], x["ms"], x["ms"] / total) for x in layers),
+    )
+
+
+def _summary(values: Array) -> tuple[float, tuple[float, float]]:
+    low, middle, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
+    return middle, (low, high)
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith(("model name", "Model", "Hardware")):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,79 @@
+"""What compiling gained and cost, measured: latency against the source, and mAP before and after."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.measure.benchmark import benchmark
+from onnxslim_yolo.measure.evaluate import evaluate
+from onnxslim_yolo.runtime.dataset import read_dataset
+from onnxslim_yolo.verify.detector import Detector, open_network
+
+
+def measure_speed(source: Model, result: Path, *, rounds: int = 21, threads: int = 1) -> dict[str, Any]:
+    """Latency of a written file as a ratio to the unpruned source in the same runtime, interleaved.
+
+    Args:
+        source: the source graph in canonical form. For ncnn it is converted like any other model, unpruned.
+        result: the ONNX file or NCNN folder.
+
+    Raises:
+        UnsupportedError: the source cannot be converted to the runtime. VerificationError: measuring failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxslim-speed-") as text:
+        base = Path(text) / "source.onnx"
+        if result.is_dir():
+            from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+            from onnxslim_yolo.emit.ncnn.write import write_ncnn
+            from onnxslim_yolo.passes import FoldBatchNorm
+
+            plain = source.copy()
+            FoldBatchNorm().run(plain)
+            base = write_ncnn(emit_ncnn(plain), Path(text) / "source_ncnn_model", plain.metadata)
+        else:
+            source.save(base)
+        found = benchmark([base, result], names=["source", result.name], rounds=rounds, threads=threads)
+    before, after = found.models
+    return {
+        "runtime": after.runtime,
+        "source_ms": before.ms,
+        "result_ms": after.ms,
+        "ratio": after.ratio,
+        "quartiles": list(after.ratio_quartiles),
+        "control": found.control,
+        "resolution": found.resolution,
+        "threads": threads,
+        "rounds": rounds,
+    }
+
+
+def measure_accuracy(reference: onnx.ModelProto, files: list[Path], data: Path) -> dict[str, Any]:
+    """mAP of the source and of every written file on labelled images.
+
+    Raises:
+        InputError: the data or a file cannot be read. UnsupportedError: the head is not one that can be decoded.
+    """
+    dataset = read_dataset(data, ("val",))
+    with tempfile.TemporaryDirectory(prefix="onnxslim-map-") as text:
+        base = Path(text) / "source.onnx"
+        onnx.save(reference, str(base))
+        rows = {"source": base} | {path.name: path for path in files}
+        results = {}
+        for name, path in rows.items():
+            result = evaluate(Detector(open_network(path), nc=len(dataset.names)), dataset)
+            results[name] = {"map50": result.map50, "map": result.map}
+    worst = min(row["map50"] for name, row in results.items() if name != "source")
+    drop = results["source"]["map50"] - worst
+    return {"data": data.name, "images": len(dataset.images), "models": results, "map50_drop": drop}
+
+
+def verdict(speed: dict[str, Any]) -> str | None:
+    """A plain sentence if the result is slower than its source beyond what measuring can tell."""
+    if speed["ratio"] <= 1 + speed["resolution"]:
+        return None
+    return f"the result is SLOWER than its source in {speed['runtime']}: {speed['ratio']:.2f} of its latency"

@@ -1,0 +1,84 @@
+"""What `onnxslim-yolo profile` does, and what a report says about latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.latency.packing import Runtime
+from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.latency.table_format import write_table
+from onnxslim_yolo.measure.profile import Progress, profile
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """A table that was measured: where it is, and what it holds."""
+
+    path: Path
+    table: LatencyTable
+    families: int
+    layers: int
+
+
+def profile_command(
+    models: Sequence[Path],
+    *,
+    target: Runtime = "ncnn",
+    threads: int = 1,
+    imgsz: tuple[int, int] | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> ProfileResult:
+    """Measure the layers of these models on this machine and write a table.
+
+    Args:
+        models: any files that `compile` reads. Their largest widths bound what is measured.
+        target: the runtime. threads: its threads.
+        imgsz: (height, width) in pixels where a file leaves it open.
+        out: the table's file; by default `TARGET-ISA-THREADS.json` in the working directory.
+        progress: called with (layers measured, layers to measure as far as is known).
+
+    Raises:
+        InputError, UnsupportedError: a model cannot be read.
+        UsageError: no models, an unknown target, too many threads, or nothing in the models can be measured.
+        VerificationError: the measuring process crashes all the time.
+    """
+    if not models:
+        raise UsageError("profile needs at least one model", hint="its layers are what is measured")
+    graphs = [_prepared(path, imgsz) for path in models]
+    table = profile(graphs, target=target, threads=threads, progress=progress)
+    if not table.families:
+        raise UsageError("nothing in these models can be measured", hint="are their input sizes known? --imgsz")
+    path = out or Path(f"{target}-{table.isa}-{threads}.json")
+    write_table(table, path)
+    return ProfileResult(path, table, len(table.families), sum(len(grid.us) for grid in table.families.values()))
+
+
+def _prepared(path: Path, imgsz: tuple[int, int] | None) -> gs.Graph:
+    """The graph in the form in which widths are chosen."""
+    from onnxslim_yolo.load import load
+    from onnxslim_yolo.passes import FocusToConv, SppToSppf
+
+    model = load(path, imgsz=imgsz)
+    FocusToConv().run(model)
+    SppToSppf().run(model)
+    return model.graph
+
+
+def predicted_latency(
+    graph: gs.Graph, runtime: Runtime, isa: str = "host", table: Path | None = None
+) -> dict[str, Any]:
+    """What a report says of a graph: `latency_us`, predicted, and the `table` it was predicted by.
+
+    Raises:
+        InputError, UsageError: the table cannot be used.
+    """
+    chosen = table_for(runtime, isa, table)
+    return {"latency_us": round(chosen.predict_graph(graph), 1), "table": chosen.name}

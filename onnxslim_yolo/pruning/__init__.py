@@ -1,0 +1,1 @@
+"""What chooses: plan, ranking, calibration, widths."""

@@ -1,0 +1,127 @@
+"""Calibration images as a network is fed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from onnxslim_yolo.analysis.views import view_of
+from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.heads.spec import identify_head
+from onnxslim_yolo.ir.graph import Array, Model, static_shape
+from onnxslim_yolo.ir.input_format import UNIT, input_format_of
+
+KEPT_BYTES = 64_000_000
+"""Calibration images are kept up to this, at a byte a value."""
+
+HELD_OUT = 8
+"""Every eighth calibration image is kept to estimate the loss on."""
+
+
+class CalibrationImages(Sequence[Array]):
+    """Image files as inputs of a model, letterboxed to its size; read one by one, and again where many do not fit.
+
+    With `views`, every image is followed by others of itself: mirrored, and magnified cut-outs of it. Few images have
+    few large objects, and what is fitted to those alone takes channels for redundant that are not.
+
+    Args:
+        source: a folder, a list of images, one image, or a data.yaml (see `read_calibration`).
+        model: tells the size and the type of its input.
+        limit: so many images at most, evenly picked; 0 for all.
+        part: "all"; "fit", which leaves every eighth image out; or "held-out", those. Of fewer than eight images, both
+            are all of them.
+        views: inputs made of each image, see `analysis.views`.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        model: Model,
+        limit: int = 0,
+        part: Literal["all", "fit", "held-out"] = "all",
+        views: int = 1,
+    ) -> None:
+        from onnxslim_yolo.runtime.dataset import read_calibration
+
+        paths = read_calibration(source)
+        self.splits = len(paths) >= HELD_OUT
+        if part != "all" and self.splits:
+            held = slice(HELD_OUT - 1, None, HELD_OUT)
+            paths = paths[held] if part == "held-out" else tuple(p for p in paths if p not in set(paths[held]))
+        if 0 < limit < len(paths):
+            paths = tuple(paths[i] for i in evenly(limit, len(paths)))
+        self._paths = paths
+        self._views = views
+        self._canvases: dict[int, Array] = {}
+        self.size = input_size(model)
+        self._dtype = model.graph.inputs[0].dtype or np.float32
+        form = input_format_of(model.metadata) or UNIT
+        self._form = replace(form, bgr=form.bgr or _wants_bgr(model, self.size))
+
+    def __len__(self) -> int:
+        return len(self._paths) * self._views
+
+    def __getitem__(self, index: int) -> Array:  # type: ignore[override]  # slices are not needed
+        from onnxslim_yolo.runtime.images import to_input
+
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number, view = divmod(index, self._views)
+        return self._form.feed(view_of(to_input(self._canvas(number)), view, number), self._dtype)
+
+    def _canvas(self, number: int) -> Array:
+        from onnxslim_yolo.runtime.images import load_canvas
+
+        found = self._canvases.get(number)
+        if found is None:
+            found, _ = load_canvas(self._paths[number], self.size)
+            if (len(self._canvases) + 1) * found.nbytes <= KEPT_BYTES:
+                self._canvases[number] = found
+        return found
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[index] for index in range(len(self)))
+
+    def seen(self, views: int) -> CalibrationImages:
+        """The same images in so many views each."""
+        other = copy(self)
+        other._views = views
+        return other
+
+
+def _wants_bgr(model: Model, size: tuple[int, int]) -> bool:
+    """Whether the head is one whose networks are trained on BGR images."""
+    shapes = [static_shape(output) for output in model.graph.outputs]
+    try:
+        return identify_head([shape for shape in shapes if shape is not None], size, model.metadata).bgr
+    except (UnsupportedError, InputError):
+        return False
+
+
+def evenly(count: int, total: int) -> list[int]:
+    """So many of `total` indices, evenly picked; all where there are no more."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def input_size(model: Model) -> tuple[int, int]:
+    """(h, w) of the model's image input.
+
+    Raises:
+        UnsupportedError: the model does not take one image (b, 3, h, w) of fixed size.
+    """
+    if len(model.graph.inputs) == 1:
+        shape = model.graph.inputs[0].shape or []
+        if len(shape) == 4 and shape[1] == 3 and all(isinstance(d, int) and d > 0 for d in shape[2:]):
+            return int(shape[2]), int(shape[3])
+    listed = ", ".join(f"{t.name} {t.shape}" for t in model.graph.inputs)
+    raise UnsupportedError(
+        f"calibration needs one input of shape (b, 3, h, w); the model has {listed}",
+        file=model.source.file,
+        hint="fix the size with --imgsz, or leave --calib out",
+    )

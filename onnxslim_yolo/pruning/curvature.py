@@ -1,0 +1,95 @@
+"""How much an error at a layer's outputs disturbs the network's: one matrix per layer, without labels or training.
+
+With E the detector's error (`verify.head_metric`), an error δ at a position of a layer's output costs to second order
+δᵀGδ. G, summed over positions and averaged over images, is E[g gᵀ] with g the random cotangents of E carried back to
+that layer by `analysis.adjoint`: the output factor of K-FAC (Martens & Grosse 2015, §3) for the Gauss–Newton matrix.
+Errors at different positions are taken as independent.
+
+Where an operator has no adjoint, layers are disturbed by noise instead, one at a time, and G is a multiple of the unit
+matrix (`_second_order.sensitivities`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.adjoint import carry_back
+from onnxslim_yolo.analysis.adjoint_nodes import shape_of
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.heads.metric import HeadMetric
+from onnxslim_yolo.heads.spec import HeadSpec
+from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, Tensor, copy_graph, toposort
+from onnxslim_yolo.pruning.calibration import Images
+
+SEED = 0
+
+
+def curvatures(
+    model: Model, names: Sequence[str], images: Images, head: HeadSpec | None, probes: int = 1
+) -> dict[str, Array]:
+    """G of the layers with these names, shape (outputs, outputs) each; zeros where the outputs do not depend on one.
+
+    Args:
+        images: inputs, streamed. head: how to read the outputs, or None.
+        probes: random cotangents an image.
+
+    Raises:
+        UnsupportedError: an operator between has no adjoint, or a shape is not known.
+        VerificationError: onnxruntime refuses the graph.
+    """
+    from onnxslim_yolo.runtime.onnx_run import session
+
+    graph = copy_graph(model.graph)
+    by_name = {node.name: node for node in graph.nodes}
+    name = Namer(graph)
+    seeds = {o.name: gs.Variable(name(f"{o.name}_seed"), np.float32, shape_of(o)) for o in graph.outputs}
+    layers = {layer: by_name[layer] for layer in dict.fromkeys(names)}
+    carried = carry_back(graph, seeds, [node.outputs[0].name for node in layers.values()])
+    grams = {
+        layer: _gram(graph, node, carried[node.outputs[0].name], name)
+        for layer, node in layers.items()
+        if node.outputs[0].name in carried
+    }
+    graph.outputs, graph.nodes = list(grams.values()), toposort(graph)
+    runner = session(Model(graph=graph), optimise=True, threads=1)
+    sums = {layer: np.zeros((n, n)) for layer, n in ((la, _width(node)) for la, node in layers.items())}
+    rng = np.random.default_rng(SEED)
+    feed, wanted = graph.inputs[0].name, [tensor.name for tensor in grams.values()]
+    source, count = session(model, optimise=True, threads=1), 0
+    for image in images:
+        metric = HeadMetric([np.asarray(o, dtype=np.float32) for o in source.run(None, {feed: image})], head)
+        for _ in range(probes):
+            given = {seed.name: value for seed, value in zip(seeds.values(), metric.cotangents(rng), strict=True)}
+            try:
+                found = runner.run(wanted, {feed: image, **given})
+            except Exception as error:
+                raise VerificationError(f"onnxruntime fails on the gradient: {error}") from error
+            for layer, value in zip(grams, found, strict=True):
+                sums[layer] += np.nan_to_num(value.astype(np.float64))
+            count += 1
+    return {layer: total / max(count, 1) for layer, total in sums.items()}
+
+
+def _axis(node: Node) -> int:
+    return len(shape_of(node.outputs[0])) - 1 if node.op == "MatMul" else 1
+
+
+def _width(node: Node) -> int:
+    return shape_of(node.outputs[0])[_axis(node)]
+
+
+def _gram(graph: gs.Graph, node: Node, cotangent: gs.Variable, name: Namer) -> gs.Variable:
+    """Σ over positions of g gᵀ, computed in the graph so that only a small matrix leaves it."""
+    rank, axis, width = len(shape_of(node.outputs[0])), _axis(node), _width(node)
+
+    def add(op: str, inputs: list[Tensor], **attrs: object) -> gs.Variable:
+        output = gs.Variable(name(f"{node.name}_curvature"), np.float32)
+        graph.nodes.append(gs.Node(op, name("curvature"), attrs, inputs, [output]))
+        return output
+
+    first = add("Transpose", [cotangent], perm=[axis, *(k for k in range(rank) if k != axis)]) if axis else cotangent
+    rows = add("Reshape", [first, gs.Constant(name("curvature_shape"), np.array([width, -1], dtype=np.int64))])
+    return add("MatMul", [rows, add("Transpose", [rows], perm=[1, 0])])

@@ -1,0 +1,160 @@
+"""What exporters write around an operator when nothing tidies up after them. Used by the pass `canonicalise`.
+
+1. CastLike(a, b) becomes Cast(a) to b's type, where that is known: b itself is not read.
+2. SequenceAt(SplitToSequence(x, sizes), i) reads a Split's output i; without keepdims the axis is squeezed away.
+3. SequenceAt(SequenceConstruct(a, b, …), i) is the i-th of these.
+4. ConcatFromSequence(SequenceConstruct(a, b, …)) is a Concat, with a new axis of Unsqueezes.
+
+torch's dynamo exporter with `optimize=False`, which keeps BatchNormalization, writes `chunk`, `split` and `unbind` so.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.ir.graph import (
+    Array,
+    Namer,
+    Node,
+    Tensor,
+    constant_of,
+    consumers,
+    detach,
+    input_constant,
+    is_graph_output,
+    nodes_of,
+    producer,
+    replace_uses,
+)
+
+
+def rewrite_exported(graph: gs.Graph) -> int:
+    """Rewrite casts and sequences; return how many."""
+    return _casts(graph) + _splits(graph) + _picks(graph) + _joins(graph)
+
+
+def _casts(graph: gs.Graph) -> int:
+    done = 0
+    for node in nodes_of(graph, "CastLike"):
+        kind = _type_of(node.inputs[1]) if len(node.inputs) > 1 else None  # folded just now
+        if kind is None:
+            continue
+        node.op, node.attrs, node.inputs = "Cast", {"to": kind}, [node.inputs[0]]
+        done += 1
+    return done
+
+
+def _type_of(tensor: Tensor) -> int | None:
+    kind = tensor.dtype
+    if kind is None or isinstance(kind, int):
+        return kind
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
+
+
+def _splits(graph: gs.Graph) -> int:
+    done, name = 0, Namer(graph)
+    for node in nodes_of(graph, "SplitToSequence"):
+        if not node.outputs:
+            continue  # folded just now
+        readers = consumers(node.outputs[0])
+        shape = node.inputs[0].shape
+        indices = [_index(reader) for reader in readers if reader.op == "SequenceAt"]
+        if is_graph_output(graph, node.outputs[0]) or len(indices) != len(readers) or shape is None or None in indices:
+            continue
+        axis = int(node.attrs.get("axis", 0)) % len(shape)
+        sizes = _sizes(node, shape[axis])
+        if sizes is None or any(not -len(sizes) <= i < len(sizes) for i in indices if i is not None):
+            continue
+        squeezed = len(node.inputs) < 2 and not node.attrs.get("keepdims", 1)
+        _split(graph, node, axis, sizes, squeezed, name)
+        done += 1
+    return done
+
+
+def _index(node: Node) -> int | None:
+    value = input_constant(node, 1)
+    return None if value is None else int(value.reshape(-1)[0])
+
+
+def _sizes(node: Node, extent: object) -> list[int] | None:
+    if not isinstance(extent, (int, np.integer)):
+        return None
+    size = int(extent)
+    if len(node.inputs) < 2:
+        return [1] * size
+    given = constant_of(node.inputs[1])
+    if given is None:
+        return None
+    if given.ndim:
+        return [int(v) for v in given]
+    chunk = int(given)
+    return [min(chunk, size - start) for start in range(0, size, chunk)] if chunk > 0 else None
+
+
+def _split(graph: gs.Graph, node: Node, axis: int, sizes: list[int], squeezed: bool, name: Namer) -> None:
+    """Put a Split in the place of a SplitToSequence, and its outputs in that of the SequenceAts."""
+    data = node.inputs[0]
+    parts = [gs.Variable(name(f"{node.outputs[0].name}_{k}"), data.dtype) for k in range(len(sizes))]
+    attrs: dict[str, object] = {"axis": axis}
+    inputs: list[Tensor] = [data]
+    if graph.opset < 13:
+        attrs["split"] = sizes
+    else:
+        inputs.append(_constant(name(f"{node.name}_sizes"), sizes))
+    graph.nodes.append(gs.Node("Split", name(f"{node.name}_split"), attrs, inputs, parts))
+    for reader in consumers(node.outputs[0]):
+        part = parts[_index(reader) or 0]
+        output = reader.outputs[0]
+        detach(reader)
+        if squeezed:
+            _axis_node(graph, "Squeeze", part, output, axis, name)
+        else:
+            replace_uses(graph, output, part)
+    detach(node)
+
+
+def _axis_node(graph: gs.Graph, op: str, data: Tensor, output: Tensor, axis: int, name: Namer) -> None:
+    attrs = {"axes": [axis]} if graph.opset < 13 else {}
+    inputs = [data] if graph.opset < 13 else [data, _constant(name(f"{output.name}_axes"), [axis])]
+    graph.nodes.append(gs.Node(op, name(f"{output.name}_{op.lower()}"), attrs, inputs, [output]))
+
+
+def _constant(name: str, values: list[int]) -> gs.Constant:
+    array: Array = np.asarray(values, dtype=np.int64)
+    return gs.Constant(name, array)
+
+
+def _picks(graph: gs.Graph) -> int:
+    done = 0
+    for node in nodes_of(graph, "SequenceAt"):
+        maker = producer(node.inputs[0]) if node.inputs else None
+        index = _index(node) if maker is not None and maker.op == "SequenceConstruct" else None
+        if maker is None or index is None or not -len(maker.inputs) <= index < len(maker.inputs):
+            continue
+        picked, output = maker.inputs[index], node.outputs[0]
+        detach(node)
+        replace_uses(graph, output, picked)
+        done += 1
+    return done
+
+
+def _joins(graph: gs.Graph) -> int:
+    done, name = 0, Namer(graph)
+    for node in nodes_of(graph, "ConcatFromSequence"):
+        maker = producer(node.inputs[0]) if node.inputs else None
+        if maker is None or maker.op != "SequenceConstruct" or any(t.shape is None for t in maker.inputs):
+            continue
+        axis, parts = int(node.attrs["axis"]), list(maker.inputs)
+        if node.attrs.get("new_axis", 0):
+            axis %= len(parts[0].shape) + 1
+            wide: list[Tensor] = [
+                gs.Variable(name(f"{node.outputs[0].name}_{k}"), t.dtype) for k, t in enumerate(parts)
+            ]
+            for part, widened in zip(parts, wide, strict=True):
+                _axis_node(graph, "Unsqueeze", part, widened, axis, name)
+            parts = wide
+        node.op, node.attrs, node.inputs = "Concat", {"axis": axis}, parts
+        done += 1
+    return done

@@ -1,0 +1,82 @@
+"""Nodes that change nothing go. Used by the pass `canonicalise`.
+
+Identity, Dropout, a Concat of one, and casts, views, slices and paddings to what the tensor is already.
+An output keeps its name: a node between the graph's output and an input, a constant or another output stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.movement import CannotMoveError, pad_widths, slice_ranges
+from onnxslim_yolo.ir.graph import (
+    Node,
+    Tensor,
+    bypass,
+    has_input,
+    input_constant,
+    is_constant,
+    is_graph_output,
+    static_shape,
+)
+
+
+def drop_noops(graph: gs.Graph) -> int:
+    """Take out the nodes that change nothing; return how many."""
+    dropped = 0
+    for node in list(graph.nodes):
+        if not node.inputs or not node.outputs or not _does_nothing(node):
+            continue
+        if is_graph_output(graph, node.outputs[0]) and _must_stay(graph, node.inputs[0]):
+            continue
+        bypass(graph, node)
+        dropped += 1
+    return dropped
+
+
+def _must_stay(graph: gs.Graph, tensor: Tensor) -> bool:
+    """Whether an output cannot simply take this tensor's place: it is an input, a constant or an output itself."""
+    return is_constant(tensor) or is_graph_output(graph, tensor) or any(tensor is item for item in graph.inputs)
+
+
+def _does_nothing(node: Node) -> bool:
+    if node.op == "Identity":
+        return True
+    if node.op == "Dropout":
+        training = input_constant(node, 2)
+        unused_mask = all(not tensor.outputs for tensor in node.outputs[1:])
+        return unused_mask and (not has_input(node, 2) or (training is not None and not training.any()))
+    if node.op in ("Reshape", "Flatten", "Expand", "Squeeze", "Unsqueeze"):
+        return _same_shape(node)
+    if node.op == "Cast":
+        return node.inputs[0].dtype is not None and node.inputs[0].dtype == node.outputs[0].dtype
+    if node.op == "Transpose":
+        order = list(node.attrs.get("perm", ()))
+        return bool(order) and order == list(range(len(order)))
+    if node.op == "Concat":
+        return len(node.inputs) == 1
+    return _keeps_everything(node)
+
+
+def _same_shape(node: Node) -> bool:
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    if before is None or after is None or len(before) != len(after):
+        return False
+    pairs = list(zip(before, after, strict=True))
+    # One symbolic dimension may differ in name only: the number of elements settles it.
+    symbolic = [a for a, _ in pairs if not isinstance(a, (int, np.integer))]
+    return len(symbolic) <= 1 and all(a == b or not isinstance(a, (int, np.integer)) for a, b in pairs)
+
+
+def _keeps_everything(node: Node) -> bool:
+    shape = static_shape(node.inputs[0])
+    rank = len(node.inputs[0].shape or ())
+    try:
+        if node.op == "Pad" and rank:
+            return all(width == (0, 0) for width in pad_widths(node, rank))
+        if node.op == "Slice" and shape is not None:
+            return all(taken == range(shape[axis]) for axis, taken in slice_ranges(node, shape).items())
+    except CannotMoveError:
+        return False
+    return False

@@ -1,0 +1,241 @@
+"""Run an ncnn pair in a child process with a time limit: ncnn's loader and binding crash on what they do not like."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from onnxslim_yolo.errors import InputError, VerificationError
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.runtime.children import Child, file_name
+from onnxslim_yolo.runtime.ncnn_reader import NcnnNet, read_ncnn
+
+CHILD = Path(__file__).with_name("ncnn_child.py")
+DEFAULT_TIMEOUT = 120.0
+LOG_CHARACTERS = 400
+
+
+class NcnnSession:
+    """A child process with a loaded network. Use as a context manager, or call `close`.
+
+    Args:
+        param: the `.param` file.
+        weights: the `.bin` file.
+        threads: ncnn's threads.
+        timeout: seconds that loading, and each run, may take.
+        half: let ncnn compute in fp16 where it can; off, everything is fp32.
+        exact: no Winograd convolutions, whose rounding is about five times that of plain ones.
+
+    Raises:
+        VerificationError: ncnn refused the files, crashed, or took too long.
+    """
+
+    def __init__(
+        self,
+        param: Path,
+        weights: Path,
+        *,
+        threads: int = 1,
+        timeout: float = DEFAULT_TIMEOUT,
+        half: bool = False,
+        exact: bool = False,
+    ) -> None:
+        self._timeout = timeout
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
+        self._child = Child(CHILD, environment={"OMP_NUM_THREADS": str(threads)}, stderr=self._log)
+        self._options = {"threads": threads, "half": half, "exact": exact}
+        try:
+            self.load(param, weights)
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self, param: Path, weights: Path) -> None:
+        """Load another network in place of the present one, in the same child. Validate the files first."""
+        self._file = param
+        files = {"param": file_name(param), "bin": file_name(weights)}
+        reply, _ = self._ask({"do": "load", **files, **self._options}, [], "loading")
+        self.inputs: tuple[str, ...] = tuple(reply["inputs"])
+        self.outputs: tuple[str, ...] = tuple(reply["outputs"])
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Blobs by name, as float32 arrays without a batch axis.
+
+        Args:
+            inputs: per input blob an array in ncnn's dims, e.g. (3, H, W).
+            outputs: the blobs wanted, intermediate ones included; default: the network's outputs.
+        """
+        arrays = [np.ascontiguousarray(array, np.float32) for array in inputs.values()]
+        wanted = list(self.outputs if outputs is None else outputs)
+        request = {
+            "do": "run",
+            "inputs": [{"name": n, "shape": list(a.shape)} for n, a in zip(inputs, arrays, strict=True)],
+            "outputs": wanted,
+            "light": set(wanted) <= set(self.outputs),
+        }
+        _, results = self._ask(request, arrays, "running")
+        return results
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
+        self._log.close()
+
+    def __enter__(self) -> NcnnSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            self.close()
+
+    def _ask(self, request: dict[str, Any], arrays: list[Array], doing: str) -> tuple[dict[str, Any], dict[str, Array]]:
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._child.kill()
+
+        timer = threading.Timer(self._timeout, stop)
+        timer.start()
+        try:
+            reply, results = self._exchange(request, arrays)
+        except (OSError, EOFError) as error:
+            self._child.process.wait()
+            raise VerificationError(self._obituary(doing, late.is_set()), file=self._file) from error
+        finally:
+            timer.cancel()
+        if not reply["ok"]:
+            raise VerificationError(f"ncnn: {reply['message']}{self._said()}", file=self._file)
+        return reply, results
+
+    def _exchange(self, request: dict[str, Any], arrays: list[Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+        sink, source = self._child.stdin, self._child.stdout
+        sink.write(json.dumps(request).encode() + b"\n")
+        for array in arrays:
+            sink.write(array.tobytes())
+        sink.flush()
+        line = source.readline()
+        if not line:
+            raise EOFError
+        reply: dict[str, Any] = json.loads(line)
+        results: dict[str, Array] = {}
+        for each in reply.get("outputs", []) if request["do"] == "run" else []:
+            data = source.read(4 * prod(each["shape"]))
+            if len(data) != 4 * prod(each["shape"]):
+                raise EOFError
+            results[each["name"]] = np.frombuffer(data, np.float32).reshape(each["shape"])
+        return reply, results
+
+    def _obituary(self, doing: str, late: bool) -> str:
+        if late:
+            return f"ncnn did not finish {doing} within {self._timeout:g} s"
+        code = self._child.process.returncode
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
+        return f"ncnn crashed while {doing} ({how}){self._said()}"
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        text = self._log.read().decode(errors="replace").strip()
+        return f"; it said: {text[-LOG_CHARACTERS:]}" if text else ""
+
+
+def run_ncnn(
+    param: Path,
+    weights: Path,
+    inputs: Sequence[Mapping[str, Array]],
+    *,
+    outputs: Sequence[str] | None = None,
+    threads: int = 1,
+    timeout: float = DEFAULT_TIMEOUT,
+    half: bool = False,
+    exact: bool = False,
+) -> list[dict[str, Array]]:
+    """Run a pair on several inputs in one child process.
+
+    Args:
+        param: the `.param` file.
+        weights: the `.bin` file.
+        inputs: per run, blob name → array in ncnn's dims, (3, H, W) for an image.
+        outputs: the blobs wanted; default: all outputs of the network.
+        threads: ncnn's threads.
+        timeout: seconds for loading and for each run.
+        half: let ncnn compute in fp16.
+        exact: no Winograd convolutions.
+
+    Returns:
+        Per run, blob name → float32 array without a batch axis.
+
+    Raises:
+        InputError: a file is malformed. VerificationError: ncnn refused it, crashed, or took too long.
+    """
+    read_ncnn(param, weights)
+    with NcnnSession(param, weights, threads=threads, timeout=timeout, half=half, exact=exact) as session:
+        return [session.run(each, outputs) for each in inputs]
+
+
+class NcnnRunner:
+    """A network with one image input as a function: (1, 3, h, w) → its outputs, batch axis first.
+
+    Args:
+        path: an NCNN folder, or its `.param`.
+        threads: ncnn's threads.
+
+    Raises:
+        InputError: a file is missing or malformed, or the network has not exactly one input.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1, timeout: float = DEFAULT_TIMEOUT, half: bool = False) -> None:
+        self.param, self.bin = ncnn_files(path)
+        self.net: NcnnNet = read_ncnn(self.param, self.bin)
+        self._session = NcnnSession(self.param, self.bin, threads=threads, timeout=timeout, half=half)
+        if len(self._session.inputs) != 1:
+            raise InputError(f"expected one input, found {len(self._session.inputs)}", file=self.param)
+
+    def __call__(self, images: Array) -> Sequence[Array]:
+        """(1, 3, h, w) → outputs in the order out0, out1, …"""
+        results = self._session.run({self._session.inputs[0]: images[0]})
+        return [results[name][None] for name in sorted(results, key=_natural)]
+
+    def close(self) -> None:
+        """End the child process."""
+        self._session.close()
+
+
+def ncnn_files(path: Path) -> tuple[Path, Path]:
+    """The `.param` and `.bin` of a folder (`*_ncnn_model`) or of a `.param` path.
+
+    Raises:
+        InputError: one of them is missing, or the folder has several.
+    """
+    param = path
+    if path.is_dir():
+        found = sorted(path.glob("*.param"))
+        preferred = path / "model.ncnn.param"
+        if preferred not in found and len(found) != 1:
+            raise InputError(f"expected one .param file in the folder, found {len(found)}", file=path)
+        param = preferred if preferred in found else found[0]
+    weights = param.with_suffix(".bin")
+    for file in (param, weights):
+        if not file.is_file():
+            raise InputError("no such file", file=file, hint="an ncnn model is a .param and a .bin side by side")
+    return param, weights
+
+
+def _natural(name: str) -> tuple[str, int]:
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or 0)

@@ -1,0 +1,112 @@
+"""Run an ONNX model in onnxruntime, with its graph optimisations off or on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.input_format import UNIT, input_format_of
+
+Feeds = dict[str, Array]
+
+
+def session(model: Model | onnx.ModelProto | bytes | Path, *, optimise: bool, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        VerificationError: onnxruntime refuses the model.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # what a run has taken is given back after it
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if isinstance(model, Model):
+        model = model.to_onnx()
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    try:
+        return ort.InferenceSession(
+            str(source) if isinstance(source, Path) else source, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise VerificationError(f"onnxruntime refuses the model: {_first_line(error)}") from error
+
+
+def run_onnx(
+    model: Model | onnx.ModelProto | bytes | Path, feeds: list[Feeds], *, optimise: bool = False, threads: int = 0
+) -> list[Feeds]:
+    """Every output by name, for each of the feeds.
+
+    Raises:
+        VerificationError: onnxruntime refuses the model or fails while running it.
+    """
+    runner = session(model, optimise=optimise, threads=threads)
+    names = [output.name for output in runner.get_outputs()]
+    try:
+        return [dict(zip(names, runner.run(names, feed), strict=True)) for feed in feeds]
+    except Exception as error:
+        raise VerificationError(f"onnxruntime fails while running the model: {_first_line(error)}") from error
+
+
+def run_each(
+    model: Model | onnx.ModelProto | bytes | Path, feeds: Iterable[Feeds], *, threads: int = 1
+) -> Iterator[Feeds]:
+    """Outputs one by one, in onnxruntime's optimised form; a pair of networks never has all of them in memory.
+
+    Raises:
+        VerificationError: as `run_onnx`.
+    """
+    runner = session(model, optimise=True, threads=threads)
+    names = [output.name for output in runner.get_outputs()]
+    for feed in feeds:
+        try:
+            yield dict(zip(names, runner.run(names, feed), strict=True))
+        except Exception as error:
+            raise VerificationError(f"onnxruntime fails while running the model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def image_like_feeds(model: Model, count: int = 2, seed: int = 0) -> list[Feeds]:
+    """Deterministic inputs that look like images: smooth patches with noise, in [0, 1] unless the model's metadata
+    say otherwise; a symbolic batch is 1.
+
+    Noise averages out in a few layers, and flat inputs hide spatial mistakes; patches at several scales do neither.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        {tensor.name: as_fed(model, image_like(tensor.shape, rng, tensor.dtype)) for tensor in model.graph.inputs}
+        for _ in range(count)
+    ]
+
+
+def as_fed(model: Model, value: Array) -> Array:
+    """An image in [0, 1] as the model's metadata say that it is fed; anything else as it is."""
+    form = input_format_of(model.metadata) or UNIT
+    return form.feed(value, value.dtype) if value.dtype.kind == "f" and value.shape[1:2] == (3,) else value
+
+
+def image_like(shape: Any, rng: np.random.Generator, dtype: Any = None) -> Array:
+    """One input of the given shape: patches at several scales for an image, noise for anything else."""
+    dims = [int(d) if isinstance(d, (int, np.integer)) and d > 0 else 1 for d in shape or []]
+    image = np.zeros(dims)
+    if len(dims) == 4:
+        for cell in (64, 16, 4, 1):
+            coarse = rng.random([*dims[:2], -(-dims[2] // cell), -(-dims[3] // cell)])
+            image += np.kron(coarse, np.ones((1, 1, cell, cell)))[:, :, : dims[2], : dims[3]] / 4
+    else:
+        image = rng.random(dims)
+    kind = np.dtype(np.float32 if dtype is None else dtype)
+    return np.ascontiguousarray(image * 255 if kind.kind in "iu" else image, dtype=kind)

@@ -1,0 +1,1 @@
+"""Many compilations of one model."""

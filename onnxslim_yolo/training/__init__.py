@@ -1,0 +1,1 @@
+"""Sparsity training, and plans on other people's checkpoints."""
