@@ -166,6 +166,24 @@ BENCHMARKS = (
         ("python bench/many_nodes.py",),
     ),
     Result(
+        "Small files that ask for much",
+        "CPU time and memory of compiling files that were made to take a lot of both",
+        ("bombs*",),
+        ("python bench/bombs.py",),
+    ),
+    Result(
+        "Every operator of ONNX",
+        "its own node tests between two convolutions: what is pruned, what is held and why, and whether it is right",
+        ("node_tests*",),
+        ("python bench/node_tests.py --write",),
+    ),
+    Result(
+        "Random networks",
+        "blocks of real forks strung together: the network without the channels equals the one with them masked",
+        ("random_graphs*",),
+        ("python bench/random_graphs.py --write",),
+    ),
+    Result(
         "What the check notices",
         "models spoiled in one place after the other, in onnxruntime and in ncnn",
         ("mutations*",),
@@ -215,7 +233,7 @@ def result_pages() -> dict[str, str]:
     for each in BENCHMARKS:
         if _link(each).startswith("../"):
             continue
-        body = [path.read_text() for path in files_of(each) if path.suffix == ".md"] or [fine_tuning() + "\n"]
+        body = [_shown(path) for path in files_of(each) if path.suffix in (".md", ".txt")] or [fine_tuning() + "\n"]
         found[f"results/{_link(each)}"] = f"# {each.title}\n\n{_how(each)}\n\n" + "\n\n".join(map(_below, body))
     return found
 
@@ -229,7 +247,7 @@ def _link(result: Result) -> str:
     """Its page, seen from the overview."""
     if result.page:
         return result.page.removeprefix("results/") if result.page.startswith("results/") else f"../{result.page}"
-    return f"{next(path.stem for path in files_of(result) if path.suffix == '.md')}.md"
+    return f"{next(path.stem for path in files_of(result) if path.suffix in ('.md', '.txt'))}.md"
 
 
 def _commands(result: Result) -> str:
@@ -241,6 +259,12 @@ def _how(result: Result) -> str:
     needs = f" It needs {result.needs}." if result.needs else ""
     says = f"{result.says[:1].upper()}{result.says[1:]}. Kept in {kept}.{needs} Repeat it with"
     return "\n".join([says, "", "```sh", *result.commands, "```"])
+
+
+def _shown(path: Path) -> str:
+    """What a file holds, as Markdown."""
+    text = path.read_text(encoding="utf-8")
+    return text if path.suffix == ".md" else f"```text\n{text}```\n"
 
 
 def _below(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -152,3 +153,10 @@ def test_the_top_level_tells_the_story() -> None:
     top = list((ROOT / "onnxslim_yolo").glob("*.py"))
     assert len(top) <= 12, sorted(path.name for path in top)
     assert len(list((ROOT / "passes").glob("*.py"))) <= 20
+
+
+def test_the_map_for_contributors_shows_every_room_in_order() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## To add")[0]
+    shown = [room for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for room in re.findall(r"`(\w+)/`", row)]
+    inside = {path.parent.name for path in (ROOT / "onnxslim_yolo").glob("*/__init__.py")}
+    assert shown == [room for room in ROOMS if room in inside]
