@@ -108,9 +108,12 @@ class Conv(Block):
         return y if act is None else act(y)
 
     def settle(self) -> None:
-        """Refuses two activations: which one comes first cannot be known."""
+        """Refuses two activations, and parts in another order: which one comes first cannot be known."""
         if self.act is not None and self.hardswish is not None:
             raise ValueError("it holds two activations, act and hardswish")
+        held = [name for name, part in self.named_children() if name in ("conv", "bn", "act", "hardswish")]
+        if held[:1] != ["conv"] or held[1:] not in ([], ["bn"], ["bn", held[-1]], ["act"], ["hardswish"]):
+            raise ValueError(f"it holds {', '.join(held)} in this order: a class that lists them so runs them so")
 
 
 def dw_conv(c1: int, c2: int, k: int = 1, s: int = 1, act: bool | nn.Module = True) -> Conv:
@@ -272,11 +275,11 @@ class SPPF(Block):
     """cv2 of cv1's output and of `n` chained pools, plus x if `add`: (b, c1, h, w) → (b, c2, h, w)."""
 
     MEMBERS = ("cv1", "cv2", "m")
-    ATTRIBUTES = allow(n=3, add=False)
+    ATTRIBUTES = allow(n=None, add=False)
     cv1: Unary
     cv2: Unary
     m: Unary
-    n: int
+    n: int | None
     add: bool
 
     def __init__(self, c1: int, c2: int, k: int = 5, n: int = 3, *, shortcut: bool = False, act: bool = True) -> None:
@@ -289,14 +292,17 @@ class SPPF(Block):
         self.add = shortcut and c1 == c2
 
     def settle(self) -> None:
-        """Refuses a number of pools that no network has: `forward` counts to it."""
+        """The number of pools, which the widths say where no attribute does; refuses one that no network has."""
+        if self.n is None:
+            inner, outer = (part.conv if isinstance(part, Conv) else None for part in (self.cv1, self.cv2))
+            self.n = outer.in_channels // inner.out_channels - 1 if inner is not None and outer is not None else 3
         if not isinstance(self.n, int) or not 0 <= self.n <= 64:
             raise ValueError(f"{self.n} pools")
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c1, h, w) → (b, c2, h, w)."""
         parts = [self.cv1(x)]
-        for _ in range(self.n):
+        for _ in range(self.n or 0):
             parts.append(self.m(parts[-1]))
         y = self.cv2(torch.cat(parts, 1))
         return x + y if self.add else y
@@ -304,10 +310,21 @@ class SPPF(Block):
 
 @register_block()
 class Concat(Block):
-    """Concatenate a list of tensors along axis `d`."""
+    """Concatenate a list of tensors along axis `d`, which some forks call `dim`, `dimension` or `axis`."""
 
-    ATTRIBUTES = allow(d=1)
+    ATTRIBUTES = allow(d=None, dim=None, dimension=None, axis=None)
     d: int
+    dim: int | None = None
+    dimension: int | None = None
+    axis: int | None = None
+
+    def settle(self) -> None:
+        """One name for the axis; refuses several that differ."""
+        known = {value for value in (self.d, self.dim, self.dimension, self.axis) if value is not None}
+        if len(known) > 1 or any(type(value) is not int for value in known):
+            raise ValueError(f"its axis is one of {', '.join(sorted(map(str, known)))}")
+        self.d = known.pop() if known else 1
+        self.dim = self.dimension = self.axis = None
 
     def __init__(self, d: int = 1) -> None:
         super().__init__()

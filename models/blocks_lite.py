@@ -42,10 +42,16 @@ class ShuffleBlock(Block):
 
     MEMBERS = ("branch2",)
     OPTIONAL = ("branch1",)
-    ATTRIBUTES = allow(stride=REQUIRED)
+    ATTRIBUTES = allow(stride=REQUIRED, groups=2)
     branch1: Unary | None
     branch2: Unary
     stride: int
+    groups: int = 2
+
+    def settle(self) -> None:
+        """Refuses a shuffle of another number of groups: which of a block's groups that counts cannot be known."""
+        if self.groups != 2 or self.stride not in (1, 2):
+            raise ValueError(f"a stride of {self.stride} and {self.groups} groups; known are 1 or 2, and 2 groups")
 
     def __init__(self, c1: int, c2: int, stride: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from onnxslim_yolo.models.blocks_common import Concat
+from onnxslim_yolo.models.heads import AnchorDetect
 from onnxslim_yolo.models.registry import Block, allow, register_block
 
 From: TypeAlias = int | Sequence[int]
@@ -45,18 +46,37 @@ class LayeredModel(Block):
         self.settle()
 
     def settle(self) -> None:
-        """Recompute `save`."""
+        """Recompute `save`, and which layers the output depends on."""
         wanted: set[int] = set()
         for index, layer in enumerate(self.model):
             wanted.update(_absolute(source, index) for source in sources_of(layer))
         self.save = tuple(sorted(wanted))
+        self._running = self._needed(running_sources)
+
+    def _needed(self, read: Callable[[nn.Module], tuple[int, ...]]) -> frozenset[int]:
+        """The layers that the last one depends on, if a layer reads what `read` says."""
+        last = len(self.model) - 1
+        found, stack = {-1}, [last]
+        while stack:
+            index = stack.pop()
+            if index in found or not 0 <= index <= last:
+                continue
+            found.add(index)
+            stack += [_absolute(source, index) for source in read(self.model[index])]
+        return frozenset(found)
+
+    def idle(self) -> tuple[str, ...]:
+        """Layers of which only outputs that serve training depend: those in front of auxiliary heads."""
+        return tuple(f"model.{index}" for index in sorted(self._needed(sources_of) - self._running))
 
     def forward(self, x: Tensor) -> Any:
         """(b, 3, H, W) → the last layer's output."""
         outputs: dict[int, Any] = {-1: x}
         y: Any = x
         for index, layer in enumerate(self.model):
-            inputs = [outputs[_absolute(source, index)] for source in sources_of(layer)]
+            if index not in self._running:
+                continue
+            inputs = [outputs[_absolute(source, index)] for source in running_sources(layer)]
             y = layer(inputs if isinstance(getattr(layer, "f", -1), Sequence) else inputs[0])
             if index in self.save:
                 outputs[index] = y
@@ -67,6 +87,12 @@ def sources_of(layer: nn.Module) -> tuple[int, ...]:
     """Where a layer's inputs come from: negative counts back from the layer, otherwise an index."""
     f = getattr(layer, "f", -1)
     return tuple(f) if isinstance(f, Sequence) else (int(f),)
+
+
+def running_sources(layer: nn.Module) -> tuple[int, ...]:
+    """Those of a layer's inputs that it reads when it is not trained: IAuxDetect's auxiliary levels come last."""
+    sources = sources_of(layer)
+    return sources[: layer.nl] if isinstance(layer, AnchorDetect) else sources
 
 
 def _absolute(source: int, index: int) -> int:

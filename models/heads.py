@@ -160,6 +160,7 @@ class ImplicitA(Block):
     """x + implicit, per channel (YOLOv7): (b, c, h, w) → the same."""
 
     MEMBERS = ("implicit",)
+    DESCRIBING = ("channel", "mean", "std")
     implicit: Tensor
 
     def __init__(self, c: int) -> None:
@@ -176,6 +177,7 @@ class ImplicitM(Block):
     """x · implicit, per channel (YOLOv7): (b, c, h, w) → the same."""
 
     MEMBERS = ("implicit",)
+    DESCRIBING = ("channel", "mean", "std")
     implicit: Tensor
 
     def __init__(self, c: int) -> None:

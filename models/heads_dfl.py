@@ -173,6 +173,7 @@ class Classify(Block):
 
     MEMBERS = ("conv", "linear")
     OPTIONAL = ("pool", "drop")
+    DESCRIBING = ("output",)
     conv: Unary
     pool: Unary | None
     linear: Unary

@@ -45,12 +45,14 @@ class Block(nn.Module):
         OPTIONAL: sub-modules, parameters and buffers that may be absent; they are then None.
         IDLE: patterns of sub-modules, parameters and buffers that only training uses. Whatever else a checkpoint's
             instance holds has to be reached when the model runs, or the checkpoint is refused.
+        DESCRIBING: attributes that only say how an instance was initialised; any other that is not read is refused.
     """
 
     ATTRIBUTES: ClassVar[Mapping[str, Any]] = allow()
     MEMBERS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     IDLE: ClassVar[tuple[str, ...]] = ()
+    DESCRIBING: ClassVar[tuple[str, ...]] = ()
 
     def idle(self) -> tuple[str, ...]:
         """Patterns of members that need not run: `IDLE`, and what this instance replaces by something else."""

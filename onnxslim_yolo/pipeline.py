@@ -114,7 +114,7 @@ def remainder(options: CompileOptions, model: Model) -> list[Pass]:
         FocusToConv(),
         SppToSppf(),
         *_pruning(options, model),
-        *_fusing(),
+        *_fusing(options),
     ]
 
 
@@ -190,10 +190,16 @@ def _to_target(
     return [knapsack]
 
 
-def _fusing() -> list[Pass]:
-    return [*_folding(), Activations(), PadToPool(), Canonicalise()]
+def _fusing(options: CompileOptions | None = None) -> list[Pass]:
+    return [*_folding(options), Activations(), PadToPool(), Canonicalise()]
 
 
-def _folding() -> list[Pass]:
-    """The part of fusing after which a network has fewer multiplications and parameters."""
-    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), ConvBeforeResize()]
+def _folding(options: CompileOptions | None = None) -> list[Pass]:
+    """The part of fusing after which a network has fewer multiplications and parameters.
+
+    Latency decides what is moved where there are options, and where no limit on anything else is asked for.
+    """
+    move = ConvBeforeResize()
+    if options is not None and (_target(options) or ("latency",))[0] == "latency":
+        move = ConvBeforeResize(runtime=options.target, isa=options.isa, table=options.table)
+    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), move]

@@ -9,14 +9,16 @@ sums take a quarter of the multiplications (of YOLOv5n's in all 1.8 % go), and n
 Declines: where anything else reads the large map or the Concat, so that they would have to be made all the same; where
 a BatchNormalization follows the convolution, which could not be folded any more (run `fold-bn` before); kernels of more
 than one element, strides, groups; crops, sizes that are not known, and a Resize along the channels. What a Resize makes
-has to add up to what it reads: see `analysis.enlarged`.
+has to add up to what it reads: see `analysis.enlarged`. With a `runtime`, also where its latency table predicts that
+the parts and their sum are slower than the one convolution: of few channels they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -35,18 +37,33 @@ from onnxslim_yolo.ir.graph import (
     sweep,
     toposort,
 )
+from onnxslim_yolo.latency.moved import better_left
+from onnxslim_yolo.latency.shipped import table_for
 
 
 @dataclass(frozen=True)
 class ConvBeforeResize:
-    """Move 1×1 convolutions in front of the Resize that they read."""
+    """Move 1×1 convolutions in front of the Resize that they read.
+
+    Args:
+        runtime: where latency counts; "any": move all, which takes the fewest multiplications.
+        isa: the instruction set that it is judged for; "host" asks this machine.
+        table: a file of latencies, made by `onnxslim-yolo profile`, instead of the one shipped.
+    """
 
     name: ClassVar[str] = "conv-before-resize"
+
+    runtime: Literal["any", "ncnn", "onnxruntime"] = "any"
+    isa: Literal["host", "avx512", "avx2", "neon-fp16", "neon"] = "host"
+    table: Path | None = None
 
     def run(self, model: Model) -> int:
         """Move; return how many convolutions were."""
         graph = model.graph
         parts_of = enlarged_inputs(graph)
+        if parts_of and self.runtime != "any":
+            left = better_left(graph, table_for(self.runtime, self.isa, self.table))
+            parts_of = {key: parts for key, parts in parts_of.items() if key not in left}
         found = [(node, parts_of[id(node)]) for node in graph.nodes if id(node) in parts_of]
         stay = {id(part.resize) for node, parts in found if _is_normalised(node) for part in parts}
         moved = [(node, going) for node, parts in found if (going := [p for p in parts if id(p.resize) not in stay])]

@@ -7,7 +7,7 @@ compute while a convolution writes stands alone behind a sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -16,13 +16,15 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
 from onnxslim_yolo.ir.graph import Node, Tensor, consumers
-from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey
+from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey, describe
+from onnxslim_yolo.latency.table import LatencyTable
 
 
-def as_moved(graph: gs.Graph, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers of a graph, those of moved convolutions replaced."""
+def as_moved(graph: gs.Graph, layers: Sequence[Layer], only: Collection[int] | None = None) -> list[Layer]:
+    """The layers of a graph, those of moved convolutions replaced; `only`: the `id`s of those that are, None: all."""
     layer_of = {id(layer.node): layer for layer in layers}
-    parts_of = {key: parts for key, parts in enlarged_inputs(graph).items() if _are_known(parts, layer_of)}
+    movable = enlarged_inputs(graph).items()
+    parts_of = {key: parts for key, parts in movable if (only is None or key in only) and _are_known(parts, layer_of)}
     replaced = {id(part.resize) for parts in parts_of.values() for part in parts}
     found: list[Layer] = []
     done: set[int] = set()
@@ -37,6 +39,36 @@ def as_moved(graph: gs.Graph, layers: Sequence[Layer]) -> list[Layer]:
                 found.append(_narrowed(layer_of[id(concat)], rest))
             done.add(id(concat))
     return [layer for layer in layers if id(layer.node) not in replaced | done | parts_of.keys()] + found
+
+
+def better_left(graph: gs.Graph, table: LatencyTable) -> set[int]:
+    """The `id`s of the convolutions that are predicted to be slower in front of their Resize.
+
+    Those that read one enlarged map go together: it is made as long as one of them reads it.
+    """
+    layers = describe(graph)
+    as_it_is = table.predict_layers(layer.key for layer in layers)
+    found: set[int] = set()
+    for together in _sharing(enlarged_inputs(graph)):
+        moved = as_moved(graph, layers, together)
+        if table.predict_layers(layer.key for layer in moved) > as_it_is:
+            found |= together
+    return found
+
+
+def _sharing(parts_of: Mapping[int, Sequence[Enlarged]]) -> list[set[int]]:
+    """Convolutions by the maps that they share."""
+    groups: list[tuple[set[int], set[int]]] = []
+    for node, parts in parts_of.items():
+        nodes, maps = {node}, {id(part.resize) for part in parts}
+        apart = []
+        for group in groups:
+            if group[1] & maps:
+                nodes, maps = nodes | group[0], maps | group[1]
+            else:
+                apart.append(group)
+        groups = [*apart, (nodes, maps)]
+    return [nodes for nodes, _ in groups]
 
 
 def _are_known(parts: Sequence[Enlarged], layer_of: dict[int, Layer]) -> bool:

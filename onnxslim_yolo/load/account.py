@@ -105,7 +105,8 @@ def _idle_paths(module: nn.Module) -> set[str]:
         if patterns:
             own = (*dict(part.named_children()), *part._parameters, *part._buffers)
             chosen = {name for name in own if any(fnmatch(name, pattern) for pattern in patterns)}
-            found |= {f"{path}.{name}".lstrip(".") for name in chosen}
+            below = {pattern for pattern in patterns if "." in pattern}  # a place further down
+            found |= {f"{path}.{name}".lstrip(".") for name in chosen | below}
     return found
 
 

@@ -2,17 +2,17 @@
 
 Sub-modules and tensors are accounted for once the model has run (`load.account`). Attributes leave no trace there: a
 fork's `Bottleneck` with `alpha = 0.2` has the same sub-modules as anybody's. So every number, flag and text that an
-instance holds is read by our class, or is one of those that say what the tensors' shapes and the container say as well
-(`_DESCRIBING`), or describes a size found in its sub-modules, or the checkpoint is refused.
+instance holds is read by our class, or is one of those that say what the tensors' shapes and the container say as well,
+or describes a size found in its sub-modules, or the checkpoint is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeGuard
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.load.records import Record, TensorRecord, plain_number
+from onnxslim_yolo.load.records import Global, Record, TensorRecord, plain_number
 from onnxslim_yolo.load.torch_leaves import known_leaf, leaf_arguments
 
 _TRAINING_PARTS = frozenset(
@@ -20,38 +20,47 @@ _TRAINING_PARTS = frozenset(
 )
 """Sub-modules of a whole model that only a trainer uses."""
 
-_DESCRIBING = frozenset(
+_BESIDE = frozenset(
     [
         # the container's and the trainer's
         *("training", "i", "f", "type", "np", "name", "inplace", "export", "format", "dynamic", "onnx_dynamic"),
-        *("deploy", "use_se", "is_first", "with_cp", "drop", "dropout", "mean", "std", "channel"),
-        # a head's caches and counts
+        *("deploy", "use_se", "is_first", "with_cp", "drop", "dropout", "e", "expansion", "ratio", "reduction"),
+        *("mlp_ratio", "attn_ratio"),
+    ]
+)
+"""Attributes of any block that say how it was built or is exported."""
+
+_OF_HEADS = frozenset(
+    [
         *("grid", "anchor_grid", "anchors", "stride", "strides", "shape", "legacy", "max_det", "xyxy", "end2end"),
         *("nc", "no", "na", "nl", "nm", "npr", "nk", "ne", "detect", "include_nms", "agnostic_nms", "prior_prob"),
         *("use_dfl", "reg_max", "grid_cell_offset", "grid_cell_size", "iou_type", "output"),
-        # what a constructor was given: the tensors have the result
-        *(
-            "c",
-            "c_",
-            "c1",
-            "c2",
-            "c3",
-            "c4",
-            "ch",
-            "dim",
-            "g",
-            "groups",
-            "k",
-            "kernel_size",
-            "s",
-            "p",
-            "pad",
-            "padding",
-        ),
-        *("in_channels", "out_channels", "inp", "oup", "hidden_dim", "hidden_channels", "mid_channels"),
-        *("e", "expansion", "ratio", "reduction", "mlp_ratio", "attn_ratio"),
     ]
 )
+"""A head's caches and counts."""
+
+_WIDTHS = frozenset(
+    [
+        *("c", "c_", "c1", "c2", "c3", "c4", "ch", "dim", "g", "groups", "channel"),
+        *("in_channels", "out_channels", "inp", "oup", "hidden_dim", "hidden_channels", "mid_channels"),
+    ]
+)
+"""Widths that a constructor was given: the tensors have them, or, in a pruned checkpoint, others."""
+
+_KERNELS = frozenset(["k", "ks", "kernel_size", "s", "p", "pad", "padding"])
+"""What else it was given: the leaves have the same numbers, or the block does something of its own with them."""
+
+_LEAST_WIDTH = 8
+"""A smaller number may count or order something; under another name than those above it is no width."""
+
+_INTERNAL = frozenset(
+    [
+        *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", "_backend"),
+        *("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs", "_version"),
+        *("_ddp_params_and_buffers_to_ignore", "_compiled_call_impl", "_is_hf_initialized"),
+    ]
+)
+"""`nn.Module`'s own; so is what ends in `_hooks`."""
 
 _HINT = (
     "write the class as its own code has it and register it, which puts it before ours:\n"
@@ -129,8 +138,10 @@ def check_leaf(record: Record, leaf: str) -> None:
     """
     if below := [name for name, child in children(record).items() if child is not None]:
         raise InputError(f"{record.name} holds sub-modules that a {leaf} does not have: {', '.join(below)}", hint=_HINT)
-    if not record.name.startswith("torch.nn."):
-        _refuse_unread(record, _unread(record, leaf_arguments(leaf)))
+    unread = _unread(record, leaf_arguments(leaf))
+    if record.name.startswith("torch.nn."):  # torch's own forward reads what is its own
+        unread = {name: value for name, value in unread.items() if _is_internal(name)}
+    _refuse_unread(record, unread)
 
 
 def check_block(record: Record, cls: type) -> None:
@@ -146,8 +157,10 @@ def check_block(record: Record, cls: type) -> None:
 
     if not is_ours(cls) or issubclass(cls, (LayeredModel, YOLOv6)):
         return
-    unread = _unread(record, cls.ATTRIBUTES)  # type: ignore[attr-defined]
-    if issubclass(cls, Head):  # their flags and counts belong to exporters and losses
+    head = issubclass(cls, Head)
+    beside = _BESIDE.union(cls.DESCRIBING, _OF_HEADS if head else ())  # type: ignore[attr-defined]
+    unread = _unread(record, cls.ATTRIBUTES, beside)  # type: ignore[attr-defined]
+    if head:  # their flags and counts belong to exporters and losses
         unread = {name: value for name, value in unread.items() if not isinstance(value, (bool, int, str))}
     _refuse_unread(record, unread)
 
@@ -162,30 +175,63 @@ def _refuse_unread(record: Record, unread: Mapping[str, Any]) -> None:
         )
 
 
-def _unread(record: Record, read: Mapping[str, Any] | tuple[str, ...]) -> dict[str, Any]:
+def _unread(record: Record, read: Collection[str], beside: Collection[str] = _BESIDE) -> dict[str, Any]:
+    """Attributes that are not read, and that say something which neither their name nor the sizes explain."""
     held = {
         name: plain_number(value)
         for name, value in record.attributes.items()
-        if isinstance(name, str) and not name.startswith("_") and name not in read and name not in _DESCRIBING
+        if isinstance(name, str) and name not in read and name not in beside and not _is_internal(name)
     }
     numbers = {name: value for name, value in held.items() if _says_something(value)}
+    numbers |= {key: "a function" for key in ("_forward_hooks", "_forward_pre_hooks") if _is_hooked(record, key)}
     if not numbers:
         return {}
     sizes = set(_sizes(record, 4))
-    return {name: value for name, value in numbers.items() if not _describes(value, sizes)}
+    return {name: value for name, value in numbers.items() if not _describes(name, value, sizes)}
+
+
+def _is_internal(name: str) -> bool:
+    return name in _INTERNAL or (name.startswith("_") and name.endswith("_hooks"))
+
+
+def _is_hooked(record: Record, key: str) -> bool:
+    """Whether somebody's function changes what goes in or comes out; `torch.nn.utils.prune` is read as masks."""
+    hooks = record.attributes.get(key)
+    held = [*hooks.values()] if isinstance(hooks, dict) else [*hooks.entries.values()] if _is_dict(hooks) else []
+    return any(not (isinstance(each, Record) and each.name.startswith("torch.nn.utils.prune.")) for each in held)
+
+
+def _is_dict(value: Any) -> TypeGuard[Record]:
+    return isinstance(value, Record) and bool(value.entries)
 
 
 def _says_something(value: Any) -> bool:
-    """Numbers, flags, texts, tensors and modules outside `_modules`; not what is empty, and no objects."""
-    if isinstance(value, (list, tuple)):
-        return any(_says_something(each) for each in value[:1000])
-    return isinstance(value, (bool, int, float, str, TensorRecord)) or is_module(value)
+    """Numbers, flags, texts, tensors, functions, objects; not what is empty, nor a type of numbers."""
+    if isinstance(value, dict):
+        return any(_says_something(each) for each in list(value.values())[:1000])
+    if isinstance(value, (list, tuple, set)):
+        return any(_says_something(each) for each in list(value)[:1000])
+    if isinstance(value, Global):
+        return value.name not in _TYPES
+    return value is not None and not (isinstance(value, Record) and value.name in _EMPTY_OBJECTS)
 
 
-def _describes(value: Any, sizes: set[int]) -> bool:
-    """Whether it is a size, or a list of sizes, that the sub-modules have as well."""
+_TYPES = frozenset(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int64", "uint8"))
+_EMPTY_OBJECTS = frozenset(("torch.device", "torch.Size"))
+
+
+def _describes(name: str, value: Any, sizes: set[int]) -> bool:
+    """Whether it is a size, or a list of sizes, that the sub-modules have as well.
+
+    Under any name numbers that can only be widths are taken for such; small ones under the usual names only: a 3 may be
+    a kernel, and may be how often something is done. Widths under their usual names may be stale.
+    """
     several = value if isinstance(value, (list, tuple)) else (value,)
-    return all(isinstance(each, int) and not isinstance(each, bool) and each in sizes for each in several)
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in several):
+        return False
+    if name in _WIDTHS:
+        return bool(sizes) and all(each in sizes or each >= _LEAST_WIDTH for each in several)
+    return all(each in sizes and (name in _KERNELS or each >= _LEAST_WIDTH) for each in several)
 
 
 def _sizes(record: Record, depth: int) -> Iterator[int]:

@@ -29,6 +29,11 @@ def repository_name(cls: type) -> str:
     return next(name for name, known in _VARIANTS.items() if cls in known)
 
 
+def _state(part: nn.Module) -> dict[str, Any]:
+    """What a repository's class would hold: not what ours make of it when they settle."""
+    return {key: value for key, value in vars(part).items() if not key.startswith("_") or key in vars(nn.Module())}
+
+
 @contextmanager
 def in_repository(*models: nn.Module, names: dict[str, str] | None = None):
     """While this is open, the models' blocks belong to classes of a module `models.common`.
@@ -44,7 +49,8 @@ def in_repository(*models: nn.Module, names: dict[str, str] | None = None):
             name = repository_name(cls)
             name = (names or {}).get(name, name)
             if not hasattr(home, name) or not issubclass(getattr(home, name), cls):
-                setattr(home, name, type(name, (cls,), {"__module__": HOME, "__qualname__": name}))
+                own = {"__module__": HOME, "__qualname__": name, "__getstate__": _state}
+                setattr(home, name, type(name, (cls,), own))
             part.__class__ = getattr(home, name)
         yield
     finally:

@@ -144,3 +144,40 @@ def test_declines_in_front_of_a_batch_norm_and_then_beside_one() -> None:
     norm = "n = BatchNormalization(y0, n.gamma, n.beta, n.mean, n.var)"
     body = f"u = Resize(x, , s) h = Concat<axis=1>(u, b) y0 = Conv(h, c.weight) {norm} y = Conv(h, d.weight, d.bias)"
     check_declines(model_of(body, "y n"), ConvBeforeResize())
+
+
+def wide(narrow: int, channels: int, side: int) -> Model:
+    """A `narrow`-filter convolution of `channels` enlarged ones beside four."""
+    text = f"""{HEADER} g (float[1,{channels},{side},{side}] x, float[1,4,{2 * side},{2 * side}] b)
+    => (float[1,{narrow},{2 * side},{2 * side}] y) <float[{narrow},{channels + 4},1,1] w, float[4] s> {{
+    {UP.format(attrs=NEAREST)} h = Concat<axis=1>(u, b) y = Conv(h, w) }}"""
+    return build(text, values=VALUES)
+
+
+@pytest.mark.parametrize("runtime", ["ncnn", "onnxruntime"])
+def test_moved_only_where_the_table_predicts_no_loss(runtime: str) -> None:
+    from onnxslim_yolo.latency.shipped import table_for
+
+    table = table_for(runtime, "avx512")  # type: ignore[arg-type]
+    judged = ConvBeforeResize(runtime=runtime, isa="avx512")  # type: ignore[arg-type]
+    moved = set()
+    for narrow, channels, side in [(4, 4, 4), (8, 12, 8), (64, 4, 40), (16, 128, 20), (64, 256, 20), (128, 256, 40)]:
+        before, always = wide(narrow, channels, side), wide(narrow, channels, side)
+        was, after = table.predict_graph(before.graph), before.copy()
+        judged.run(after)
+        ConvBeforeResize().run(always)
+        after.to_onnx()
+        always.to_onnx()
+        now, anyway = table.predict_graph(after.graph), table.predict_graph(always.graph)
+        assert now <= was * 1.0001
+        assert now <= anyway * 1.0001
+        moved.add(len(after.graph.nodes) > len(before.graph.nodes))
+    assert moved == {True, False}
+
+
+def test_without_a_limit_of_another_kind_latency_decides() -> None:
+    from onnxslim_yolo.options import CompileOptions
+    from onnxslim_yolo.pipeline import _folding
+
+    assert _folding(CompileOptions(target="onnxruntime"))[-1] == ConvBeforeResize(runtime="onnxruntime")
+    assert _folding(CompileOptions(prune=0, target_macs=0.5))[-1] == ConvBeforeResize()
