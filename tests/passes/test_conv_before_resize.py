@@ -180,4 +180,4 @@ def test_without_a_limit_of_another_kind_latency_decides() -> None:
     from onnxslim_yolo.pipeline import _folding
 
     assert _folding(CompileOptions(target="onnxruntime"))[-1] == ConvBeforeResize(runtime="onnxruntime")
-    assert _folding(CompileOptions(prune=0, target_macs=0.5))[-1] == ConvBeforeResize()
+    assert _folding(CompileOptions(target_macs=0.5))[-1] == ConvBeforeResize()
