@@ -15,6 +15,7 @@ import yaml
 from onnxslim_yolo.ci.job import Job, compile_job
 from onnxslim_yolo.errors import BudgetError, InputError
 from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.report.annotations import annotation, annotation_of
 from tests.test_bad_input import good, write
 from tests.test_compile import contents
 
@@ -170,6 +171,61 @@ def test_the_action_on_bad_input_runs_nothing_from_it(place: Path) -> None:
     runner = Runner(place / "x", model="n.onnx")
     assert runner.run() == 2
     assert "`n.onnx`: not compiled (exit 2)" in runner.summary.read_text()
+
+
+@pytest.mark.parametrize("options", ["--prune 0.5 'oops", '--emit "onnx', "--prune 0.5 \\"])
+def test_options_that_are_no_words_fail_the_job(options: str, place: Path) -> None:
+    runner = Runner(place, model="m y.onnx", options=options, cache="false")
+    assert runner.run() == 2
+    assert runner.output("status") == "2" and runner.output("report") == "" and not (place / "slim").exists()
+    assert "not compiled (exit 2)" in runner.summary.read_text() and "'options'" in runner.summary.read_text()
+
+
+@pytest.mark.parametrize(
+    "options", ["--pruned 0.5", "--prune 2", "--snap pow3", "--emit", "other.onnx", "--max-drop x"]
+)
+def test_a_misspelt_option_reaches_the_summary(options: str, place: Path) -> None:
+    runner = Runner(place, model="m y.onnx", options=options, cache="false")
+    assert runner.run() == 2
+    summary = runner.summary.read_text()
+    assert summary.count("###") == 1 and "`m y.onnx`: not compiled (exit 2)" in summary
+    assert len(summary.splitlines()) >= 3, "and why"
+
+
+ANNOTATE = ["--output-format", "github", "--emit", "onnx", "--no-verify", "-o", "o"]
+
+
+def shown(place: Path, *words: str) -> tuple[int, list[str]]:
+    """A command's exit status, and the workflow commands that it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "onnxslim_yolo", *words]
+    done = subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, [text for text in done.stdout.splitlines() if text.startswith("::")]
+
+
+def test_what_is_wrong_is_an_annotation(place: Path) -> None:
+    status, (line,) = shown(place, "compile", "m y.onnx", *ANNOTATE, "--budget", "tight.toml")
+    assert status == 4
+    assert line.startswith("::error file=m y.onnx,title=onnxslim-yolo::params: 232, allowed 2")
+    status, (line,) = shown(place, "compile", "m y.onnx", *ANNOTATE)
+    assert status == 0 and line.startswith("::warning file=m y.onnx,title=onnxslim-yolo::NOT VERIFIED")
+    status, (line,) = shown(place, "compile", *ANNOTATE, "--pruned", "--", "m y.onnx")
+    assert status == 2 and line.startswith("::error file=m y.onnx,title=onnxslim-yolo::No such option")
+    assert shown(place, "compile", "m y.onnx", "--emit", "onnx", "-o", "o2", "--output-format", "github") == (0, [])
+    report = "o/m y.report.json"
+    assert shown(place, "diff", report, report, "--output-format", "github")[1][0].startswith("::warning")
+    assert shown(place, "diff", report, "o2/m y.report.json", "--output-format", "github") == (0, [])
+    assert shown(place, "diff", report, report) == (0, [])
+    status, (line,) = shown(place, "verify", "m y.onnx", "none.onnx", "--output-format", "github")
+    assert status == 2 and line.startswith("::error file=none.onnx")
+
+
+def test_a_name_makes_no_annotation_of_its_own() -> None:
+    line = annotation("error", "100 % of\n::set-output name=x::y", "a,b: c\n::error::z")
+    assert line == (
+        "::error file=a%2Cb%3A c%0A%3A%3Aerror%3A%3Az,title=onnxslim-yolo::100 %25 of%0A::set-output name=x::y"
+    )
+    assert annotation_of({"level": "pass", "word": "PASS", "text": ""}, "x") is None
 
 
 @pytest.mark.parametrize("name", ["n\nstatus=0", "n\nreport=/etc/passwd\nx"])

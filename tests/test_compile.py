@@ -228,7 +228,7 @@ def test_the_command(source: Path, tmp_path: Path) -> None:
         (["--prune", "1.0"], 2, "not in [0, 1)"),
         (["--prune", "some"], 2, "--prune takes"),
         (["--no-such-option"], 2, "No such option"),
-        (["--imgsz", "big"], 2, "--imgsz takes N or H,W"),
+        (["--imgsz", "big"], 2, "--imgsz takes N or HxW"),
         (["--passes", "prune{ratio=0.5},fold_bn", "--no-verify"], 2, "did you mean 'fold-bn'"),
         (["--keep", "nowhere", "--prune", "0.5"], 2, "'nowhere' matches no layer"),
         (["--target-params", "0.001x"], 2, "cannot come down"),

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from onnxslim_yolo import sweep as module
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.report.sweep import axes, label, pareto_front, render_sweep
+from onnxslim_yolo.sweep import run as module
 from onnxslim_yolo.sweep.rows import COLUMNS, read_rows, write_rows
-from onnxslim_yolo.sweep.run import Grid, SweepOptions, grid_value, plan_trials, sweep
+from onnxslim_yolo.sweep.run import Grid, SweepOptions, grid_value, plan_trials, require_some, sweep
 
 
 @pytest.fixture
@@ -58,15 +58,38 @@ def test_a_larger_grid_keeps_what_is_there(model, monkeypatch):
 
 
 def test_a_failure_is_a_row_and_is_tried_again(model, monkeypatch):
-    options = options_for(model, grid=Grid(prune=(0.3, 1.5), snap=("none",)))
-    good, fine, bad = sweep(options)
-    assert not good["error"] and not fine["error"]
-    assert "UsageError" in bad["error"] and "1.5" in bad["error"] and bad["file"] is None
+    options = options_for(model, grid=Grid(prune=(0.3,), snap=("none",), imgsz=(None, (99, 99))))
+    good, fails, fine, bad = sweep(options)
+    assert not good["error"] and not fine["error"] and fails["error"]
+    assert "InputError" in bad["error"] and "99x99" in bad["error"] and bad["file"] is None
+    require_some([good, fails, fine, bad], options.out / "sweep.csv")  # one came of it
+    with pytest.raises(InputError, match=r"none of the 1 trials could be compiled; .*99x99"):
+        require_some([good, fails, bad], options.out / "sweep.csv")
+    with pytest.raises(InputError, match="none of the 1 trials"):
+        require_some([fails], options.out / "sweep.csv")
+    require_some([good], options.out / "sweep.csv")
     ran: list[str] = []
     original = module.run_trial
     monkeypatch.setattr(module, "run_trial", lambda trial, folder: ran.append(trial.key) or original(trial, folder))
     sweep(options)
-    assert ran == [bad["key"]]
+    assert ran == [fails["key"], bad["key"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"grid": Grid(prune=(0.3, 1.5))}, "ratio 1.5"),
+        ({"grid": Grid(importance=("auto", "gama"))}, "gama"),
+        ({"grid": Grid(compensate=("reconstruct",))}, "needs images"),
+        ({"grid": Grid(snap=("pow3",))}, "pow3"),
+        ({"data": Path("nothing.yaml")}, "no such file"),
+    ],
+)
+def test_what_no_trial_can_be_is_said_before_the_first(model, given, said, monkeypatch):
+    monkeypatch.setattr(module, "run_trial", None)  # calling it would fail
+    with pytest.raises((InputError, UsageError), match=said):
+        sweep(options_for(model, **given))
+    assert not (model.parent / "out").exists()
 
 
 def test_the_key_knows_the_source_and_the_options(model):

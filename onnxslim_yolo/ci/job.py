@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxslim_yolo.ci.cache import Entry, key_of
 from onnxslim_yolo.compiler import build, require_budget
-from onnxslim_yolo.errors import BudgetError, InputError, NotAliveError, OnnxSlimError
+from onnxslim_yolo.errors import BudgetError, InputError, NotAliveError
 from onnxslim_yolo.options import CompileOptions
 
 
@@ -53,20 +53,16 @@ class Outcome:
 
 
 def compile_job(job: Job, progress: Callable[[str], None]) -> Outcome:
-    """Compile, or fetch what was compiled before; write the summary in either case, and also where it fails.
+    """Compile, or fetch what was compiled before; write the summary in either case. Failures are the caller's.
 
     Raises:
         OnnxSlimError: as `compile`, without BudgetError: `Outcome.require_budget` raises that.
     """
-    try:
-        outcome = _outcome(job, progress)
-    except OnnxSlimError as error:
-        _append(job.summary, failure(job.source, error))
-        raise
+    outcome = _outcome(job, progress)
     if job.summary is not None:
         from onnxslim_yolo.report.markdown import markdown_summary
 
-        _append(job.summary, markdown_summary(outcome.report) + _verdict(outcome))
+        append(job.summary, markdown_summary(outcome.report) + _verdict(outcome))
     return outcome
 
 
@@ -109,16 +105,8 @@ def _verdict(outcome: Outcome) -> str:
     return "\nUnchanged: taken from the cache.\n" if outcome.cached else ""
 
 
-def failure(source: Path, error: OnnxSlimError) -> str:
-    """An error as Markdown."""
-    from onnxslim_yolo.report.markdown import markdown_failure
-
-    return markdown_failure(source.name, " ".join(str(error).split()), error.exit_status)
-
-
-def _append(path: Path | None, text: str) -> None:
-    if path is None:
-        return
+def append(path: Path, text: str) -> None:
+    """Add text to a file. Raises InputError where it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text)

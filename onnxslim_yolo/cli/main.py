@@ -15,11 +15,14 @@ import typer
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.cli.defaults import merged, merged_as_toml, told, use_config, use_no_config
+from onnxslim_yolo.cli.failure import fail, say_failed
 from onnxslim_yolo.cli.help import choice, examples
 from onnxslim_yolo.cli.options import compile_options
 from onnxslim_yolo.cli.shared import (
     AsJson,
     Debug,
+    ImageSize,
+    OutputFormat,
     Pixels,
     Quiet,
     Verbose,
@@ -27,9 +30,11 @@ from onnxslim_yolo.cli.shared import (
     err,
     out,
     print_json,
+    say_verdict,
     settings,
     settle,
     stages,
+    wants_json,
 )
 from onnxslim_yolo.cli.streams import ending_on_signals, flush_output, give_up_output, prepare_streams, system_error
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
@@ -45,13 +50,13 @@ def main() -> None:
         with ending_on_signals():
             _run()
     except OnnxSlimError as error:
-        sys.exit(_fail(error))
+        sys.exit(fail(error))
     except OSError as error:
         give_up_output()
         settings.printed = True  # nothing more, the error as JSON included
-        sys.exit(_fail(system_error(error)))
+        sys.exit(fail(system_error(error)))
     except MemoryError as error:
-        sys.exit(_fail(InputError(f"there is not enough memory for this: {error}".rstrip(": "))))
+        sys.exit(fail(InputError(f"there is not enough memory for this: {error}".rstrip(": "))))
     except Exception as error:
         if settings.debug:
             raise
@@ -66,29 +71,10 @@ def _run() -> None:
         app()  # typer exits by itself, with 2 for a usage error
     except SystemExit as stop:
         if stop.code == UsageError.exit_status and stop.__context__ is not None:  # what typer has told already
-            _say_failed(UsageError(str(stop.__context__)))
+            say_failed(UsageError(str(stop.__context__)))
         raise
     finally:
         flush_output()
-
-
-def _fail(error: OnnxSlimError) -> int:
-    if settings.debug:
-        import traceback
-
-        traceback.print_exception(error, file=sys.stderr)
-    text = str(error)
-    err.print("[bold red]error[/]: ", end="", markup=True)
-    err.print(text, markup=False, highlight=False, soft_wrap=True)
-    return _say_failed(error)
-
-
-def _say_failed(error: OnnxSlimError) -> int:
-    """With `--json` the error as JSON, unless a report is there; returns the exit status."""
-    if "--json" in sys.argv and not settings.printed:
-        found = {"message": error.message, "file": error.file, "node": error.node, "help": error.hint}
-        print_json({"error": {"kind": type(error).__name__} | found, "exit": error.exit_status})
-    return error.exit_status
 
 
 def _version(value: bool) -> None:
@@ -114,9 +100,7 @@ def compile_command(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to write to (default: NAME-slim).")] = None,
     name: Annotated[str | None, typer.Option(help="Stem of the written files (default: the input's).")] = None,
-    imgsz: Annotated[
-        str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")
-    ] = None,
+    imgsz: ImageSize = None,
     pixels: Pixels = None,
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
@@ -190,6 +174,7 @@ def compile_command(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print what the file and the command line come to, and stop.")
     ] = False,
+    output_format: OutputFormat = "text",
     as_json: AsJson = False,
     debug: Debug = False,
     verbose: Verbose = False,
@@ -198,6 +183,8 @@ def compile_command(
     """Compile a detector: prune, snap, fuse, emit, verify."""
     given = locals()
     settle(debug, quiet, verbose)
+    settings.source, settings.summary = source, summary
+    as_json = wants_json(as_json, output_format)
     if print_config:
         facts = merged(context, given)
         return print_json(facts) if as_json else typer.echo(merged_as_toml(facts), nl=False)
@@ -210,6 +197,7 @@ def compile_command(
 
     with stages(quiet or as_json) as progress:
         outcome = compile_job(Job(source, options, cache, summary), progress)
+    settings.summarised = True
     if as_json:
         print_json(outcome.report)
     elif not quiet:
@@ -218,7 +206,8 @@ def compile_command(
         show_report(outcome.report, out, verbose=verbose, timings=outcome.timings)
         kept = " (unchanged, from the cache)" if outcome.cached else ""
         out.print(f"written to {outcome.folder}{kept}", highlight=False, soft_wrap=True)
-    return outcome.require()
+    outcome.require()
+    return say_verdict(outcome.report["verdict"], source)
 
 
 @app.command(epilog=examples("passes"))
@@ -244,5 +233,6 @@ def passes(as_json: AsJson = False, debug: Debug = False) -> None:
 
 
 # The other commands register themselves on `app`.
-from onnxslim_yolo.cli import models as _commands  # noqa: E402, F401
+from onnxslim_yolo.cli import compare as _compare  # noqa: E402, F401
+from onnxslim_yolo.cli import models as _models  # noqa: E402, F401
 from onnxslim_yolo.cli import sweep as _sweep  # noqa: E402, F401

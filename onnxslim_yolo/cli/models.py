@@ -1,8 +1,7 @@
-"""The commands that read a model and say something about it: trace, inspect, verify, eval, bench, diff, apply-plan."""
+"""The commands that read one model and say or write something about it: trace, inspect, eval, profile, apply-plan."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +11,11 @@ from rich.table import Table
 from onnxslim_yolo.cli.help import choice, examples
 from onnxslim_yolo.cli.options import parse_size
 from onnxslim_yolo.cli.progress import bar, spinner
-from onnxslim_yolo.cli.shared import AsJson, Debug, Pixels, Quiet, app, out, print_json, settle
-from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
+from onnxslim_yolo.cli.shared import AsJson, Debug, ImageSize, Pixels, Quiet, app, form_of, out, print_json, settle
+from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.ir.input_format import InputFormat
     from onnxslim_yolo.latency.packing import Runtime
-
-ImageSize = Annotated[str | None, typer.Option(metavar="N|H,W", help="Input size where the file leaves it open.")]
 
 
 @app.command(epilog=examples("trace"))
@@ -124,43 +120,6 @@ def _inspect_ncnn(path: Path, as_json: bool) -> None:
     return out.print(f"inputs {', '.join(net.inputs)}; outputs {', '.join(net.outputs)}", table, highlight=False)
 
 
-@app.command(epilog=examples("verify"))
-def verify(
-    first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="What has to agree with it.")],
-    imgsz: ImageSize = None,
-    pixels: Pixels = None,
-    tolerance: Annotated[float, typer.Option(help="Worst |difference| / spread allowed.")] = 1e-4,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Run two models on the same inputs and compare every output. Exit 3 if they disagree."""
-    settle(debug)
-    from onnxslim_yolo.verify.compare import told_apart, unseen
-    from onnxslim_yolo.verify.pair import compare_models, worst
-
-    with spinner("comparing", as_json):
-        check = compare_models(first, second, size=parse_size(imgsz), tolerance=tolerance, form=_form(pixels))
-    if as_json:
-        print_json(check.as_json())
-    else:
-        table = Table("output", "worst / spread", "worst", "at", box=None)
-        for d in check.differences:
-            table.add_row(d.output, f"{d.worst:.2e}", f"{d.absolute:.3g}", f"{d.column} {d.at}".strip())
-        out.print(table)
-        for line in unseen(check.differences):
-            out.print(line, style="yellow", highlight=False, markup=False)
-    if not check.passed:
-        culprit = worst(check)
-        names = _told_apart((first, second))
-        found, allowed = told_apart(culprit.worst, tolerance)
-        raise VerificationError(
-            f"{names[1]} disagrees with {names[0]}: {culprit.place()} differs by {found} of its "
-            f"spread, allowed {allowed}{f' ({culprit.note})' if culprit.note else ''}",
-            hint="a pruned model differs from its source by what was pruned; --tolerance sets the limit",
-        )
-
-
 @app.command("eval", epilog=examples("eval"))
 def evaluate_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, NCNN folder, checkpoint or Darknet cfg.")],
@@ -180,7 +139,7 @@ def evaluate_command(
     from onnxslim_yolo.verify.detector import Detector, open_network
 
     dataset = read_dataset(data, (split,))
-    network = open_network(model, size=parse_size(imgsz), threads=threads, form=_form(pixels))
+    network = open_network(model, size=parse_size(imgsz), threads=threads, form=form_of(pixels))
     detector = Detector(network, nc=len(dataset.names))
     if not (as_json or quiet):
         for note in network.notes:
@@ -195,48 +154,6 @@ def evaluate_command(
     for c in () if quiet else result.classes:
         table.add_row(c.name, str(c.objects), *(f"{v:.3f}" for v in (c.precision, c.recall, c.ap50, c.ap)))
     return out.print(table, f"{result.images} images, {1000 * result.seconds / max(result.images, 1):.1f} ms each")
-
-
-@app.command(epilog=examples("bench"))
-def bench(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="ONNX or NCNN; the first is the base.")],
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Rounds; every model once a round, in random order.")] = 21,
-    imgsz: ImageSize = None,
-    pixels: Pixels = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Also time every layer.")] = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-    quiet: Quiet = False,
-) -> None:
-    """Time models against each other: interleaved, pinned, with an A/A control."""
-    settle(debug, quiet)
-    from onnxslim_yolo.measure.benchmark import benchmark
-
-    with bar("measuring", quiet or as_json) as progress:
-        size = parse_size(imgsz)
-        result = benchmark(
-            models,
-            threads=threads,
-            rounds=rounds,
-            size=size,
-            form=_form(pixels),
-            layers=layers,
-            names=_told_apart(models),
-            progress=progress,
-        )
-    if as_json:
-        return print_json(result.to_dict())
-    table = Table("model", "runtime", "ms", "quartiles", "ratio", "quartiles", box=None)
-    for m in result.models:
-        spread, ratios = (f"{a:.2f}…{b:.2f}" for a, b in (m.ms_quartiles, m.ratio_quartiles))
-        table.add_row(m.name, m.runtime, f"{m.ms:.2f}", spread, f"{m.ratio:.3f}", ratios)
-    out.print(table)
-    for m in result.models:
-        for layer in sorted(m.layers, key=lambda item: -item.ms)[:15]:
-            out.print(f"  {m.name}: {layer.ms:.3f} ms {layer.share:5.1%} {layer.type} {layer.name}", highlight=False)
-    clock = f"{result.clock} time, {result.threads} thread(s), {result.rounds} rounds"
-    return out.print(f"A/A control {result.control:.3f}; ratios within {result.resolution:.1%} mean nothing; {clock}")
 
 
 @app.command(epilog=examples("profile"))
@@ -267,23 +184,6 @@ def profile(
         out.print(f"{found.path}: {found.layers} layers of {found.families} kinds", highlight=False)
 
 
-@app.command(epilog=examples("diff"))
-def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="An earlier NAME.report.json.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="A later one.")],
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Compare two reports, as Markdown for a comment."""
-    settle(debug)
-    from onnxslim_yolo.report.diff import diff_reports, markdown_diff, read_report
-
-    found = diff_reports(read_report(old), read_report(new))
-    if as_json:
-        return print_json(found)
-    return typer.echo(markdown_diff(found))
-
-
 @app.command("apply-plan", epilog=examples("apply-plan"))
 def apply_plan_command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="NAME.plan.json of a compilation.")],
@@ -300,15 +200,3 @@ def apply_plan_command(
     with spinner("reading"):
         apply_plan_file(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)
-
-
-def _form(text: str | None) -> InputFormat | None:
-    from onnxslim_yolo.ir.input_format import parse_input
-
-    return None if text is None else parse_input(text)
-
-
-def _told_apart(files: Sequence[Path]) -> list[str]:
-    """The files' names; their paths where two names are the same, as `model.onnx` and `model-slim/model.onnx` are."""
-    names = [file.name for file in files]
-    return names if len(set(names)) == len(names) else [str(file) for file in files]

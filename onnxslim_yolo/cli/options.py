@@ -33,12 +33,12 @@ def compile_options(given: Mapping[str, Any]) -> CompileOptions:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) from `N` or `H,W`. Raises UsageError."""
+    """(height, width) from `N`, `HxW` or `H,W`. Raises UsageError."""
     if text is None:
         return None
     parts = text.replace("x", ",").split(",")
     if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
-        raise UsageError(f"--imgsz takes N or H,W in pixels, not '{text}'")
+        raise UsageError(f"--imgsz takes N or HxW (or H,W) in pixels, not '{text}'")
     sides = [int(part) for part in parts]
     return sides[0], sides[-1]
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from onnxslim_yolo.cli.help import choice
+from onnxslim_yolo.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.ir.input_format import InputFormat
 
 app = typer.Typer(
     name="onnxslim-yolo",
@@ -24,9 +31,18 @@ app = typer.Typer(
 
 @dataclass
 class Settings:
-    """What every command shares. `printed`: JSON is on standard output already."""
+    """What every command shares.
+
+    Attributes:
+        printed: JSON is on standard output already. summarised: so is the summary, where it belongs.
+        source, summary: what is compiled, and where to sum it up, once the command line has been read.
+    """
 
     printed: bool = False
+    summarised: bool = False
+    source: Path | None = None
+    summary: Path | None = None
+    output_format: str = "text"
     debug: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -44,11 +60,40 @@ Pixels = Annotated[
     typer.Option("--input", metavar="0..1|0..255|mean=…,std=…", help="What the network is fed for a pixel."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
+ImageSize = Annotated[str | None, typer.Option(metavar="N|HxW", help="Input size where the file leaves it open.")]
+FORMATS = ("text", "json", "github")
+OutputFormat = Annotated[
+    str, choice("text|json|github", "github: text, and what is wrong as annotations of a workflow.")
+]
 
 
 def settle(debug: bool, quiet: bool = False, verbose: bool = False) -> None:
     """Note what every command shares."""
     settings.debug, settings.quiet, settings.verbose = debug, quiet, verbose
+
+
+def wants_json(as_json: bool, output_format: str) -> bool:
+    """Whether JSON is asked for, by either option. Raises UsageError for a format that is none."""
+    if output_format not in FORMATS:
+        raise UsageError(f"--output-format takes {', '.join(FORMATS)}, not '{output_format}'")
+    settings.output_format = output_format
+    return as_json or output_format == "json"
+
+
+def say_verdict(verdict: Mapping[str, Any], file: object) -> None:
+    """A verdict that is no pass as an annotation, where those are asked for."""
+    if settings.output_format == "github":
+        from onnxslim_yolo.report.annotations import annotation_of
+
+        line = annotation_of(verdict, file)
+        if line is not None:
+            say_annotation(line)
+
+
+def say_annotation(line: str) -> None:
+    """A workflow command: on standard output, unless JSON is there. Both are read."""
+    stream = sys.stderr if settings.printed else sys.stdout
+    stream.write(line + "\n")
 
 
 def print_json(value: Any) -> None:
@@ -75,3 +120,10 @@ def stages(silent: bool) -> Iterator[Callable[[str], None]]:
     else:
         with err.status("starting") as status:
             yield tell
+
+
+def form_of(text: str | None) -> InputFormat | None:
+    """What `--input` says. Raises UsageError."""
+    from onnxslim_yolo.ir.input_format import parse_input
+
+    return None if text is None else parse_input(text)

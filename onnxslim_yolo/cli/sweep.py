@@ -39,7 +39,7 @@ def sweep_command(
 ) -> None:
     """Compile a grid of options, and draw accuracy against cost. Run again, it goes on where it was."""
     settle(debug, quiet)
-    from onnxslim_yolo.sweep.run import Grid, SweepOptions, grid_value, sweep
+    from onnxslim_yolo.sweep.run import Grid, SweepOptions, grid_value, require_some, sweep
 
     grid = Grid(
         prune=tuple(grid_value("prune", word) for word in _words(prune)),
@@ -68,10 +68,12 @@ def sweep_command(
     with bar("sweeping", quiet or as_json) as progress:
         rows = sweep(options, progress)
     if as_json:
-        return print_json(rows)
-    from onnxslim_yolo.report.sweep import show_sweep
+        print_json(rows)
+    elif not quiet:
+        from onnxslim_yolo.report.sweep import show_sweep
 
-    return None if quiet else show_sweep(rows, folder, out)
+        show_sweep(rows, folder, out)
+    require_some(rows, folder / "sweep.csv")
 
 
 def _words(text: str) -> list[str]:

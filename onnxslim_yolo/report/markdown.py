@@ -91,10 +91,11 @@ def _said(word: str, text: str, level: str) -> str:
     return f"{_LEVELS.get(level, '')} **{_text(word)}**{f': {_text(text)}' if text else ''}"
 
 
-def markdown_failure(file: str, message: str, exit_status: int) -> str:
-    """A compilation that came to nothing, or to more than its budget: what failed, and the status it exits with."""
+def markdown_failure(file: str, message: str, exit_status: int, way_out: str | None = None) -> str:
+    """A compilation that came to nothing: what failed, the status it exits with, and what helps."""
+    helps = f"\nHelp: {_text(way_out)}\n" if way_out else ""
     kind = _KINDS.get(exit_status, "not compiled")
-    return f"### ❌ onnxslim-yolo: {_code(file)}: {kind} (exit {exit_status})\n\n{_text(message)}\n"
+    return f"### ❌ onnxslim-yolo: {_code(file)}: {kind} (exit {exit_status})\n\n{_text(message)}\n{helps}"
 
 
 def markdown_diff(diff: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.files.atomic import sha256_of
+from onnxslim_yolo.options import options_from
+from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.sweep.children import run_in_children
 from onnxslim_yolo.sweep.rows import Row, Trial, read_rows, write_rows
 
@@ -92,13 +94,15 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> list[Row]:
     Writes `sweep.csv`, `sweep.parquet` where pyarrow is installed, and `sweep.html` into the sweep's folder.
 
     Raises:
-        InputError: a model is missing, the folder cannot be written, or its table is damaged.
-        UsageError: an option is out of range, or needs a package that is not installed.
+        InputError: a model is missing, the folder cannot be written, its table is damaged, or the labels are no data.
+        UsageError: an option or a value of the grid is out of range, or needs a package that is not installed.
     """
     from onnxslim_yolo.report.sweep import write_sweep_html
 
     _check(options)
     trials, table = plan_trials(options), options.out / "sweep.csv"
+    for trial in trials:
+        options_from(_compile_options(trial))  # what no trial can be is told before the first
     known = {row["key"]: row for row in read_rows(table)}
     todo = [trial for trial in trials if trial.key not in known or known[trial.key]["error"]]
     for done, row in enumerate(_run(todo, options), start=len(trials) - len(todo) + 1):
@@ -113,6 +117,17 @@ def sweep(options: SweepOptions, progress: Progress | None = None) -> list[Row]:
     rows = [known[trial.key] for trial in trials]
     write_sweep_html(rows, options.model.name, options.out / "sweep.html")
     return rows
+
+
+def require_some(rows: Sequence[Row], table: Path) -> None:
+    """Raises InputError where everything that was asked for failed: the unpruned model alone is no result."""
+    asked = [row for row in rows if str(row["prune"]) not in ("0", "0.0")] or rows
+    if all(row.get("error") for row in asked):
+        raise InputError(
+            f"none of the {len(asked)} trials could be compiled; the first: {asked[0]['error']}",
+            file=table,
+            hint="the table has every trial's error; run it again when they are mended",
+        )
 
 
 def grid_value(option: str, text: str) -> float | str:
@@ -160,8 +175,7 @@ def run_trial(trial: Trial, folder: Path) -> Row:
     size = trial.options.get("imgsz")
     row: Row = {"key": trial.key, "model": Path(trial.model).name, **chosen, "imgsz": size and "x".join(map(str, size))}
     try:
-        options = {**trial.options, **({} if size is None else {"imgsz": tuple(size)})}
-        result = compile_model(trial.model, out=out, verify=trial.verify, **options)
+        result = compile_model(trial.model, out=out, verify=trial.verify, **_compile_options(trial))
         row |= _figures(result.report)
         written = result.ncnn or result.onnx
         if written is None:
@@ -172,6 +186,11 @@ def run_trial(trial: Trial, folder: Path) -> Row:
     except Exception as error:  # one bad combination must not end a sweep of hours
         row["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
     return row | {"seconds": round(time.perf_counter() - started, 2)}
+
+
+def _compile_options(trial: Trial) -> dict[str, Any]:
+    size = trial.options.get("imgsz")
+    return {**trial.options, **({} if size is None else {"imgsz": tuple(size)})}
 
 
 def _figures(report: dict[str, Any]) -> Row:
@@ -189,7 +208,6 @@ def _figures(report: dict[str, Any]) -> Row:
 
 def _accuracy(written: Path, data: Path) -> Row:
     from onnxslim_yolo.measure.evaluate import evaluate
-    from onnxslim_yolo.runtime.dataset import read_dataset
     from onnxslim_yolo.verify.detector import Detector, open_network
 
     dataset = read_dataset(data, ("val",))
@@ -258,6 +276,8 @@ def _check(options: SweepOptions) -> None:
             "rivals are compared by mAP: without it each is measured against itself, and wins",
             hint="give labelled images with --data data.yaml, or leave --against out",
         )
+    if options.data is not None:
+        read_dataset(options.data, ("val",))
     if options.jobs == 0 or options.jobs < -1:
         raise UsageError(f"{options.jobs} trials at a time?", hint="--jobs takes a number above 0, or -1 for all cores")
     if options.backend not in ("local", "loky", "dask"):
