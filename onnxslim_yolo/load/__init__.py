@@ -12,6 +12,7 @@ from typing import Any, Literal
 import onnx
 from onnx.helper import set_model_props
 
+from onnxslim_yolo._version import install_line
 from onnxslim_yolo.analysis.first_layers import format_of_first_layers
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.files.atomic import require_file, sha256_of
@@ -159,7 +160,7 @@ def _checkpoint(path: Path, options: LoadOptions) -> tuple[onnx.ModelProto, tupl
         raise InputError(
             "reading a PyTorch checkpoint needs torch, which is not installed",
             file=path,
-            hint="pip install 'onnxslim-yolo[torch]', or compile an ONNX export that keeps its BatchNorms",
+            hint=f"{install_line('torch')}; or compile an ONNX export that keeps its BatchNorms",
         )
     from onnxslim_yolo.load.trace_apart import is_apart, trace_apart
 

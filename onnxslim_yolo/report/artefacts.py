@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxslim_yolo._version import install_line
 from onnxslim_yolo.analysis.cost import Cost
 from onnxslim_yolo.errors import UnsupportedError, UsageError
 from onnxslim_yolo.files.atomic import write_atomically
@@ -54,7 +55,7 @@ def _save_module(trainable: Model, path: Path) -> Path:
     try:
         from onnxslim_yolo.emit.torch import save_module, to_torch
     except ImportError as error:
-        raise UsageError("--emit torch needs torch", hint="pip install 'onnxslim-yolo[torch]'") from error
+        raise UsageError("--emit torch needs torch", hint=install_line("torch")) from error
     return save_module(to_torch(trainable), path)
 
 

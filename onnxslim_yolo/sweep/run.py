@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxslim_yolo._version import install_line
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.files.atomic import sha256_of
 from onnxslim_yolo.options import options_from
@@ -246,7 +247,7 @@ def _joblib() -> Any:
     try:
         return import_module("joblib")
     except ImportError as error:
-        raise UsageError("trials on a cluster need joblib", hint="pip install 'onnxslim-yolo[sweep]'") from error
+        raise UsageError("trials on a cluster need joblib", hint=install_line("sweep")) from error
 
 
 def _measure(rows: list[Row], options: SweepOptions) -> None:
