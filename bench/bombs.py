@@ -140,6 +140,13 @@ def chain(count: int, side: int) -> onnx.ModelProto:
     return model_of(nodes, (1, 3, side, side))
 
 
+def quick_chain(count: int, side: int) -> onnx.ModelProto:
+    """The same of operators that count half."""
+    names = ["x", *(f"t{k}" for k in range(1, count)), "y"]
+    nodes = [helper.make_node("Sigmoid" if k % 2 else "Relu", [names[k]], [names[k + 1]]) for k in range(count)]
+    return model_of(nodes, (1, 3, side, side))
+
+
 def constant(size: int) -> onnx.ModelProto:
     nodes = [helper.make_node("ConstantOfShape", ["s"], ["c"]), helper.make_node("Add", ["x", "c"], ["y"])]
     return model_of(nodes, (1, 3, 8, 8), {"s": ints(size, 3, 8, 8)})
@@ -171,6 +178,7 @@ BOMBS: dict[str, tuple[Make, Make | None]] = {
     "a MatMul that is an outer product": (lambda: matmul(43_000), lambda: matmul(3100)),
     "a sum that is an outer one": (lambda: outer_sum(43_000), lambda: outer_sum(3100)),
     "a Pad": (lambda: pad(28_000), lambda: pad(1800)),
+    "2000 quick operators on a 4000² image": (lambda: quick_chain(2000, 4000), lambda: quick_chain(160, 1000)),
     "a ConstantOfShape": (lambda: constant(10_000_000), lambda: constant(50_000)),
     "1000 operators on a 4000² image": (lambda: chain(1000, 4000), lambda: chain(60, 1000)),
     "a Sum of 10⁴ inputs": (lambda: many_sums(10_000), None),

@@ -6,19 +6,21 @@ import math
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
+from PIL import Image
 
 from bench import bombs
 from onnxslim_yolo import compile as compile_model
 from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, OUTPUT_COPIES, POOL_TAP, effort_of
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT
-from onnxslim_yolo.analysis.limits import MEMORY, WORK, Limits, limits_for
+from onnxslim_yolo.analysis.limits import MEMORY, WORK, Asked, Limits, limits_for
 from onnxslim_yolo.cli.options import parse_limit
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.load.onnx import load_onnx
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.rewrites.shape_nodes import Room, fold_constants
+from onnxslim_yolo.verify.pair import compare_models
 from tests.command import command
 from tests.test_bad_input import good, write
 
@@ -194,3 +196,45 @@ def test_a_sum_of_many_inputs_is_analysed_along_its_edges(tmp_path, monkeypatch:
         analyse_channels(canonical(bombs.many_sums(count), tmp_path).graph)
         counts.append(len(asked))
     assert counts[1] < 5 * counts[0], counts
+
+
+COMMANDS = {
+    "verify": ("verify", "m.onnx", "m.onnx"),
+    "bench": ("bench", "g.onnx", "m.onnx", "--rounds", "3", "-q"),
+    "eval": ("eval", "m.onnx", "--data", "d.yaml"),
+    "profile": ("profile", "m.onnx", "-q", "-o", "t.json"),
+}
+BOMB_OF = {
+    "verify": lambda: bombs.pool(1999, 2000),
+    "bench": lambda: bombs.resize(28_000),
+    "eval": lambda: bombs.matmul(43_000),
+    "profile": lambda: bombs.conv(2000, 16, 16, 65),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_other_commands_judge_what_they_run(name: str, tmp_path) -> None:
+    """Refused before a runtime opens it; the limit is the user's here, too; control: an ordinary model passes."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "d.yaml").write_text("path: .\nval: .\nnames: [a]\n")
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    write(good(), tmp_path / "g.onnx")
+    write(BOMB_OF[name](), tmp_path / "m.onnx")
+    done = command(*COMMANDS[name], cwd=tmp_path)
+    assert done.returncode == 2 and "m.onnx" in done.stderr and "running it takes" in done.stderr, done.stderr
+    assert "--limit-" in done.stderr and done.stderr.count("error:") == 1
+    write(good(), tmp_path / "m.onnx")
+    done = command(*COMMANDS[name], "--limit-work", "10", cwd=tmp_path)
+    assert done.returncode == 2 and "the limit of 10" in done.stderr
+    if name in ("verify", "bench"):  # this model has no head to evaluate, and measuring its layers takes long
+        assert command(*COMMANDS[name], cwd=tmp_path).returncode == 0
+
+
+def test_a_graph_that_cannot_be_compiled_is_judged_by_its_shapes(tmp_path) -> None:
+    """Verified can be what is not compiled: an operator of no domain known here beside a bomb."""
+    model = bombs.resize(28_000)
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["x"], ["noise"]))
+    model.graph.output.append(helper.make_tensor_value_info("noise", TensorProto.FLOAT, None))
+    path = write(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="running it takes"):
+        compare_models(path, path, asked=Asked())

@@ -315,7 +315,7 @@ def as_user(user: int, folder: Path, *words: object) -> tuple[int, str]:
                 os.setuid(user)
                 sys.argv = ["onnxslim-yolo", *map(str, words)]
                 sys.stderr = os.fdopen(2, "w")
-                onnxslim_yolo.cli.main()
+                onnxslim_yolo.cli.main.main()
                 status = 0
             except SystemExit as leaving:
                 status = leaving.code if isinstance(leaving.code, int) else 0

@@ -3,7 +3,7 @@
 Memory is that of the tensors between their first and last use, in the graph's order, at no less than four bytes an
 element (runtimes compute in float32), with constants all the time and outputs to the end. A checked output is held
 several times over: `OUTPUT_COPIES`. Work is counted in multiply-adds; what runs slower by the element than a
-convolution counts more, by about as much as it takes longer on one core (`POOL_TAP`, `ELEMENT`).
+convolution counts more, by about as much as it takes longer on one core (`POOL_TAP`, `ELEMENT`, `QUICK_ELEMENT`).
 A tensor of unknown size counts nothing.
 """
 
@@ -21,6 +21,12 @@ from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant, is_constant, is_empty
 
 POOL_TAP, ELEMENT, CUBIC = 60, 120, 2000
+QUICK_ELEMENT = 60
+QUICK = {
+    *("BatchNormalization", "Sigmoid", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Mul", "Add", "Sub"),
+    *("Concat", "Split", "Slice", "Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten"),
+}
+"""What runtimes vectorise or only move: detectors have one of them behind each convolution, or several."""
 OUTPUT_COPIES = 8
 LARGE_KERNEL = 225
 """Elements of a window above which runtimes write out all windows before they multiply, twice."""
@@ -78,7 +84,7 @@ def work_of(node: Node, shapes: Mapping[int, Shape]) -> int:
     outputs = [shapes.get(id(tensor)) for tensor in node.outputs if not is_empty(tensor)]
     read = sum(prod(shape) for shape in inputs if shape is not None)
     made = sum(prod(shape) for shape in outputs if shape is not None)
-    plain = ELEMENT * (max(read, made) if len(inputs) <= 2 else read + made)
+    plain = (QUICK_ELEMENT if node.op in QUICK else ELEMENT) * (max(read, made) if len(inputs) <= 2 else read + made)
     return max(plain, _special(node, inputs, outputs, made))
 
 

@@ -26,7 +26,7 @@ def format_of_first_layers(graph: gs.Graph) -> tuple[InputFormat, str] | None:
     if len(graph.inputs) != 1:
         return None
     image = graph.inputs[0]
-    if image.dtype is not None and np.dtype(image.dtype).kind in "iu":
+    if isinstance(image.dtype, (np.dtype, type)) and np.dtype(image.dtype).kind in "iu":  # not an unknown type's number
         return BYTES, f"its type is {np.dtype(image.dtype)}"
     slope, offset, seen = np.ones(1), np.zeros(1), ""
     tensor: Tensor = image

@@ -24,6 +24,14 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the user allows: bytes and multiply-adds; None: by the model's weights."""
+
+    memory: float | None = None
+    work: float | None = None
+
+
+@dataclass(frozen=True)
 class Limits:
     """Bytes and multiply-adds that one run of a model may take; `math.inf`: any."""
 

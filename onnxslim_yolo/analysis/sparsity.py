@@ -65,7 +65,8 @@ def sparsity_of(channels: Channels) -> Sparsity:
     values, prunable = measured.values, channels.prunable
     own = values[prunable]
     unit = 1.0 if measured.kind == "gamma" else float(own.mean()) if own.size else 1.0
-    counts, edges = np.histogram(own, bins=BINS) if own.size else (np.zeros(BINS, int), np.linspace(0, 1, BINS + 1))
+    shown = own[np.isfinite(own)]
+    counts, edges = np.histogram(shown, bins=BINS) if shown.size else (np.zeros(BINS, int), np.linspace(0, 1, BINS + 1))
     below = _below(own, 0.01 * unit)
     return Sparsity(
         kind=measured.kind,

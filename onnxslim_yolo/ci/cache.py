@@ -123,14 +123,22 @@ class Entry:
     def report(self) -> dict[str, Any] | None:
         """The result's report, or None where there is no complete, undamaged result."""
         try:
-            listed = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-            intact = _inside(listed) and all(self._holds(name, digest) for name, digest in listed.items())
+            listed = self._listed()
+            if not _inside(listed) or not all(self._holds(name, digest) for name, digest in listed.items()):
+                return None
             names = [name for name in listed if name.endswith(".report.json")]
             text = (self.folder / "files" / names[0]).read_text(encoding="utf-8")
             report: dict[str, Any] = json.loads(text)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
-        return report if intact else None
+        return report
+
+    def _listed(self) -> dict[str, str]:
+        manifest = self.folder / MANIFEST
+        if not manifest.is_file():  # a pipe would be waited for
+            raise LookupError(MANIFEST)
+        listed: dict[str, str] = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        return listed
 
     def _holds(self, name: str, digest: str) -> bool:
         path = self.folder / "files" / name
@@ -140,7 +148,9 @@ class Entry:
         """Copy the result's files to `target`. Raises InputError where that cannot be written."""
         with staging(target) as stage:
             with _writing(target, "choose another folder with -o"):
-                shutil.copytree(self.folder / "files", stage, dirs_exist_ok=True, copy_function=shutil.copyfile)
+                for name in self._listed():  # nothing else that lies there
+                    (stage / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(self.folder / "files" / name, stage / name, follow_symlinks=False)
             move_into(stage, target)
 
     def store(self, source: Path, names: Iterable[str]) -> None:

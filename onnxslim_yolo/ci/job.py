@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,8 @@ def _entry(job: Job) -> Entry | None:
         return None
     if not job.source.exists():
         raise InputError("no such file", file=job.source)
+    if os.path.lexists(job.cache) and not job.cache.is_dir():  # said before anything is compiled
+        raise InputError("is no folder to keep results in", file=job.cache, hint="choose another one with --cache")
     return Entry(job.cache / key_of(job.source, job.options))
 
 
@@ -105,10 +108,18 @@ def _verdict(outcome: Outcome) -> str:
     return "\nUnchanged: taken from the cache.\n" if outcome.cached else ""
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens; a pipe that nobody reads is an OSError, and is not waited for."""
+    opened = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(opened, True)
+    return opened
+
+
 def append(path: Path, text: str) -> None:
     """Add text to a file. Raises InputError where it cannot be written."""
     try:
-        with path.open("a", encoding="utf-8") as stream:
+        with open(path, "a", encoding="utf-8", opener=_without_waiting) as stream:
             stream.write(text)
     except OSError as error:
         raise InputError(f"cannot write the summary: {error.strerror or error}", file=path) from error

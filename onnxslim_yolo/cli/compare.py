@@ -10,12 +10,14 @@ import typer
 from rich.table import Table
 
 from onnxslim_yolo.cli.help import examples
-from onnxslim_yolo.cli.options import parse_size
+from onnxslim_yolo.cli.options import asked_for, parse_size
 from onnxslim_yolo.cli.progress import bar, spinner
 from onnxslim_yolo.cli.shared import (
     AsJson,
     Debug,
     ImageSize,
+    LimitMemory,
+    LimitWork,
     OutputFormat,
     Pixels,
     Quiet,
@@ -37,6 +39,8 @@ def verify(
     imgsz: ImageSize = None,
     pixels: Pixels = None,
     tolerance: Annotated[float, typer.Option(help="Worst |difference| / spread allowed.")] = 1e-4,
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
     output_format: OutputFormat = "text",
     as_json: AsJson = False,
     debug: Debug = False,
@@ -48,7 +52,10 @@ def verify(
     from onnxslim_yolo.verify.pair import compare_models, worst
 
     with spinner("comparing", as_json):
-        check = compare_models(first, second, size=parse_size(imgsz), tolerance=tolerance, form=form_of(pixels))
+        asked = asked_for(limit_memory, limit_work)
+        check = compare_models(
+            first, second, size=parse_size(imgsz), tolerance=tolerance, form=form_of(pixels), asked=asked
+        )
     if as_json:
         print_json(check.as_json())
     else:
@@ -77,6 +84,8 @@ def bench(
     imgsz: ImageSize = None,
     pixels: Pixels = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also time every layer.")] = False,
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
     as_json: AsJson = False,
     debug: Debug = False,
     quiet: Quiet = False,
@@ -94,6 +103,7 @@ def bench(
             size=size,
             form=form_of(pixels),
             layers=layers,
+            asked=asked_for(limit_memory, limit_work),
             names=_told_apart(models),
             progress=progress,
         )

@@ -22,6 +22,8 @@ from onnxslim_yolo.cli.shared import (
     AsJson,
     Debug,
     ImageSize,
+    LimitMemory,
+    LimitWork,
     OutputFormat,
     Pixels,
     Quiet,
@@ -158,12 +160,8 @@ def compile_command(
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append a Markdown summary, as for $GITHUB_STEP_SUMMARY.")
     ] = None,
-    limit_memory: Annotated[
-        str | None, typer.Option(metavar="3GB|none", help="Memory that one run of the model may take, by its shapes.")
-    ] = None,
-    limit_work: Annotated[
-        str | None, typer.Option(metavar="500G|none", help="Multiply-adds that one run of the model may take.")
-    ] = None,
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
     no_config: Annotated[
         bool, typer.Option("--no-config", callback=use_no_config, is_eager=True, help="Ignore configuration files.")
     ] = False,

@@ -9,9 +9,22 @@ import typer
 from rich.table import Table
 
 from onnxslim_yolo.cli.help import choice, examples
-from onnxslim_yolo.cli.options import parse_size
+from onnxslim_yolo.cli.options import asked_for, parse_size
 from onnxslim_yolo.cli.progress import bar, spinner
-from onnxslim_yolo.cli.shared import AsJson, Debug, ImageSize, Pixels, Quiet, app, form_of, out, print_json, settle
+from onnxslim_yolo.cli.shared import (
+    AsJson,
+    Debug,
+    ImageSize,
+    LimitMemory,
+    LimitWork,
+    Pixels,
+    Quiet,
+    app,
+    form_of,
+    out,
+    print_json,
+    settle,
+)
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -128,6 +141,8 @@ def evaluate_command(
     pixels: Pixels = None,
     split: Annotated[str, typer.Option(help="Which of the data's splits.")] = "val",
     threads: Annotated[int, typer.Option(help="Threads of the runtime; 0 for all cores.")] = 0,
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
     as_json: AsJson = False,
     debug: Debug = False,
     quiet: Quiet = False,
@@ -139,7 +154,8 @@ def evaluate_command(
     from onnxslim_yolo.verify.detector import Detector, open_network
 
     dataset = read_dataset(data, (split,))
-    network = open_network(model, size=parse_size(imgsz), threads=threads, form=form_of(pixels))
+    asked = asked_for(limit_memory, limit_work)
+    network = open_network(model, size=parse_size(imgsz), threads=threads, form=form_of(pixels), asked=asked)
     detector = Detector(network, nc=len(dataset.names))
     if not (as_json or quiet):
         for note in network.notes:
@@ -163,6 +179,8 @@ def profile(
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     imgsz: ImageSize = None,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="The table (default: TARGET-ISA-N.json).")] = None,
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
@@ -178,7 +196,13 @@ def profile(
     runtime: Runtime = "ncnn" if target == "ncnn" else "onnxruntime"
     with bar("profiling", quiet) as progress:
         found = profile_command(
-            models, target=runtime, threads=threads, imgsz=parse_size(imgsz), out=output, progress=progress
+            models,
+            target=runtime,
+            threads=threads,
+            imgsz=parse_size(imgsz),
+            out=output,
+            asked=asked_for(limit_memory, limit_work),
+            progress=progress,
         )
     if not quiet:
         out.print(f"{found.path}: {found.layers} layers of {found.families} kinds", highlight=False)
@@ -193,9 +217,10 @@ def apply_plan_command(
 ) -> None:
     """Cut a checkpoint's weights as a plan says, and write them as a state_dict."""
     settle(debug)
+    from onnxslim_yolo.files.atomic import resolved
     from onnxslim_yolo.training.apply_plan import apply_plan_file
 
-    if output.resolve() == checkpoint.resolve():
+    if resolved(output) == resolved(checkpoint):
         raise InputError("would overwrite the checkpoint it reads", file=output)
     with spinner("reading"):
         apply_plan_file(plan, checkpoint, output)

@@ -6,10 +6,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.options import CompileOptions
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.analysis.limits import Asked
 
 FIELDS = {"output": "out", "print_after_all": "dump_to", "pixels": "input"}
 """Parameters of the command that are called otherwise in `CompileOptions`."""
@@ -53,6 +56,13 @@ def parse_limit(option: str, text: str | None) -> float | None:
     if match is None or not float(match[1]) > 0:
         raise UsageError(f"{option} takes an amount like 3G, or none, not '{text:.40}'")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def asked_for(memory: str | None, work: str | None) -> Asked:
+    """The limits of one command. Raises UsageError."""
+    from onnxslim_yolo.analysis.limits import Asked
+
+    return Asked(parse_limit("--limit-memory", memory), parse_limit("--limit-work", work))
 
 
 def _ratio(text: str) -> float | Literal["dead"]:

@@ -59,6 +59,12 @@ Pixels = Annotated[
     str | None,
     typer.Option("--input", metavar="0..1|0..255|mean=…,std=…", help="What the network is fed for a pixel."),
 ]
+LimitMemory = Annotated[
+    str | None, typer.Option(metavar="3GB|none", help="Memory that one run of the model may take, by its shapes.")
+]
+LimitWork = Annotated[
+    str | None, typer.Option(metavar="500G|none", help="Multiply-adds that one run of the model may take.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 ImageSize = Annotated[str | None, typer.Option(metavar="N|HxW", help="Input size where the file leaves it open.")]
 FORMATS = ("text", "json", "github")

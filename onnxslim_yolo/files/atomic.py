@@ -62,15 +62,15 @@ def staging(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: `folder` is a file, or nothing can be written beside it.
     """
-    parent = folder.resolve().parent
-    prefix = f".{folder.resolve().name}.onnxslim-"
+    real = resolved(folder)
+    parent, prefix = real.parent, f".{real.name}.onnxslim-"
     hint = "choose another folder with -o"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
             raise InputError("is a file, expected a folder to write to", file=folder, hint=hint)
         if folder.is_dir() and folder.stat().st_dev != parent.stat().st_dev:
-            parent = folder.resolve()  # a mount point: renaming does not cross it
+            parent = real  # a mount point: renaming does not cross it
         _sweep(parent, prefix)
     except OSError as error:
         raise InputError(f"cannot write here: {error.strerror or error}", file=folder, hint=hint) from error
@@ -220,6 +220,23 @@ def require_file(path: Path) -> None:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         what = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise InputError(f"is {what}, expected a file", file=path, hint="copy what it gives into a file first")
+
+
+def require_place(path: Path) -> None:
+    """Raises InputError where `write_atomically` is certain to fail: a folder in its place, or one nobody may write."""
+    above = next((each for each in path.parents if each.exists()), path.parent)
+    if path.is_dir():
+        raise InputError("is a folder, expected a file to write", file=path, hint="choose another name with -o")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError("cannot write here", file=path, hint="choose another folder with -o")
+
+
+def resolved(path: Path) -> Path:
+    """The path without links. Raises InputError for links that lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: before Python 3.13
+        raise InputError("is a link that leads in a circle, or nowhere", file=path, hint="name another path") from error
 
 
 def sha256_of(path: Path) -> str:

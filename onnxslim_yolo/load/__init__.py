@@ -123,6 +123,8 @@ def _read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProt
         if each is not None:
             require_file(each)
     suffix = path.suffix.lower()
+    if options.weights is not None and suffix not in (".cfg", ".weights") and not options.weights.exists():
+        raise InputError("no such file", file=options.weights, hint="--weights names what belongs to the model")
     if suffix == ".cfg" or suffix == ".weights":
         return _from_proto(_darknet(path, options), path)
     if suffix in CHECKPOINTS:

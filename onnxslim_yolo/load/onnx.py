@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.files.atomic import sha256_of
+from onnxslim_yolo.files.atomic import require_file, sha256_of
 from onnxslim_yolo.ir.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.ir.graph import Model, Source, initializers, input_constant, nodes_of, toposort
 from onnxslim_yolo.ir.shapes import infer_shapes
@@ -53,6 +53,18 @@ def read_pair(path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
             check_text(proto, path)
     refuse_unsupported(proto, path)
     return proto, reference
+
+
+def read_as_it_is(path: Path) -> onnx.ModelProto:
+    """An ONNX file with its external data and its functions inlined, whatever is in it.
+
+    Raises:
+        InputError: as `read_onnx`.
+    """
+    require_file(path)
+    proto = _parse(path)
+    _load_external_data(proto, path)
+    return _inlined(proto, path)
 
 
 def _has_long_domains(proto: onnx.ModelProto) -> bool:

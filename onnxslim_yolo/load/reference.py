@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, compose, helper
 
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.files.atomic import require_file
 from onnxslim_yolo.load.onnx import read_onnx
 
 PREFIX = "reference/"
@@ -29,6 +30,7 @@ def fit_reference(file: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         InputError: the file is broken, or does not take or give what the model does.
     """
+    require_file(file)
     export = read_onnx(file)
     held = {tensor.name for tensor in export.graph.initializer}
     inputs = [value for value in export.graph.input if value.name not in held]

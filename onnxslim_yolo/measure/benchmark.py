@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import InputFormat
@@ -109,6 +110,7 @@ def benchmark(
     size: tuple[int, int] | None = None,
     form: InputFormat | None = None,
     layers: bool = False,
+    asked: Asked | None = None,
     seed: int = 0,
     timeout: float = 1800.0,
     progress: Callable[[int, int], None] | None = None,
@@ -123,6 +125,7 @@ def benchmark(
         size: (h, w) for models whose input size is free.
         form: what the networks are fed for a pixel; None for what the files show.
         layers: also time each layer (onnxruntime's profile; in ncnn, blob by blob).
+        asked: what running an ONNX graph may take, judged before it is opened; None: not judged.
         seed: of the order within rounds.
         timeout: seconds for all of it.
         progress: called with (rounds done, rounds).
@@ -133,7 +136,7 @@ def benchmark(
         VerificationError: the measuring process crashed or took too long.
     """
     _check_usage(models, names, threads, rounds)
-    entries = [_entry(path, size, form) for path in models]
+    entries = [_entry(path, size, form, asked) for path in models]
     request = {
         "entries": [*entries, entries[0]],
         "threads": threads,
@@ -185,15 +188,18 @@ def _check_usage(models: Sequence[Path], names: Sequence[str] | None, threads: i
         raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {most}")
 
 
-def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None) -> dict[str, Any]:
+def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None, asked: Asked | None) -> dict[str, Any]:
     if path.is_dir() or path.suffix == ".param":
         return _ncnn_entry(path, size, form)
     if path.suffix != ".onnx":
         raise InputError("is neither an .onnx file nor an NCNN folder or .param", file=path)
     if not path.is_file():
         raise InputError("no such file", file=path)
+    from onnxslim_yolo.verify.affordable import require_affordable
     from onnxslim_yolo.verify.detector import open_onnx
 
+    if asked is not None:
+        require_affordable(path, path, size, asked)
     network = open_onnx(path, path, size, form=form)
     facts = {"file": str(path), "model": file_name(path), "size": list(network.size)}
     return {"runtime": "onnxruntime", **facts, **_pixels(network.form)}

@@ -9,7 +9,9 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.limits import Asked, limits_for
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.files.atomic import require_place
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table import LatencyTable
@@ -34,6 +36,7 @@ def profile_command(
     threads: int = 1,
     imgsz: tuple[int, int] | None = None,
     out: Path | None = None,
+    asked: Asked | None = None,
     progress: Progress | None = None,
 ) -> ProfileResult:
     """Measure the layers of these models on this machine and write a table.
@@ -43,6 +46,7 @@ def profile_command(
         target: the runtime. threads: its threads.
         imgsz: (height, width) in pixels where a file leaves it open.
         out: the table's file; by default `TARGET-ISA-THREADS.json` in the working directory.
+        asked: what running a model may take, judged before; None: not judged.
         progress: called with (layers measured, layers to measure as far as is known).
 
     Raises:
@@ -52,7 +56,9 @@ def profile_command(
     """
     if not models:
         raise UsageError("profile needs at least one model", hint="its layers are what is measured")
-    graphs = [_prepared(path, imgsz) for path in models]
+    if out is not None:
+        require_place(out)  # before minutes of measuring
+    graphs = [_prepared(path, imgsz, asked) for path in models]
     table = profile(graphs, target=target, threads=threads, progress=progress)
     if not table.families:
         raise UsageError("nothing in these models can be measured", hint="are their input sizes known? --imgsz")
@@ -61,12 +67,14 @@ def profile_command(
     return ProfileResult(path, table, len(table.families), sum(len(grid.us) for grid in table.families.values()))
 
 
-def _prepared(path: Path, imgsz: tuple[int, int] | None) -> gs.Graph:
+def _prepared(path: Path, imgsz: tuple[int, int] | None, asked: Asked | None) -> gs.Graph:
     """The graph in the form in which widths are chosen."""
     from onnxslim_yolo.load import load
     from onnxslim_yolo.passes import FocusToConv, SppToSppf
 
     model = load(path, imgsz=imgsz)
+    if asked is not None:
+        limits_for(model, asked.memory, asked.work).require(model)
     FocusToConv().run(model)
     SppToSppf().run(model)
     return model.graph

@@ -30,6 +30,7 @@ def session(model: Model | onnx.ModelProto | bytes | Path, *, optimise: bool, th
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False  # what a run has taken is given back after it
+    options.enable_mem_pattern = False  # planning it takes time by the square of what lives at once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if isinstance(model, Model):
         model = model.to_onnx()

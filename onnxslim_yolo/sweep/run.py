@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from onnxslim_yolo._version import install_line
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.files.atomic import sha256_of
+from onnxslim_yolo.files.atomic import resolved, sha256_of
 from onnxslim_yolo.options import options_from
 from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.sweep.children import run_in_children
@@ -145,15 +145,15 @@ def grid_value(option: str, text: str) -> float | str:
 def plan_trials(options: SweepOptions) -> list[Trial]:
     """Every trial, in order: for each size the unpruned models, then the grid."""
     emit = "ncnn" if options.target == "ncnn" else "onnx"
-    data = None if options.data is None else str(options.data.resolve())
+    data = None if options.data is None else str(resolved(options.data))
     common = {"emit": [emit], "target": options.target, "trust": options.trust, "name": "model"}
     files = {"weights": options.weights, "calib": options.calib}
-    common |= {name: str(path.resolve()) for name, path in files.items() if path is not None}
+    common |= {name: str(resolved(path)) for name, path in files.items() if path is not None}
     hashes = {path: sha256_of(path) for path in (options.model, *options.against)}
 
     def trial(path: Path, size: Size | None, **chosen: Any) -> Trial:
         imgsz = {} if size is None else {"imgsz": list(size)}
-        return Trial(str(path.resolve()), hashes[path], {**common, **imgsz, **chosen}, options.verify, data)
+        return Trial(str(resolved(path)), hashes[path], {**common, **imgsz, **chosen}, options.verify, data)
 
     grid = options.grid
     found = [trial(path, size, prune=0.0) for size in grid.imgsz for path in hashes]
@@ -218,7 +218,7 @@ def _accuracy(written: Path, data: Path) -> Row:
 
 def _run(trials: Sequence[Trial], options: SweepOptions) -> Iterator[Row]:
     """The trials' rows as they come."""
-    folder = (options.out / "trials").resolve()
+    folder = resolved(options.out / "trials")
     if options.jobs == 1 and options.backend != "dask":
         yield from (run_trial(trial, folder) for trial in trials)
         return

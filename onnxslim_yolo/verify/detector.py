@@ -11,13 +11,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.files.atomic import require_file
 from onnxslim_yolo.files.yaml import read_yaml
 from onnxslim_yolo.heads.finish import Detections, postprocess
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec, class_names
 from onnxslim_yolo.heads.values import recognise
 from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.ir.input_format import UNIT, InputFormat, input_format_of
+from onnxslim_yolo.verify.affordable import require_affordable
 
 DEFAULT_SIZE = 640
 
@@ -98,7 +101,12 @@ class Detector:
 
 
 def open_network(
-    path: Path, *, size: tuple[int, int] | None = None, threads: int = 0, form: InputFormat | None = None
+    path: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    threads: int = 0,
+    form: InputFormat | None = None,
+    asked: Asked | None = None,
 ) -> Network:
     """Open an ONNX file, an NCNN folder or `.param`, or a checkpoint.
 
@@ -107,6 +115,7 @@ def open_network(
         size: (h, w) for models whose input size is free; must agree with the model's where it is fixed.
         threads: 0 for as many as there are cores.
         form: what the network is fed for a pixel; None: what the file shows, else values in [0, 1].
+        asked: what running an ONNX graph may take, judged before it is opened; None: not judged.
 
     Raises:
         InputError: the file is missing, broken, or of an unknown kind.
@@ -115,11 +124,14 @@ def open_network(
     threads = threads or os.cpu_count() or 1
     if path.is_dir() or path.suffix == ".param":
         return _open_ncnn(path, size, threads, form)
+    require_file(path)
     if not path.is_file():
         raise InputError("no such file", file=path)
     if path.suffix == ".onnx":
+        if asked is not None:
+            require_affordable(path, path, size, asked)
         return open_onnx(path, path, size, threads, form)
-    return _open_checkpoint(path, size, threads, form)
+    return _open_checkpoint(path, size, threads, form, asked)
 
 
 def open_onnx(
@@ -242,10 +254,14 @@ def cut_by_emitter(metadata: Mapping[str, str]) -> bool:
     return isinstance(section, dict) and bool(section.get("cut"))
 
 
-def _open_checkpoint(path: Path, size: tuple[int, int] | None, threads: int, form: InputFormat | None) -> Network:
+def _open_checkpoint(
+    path: Path, size: tuple[int, int] | None, threads: int, form: InputFormat | None, asked: Asked | None
+) -> Network:
     from onnxslim_yolo.load import LoadOptions, read_model
 
     _, proto = read_model(path, LoadOptions(imgsz=size, input=form))
+    if asked is not None:
+        require_affordable(proto, path, size, asked)
     return open_onnx(proto.SerializeToString(), path, size, threads, form)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.ir.input_format import INPUT_KEY, InputFormat
@@ -35,15 +36,16 @@ def compare_models(
     tolerance: float = TOLERANCE,
     count: int = 2,
     form: InputFormat | None = None,
+    asked: Asked | None = None,
 ) -> Check:
     """Run both on the same inputs and compare their outputs in order, column by column.
 
-    `form` is what both are fed for a pixel; None for what the first file shows.
+    `form` is what both are fed for a pixel; None for what the first file shows. `asked`: as for `open_network`.
 
     Raises:
         InputError: a file is broken, or the models differ in input size or number of outputs.
     """
-    a, b = open_network(first, size=size, form=form), open_network(second, size=size, form=form)
+    a, b = (open_network(path, size=size, form=form, asked=asked) for path in (first, second))
     if a.size != b.size:
         raise InputError(
             f"takes {b.size[0]}x{b.size[1]} pixels, {first.name} takes {a.size[0]}x{a.size[1]}", file=second
