@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from onnxslim_yolo.files.spelling import options_of
 from onnxslim_yolo.passes.protocol import Pass, effect_of
-from onnxslim_yolo.passes.spelling import options_of
 from onnxslim_yolo.pipeline import PASSES
 
 EFFECTS = {

@@ -10,11 +10,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Literal, cast
 
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.files.spelling import parse_passes
 from onnxslim_yolo.passes import (
     AbsorbConstants,
     Activations,
     Canonicalise,
     ConvBeforeResize,
+    DropDead,
     FocusToConv,
     FoldAffine,
     FoldBatchNorm,
@@ -30,7 +32,6 @@ from onnxslim_yolo.passes import (
     SppToSppf,
 )
 from onnxslim_yolo.passes.protocol import Pass
-from onnxslim_yolo.passes.spelling import parse_passes
 
 if TYPE_CHECKING:
     from onnxslim_yolo.ir.graph import Model
@@ -44,6 +45,7 @@ PASSES: tuple[type[Pass], ...] = (
     Head,
     FocusToConv,
     SppToSppf,
+    DropDead,
     PruneChannels,
     PruneToTarget,
     SnapWidths,
@@ -149,7 +151,7 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         steps.append(AbsorbConstants())
     elif options.compensate == "reconstruct":
         steps.append(Reconstruct(options.calib))
-    return [*steps, SliceChannels()]
+    return [DropDead(options.keep), *steps, SliceChannels()]
 
 
 Cost = Literal["latency", "macs", "params"]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.passes.drop_dead import DropDead
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.passes.prune import PruneChannels
 from onnxslim_yolo.passes.slice import SliceChannels
@@ -34,7 +35,7 @@ def reach(
     """The pass `prune` with the smallest ratio at which MACs or parameters are at most the given share.
 
     Args:
-        model: the source, not edited but for its plan's ranking.
+        model: the source, not edited but for its plan's ranking (made anew if dead layers will have gone first).
         snap: the grid that widths are moved to.
         folding: what runs on the sliced network: merged branches and moved convolutions cost less.
         macs, params: the share of the source's. One of them.
@@ -43,6 +44,9 @@ def reach(
         UsageError: even the largest ratio does not come down that far; the message says how far it does.
     """
     full = cost_of(model.graph)
+    without = model.copy()
+    if DropDead(prune.keep).run(without):
+        model = without
     ranked = replace(prune, ratio=0.0)
     # Ranked once, not at every step: with calibration images that takes minutes. The copies' plans inherit it.
     ranked.rank(model, open_plan(model))

@@ -10,6 +10,7 @@ from onnxslim_yolo.passes.absorb import AbsorbConstants
 from onnxslim_yolo.passes.activations import Activations
 from onnxslim_yolo.passes.canonicalise import Canonicalise
 from onnxslim_yolo.passes.conv_before_resize import ConvBeforeResize
+from onnxslim_yolo.passes.drop_dead import DropDead
 from onnxslim_yolo.passes.focus import FocusToConv
 from onnxslim_yolo.passes.fold_affine import FoldAffine
 from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
@@ -29,6 +30,7 @@ __all__ = [
     "Activations",
     "Canonicalise",
     "ConvBeforeResize",
+    "DropDead",
     "FocusToConv",
     "FoldAffine",
     "FoldBatchNorm",

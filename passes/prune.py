@@ -26,6 +26,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.constraints import complete
+from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.analysis.levels import levelled
@@ -34,7 +35,7 @@ from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array, Model, Node, is_constant
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.ranking import SPARSE, AnyKind, Per, Ranking, RankingOptions, known_ranking, rank
@@ -112,11 +113,11 @@ class PruneChannels:
         before, ranked = plan.keep.copy(), self.macs is not None or self.ratio != "dead"
         dead = self._dead(model, channels) & eligible if self.exact or not ranked else np.zeros(channels.count, bool)
         carrying = carriers(channels, ranking.values, self.carry) & ~dead
-        doomed = self._lowest(model, channels, ranking, eligible, dead, carrying) if ranked else dead
+        doomed = self._lowest(model, plan, ranking, eligible, dead, carrying) if ranked else dead
         if ranked and dead.any() and not (doomed & eligible & ~dead).any():
             ranked = False  # what is dead is all that was asked for
-            if self.macs is None and dead.sum() > float(self.ratio) * eligible.sum():
-                share = dead.sum() / max(eligible.sum(), 1)
+            if self.macs is None and dead.sum() > float(self.ratio) * (eligible.sum() + plan.gone) - plan.gone:
+                share = (dead.sum() + plan.gone) / max(eligible.sum() + plan.gone, 1)
                 model.note(f"{self.ratio:g} asked, {share:.0%} removed: so many channels contribute nothing, exactly")
         keep = before & ~(doomed & eligible)
         if ranked and doomed.any():
@@ -171,8 +172,9 @@ class PruneChannels:
         return dead_channels(channels, moments, absorb=self.absorb)
 
     def _lowest(
-        self, model: Model, channels: Channels, ranking: Ranking, eligible: Array, dead: Array, carrying: Array
+        self, model: Model, plan: Plan, ranking: Ranking, eligible: Array, dead: Array, carrying: Array
     ) -> Array:
+        channels, gone = plan.channels, plan.gone
         candidates, importance = np.flatnonzero(eligible), ranking.values
         if ranking.curves:
             order, level = ranking.order[~carrying[ranking.order]], np.arange(channels.count)
@@ -192,9 +194,12 @@ class PruneChannels:
 
         if self.macs is None:
             # The small addend keeps 0.7 · 10 at 7 although 0.7 has no exact binary form.
-            return ~without(min(int(np.floor(float(self.ratio) * len(candidates) + 1e-9)), len(order))) | dead
+            # Layers that went whole were asked for as well.
+            wanted = int(np.floor(float(self.ratio) * (len(candidates) + gone) + 1e-9)) - gone
+            return ~without(min(max(wanted, 0), len(order))) | dead
         cost = PlanCost.of(model.graph, channels)
-        limit = self.macs * cost.macs(np.ones(channels.count, dtype=bool))
+        came = 0 if plan.came is None else cost_of(plan.came).macs
+        limit = self.macs * max(came, cost.macs(np.ones(channels.count, dtype=bool)))
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
@@ -267,6 +272,12 @@ def _protected(channels: Channels, patterns: tuple[str, ...]) -> Array:
             classes = use.labels.reshape(-1)
             found[classes[classes >= 0]] = True
     return found
+
+
+def matches_layer(pattern: str, node: Node) -> bool:
+    """Whether a pattern of `keep` names a node, or a constant that it reads."""
+    names = [node.name, *(tensor.name for tensor in node.inputs if is_constant(tensor))]
+    return any(_matches(pattern, name) for name in names)
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -90,7 +90,7 @@ class PruneToTarget:
             )
         # As it came: the problem counts convolutions where `conv-before-resize` will put them, which on maps of a few
         # pixels costs more than it saves.
-        came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(model.graph))
+        came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(plan.came or model.graph))
         fused = problem.latency(problem.planned)
         source = max(came, fused)
         number, unit = parse_target(self.target)

@@ -39,6 +39,18 @@ def test_axes_are_cut_and_the_rest_is_the_same_object() -> None:
     assert before["a.weight"].shape == (4, 3, 1, 1)
 
 
+def test_layers_that_went_whole_are_left_out() -> None:
+    content = {**HEAD, "version": 2, "keep": {}, "removed": ["b.cv1.conv", "b.cv1.bn"]}
+    names = ["a.weight", "b.cv1.conv.weight", "b.cv1.bn.weight", "b.cv1.bn.running_mean", "b.cv10.conv.weight"]
+    assert list(apply_plan(content, {name: np.ones(2) for name in names})) == ["a.weight", "b.cv10.conv.weight"]
+
+
+@pytest.mark.parametrize("removed", [["b.cv1"], "a", [1]])
+def test_what_cannot_be_left_out_is_refused(removed: object) -> None:
+    with pytest.raises(InputError, match=r"the plan removes|no list of layers"):
+        apply_plan({**HEAD, "version": 2, "keep": {}, "removed": removed}, state())
+
+
 def test_groups_keep_channels_of_their_own() -> None:
     weight = np.arange(4 * 3, dtype=np.float32).reshape(4, 3)
     after = apply_plan(plan({"g.weight": {"1": [[0, 1], [1, 2]]}}), {"g.weight": weight})

@@ -212,7 +212,7 @@ def compile_command(
 def passes(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the passes with their options, as `--passes` spells them."""
     settle(debug)
-    from onnxslim_yolo.passes.spelling import options_of
+    from onnxslim_yolo.files.spelling import options_of
     from onnxslim_yolo.pipeline import available_passes
 
     known = available_passes()

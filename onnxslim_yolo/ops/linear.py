@@ -53,7 +53,12 @@ class LinearLayer:
     @property
     def blocks(self) -> Array:
         """(groups, outputs/groups, inputs/groups, taps), float64."""
-        w = self.weight.astype(np.float64)
+        return np.asarray(self.stored_blocks, np.float64)
+
+    @property
+    def stored_blocks(self) -> Array:
+        """The same in the weight's own type, and a view of it where that can be: read-only."""
+        w = self.weight
         if self.node.op == "ConvTranspose":  # (inputs, outputs/groups, *taps)
             return np.asarray(w.reshape(self.groups, w.shape[0] // self.groups, w.shape[1], -1).swapaxes(1, 2))
         w = w if self.outputs_first else w.T

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
 from onnxslim_yolo.analysis.labelling import AxisUse
@@ -67,7 +68,9 @@ class Plan:
         shapes: after slicing: initializer of the source → its shape before and after; None for after where it lost
             channels that `kept` cannot tell.
         groups: after slicing: every group's widths.
-        removed_nodes: names of nodes that were taken out whole.
+        removed_nodes: names of layers of the source that were taken out whole.
+        came: the graph as it was before layers were taken out, for whoever needs what it cost; None: as it is.
+        gone: how many prunable channels went with those layers.
         threshold: the importance at which the ranking cut, if it cut at one.
         ranking: how `prune` ranked the classes, kept because measuring it again may take minutes.
         snapped: what `keep` was before and after widths were chosen by latency, so that choosing again starts from the
@@ -90,6 +93,8 @@ class Plan:
     kept: dict[str, Cut] = field(default_factory=dict)
     shapes: dict[str, tuple[Shape, Shape | None]] = field(default_factory=dict)
     removed_nodes: tuple[str, ...] = ()
+    came: gs.Graph | None = None
+    gone: int = 0
     groups: list[GroupPlan] = field(default_factory=list)
     threshold: float | None = None
     ranking: object | None = None
@@ -122,6 +127,7 @@ class Plan:
     def take_over(self, earlier: Plan) -> None:
         """What an earlier plan of the same model recorded stays recorded."""
         self.kept, self.shapes, self.removed_nodes = earlier.kept, earlier.shapes, earlier.removed_nodes
+        self.came, self.gone = earlier.came, earlier.gone
 
     @property
     def removed(self) -> int:

@@ -97,7 +97,7 @@ def _found_in(graph: gs.Graph) -> SourceTerms:
     leaves: dict[str, Leaf] = {}
     for constant in initializers(graph):
         origin = origin_of(constant)
-        for leaf in _leaf_names(origin):
+        for leaf in _leaves_of(origin):
             leaves[leaf.name] = leaf
             readers[leaf.name].append((constant, origin))
     found = SourceTerms()
@@ -111,7 +111,12 @@ def _found_in(graph: gs.Graph) -> SourceTerms:
     return found
 
 
-def _leaf_names(origin: Origin) -> list[Leaf]:
+def leaf_names(constant: gs.Constant) -> list[str]:
+    """The source's initializers that a constant is made from."""
+    return [leaf.name for leaf in _leaves_of(origin_of(constant)) if leaf.unnamed is None]
+
+
+def _leaves_of(origin: Origin) -> list[Leaf]:
     """The leaves of an origin, each once."""
     leaves: dict[str, Leaf] = {}
     seen: set[int] = set()

@@ -63,6 +63,7 @@ def _figures(report: Report) -> dict[str, float | None]:
         "nodes": after["nodes"],
         "bytes": size_of_result(report),
         "removed": None if pruning is None else pruning["removed"],
+        "gone": None if pruning is None else len(pruning.get("gone") or ()),
         "difference_from_source": None if loss is None else loss["worst"],
     }
     if after.get("latency_us") is not None:

@@ -39,6 +39,7 @@ _FIGURES = {
     "map50": ("mAP50", "{:.3f}".format),
     "nodes": ("Nodes", count_text),
     "removed": ("Channels removed", count_text),
+    "gone": ("Layers gone whole", count_text),
     "difference_from_source": ("Difference from the source", small_text),
 }
 

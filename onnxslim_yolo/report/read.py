@@ -66,6 +66,7 @@ _SHAPE = {
             "importance": _Maybe(str),
             "threshold": _Maybe(_NUMBER),
             "lossless": bool,
+            "gone": _Added([str]),
             "histogram": _Maybe({"counts": [_COUNT], "going": _Maybe([_COUNT]), "edges": [_NUMBER]}),
         }
     ),

@@ -294,10 +294,16 @@ def accuracy_text(report: Mapping[str, Any]) -> str | None:
 
 
 def pruning_text(report: Mapping[str, Any]) -> str:
-    """How many channels went, of how many, ranked by what."""
+    """How many layers and channels went, of how many, ranked by what."""
     pruning = report["pruning"]
     if pruning is None:
         return "no channels were ranked"
+    gone = len(pruning.get("gone") or ())
+    text = _channels_text(pruning)
+    return f"{gone} layer{'s' if gone > 1 else ''} gone whole, without effect on the output; {text}" if gone else text
+
+
+def _channels_text(pruning: Mapping[str, Any]) -> str:
     removed, prunable = pruning["removed"], pruning["prunable"]
     dead = pruning.get("dead") or 0
     if not prunable:

@@ -30,7 +30,8 @@ def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: 
 
     Args:
         plan: the content of NAME.plan.json. Its `keep` names tensors, axes and the indices that stay; for the input
-            axis of a grouped convolution there may be one list per group.
+            axis of a grouped convolution there may be one list per group. Layers that it names under `removed` are
+            left out: the module has `nn.Identity` in their place.
         state_dict: name → tensor (torch or numpy). Left alone.
         file: named in error messages.
 
@@ -48,7 +49,7 @@ def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: 
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise InputError(f"the state_dict lacks {listed}, which the plan cuts", file=file, hint=HINT)
-    result = dict(state_dict)
+    removed, result = _removed(plan, state_dict, file), dict(state_dict)
     for name, axes in keep.items():
         source = _source(name, state_dict)
         flip = source != name
@@ -57,7 +58,27 @@ def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: 
         if len(state_dict[source].shape) == 1 and source.endswith(".weight"):
             _follow(result, source[: -len("weight")], axes[0], {*keep, *shapes}, file)
     check_after(shapes, plan, state_dict, result, file)
-    return result
+    return _without(result, removed)
+
+
+def _removed(plan: Mapping[str, Any], state_dict: Mapping[str, Any], file: object) -> list[str]:
+    """The layers that went whole. Raises InputError where the state_dict has none of such a name."""
+    names = plan.get("removed", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise InputError("the plan's 'removed' is no list of layers", file=file, hint="compile again")
+    missing = [name for name in names if not any(_belongs(key, name) for key in state_dict)]
+    if missing:
+        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise InputError(f"the state_dict lacks {listed}, which the plan removes", file=file, hint=HINT)
+    return names
+
+
+def _without(state: dict[str, Any], removed: list[str]) -> dict[str, Any]:
+    return {key: tensor for key, tensor in state.items() if not any(_belongs(key, name) for name in removed)}
+
+
+def _belongs(key: str, layer: str) -> bool:
+    return key == layer or key.startswith(f"{layer}.")
 
 
 def _follow(result: dict[str, Any], stem: str, indices: Any, known: set[str], file: object) -> None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.files.spelling import spell
 from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.latency import LatencyTable, table_for
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
-from onnxslim_yolo.passes.spelling import spell
 from onnxslim_yolo.pipeline import parse_pipeline
 from onnxslim_yolo.pruning.auto_widths import REACH
 from onnxslim_yolo.pruning.plan import open_plan

@@ -9,10 +9,12 @@ import typing
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.passes.protocol import Pass
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.passes.protocol import Pass
 
 
 def spell(step: Pass) -> str:
