@@ -190,14 +190,27 @@ def options_from(options: dict[str, Any]) -> CompileOptions:
     for key in PATHS:
         if values.get(key) is not None:
             values[key] = Path(values[key])
-    if isinstance(values.get("imgsz"), int):
-        values["imgsz"] = (values["imgsz"], values["imgsz"])
+    if isinstance(values.get("imgsz"), (int, str)):
+        values["imgsz"] = parse_size(str(values["imgsz"]))
+    elif values.get("imgsz") is not None:
+        values["imgsz"] = tuple(values["imgsz"])
     for key in ("emit", "keep"):
         if isinstance(values.get(key), str):
             values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
         elif values.get(key) is not None:
             values[key] = tuple(values[key])
     return CompileOptions(**values)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) from `N`, `HxW` or `H,W`. Raises UsageError."""
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
+        raise UsageError(f"--imgsz takes N or HxW (or H,W) in pixels, not '{text}'")
+    sides = [int(part) for part in parts]
+    return sides[0], sides[-1]
 
 
 def _is_line(name: str) -> bool:

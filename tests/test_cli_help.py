@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import typer.main
 
-from onnxslim_yolo.cli.help import EXAMPLES, choice
+from onnxslim_yolo.cli.help import EXAMPLES, PANELS, REST, choice
 from onnxslim_yolo.cli.main import app
+from onnxslim_yolo.cli.options import compile_options
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.options import EMITTERS, CompileOptions, options_from, parse_size
+from tests.docs_snippets import PAGES
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
@@ -82,3 +85,44 @@ def test_a_value_that_is_nearly_right(options, hint):
     with pytest.raises(UsageError) as caught:
         CompileOptions(**options)
     assert caught.value.hint == hint
+
+
+def test_the_help_of_compile_is_in_groups():
+    known = [parameter.name for parameter in GROUP.commands["compile"].params]
+    grouped = [name for names in PANELS.values() for name in names]
+    assert len(grouped) == len(set(grouped)) and set(grouped) <= set(known)
+    done = run("compile", "--help")
+    titles = re.findall(r"^╭─ (.*?) ─", done.stdout, re.MULTILINE)
+    assert titles == ["Arguments", *PANELS, REST]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_flag_has_no_type(name):
+    shown = run(name, "--help").stdout
+    assert "--debug" in shown and "<bool>" not in shown
+
+
+def test_what_may_be_written_is_listed():
+    shown = run("compile", "--help").stdout
+    assert ",".join(EMITTERS) in shown
+
+
+@pytest.mark.parametrize(("text", "size"), [("320", (320, 320)), ("480x640", (480, 640)), ("480,640", (480, 640))])
+def test_a_size_is_read_however_it_is_spelt(text, size, tmp_path):
+    assert parse_size(text) == compile_options({"imgsz": text}).imgsz == options_from({"imgsz": text}).imgsz == size
+    file = tmp_path / "onnxslim-yolo.toml"
+    file.write_text(f'imgsz = "{text}"\n')
+    assert f'imgsz = "{text}"' in run("compile", "--config", str(file), "--print-config").stdout
+    assert "N|HxW" in run("compile", "--help").stdout
+
+
+@pytest.mark.parametrize("text", ["", "x", "1x2x3", "-3", "640 px", "9" * 12])
+def test_a_size_that_is_none(text):
+    with pytest.raises(UsageError, match="HxW"):
+        options_from({"imgsz": text})
+
+
+def test_every_word_of_the_report_is_in_the_glossary():
+    page = (PAGES / "glossary.md").read_text(encoding="utf-8")
+    for word in ("wanted", "kept", "spread", "threshold", "masked source", "blind", "group", "control", "frozen"):
+        assert re.search(rf"^\| ([^|]*, )?{word}[^|]* \|", page, re.MULTILINE), word

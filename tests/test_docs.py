@@ -245,3 +245,16 @@ def test_the_site_builds_strictly(tmp_path):
     done = subprocess.run([*line, "-d", str(tmp_path / "site")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "site/passes/slice/index.html").is_file()
+
+
+def test_the_first_command_of_the_readme_gives_the_figures_beside_it(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^pip install \. && (onnxslim-yolo compile .*)$", text, re.MULTILINE)
+    printed = re.search(r"([\d.]+) of its parameters and ([\d.]+) of its MACs", text)
+    assert printed, "the sentence below the command"
+    shutil.copytree(ROOT / "models", tmp_path / "models", ignore=shutil.ignore_patterns("*.py", "zoo", "demo"))
+    monkeypatch.chdir(tmp_path)
+    run_shell(Block("run", "", "sh", line + "\n"))
+    report = json.loads((tmp_path / "bccd-sparse-slim/bccd-sparse.report.json").read_text())
+    found = [report["after"][name] / report["before"][name] for name in ("parameters", "macs")]
+    assert [f"{share:.2f}" for share in found] == list(printed.groups())

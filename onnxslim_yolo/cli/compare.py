@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from onnxslim_yolo.cli.help import examples
-from onnxslim_yolo.cli.options import asked_for, parse_size
+from onnxslim_yolo.cli.help import Command, examples
+from onnxslim_yolo.cli.options import asked_for
 from onnxslim_yolo.cli.progress import bar, spinner
 from onnxslim_yolo.cli.shared import (
     AsJson,
@@ -30,9 +30,10 @@ from onnxslim_yolo.cli.shared import (
     wants_json,
 )
 from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.options import parse_size
 
 
-@app.command(epilog=examples("verify"))
+@app.command(cls=Command, epilog=examples("verify"))
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="What has to agree with it.")],
@@ -76,7 +77,7 @@ def verify(
         )
 
 
-@app.command(epilog=examples("bench"))
+@app.command(cls=Command, epilog=examples("bench"))
 def bench(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="ONNX or NCNN; the first is the base.")],
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
@@ -121,7 +122,7 @@ def bench(
     return out.print(f"A/A control {result.control:.3f}; ratios within {result.resolution:.1%} mean nothing; {clock}")
 
 
-@app.command(epilog=examples("diff"))
+@app.command(cls=Command, epilog=examples("diff"))
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="An earlier NAME.report.json.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="A later one.")],

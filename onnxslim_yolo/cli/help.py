@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 EXAMPLES = {
     "compile": (
@@ -53,6 +54,50 @@ EXAMPLES = {
     ),
 }
 """Command → what one may type. Lines are printed as they are: none may look like rich's markup."""
+
+
+PANELS = {
+    "Input": ("imgsz", "pixels", "weights", "trust", "reference"),
+    "What to cut": (
+        *("prune", "target_latency", "target_macs", "target_params", "scope", "keep", "floor"),
+        *("importance", "normalise", "allocate"),
+    ),
+    "Device": ("target", "isa", "snap", "table"),
+    "Compensation": ("compensate", "calib"),
+    "Output": ("output", "name", "emit", "ncnn_weights", "head"),
+    "Limits, and when it fails": (
+        *("budget", "max_drop", "require_speedup", "will_train", "limit_memory", "limit_work"),
+    ),
+    "What is measured and checked": ("data", "measure", "no_verify", "verify_each"),
+}
+"""Groups of `compile`'s options in its help; what is in none stands last."""
+REST = "How it runs"
+
+
+class Command(TyperCommand):
+    """A command whose help names no type where a flag takes none, and shows `compile`'s options in groups."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        options = [each for each in self.params if isinstance(each, TyperOption)]
+        for option in options:
+            if option.is_flag and option.metavar is None:
+                option.metavar = ""
+        if self.name == "compile":
+            panels = {name: panel for panel, names in PANELS.items() for name in names}
+            order = [*PANELS, REST]
+            for option in options:
+                option.rich_help_panel = panels.get(option.name or "", REST)
+            self.params.sort(key=lambda each: order.index(getattr(each, "rich_help_panel", None) or order[0]))
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help`, which is a flag as well."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+            if self.name == "compile":
+                option.rich_help_panel = REST
+        return option
 
 
 def examples(command: str) -> str:

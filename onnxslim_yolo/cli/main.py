@@ -16,7 +16,7 @@ import typer
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.cli.defaults import merged, merged_as_toml, told, use_config, use_no_config
 from onnxslim_yolo.cli.failure import fail, say_failed
-from onnxslim_yolo.cli.help import choice, examples
+from onnxslim_yolo.cli.help import Command, choice, examples
 from onnxslim_yolo.cli.options import compile_options
 from onnxslim_yolo.cli.shared import (
     AsJson,
@@ -40,6 +40,7 @@ from onnxslim_yolo.cli.shared import (
 )
 from onnxslim_yolo.cli.streams import ending_on_signals, flush_output, give_up_output, prepare_streams, system_error
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
+from onnxslim_yolo.options import EMITTERS
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ def _root(
     """Prune, fuse and verify YOLO detectors, as ONNX and NCNN."""
 
 
-@app.command("compile", epilog=examples("compile"))
+@app.command("compile", cls=Command, epilog=examples("compile"))
 def compile_command(
     context: typer.Context,
     source: Annotated[
@@ -127,13 +128,20 @@ def compile_command(
     ] = None,
     floor: Annotated[int, typer.Option(help="The least channels any tensor keeps.")] = 1,
     normalise: Annotated[bool, typer.Option("--normalise", help="Rank channels relative to their layer.")] = False,
-    snap: Annotated[str, choice("none|pow2|N|auto", "Grid for widths.")] = "auto",
-    isa: Annotated[str, choice("host|avx512|avx2|neon-fp16|neon", "What 'auto' is for.")] = "host",
+    snap: Annotated[str, choice("none|pow2|N|auto", "Widths that channels are rounded to.")] = "auto",
+    isa: Annotated[
+        str,
+        choice("host|avx512|avx2|neon-fp16|neon", "What --snap auto is for; neon-fp16: Raspberry Pi 5, neon: Pi 4."),
+    ] = "host",
     target: Annotated[str, choice("ncnn|onnxruntime", "The runtime to be fast on.")] = "ncnn",
     allocate: Annotated[str, choice("global|curves", "How widths are chosen.")] = "global",
-    compensate: Annotated[str, choice("none|constant|reconstruct", "What to do about the loss.")] = "constant",
+    compensate: Annotated[
+        str, choice("none|constant|reconstruct", "How what is left makes up for what went.")
+    ] = "constant",
     calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
-    emit: Annotated[str, typer.Option(metavar="onnx,ncnn", help="What to write.")] = "onnx,ncnn",
+    emit: Annotated[
+        str, typer.Option(metavar=",".join(EMITTERS), help="What to write, of these; torch: a module to train.")
+    ] = "onnx,ncnn",
     ncnn_weights: Annotated[str, choice("fp16|fp32", "How ncnn's weights are stored.")] = "fp16",
     head: Annotated[str, choice("keep|raw|decoded", "Where the network ends.")] = "keep",
     data: Annotated[
@@ -208,7 +216,7 @@ def compile_command(
     return say_verdict(outcome.report["verdict"], source)
 
 
-@app.command(epilog=examples("passes"))
+@app.command(cls=Command, epilog=examples("passes"))
 def passes(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the passes with their options, as `--passes` spells them."""
     settle(debug)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from onnxslim_yolo.cli.help import choice, examples
-from onnxslim_yolo.cli.options import asked_for, parse_size
+from onnxslim_yolo.cli.help import Command, choice, examples
+from onnxslim_yolo.cli.options import asked_for
 from onnxslim_yolo.cli.progress import bar, spinner
 from onnxslim_yolo.cli.shared import (
     AsJson,
@@ -26,12 +26,13 @@ from onnxslim_yolo.cli.shared import (
     settle,
 )
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.options import parse_size
 
 if TYPE_CHECKING:
     from onnxslim_yolo.latency.packing import Runtime
 
 
-@app.command(epilog=examples("trace"))
+@app.command(cls=Command, epilog=examples("trace"))
 def trace(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A .pt checkpoint or a Darknet .cfg.")],
     output: Annotated[
@@ -70,7 +71,7 @@ def trace(
             out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
 
 
-@app.command(epilog=examples("inspect"))
+@app.command(cls=Command, epilog=examples("inspect"))
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, checkpoint, Darknet cfg or NCNN folder.")],
     imgsz: ImageSize = None,
@@ -133,7 +134,7 @@ def _inspect_ncnn(path: Path, as_json: bool) -> None:
     return out.print(f"inputs {', '.join(net.inputs)}; outputs {', '.join(net.outputs)}", table, highlight=False)
 
 
-@app.command("eval", epilog=examples("eval"))
+@app.command("eval", cls=Command, epilog=examples("eval"))
 def evaluate_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, NCNN folder, checkpoint or Darknet cfg.")],
     data: Annotated[Path, typer.Option(help="A YOLO data.yaml with labels.")],
@@ -172,7 +173,7 @@ def evaluate_command(
     return out.print(table, f"{result.images} images, {1000 * result.seconds / max(result.images, 1):.1f} ms each")
 
 
-@app.command(epilog=examples("profile"))
+@app.command(cls=Command, epilog=examples("profile"))
 def profile(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Models whose layers are measured.")],
     target: Annotated[str, choice("ncnn|onnxruntime", "The runtime to measure.")] = "ncnn",
@@ -208,7 +209,7 @@ def profile(
         out.print(f"{found.path}: {found.layers} layers of {found.families} kinds", highlight=False)
 
 
-@app.command("apply-plan", epilog=examples("apply-plan"))
+@app.command("apply-plan", cls=Command, epilog=examples("apply-plan"))
 def apply_plan_command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="NAME.plan.json of a compilation.")],
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint whose weights are cut.")],

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.options import CompileOptions, parse_size
 
 if TYPE_CHECKING:
     from onnxslim_yolo.analysis.limits import Asked
@@ -33,17 +33,6 @@ def compile_options(given: Mapping[str, Any]) -> CompileOptions:
     if "no_verify" in given:
         chosen["verify"] = not given["no_verify"]
     return CompileOptions(**chosen)
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) from `N`, `HxW` or `H,W`. Raises UsageError."""
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
-        raise UsageError(f"--imgsz takes N or HxW (or H,W) in pixels, not '{text}'")
-    sides = [int(part) for part in parts]
-    return sides[0], sides[-1]
 
 
 def parse_limit(option: str, text: str | None) -> float | None:

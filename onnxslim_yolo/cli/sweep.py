@@ -7,13 +7,13 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from onnxslim_yolo.cli.help import choice, examples
-from onnxslim_yolo.cli.options import parse_size
+from onnxslim_yolo.cli.help import Command, choice, examples
 from onnxslim_yolo.cli.progress import bar
 from onnxslim_yolo.cli.shared import AsJson, Debug, Quiet, app, out, print_json, settle
+from onnxslim_yolo.options import parse_size
 
 
-@app.command("sweep", epilog=examples("sweep"))
+@app.command("sweep", cls=Command, epilog=examples("sweep"))
 def sweep_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="What is pruned.")],
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder (default: MODEL-sweep).")] = None,

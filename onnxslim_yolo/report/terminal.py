@@ -145,7 +145,7 @@ def _verification(report: Report, printer: _Printer) -> None:
     required = [v for v in checks if v.tolerance is not None]
     printer.line(
         (verdict, _STYLES[verdict]),
-        f"  {len(required)} comparisons with the plan; worst element in units of its spread",
+        f"  {len(required)} comparisons with the plan; worst element in units of its output's spread",
     )
     table = _table("", "compared", "worst", "allowed", left=(0, 1))
     rows = []
@@ -174,6 +174,12 @@ def _sentences(said: Sequence[tuple[str, str | None]], printer: _Printer) -> Non
     printer.rows(_table("", "", head=False, left=(0, 1)), rows)
 
 
+GROUPS_MEAN = (
+    "group: channels that can only go together; wanted: as ranked; kept: at a width the runtime is fast at, "
+    "more or fewer"
+)
+
+
 def _groups(report: Report, printer: _Printer, most: int, verbose: bool) -> None:
     groups = report["groups"]
     if not groups:
@@ -186,6 +192,7 @@ def _groups(report: Report, printer: _Printer, most: int, verbose: bool) -> None
     if changed:
         table = _table("group", "width", "wanted", "kept", "", left=(0, 4))
         printer.rows(table, [_group_row(g) for g in changed if id(g) in chosen])
+        printer.line((GROUPS_MEAN, "dim"))
     hidden = [f"{len(changed) - len(largest)} more groups changed"] if len(changed) > len(largest) else []
     hidden += [f"{same} of {len(groups)} groups as they were"] if same and not verbose else []
     if hidden:

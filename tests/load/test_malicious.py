@@ -37,10 +37,10 @@ def test_refused_and_not_executed(case, tmp_path, sentinel):
     write, words = CASES[case]
     path = tmp_path / "model.pt"
     write(path, sentinel)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match=words) as caught:
         trace_checkpoint(path, imgsz=(64, 64))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20, "CPU time: what else runs on the machine does not count"
     assert str(path) in str(caught.value)
     assert not sentinel.exists()
 
