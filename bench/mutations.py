@@ -112,14 +112,15 @@ def table(rows: list[dict[str, object]]) -> str:
         for mutation in MUTATIONS:
             counts = row["counts"].get(mutation, {})  # type: ignore[attr-defined]
             total.update(counts)
-            blind = f" + {counts['named blind']} blind" if counts.get("named blind") else ""
+            words = (("named blind", "blind"), ("named", "named"))
+            blind = "".join(f" + {counts[key]} {word}" for key, word in words if key in counts)
             cells.append(f"{counts.get('noticed', 0)}{blind} of {sum(counts.values())}")
         lost = "; ".join(f"{m['place']} ({m['worst']:.1e})" for m in row["missed"])  # type: ignore[attr-defined]
         lines.append(f"| {row['model']} | {row['runtime']} | " + " | ".join(cells) + f" | {lost} |")
     whole = sum(total.values())
     share = f"{100 * (1 - total['missed'] / whole):.2f} %" if whole else "–"
-    noticed, named, missed = (total[key] for key in ("noticed", "named blind", "missed"))
-    said = f"{whole} mistakes: {noticed} noticed, {named} named blind, {missed} missed ({share} noticed or named)."
+    noticed, missed, named = total["noticed"], total["missed"], total["named blind"] + total["named"]
+    said = f"{whole} mistakes: {noticed} noticed, {named} named, {missed} missed ({share} noticed or named)."
     return "\n".join([said, "", *lines, ""])
 
 

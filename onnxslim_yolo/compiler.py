@@ -250,7 +250,7 @@ def _verify(
     path: Path, result: Result, ncnn: NcnnFiles | None, chain: Chain, options: CompileOptions, source: Model
 ) -> Verification:
     try:
-        return verify_files(result.model, result.onnx, ncnn, chain, source=source, calib=options.calib)
+        found = verify_files(result.model, result.onnx, ncnn, chain, source=source, calib=options.calib)
     except VerificationError as error:
         if options.verify_each:
             raise
@@ -258,6 +258,9 @@ def _verify(
         if culprit is None:
             raise
         raise VerificationError(f"{error.message}; {culprit}", file=path, hint=error.hint) from error
+    for note in source.notes:  # which images could not be read
+        result.model.note(note)
+    return found
 
 
 def _bisect(path: Path, options: CompileOptions) -> str | None:

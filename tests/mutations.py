@@ -7,7 +7,7 @@ last layers are dropped and single weight tensors spoiled by 1 % in the graph, w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -21,11 +21,12 @@ from onnxslim_yolo.verify.control import _Tail, spoiled_weight
 from onnxslim_yolo.verify.feeds import shared_feeds
 from onnxslim_yolo.verify.judge import Judge, judge_of
 from onnxslim_yolo.verify.ruler import Ruler
+from onnxslim_yolo.verify.weights import changed_weights
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One mistake: what was done, to what, and whether it was noticed, named as blind, or missed."""
+    """One mistake: what was done, to what, and whether it was noticed, named (as blind, by its weights), or missed."""
 
     mutation: str
     place: str
@@ -111,8 +112,15 @@ def weights_spoiled(model: Model, most: int = 0) -> Iterator[tuple[str, str, Mod
         yield "spoil a weight tensor by 1 %", tensor, copy
 
 
+def _weights_of(subject: Subject, mutation: str, place: str, model: Model) -> Outcome:
+    """As `verify` has it: what no output shows is named where the weights are compared by themselves."""
+    found = outcome(mutation, place, subject.judge.compare(subject.run(model)), None)
+    named = found.outcome == "missed" and changed_weights(subject.model, model)
+    return replace(found, outcome="named") if named else found
+
+
 def all_outcomes(subject: Subject, most: int = 0) -> Iterator[Outcome]:
     """Every mistake in onnxruntime."""
     yield from columns_spoiled(subject.judge, subject.run(subject.model))
     for mutation, place, model in (*biases_dropped(subject.model), *weights_spoiled(subject.model, most)):
-        yield outcome(mutation, place, subject.judge.compare(subject.run(model)), None)
+        yield _weights_of(subject, mutation, place, model)

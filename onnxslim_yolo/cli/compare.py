@@ -64,7 +64,7 @@ def verify(
         for d in check.differences:
             table.add_row(d.output, f"{d.worst:.2e}", f"{d.absolute:.3g}", f"{d.column} {d.at}".strip())
         out.print(table)
-        for line in unseen(check.differences):
+        for line in (*unseen(check.differences), *(f"not seen: {text}" for text in check.unseen)):
             out.print(line, style="yellow", highlight=False, markup=False)
     if not check.passed:
         culprit = worst(check)

@@ -95,11 +95,11 @@ def run_region(model: Model, region: Region, maps: Sequence[Array]) -> Array:
     """The table that the graph's own decode computes from these maps, in float32."""
     inputs = [*region.maps, *(tensor for tensor, _ in region.sources)]
     values = [*maps, *(np.zeros(shape, np.float32) for _, shape in region.sources)]
-    part = _part(model.graph, region.nodes, inputs, [region.table])
+    part = part_of(model.graph, region.nodes, inputs, [region.table])
     feeds = {
         tensor.name: value.astype(_dtype(tensor), copy=False) for tensor, value in zip(inputs, values, strict=True)
     }
-    return np.asarray(_run(part, feeds, "its decode")[0], np.float32)
+    return np.asarray(run_part(part, feeds, "its decode")[0], np.float32)
 
 
 def _walk(table: Tensor) -> tuple[list[Tensor], list[Tensor], list[Node]]:
@@ -116,7 +116,7 @@ def _walk(table: Tensor) -> tuple[list[Tensor], list[Tensor], list[Node]]:
             raise UnrecognisedError(f"the boxes depend on the input '{tensor.name}' past every convolution")
         if id(node) in inside:
             continue
-        if _is_learned(node):
+        if is_learned(node):
             boundary[id(tensor)] = tensor
             continue
         inside[id(node)] = node
@@ -133,7 +133,8 @@ def _is_inside(tensor: Tensor, inside: dict[int, Node]) -> bool:
     return node is not None and id(node) in inside
 
 
-def _is_learned(node: Node) -> bool:
+def is_learned(node: Node) -> bool:
+    """Whether a node has trained weights, which an expectation over bins has not."""
     if node.op in ("BatchNormalization", "ConvTranspose", "Gemm"):
         return True
     if node.op != "Conv":
@@ -213,12 +214,12 @@ def _measured(model: Model, tensors: Sequence[Tensor]) -> tuple[tuple[int, int],
         raise UnrecognisedError("the model has not exactly one image (b, 3, h, w) as its input")
     defaults = (1, 3, FREE_SIZE, FREE_SIZE)
     shape = tuple(dim if isinstance(dim, int) and dim > 0 else d for dim, d in zip(declared, defaults, strict=True))
-    part = _part(graph, graph.nodes, [image], tensors)
-    values = _run(part, {image.name: np.zeros(shape, _dtype(image))}, "the model")
+    part = part_of(graph, graph.nodes, [image], tensors)
+    values = run_part(part, {image.name: np.zeros(shape, _dtype(image))}, "the model")
     return (shape[2], shape[3]), [tuple(value.shape) for value in values]
 
 
-def _part(graph: gs.Graph, nodes: Sequence[Node], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> gs.Graph:
+def part_of(graph: gs.Graph, nodes: Sequence[Node], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> gs.Graph:
     """A graph of these nodes alone, of stand-ins with the same names; its inputs and outputs have types."""
     twins: dict[int, Tensor] = {}
     for tensor in (*inputs, *outputs):
@@ -243,7 +244,8 @@ def _part(graph: gs.Graph, nodes: Sequence[Node], inputs: Sequence[Tensor], outp
     )
 
 
-def _run(graph: gs.Graph, feeds: dict[str, Array], what: str) -> list[Array]:
+def run_part(graph: gs.Graph, feeds: dict[str, Array], what: str) -> list[Array]:
+    """Run such a graph; raises UnrecognisedError, which names `what`, where that fails."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

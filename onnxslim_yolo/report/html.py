@@ -56,6 +56,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         verdict=wording.headline(report),
         verdicts=wording.verdicts(report),
         control=None if report["verification"] is None else wording.control_text(report),
+        unseen=wording.unseen_text(report),
         said=[("Loss", wording.loss_text(report)), *_measured(report)],
         pruning=wording.pruning_text(report),
         command=command_of(report),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,17 @@ def judge_result(model: Model, baseline: Model, options: CompileOptions, *, run:
         return Alive("not judged", "its outputs are of another kind than its source's")
     if options.calib is None:
         return judge(source, model, scene_feeds(source, SCENES), "made-up")
-    return _on_images(source, model, options.calib)
+    found = _on_images(source, model, options.calib)
+    return replace(found, why=f"{found.why} ({FITTED})") if found.kind == "calibration" and _fits(options) else found
+
+
+FITTED = "judged on images that the result was fitted to; more of them leave some to judge on"
+
+
+def _fits(options: CompileOptions) -> bool:
+    """Whether images decide weights or widths."""
+    ranked = options.importance in ("output", "variance") or options.allocate == "curves"
+    return options.compensate == "reconstruct" or ranked or options.passes is not None
 
 
 def _on_images(source: Model, model: Model, calib: Path) -> Alive:

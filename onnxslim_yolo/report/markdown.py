@@ -22,6 +22,7 @@ from onnxslim_yolo.report.wording import (
     small_text,
     speed_text,
     time_text,
+    unseen_text,
     verdicts,
 )
 
@@ -148,6 +149,8 @@ def _verification(report: Mapping[str, Any]) -> list[str]:
     ]
     lines = _section("Verification", _table(("", "compared", "in", "worst", "allowed"), rows))
     lines += ["", f"Control: {_text(control_text(report))}."]
+    if (unseen := unseen_text(report)) is not None:
+        lines += ["", f"Not seen: {_text(unseen)}."]
     loss = loss_text(report)
     return lines if loss is None else [*lines, "", f"Difference from the source: {_text(loss)}."]
 

@@ -19,6 +19,7 @@ from onnxslim_yolo.report.wording import (
     pruning_text,
     small_text,
     speed_text,
+    unseen_text,
     verdicts,
 )
 
@@ -154,7 +155,7 @@ def _verification(report: Report, printer: _Printer) -> None:
         label = f"{printable(v.label)} ({printable(v.runtime)})"
         rows.append(((v.word, _STYLES.get(v.word, "dim")), label, small_text(v.worst), allowed))
     printer.rows(table, rows)
-    said = [("control", control_text(report)), ("loss", loss_text(report))]
+    said = [("control", control_text(report)), ("not seen", unseen_text(report)), ("loss", loss_text(report))]
     _sentences(said, printer)
 
 

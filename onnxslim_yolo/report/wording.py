@@ -163,6 +163,31 @@ def control_text(report: Mapping[str, Any]) -> str:
     return f"{seen}, {shown / worst:.0f} times the worst above" if worst else f"{seen}; above it is exactly 0"
 
 
+def unseen_text(report: Mapping[str, Any]) -> str | None:
+    """The columns that the comparisons cannot vouch for, in one sentence; None where there are none."""
+    verification = report.get("verification") or {"checks": []}
+    found: dict[str, dict[str, None]] = {}
+    for check in verification["checks"]:
+        for output in check["outputs"] if check["tolerance"] is not None else ():
+            for kind in _UNSEEN:
+                names = [f"{printable(output['output'])} {printable(name)}" for name in output.get(kind, ())]
+                found.setdefault(kind, {}).update(dict.fromkeys(names))
+    parts = []
+    for kind, why in _UNSEEN.items():
+        names = list(found.get(kind, ()))
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        parts += [f"{why}: {', '.join(names[:_MOST_NAMED])}{more}"] if names else []
+    return "; ".join(parts) or None
+
+
+_UNSEEN = {
+    "blind": "no input moves",
+    "dim": "rounding hides 1 % of",
+    "silent": "no input raises above a detection's score",
+}
+_MOST_NAMED = 6
+
+
 def loss_text(report: Mapping[str, Any]) -> str | None:
     """How far the result is from the unpruned source, in one sentence; None where that was not measured."""
     loss = (report.get("verification") or {}).get("difference_from_source")

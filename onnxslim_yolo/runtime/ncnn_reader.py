@@ -268,6 +268,17 @@ def check_bin(net: NcnnNet, weights: Path) -> None:
         raise InputError(f"{size} bytes, the layers need {position}", file=weights, hint="it belongs to another .param")
 
 
+def weight_spans(net: NcnnNet, weights: Path) -> list[tuple[str, int, int]]:
+    """Name, first byte and end of each layer's weights in a `.bin` that `check_bin` lets pass."""
+    data, position, found = weights.read_bytes(), 0, []
+    for layer in net.layers:
+        start = position
+        for spec in _specs(layer, weights):
+            position += _bytes_of(spec, data[position : position + 4] if spec.tagged else b"")
+        found.append((layer.name, start, position))
+    return found
+
+
 def _specs(layer: NcnnLayer, weights: Path) -> list[WeightSpec]:
     rule = LAYERS[layer.type].weights
     if rule is None:

@@ -75,12 +75,14 @@ class Check:
         label: what was compared. runtime: where the candidate ran.
         differences: per output.
         tolerance: the largest allowed worst |Δ| / spread.
+        unseen: weights that differ although no output shows it, a sentence each.
     """
 
     label: str
     runtime: str
     differences: list[Difference]
     tolerance: float = TOLERANCE
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def worst(self) -> float:
@@ -101,6 +103,7 @@ class Check:
             "worst": self.worst if math.isfinite(self.worst) else None,
             "passed": self.passed,
             "outputs": [d.as_json() for d in self.differences],
+            "unseen": self.unseen,
         }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim_yolo.heads.decode_region import UnrecognisedError, _part, _run
+from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, run_part
 from onnxslim_yolo.ir.graph import (
     Array,
     Model,
@@ -138,13 +138,13 @@ class _Tail:
 
     def run(self, values: Feeds, spoil: Node | None) -> Feeds:
         """The outputs, with one layer's weights 1 % off, up or down at random."""
-        part = _part(self.model.graph, self._nodes, self.inputs(), self.model.graph.outputs)
+        part = part_of(self.model.graph, self._nodes, self.inputs(), self.model.graph.outputs)
         if spoil is not None:
             twin = next(node for node in part.nodes if node.name == spoil.name)
             index, weight = _weight(twin)
             replace_constant(twin, index, spoiled_weight(weight), f"{twin.name}__spoiled")
         feeds = {tensor.name: values[tensor.name] for tensor in self.inputs()}
-        results = _run(part, feeds, "its tail")
+        results = run_part(part, feeds, "its tail")
         return {tensor.name: value for tensor, value in zip(self.model.graph.outputs, results, strict=True)}
 
 

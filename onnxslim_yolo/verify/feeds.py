@@ -19,7 +19,7 @@ from onnxslim_yolo.analysis.adjoint import carry_back
 from onnxslim_yolo.analysis.adjoint_nodes import shape_of
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.heads.decode_region import _is_learned
+from onnxslim_yolo.heads.decode_region import is_learned
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.ir.graph import (
     Array,
@@ -78,10 +78,20 @@ def photographs(model: Model, calib: Path | None, count: int) -> list[Feeds]:
     from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 
     batch = batch_of(model.graph.inputs[0])
+    images: list[Array] = []
     try:
-        images = list(CalibrationImages(calib, model, count))
-    except OnnxSlimError:  # whoever needs them says what is wrong with them
+        found = CalibrationImages(calib, model)
+    except OnnxSlimError as error:
+        model.note(f"checked on made inputs alone, since --calib gives no image: {error.message}")
         return []
+    for index in range(len(found)):
+        if len(images) == count:
+            break
+        try:
+            images.append(found[index])
+        except OnnxSlimError as error:
+            name = "an image of --calib" if error.file is None else Path(error.file).name
+            model.note(f"{name} is left out of the checks' inputs: {error.message}")
     return [{model.graph.inputs[0].name: np.repeat(image, batch, axis=0)} for image in images]
 
 
@@ -135,7 +145,7 @@ def score_maps(model: Model) -> list[Tensor]:
         if id(tensor) in seen or node is None or is_constant(tensor) or is_empty(tensor):
             continue
         seen.add(id(tensor))
-        if _is_learned(node) or node.op == "MatMul":
+        if is_learned(node) or node.op == "MatMul":
             found[id(tensor)] = tensor
         elif node.op not in ("Shape", "Size"):
             starts += node.inputs

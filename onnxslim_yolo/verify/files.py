@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Model, sweep
+from onnxslim_yolo.ir.graph import Model, input_constant, sweep
 from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.chain import Chain, Check
 from onnxslim_yolo.verify.columns import Feeds
@@ -125,6 +127,8 @@ def verify_files(
         differences = judge.compare(got, found.tolerance, skip=skip)
         found.checks.append(Check(label, runtime, differences, found.tolerance))
     _require(found.checks)
+    if onnx_file is not None:
+        _require_weights(onnx_file, model)
     if ncnn is not None:
         _verify_ncnn(found, ncnn, model, judge, plain)
     if chain.links and chain.links[0].reference is not chain.reference:
@@ -172,6 +176,26 @@ def _as_cut(model: Model, pair: NcnnModel) -> Model:
     shorter.graph.outputs = [tensors[name] for name in ends]
     sweep(shorter.graph)
     return shorter
+
+
+def _require_weights(file: Path, model: Model) -> None:
+    """The file's numbers are the compiled graph's to the last digit: small weights too, which no output shows."""
+    import onnx
+
+    proto = onnx.load(file)
+    written = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    for node in model.graph.nodes:
+        for index, tensor in enumerate(node.inputs):
+            value = input_constant(node, index)
+            if value is None or tensor.name not in written or np.array_equal(written[tensor.name], value):
+                continue
+            if not np.array_equal(written[tensor.name], value, equal_nan=value.dtype.kind == "f"):
+                raise VerificationError(
+                    f"the file holds other numbers than were compiled: {tensor.name} differs, which no output shows",
+                    file=file,
+                    node=node.name,
+                    hint="nothing was written; --no-verify writes the files anyway",
+                )
 
 
 def _loss(judge: Judge, got: list[Feeds]) -> Check | None:

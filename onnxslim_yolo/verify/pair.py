@@ -6,6 +6,7 @@ second's). What columns mean, and which are scores, is read from the same graph.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from onnxslim_yolo.verify.judge import Judge, judge_of
 from onnxslim_yolo.verify.ncnn_compare import ROUNDING
 from onnxslim_yolo.verify.ruler import Ruler, rulers_of
 from onnxslim_yolo.verify.shown_logits import shown_logits
+from onnxslim_yolo.verify.weights import changed_layers, changed_weights
 
 
 def compare_models(
@@ -65,7 +67,17 @@ def compare_models(
     judge = _judge(a, graphs[first], graph, images, expected)
     if graphs[first] is None or graphs[second] is None:
         judge = judge.with_floor(ROUNDING)
-    return Check(f"{first.name} = {second.name}", "as installed", judge.compare(same, tolerance), tolerance)
+    check = Check(f"{first.name} = {second.name}", "as installed", judge.compare(same, tolerance), tolerance)
+    return replace(check, unseen=_unseen(first, second, graphs)) if check.passed else check
+
+
+def _unseen(first: Path, second: Path, graphs: dict[Path, Model | None]) -> list[str]:
+    """What differs in models that agree: weights whose share of every output lies under rounding."""
+    a, b = graphs[first], graphs[second]
+    if a is not None and b is not None:
+        return changed_weights(a, b)
+    graph, folder = (a, second) if b is None else (b, first)
+    return [] if graph is None else changed_layers(graph, folder)
 
 
 def _judge(

@@ -18,6 +18,7 @@ from onnxslim_yolo.report.wording import (
     size_of_result,
     small_text,
     time_text,
+    unseen_text,
     verdict_of_all,
     verdicts,
 )
@@ -163,3 +164,34 @@ def test_command_names_options_that_exist():
         flag = command_of(sample(options={field.name: field.name != "verify"})).split()[3]
         if field.name != "aggregate":  # spelt in a pipeline only
             assert flag in known, field.name
+
+
+def test_what_the_comparisons_cannot_see_is_one_sentence():
+    report = sample()
+    assert unseen_text(report) is None
+    output = {"output": "output0", "blind": ["w"], "dim": [], "silent": [f"class {k}" for k in range(9)]}
+    report["verification"]["checks"][0]["outputs"] = [output]
+    again = [output, {"output": "b", "blind": ["h"]}]
+    report["verification"]["checks"].append({**report["verification"]["checks"][0], "outputs": again})
+    text = unseen_text(report)
+    assert text.startswith("no input moves: output0 w, b h; no input raises above a detection's score: output0 cl")
+    assert text.endswith("and 3 more")
+    report["verification"] = None
+    assert unseen_text(report) is None
+
+
+@pytest.mark.parametrize("where", ["terminal", "html", "markdown"])
+def test_every_report_says_it(where):
+    from rich.console import Console
+
+    from onnxslim_yolo.report.html import render_html
+    from onnxslim_yolo.report.markdown import markdown_summary
+    from onnxslim_yolo.report.terminal import show_report
+
+    report = sample()
+    report["verification"]["checks"][0]["outputs"] = [{"output": "output0", "silent": ["class 7"]}]
+    console = Console(record=True, width=200)
+    show_report(report, console)
+    text = {"terminal": console.export_text, "html": lambda: render_html(report)}
+    said = text.get(where, lambda: markdown_summary(report))()
+    assert "ot seen" in said and "output0 class 7" in said

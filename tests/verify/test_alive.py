@@ -11,6 +11,7 @@ import onnxslim_yolo as oy
 from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.ir.graph import input_constant, nodes_of, replace_constant
 from onnxslim_yolo.load import load
+from onnxslim_yolo.passes import PruneChannels
 from onnxslim_yolo.verify.alive import judge, kept
 from onnxslim_yolo.verify.response import groups_of, response
 from onnxslim_yolo.verify.scenes import scene_feeds
@@ -134,3 +135,17 @@ def test_damage_that_is_certain_is_foretold(tmp_path: Path) -> None:
     oy.compile(MODELS / "digits-dense.onnx", prune=0.01, **options)
     oy.compile(MODELS / "digits-sparse.onnx", prune=0.5, **options)
     assert not [stage for stage in said if stage.startswith("WARNING: ")]
+
+
+@pytest.mark.parametrize(("fitted", "kind"), [(True, "calibration"), (True, "held-out"), (False, "calibration")])
+def test_images_that_were_fitted_to_are_said(fitted: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxslim_yolo.options import CompileOptions
+    from onnxslim_yolo.report import judging
+    from onnxslim_yolo.verify.alive import Alive
+
+    model = load(MODELS / "digits-sparse.onnx")
+    PruneChannels(ratio=0.1).run(model)
+    monkeypatch.setattr(judging, "_on_images", lambda *_: Alive("alive", "9 of 9 detections kept", 3, kind))
+    options = CompileOptions(prune=0.1, calib=Path("images"), compensate="reconstruct" if fitted else "none")
+    why = judging.judge_result(model, model, options, run=True).why
+    assert ("fitted to" in why) == (fitted and kind == "calibration")

@@ -8,7 +8,7 @@ import pytest
 from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
-from onnxslim_yolo.verify.feeds import firing_feed, score_maps, shared_feeds
+from onnxslim_yolo.verify.feeds import firing_feed, photographs, score_maps, shared_feeds
 from onnxslim_yolo.verify.shown_logits import shown_logits
 from tests.zoo import model_path
 
@@ -82,3 +82,19 @@ def test_where_there_is_nothing_to_raise() -> None:
     assert firing_feed(model_of(model_path("resnet"))) is None
     assert len(shared_feeds(model_of(model_path("resnet")))) == 2
     assert not score_maps(text("y = Conv(x, w)", "[1,5,8,8]"))
+
+
+def test_photographs_that_cannot_be_read_are_said_and_the_others_taken(tmp_path) -> None:
+    from PIL import Image
+
+    model = model_of("models/digits-sparse.onnx")
+    (tmp_path / "a.png").write_bytes(b"no image")
+    Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / "b.png")
+    found = photographs(model, tmp_path, 2)
+    assert len(found) == 1 and found[0]["images"].max() > 0.7
+    assert any("a.png" in note and "left out" in note for note in model.notes)
+    (tmp_path / "b.png").unlink()
+    assert photographs(model, tmp_path, 2) == []
+    (tmp_path / "a.png").unlink()
+    assert photographs(model, tmp_path, 2) == []
+    assert any("gives no image" in note for note in model.notes)

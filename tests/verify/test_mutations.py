@@ -22,9 +22,9 @@ def test_every_mistake_is_noticed_or_named(name: str) -> None:
     assert all(d.worst == 0 for d in subject.judge.compare(subject.run(subject.model))), "the control: nothing is wrong"
     found = list(all_outcomes(subject, most=6))
     missed = [each for each in found if each.outcome == "missed"]
-    # What is under rounding cannot be seen; of trained weights that is one tensor in a hundred.
-    assert not [each for each in missed if not each.mutation.startswith("spoil")], missed
-    assert len(missed) <= 1, missed
+    assert not missed
+    # What is under rounding cannot be seen by running; of trained weights that is one tensor in a hundred.
+    assert Counter(each.outcome for each in found)["named"] <= 1
     assert Counter(each.outcome for each in found)["noticed"] > 10
 
 
