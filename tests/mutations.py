@@ -17,7 +17,7 @@ from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference
-from onnxslim_yolo.verify.control import _Tail, spoiled_weight
+from onnxslim_yolo.verify.control import last_layers, spoiled_weight
 from onnxslim_yolo.verify.feeds import shared_feeds
 from onnxslim_yolo.verify.judge import Judge, judge_of
 from onnxslim_yolo.verify.ruler import Ruler
@@ -82,7 +82,7 @@ def columns_spoiled(judge: Judge, got: list[Feeds]) -> Iterator[Outcome]:
 
 def biases_dropped(model: Model) -> Iterator[tuple[str, str, Model]]:
     """The model with one last layer's bias zero."""
-    for layer in _Tail(model).layers:
+    for layer in last_layers(model):
         bias = input_constant(layer, 2) if layer.op != "MatMul" else None
         if bias is None or not np.any(bias):
             continue

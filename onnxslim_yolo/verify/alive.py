@@ -12,9 +12,10 @@ without any, on made-up photographs (`verify.scenes`), and judged by
     fewer; some cell scores ≥ 0.1   alike ≥ 0.8, half of the size left   alike < 0.5
     none does, or head not known    –                                    size < 0.02: the output ignores the image
 
-and *weakened* in between; *not judged* where the source detects nothing on the images, and where it fires in more than
-a tenth of its cells: trained detectors do in 0.02 to 0.4 % of them, freshly initialised ones in 38 to 100 %, and what
-was never trained has nothing to lose.
+and *weakened* in between; *not judged* where the source detects nothing on the images, and where it was never
+trained, which has nothing to lose. That shows where it fires in more than a tenth of its cells: trained detectors do in
+0.02 to 4 % of them, freshly initialised ones in 38 to 100 %. And, biases set for rare objects, where all cells score
+much alike: the highest hundredth is 1.6 to 2.1 above the median in logits, 2.5 to 10 where something was learnt.
 
 Why these thresholds: mAP50 beside these figures, with images and without, for seven networks pruned by 2 to 90 % in a
 first run; bench/verdicts.py repeats it, and bench/results/verdicts.md has what of it is done. "Alive" has never less
@@ -56,6 +57,10 @@ FAINT = 0.1
 """Where no cell of the source scores this much, it sees nothing at all."""
 UNTRAINED = 0.1
 """A source that fires in a larger share of its cells than this was never trained to detect."""
+UNTRAINED_BEST = 0.5
+"""The same of an end-to-end head, whose rows are the best cells only."""
+EVEN = 2.3
+"""Logits by which the highest hundredth of the scores is above their median in one that was trained."""
 
 EVERY_CELL = -1.0
 """A confidence that every cell exceeds."""
@@ -111,9 +116,11 @@ def judge(source: Model, result: Model, feeds: Sequence[Feeds], kind: str) -> Al
         state = _by_response(left)
         return Alive(state, _why(state, None, left, kind), len(seen), kind, response=left)
     scores = np.concatenate([one.scores for one in seen])
-    firing = float((scores > CONFIDENCE).mean()) if len(scores) else 0.0
     counts = _Counts(
-        sum(len(a) for a, _ in known), sum(kept(*p) for p in known), sum(kept(*p, score=1) for p in known), firing
+        sum(len(a) for a, _ in known),
+        sum(kept(*p) for p in known),
+        sum(kept(*p, score=1) for p in known),
+        _untrained(scores, any(one.best for one in seen)),
     )
     state = _state(counts, float(scores.max(initial=0)), left)
     why = _why(state, counts, left, kind)
@@ -122,22 +129,26 @@ def judge(source: Model, result: Model, feeds: Sequence[Feeds], kind: str) -> Al
 
 @dataclass(frozen=True)
 class _Counts:
-    """Detections of the source; how many are kept, or found with whatever score; the share of its cells that fire."""
+    """Detections of the source; how many are kept, or found with whatever score; why it looks untrained, if so."""
 
     detections: int
     kept: int
     found: int
-    firing: float
+    untrained: str
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Both networks on one input: groups of columns; detections and the source's score per cell, the head known."""
+    """Both networks on one input: groups of columns; detections and the source's score per cell, the head known.
+
+    `best`: the cells are the best ones only, as an end-to-end head gives them.
+    """
 
     before: Groups
     after: Groups
     pair: tuple[Detections, Detections] | None
     scores: Array
+    best: bool = False
 
     @classmethod
     def of(cls, source: Model, feed: Feeds, before: Feeds, after: Feeds) -> _Seen:
@@ -149,7 +160,8 @@ class _Seen:
             return cls(*groups, None, np.zeros(0))
         found = postprocess(ours, head, conf=CONFIDENCE)[0]
         again = postprocess([np.nan_to_num(o) for o in theirs], head, conf=CONFIDENCE - SCORE)[0]
-        return cls(*groups, (found, again), candidates(ours, head, 0, EVERY_CELL, False).scores)
+        scores = candidates(ours, head, 0, EVERY_CELL, False).scores
+        return cls(*groups, (found, again), scores, head.kind == "end2end")
 
 
 def head_of(model: Model, outputs: Sequence[Array], feed: Feeds) -> HeadSpec | None:
@@ -182,10 +194,23 @@ def _by_response(left: Sequence[Response]) -> State:
     return "needs training" if left and all(one.size < GONE for one in left) else "not judged"
 
 
+def _untrained(scores: Array, best: bool) -> str:
+    """What shows that the source was never trained; "" where nothing does."""
+    if not len(scores):
+        return ""
+    firing = float((scores > CONFIDENCE).mean())
+    if firing > (UNTRAINED_BEST if best else UNTRAINED):
+        return f"the source fires in {firing:.0%} of its {'best ' if best else ''}cells"
+    middle, high = (float(np.clip(np.quantile(scores, q), 1e-9, 1 - 1e-6)) for q in (0.5, 0.99))
+    if scores.max() >= FAINT and np.log(high / (1 - high)) - np.log(middle / (1 - middle)) < EVEN:
+        return f"the source's cells all score much alike, around {middle:.2g}"
+    return ""
+
+
 def _state(counts: _Counts, best: float, left: Sequence[Response]) -> State:
     deciding = [one for one in left if one.scores] or list(left)
     alike = min((one.alike for one in deciding), default=1.0)
-    if counts.firing > UNTRAINED:
+    if counts.untrained:
         return "not judged"
     if counts.detections >= ENOUGH:
         share = counts.kept / counts.detections
@@ -202,8 +227,8 @@ def _why(state: State, counts: _Counts | None, left: Sequence[Response], kind: s
     parts = []
     if counts is None:
         parts.append("its outputs are not those of a head that can be decoded")
-    elif counts.firing > UNTRAINED:
-        parts.append(f"the source fires in {counts.firing:.0%} of its cells, as one does that was never trained")
+    elif counts.untrained:
+        parts.append(f"{counts.untrained}, as in one that was never trained")
     elif not counts.detections:
         where = "made-up photographs; give --calib" if kind == "made-up" else "the images"
         parts.append(f"the source itself detects nothing on {where}")

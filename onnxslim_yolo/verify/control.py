@@ -77,6 +77,11 @@ def controls(model: Model, feed: Feeds, rulers: dict[str, Ruler]) -> list[Contro
     return sorted(shown.values(), key=lambda control: (control.blind, control.worst))
 
 
+def last_layers(model: Model) -> list[Node]:
+    """The last layers with weights before each output."""
+    return _Tail(model).layers
+
+
 def _shown(layer: str, plain: Feeds, spoiled: Feeds, rulers: dict[str, Ruler]) -> list[Control]:
     found: list[Control] = []
     for name, ruler in rulers.items():

@@ -9,12 +9,14 @@ import pytest
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.heads.finish import Detections
-from onnxslim_yolo.ir.graph import input_constant, nodes_of, replace_constant
+from onnxslim_yolo.ir.graph import Model, input_constant, nodes_of, replace_constant
 from onnxslim_yolo.load import load
 from onnxslim_yolo.passes import PruneChannels
-from onnxslim_yolo.verify.alive import judge, kept
+from onnxslim_yolo.verify.alive import _untrained, judge, kept
+from onnxslim_yolo.verify.control import last_layers
 from onnxslim_yolo.verify.response import groups_of, response
 from onnxslim_yolo.verify.scenes import scene_feeds
+from tests.zoo import model_path
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -149,3 +151,38 @@ def test_images_that_were_fitted_to_are_said(fitted: bool, kind: str, monkeypatc
     options = CompileOptions(prune=0.1, calib=Path("images"), compensate="reconstruct" if fitted else "none")
     why = judging.judge_result(model, model, options, run=True).why
     assert ("fitted to" in why) == (fitted and kind == "calibration")
+
+
+def _biased(model: Model, shift: float) -> Model:
+    """As trainers initialise the last layers: objects are rare."""
+    for layer in last_layers(model):
+        bias = input_constant(layer, 2) if layer.op == "Conv" else None
+        if bias is not None:
+            replace_constant(layer, 2, (bias + np.float32(shift)).astype(bias.dtype))
+    return model
+
+
+@pytest.mark.parametrize("shift", [0, -2, -3, -4])
+@pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "nanodet", "yolo26n"])
+def test_random_weights_have_nothing_to_lose(name: str, shift: float) -> None:
+    model = _biased(load(model_path(name)), shift)
+    other = model.copy()
+    for node in nodes_of(other.graph, "Conv")[3:]:
+        weight = np.asarray(input_constant(node, 1))
+        replace_constant(node, 1, np.ascontiguousarray(weight[..., ::-1, ::-1] * np.float32(0.7)))
+    found = judge(model, other, scene_feeds(model, 3), "made-up")
+    assert found.state == "not judged", found.why
+
+
+@pytest.mark.parametrize("name", ["digits-dense", "digits-sparse", "bccd-dense", "bccd-sparse", "digits-rep"])
+def test_trained_ones_are_judged(name: str) -> None:
+    model = load(MODELS / f"{name}.onnx")
+    assert judge(model, model, scene_feeds(model, 3), "made-up").state == "alive"
+
+
+def test_best_rows_of_an_end_to_end_head_may_fire() -> None:
+    """A fifth of the best cells detects something: no sign of random weights there, but of all cells it is."""
+    scores = np.full(300, 1e-3)
+    scores[:60] = 0.9
+    assert _untrained(scores, best=True) == "" and "20%" in _untrained(scores, best=False)
+    assert "best cells" in _untrained(np.full(300, 0.6), best=True)
