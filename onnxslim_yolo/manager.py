@@ -13,6 +13,7 @@ from onnxslim_yolo.files.spelling import spell
 from onnxslim_yolo.ir.check import InvariantError, check_graph
 from onnxslim_yolo.ir.graph import Model, toposort
 from onnxslim_yolo.passes.protocol import Pass, effect_of
+from onnxslim_yolo.runtime.progress import tell
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class PassManager:
                 which passes ran before it.
         """
         records: list[PassRecord] = []
+        total = self.first_index + len(self.passes)
         for index, step in enumerate(self.passes):
+            tell(step.name, self.first_index + index, total)
             before = model.copy() if self.observe is not None else None
             records.append(self._run_one(step, model, records))
             if self.dump_to is not None:

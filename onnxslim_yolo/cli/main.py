@@ -18,6 +18,7 @@ from onnxslim_yolo.cli.defaults import merged, merged_as_toml, told, use_config,
 from onnxslim_yolo.cli.failure import fail, say_failed
 from onnxslim_yolo.cli.help import Command, choice, examples
 from onnxslim_yolo.cli.options import compile_options
+from onnxslim_yolo.cli.progress import stages
 from onnxslim_yolo.cli.shared import (
     AsJson,
     Debug,
@@ -35,7 +36,6 @@ from onnxslim_yolo.cli.shared import (
     say_verdict,
     settings,
     settle,
-    stages,
     wants_json,
 )
 from onnxslim_yolo.cli.streams import ending_on_signals, flush_output, give_up_output, prepare_streams, system_error

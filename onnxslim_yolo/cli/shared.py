@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,26 +105,6 @@ def print_json(value: Any) -> None:
     """JSON on standard output, and nothing else there."""
     settings.printed = True
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
-@contextmanager
-def stages(silent: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner on standard error with the stage's name, when that is a terminal; warnings are printed in any case."""
-
-    def tell(stage: str) -> None:
-        if stage.startswith("WARNING: "):
-            err.print(stage, style="yellow", markup=False, highlight=False, soft_wrap=True)
-        elif status is not None:
-            status.update(stage)
-
-    status = None
-    if silent:
-        yield lambda stage: None
-    elif not err.is_terminal:
-        yield tell
-    else:
-        with err.status("starting") as status:
-            yield tell
 
 
 def form_of(text: str | None) -> InputFormat | None:

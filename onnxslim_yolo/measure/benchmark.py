@@ -28,6 +28,7 @@ from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import InputFormat
 from onnxslim_yolo.runtime.children import Child, file_name
+from onnxslim_yolo.runtime.progress import tell
 
 Runtime = Literal["onnxruntime", "ncnn"]
 CHILD = Path(__file__).with_name("benchmark_child.py")
@@ -280,6 +281,7 @@ def _converse(
             if "result" in message:
                 result: dict[str, Any] = message["result"]
                 return result
+            tell("rounds", message["round"], rounds)
             if progress is not None:
                 progress(message["round"], rounds)
     raise EOFError

@@ -20,6 +20,7 @@ from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.dataset import Dataset
 from onnxslim_yolo.runtime.images import load_input
+from onnxslim_yolo.runtime.progress import tell
 
 Progress = Callable[[int, int], None]
 """Called after every image with (images done, images in all)."""
@@ -109,6 +110,7 @@ def evaluate(predict: Predict, dataset: Dataset, *, max_det: int = 300, progress
         true_boxes = relative * np.array([width, height, width, height])
         boxes = placement.undo(found.boxes)
         pairs.append(ImageBoxes(placement.source, boxes, found.scores, found.classes, true_boxes, true_classes))
+        tell("images evaluated", done, len(dataset.images))
         if progress is not None:
             progress(done, len(dataset.images))
     return score(pairs, dataset.names, max_det=max_det, seconds=seconds)

@@ -15,6 +15,7 @@ from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.spec import identify_head
 from onnxslim_yolo.ir.graph import Array, Model, static_shape
 from onnxslim_yolo.ir.input_format import UNIT, input_format_of
+from onnxslim_yolo.runtime.progress import counted
 
 KEPT_BYTES = 64_000_000
 """Calibration images are kept up to this, at a byte a value."""
@@ -85,7 +86,7 @@ class CalibrationImages(Sequence[Array]):
         return found
 
     def __iter__(self) -> Iterator[Array]:
-        return (self[index] for index in range(len(self)))
+        return (self[index] for index in counted("images", range(len(self)), len(self)))
 
     def seen(self, views: int) -> CalibrationImages:
         """The same images in so many views each."""

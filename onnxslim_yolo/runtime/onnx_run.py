@@ -12,6 +12,7 @@ import onnx
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array, Model
 from onnxslim_yolo.ir.input_format import UNIT, input_format_of
+from onnxslim_yolo.runtime.progress import counted
 
 Feeds = dict[str, Array]
 
@@ -54,7 +55,7 @@ def run_onnx(
     runner = session(model, optimise=optimise, threads=threads)
     names = [output.name for output in runner.get_outputs()]
     try:
-        return [dict(zip(names, runner.run(names, feed), strict=True)) for feed in feeds]
+        return [dict(zip(names, runner.run(names, feed), strict=True)) for feed in counted("inputs", feeds, len(feeds))]
     except Exception as error:
         raise VerificationError(f"onnxruntime fails while running the model: {_first_line(error)}") from error
 
