@@ -32,7 +32,7 @@ from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_lat
 from onnxslim_yolo.report.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
-from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
+from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 
@@ -202,11 +202,13 @@ def _run_passes(
 ) -> tuple[Model, Model, list[PassRecord]]:
     """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass."""
     observe = _observer(reference, options, chain, probe)
+    watched = None if options.verify_each else CHANGING
     limits = limits_for(model, options.limit_memory, options.limit_work)
     first, *others = preparation(options)
-    records = PassManager([first], dump_to=options.dump_to, observe=observe).run(model)
+    records = PassManager([first], dump_to=options.dump_to, observe=observe, watched=watched).run(model)
     limits.require(model)  # shapes are known now, and nothing has been run
-    records += PassManager(others, dump_to=options.dump_to, observe=observe, first_index=1).run(model)
+    behind = PassManager(others, dump_to=options.dump_to, observe=observe, watched=watched, first_index=1)
+    records += behind.run(model)
     baseline = model.copy()
     warning = foretold(model, options)
     if warning is not None:
@@ -216,7 +218,9 @@ def _run_passes(
     for steps in (planning, fusing):
         if steps is fusing:
             trainable = model.copy()
-        manager = PassManager(steps, dump_to=options.dump_to, observe=observe, first_index=len(records))
+        manager = PassManager(
+            steps, dump_to=options.dump_to, observe=observe, watched=watched, first_index=len(records)
+        )
         records += manager.run(model)
     return baseline, trainable, records
 

@@ -12,7 +12,7 @@ from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.files.spelling import spell
 from onnxslim_yolo.ir.check import InvariantError, check_graph
 from onnxslim_yolo.ir.graph import Model, toposort
-from onnxslim_yolo.passes.protocol import Pass, effect_of
+from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
 from onnxslim_yolo.runtime.progress import tell
 
 
@@ -41,6 +41,7 @@ class PassManager:
         dump_to: a directory that gets the graph after every pass, as `03-fold-bn.onnx`.
         observe: called after every pass that rewrote something, with (pass, copy of the model before, model after);
             `--verify-each` is one.
+        watched: the effects of the passes that `observe` is called after; None: of all. Of others no copy is made.
         first_index: the number that dumps begin with.
     """
 
@@ -48,6 +49,7 @@ class PassManager:
     check: bool = True
     dump_to: Path | None = None
     observe: Observer | None = None
+    watched: frozenset[Effect] | None = None
     first_index: int = 0
 
     def run(self, model: Model) -> list[PassRecord]:
@@ -61,7 +63,8 @@ class PassManager:
         total = self.first_index + len(self.passes)
         for index, step in enumerate(self.passes):
             tell(step.name, self.first_index + index, total)
-            before = model.copy() if self.observe is not None else None
+            seen = self.observe is not None and (self.watched is None or effect_of(step) in self.watched)
+            before = model.copy() if seen else None
             records.append(self._run_one(step, model, records))
             if self.dump_to is not None:
                 _dump(model, self.dump_to, self.first_index + index, step.name)

@@ -79,6 +79,10 @@ class SnapWidths:
         plan = open_plan(model)
         if not plan.importance.any():
             plan.importance = measure(plan.channels).values
+        if self.odd == "keep" and not plan.removed and plan.snapped is None:
+            if self.to == "auto":
+                table_for(self.runtime, self.isa, self.table)  # a broken one is refused, whatever is planned
+            return 0  # what is whole stays whole
         before = [group.kept for group in plan.group_plans()]
         full = plan.keep.copy()
         if not (self.to == "auto" and self.odd == "keep" and self._by_latency(model, plan)):

@@ -250,6 +250,7 @@ def run_part(graph: gs.Graph, feeds: dict[str, Array], what: str) -> list[Array]
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         data = gs.export_onnx(graph, do_type_check=False).SerializeToString()
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,34 @@ def session(model: Model | onnx.ModelProto | bytes | Path, *, optimise: bool, th
     options.enable_cpu_mem_arena = False  # what a run has taken is given back after it
     options.enable_mem_pattern = False  # planning it takes time by the square of what lives at once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if isinstance(model, Model):
-        model = model.to_onnx()
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     try:
-        return ort.InferenceSession(
-            str(source) if isinstance(source, Path) else source, options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(_readable(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise VerificationError(f"onnxruntime refuses the model: {_first_line(error)}") from error
+
+
+def _readable(model: Model | onnx.ModelProto | bytes | Path) -> bytes | str:
+    """What onnxruntime reads; a proto made for this is gone before it does."""
+    if isinstance(model, Path):
+        return str(model)
+    if isinstance(model, bytes):
+        return model
+    return bytes_of(model)
+
+
+def bytes_of(model: Model | onnx.ModelProto) -> bytes:
+    """A model as a file has it."""
+    return bytes((model.to_onnx() if isinstance(model, Model) else model).SerializeToString())
+
+
+def with_outputs(model: Model | onnx.ModelProto | bytes | Path, names: Sequence[str]) -> bytes:
+    """A model as a file has it, byte by byte, and behind that inner tensors as further outputs.
+
+    Messages in protobuf's form that are written one after the other are read as one, lists joined.
+    """
+    data = model.read_bytes() if isinstance(model, Path) else model if isinstance(model, bytes) else bytes_of(model)
+    further = onnx.GraphProto(output=[onnx.ValueInfoProto(name=name) for name in names])
+    return data + onnx.ModelProto(graph=further).SerializeToString() if names else data
 
 
 def run_onnx(

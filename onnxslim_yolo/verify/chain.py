@@ -20,13 +20,16 @@ import onnx
 
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Model
-from onnxslim_yolo.passes.protocol import Pass, effect_of
+from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
 from onnxslim_yolo.pruning.mask import masked
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, told_apart, worst_of
 from onnxslim_yolo.verify.judge import Judge, judge_of
 
 Runnable = Model | onnx.ModelProto
+
+CHANGING: frozenset[Effect] = frozenset(("slice", "approximate", "head"))
+"""Effects after which there may be a new link; other passes leave the function as it was."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Chain:
         """Note what a pass did to the reference."""
         effect = effect_of(step)
         plan = before.plan
-        if effect in ("exact", "plan"):
+        if effect not in CHANGING:
             return
         if plan is not None and plan.lossless and effect in ("slice", "approximate"):
             return

@@ -7,7 +7,7 @@ measured. Only the tail behind them is run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ from onnxslim_yolo.ir.graph import (
     producer,
     replace_constant,
 )
-from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.ruler import Ruler
 
@@ -52,18 +51,15 @@ class Control:
     blind: bool = False
 
 
-def controls(model: Model, feed: Feeds, rulers: dict[str, Ruler]) -> list[Control]:
+def controls(tail: Tail, values: Feeds, rulers: dict[str, Ruler]) -> list[Control]:
     """Spoil the last layers one by one; the result per kind of column, the least visible first.
 
     Args:
-        model: what was written, in memory. feed: one of the inputs. rulers: of the reference's outputs.
+        tail: of what was written. values: what it reads, for one of the inputs. rulers: of the reference's outputs.
     """
-    tail = _Tail(model)
     if not tail.layers:
         return []
-    inputs = tail.inputs()
     try:
-        values = run_onnx(_with_outputs(model, inputs), [feed])[0]
         plain = tail.run(values, None)
         shown: dict[str, Control] = {}
         for node in tail.layers[:: -(-len(tail.layers) // MOST)]:
@@ -79,7 +75,7 @@ def controls(model: Model, feed: Feeds, rulers: dict[str, Ruler]) -> list[Contro
 
 def last_layers(model: Model) -> list[Node]:
     """The last layers with weights before each output."""
-    return _Tail(model).layers
+    return Tail(model).layers
 
 
 def _shown(layer: str, plain: Feeds, spoiled: Feeds, rulers: dict[str, Ruler]) -> list[Control]:
@@ -99,14 +95,7 @@ def _shown(layer: str, plain: Feeds, spoiled: Feeds, rulers: dict[str, Ruler]) -
     return found
 
 
-def _with_outputs(model: Model, names: Sequence[Tensor]) -> Model:
-    copy = model.copy()
-    by_name = {t.name: t for node in copy.graph.nodes for t in (*node.inputs, *node.outputs)}
-    copy.graph.outputs = [by_name[tensor.name] for tensor in names]
-    return copy
-
-
-class _Tail:
+class Tail:
     """The last layers with weights before each output, and what is behind them."""
 
     def __init__(self, model: Model) -> None:
@@ -140,6 +129,13 @@ class _Tail:
     def inputs(self) -> list[Tensor]:
         """What the tail reads."""
         return list(self._sources.values())
+
+    def inner(self) -> list[str]:
+        """Names of what the tail reads and the graph neither is fed nor returns; none where nothing is spoiled."""
+        if not self.layers:
+            return []
+        known = {tensor.name for tensor in (*self.model.graph.inputs, *self.model.graph.outputs)}
+        return [tensor.name for tensor in self.inputs() if tensor.name not in known]
 
     def run(self, values: Feeds, spoil: Node | None) -> Feeds:
         """The outputs, with one layer's weights 1 % off, up or down at random."""

@@ -194,6 +194,7 @@ def _climb(model: Model, graph: gs.Graph, targets: Sequence[Tensor], count: int,
     gradient.shape = static_shape(graph.inputs[0])
     graph.outputs = [*targets, gradient]
     runner = session(Model(graph=graph), optimise=False, threads=1)
+    needed = _only_what_is_needed()
     given = [seed.name for seed in seeds.values()]
     whole = static_shape(graph.inputs[0])
     x = as_fed(model, image_like(whole, np.random.default_rng(1)))
@@ -204,13 +205,22 @@ def _climb(model: Model, graph: gs.Graph, targets: Sequence[Tensor], count: int,
         # The first run tells where the maps are highest; its gradient is that of nothing.
         wanted = names if step == 0 else [*names, gradient.name]
         try:
-            values = runner.run(wanted, {name: x, **dict(zip(given, seeded, strict=True))})
+            values = runner.run(wanted, {name: x, **dict(zip(given, seeded, strict=True))}, needed)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise _NoGradientError("the network cannot be run in patches") from error
         if step:
             x = np.clip(x + STRIDE * (high - low) * np.sign(values.pop()), low, high).astype(np.float32)
         seeded = _seeds([_columns_last(value, count) for value in values], shapes, count)
     return x
+
+
+def _only_what_is_needed() -> object:
+    """Run options with which nothing is computed beyond the outputs that are asked for."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 class _NoGradientError(OnnxSlimError):

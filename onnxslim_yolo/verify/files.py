@@ -10,11 +10,11 @@ import numpy as np
 
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Model, input_constant, sweep
-from onnxslim_yolo.runtime.onnx_run import run_onnx
+from onnxslim_yolo.runtime.onnx_run import run_onnx, with_outputs
 from onnxslim_yolo.verify.chain import Chain, Check
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.compare import TOLERANCE, told_apart
-from onnxslim_yolo.verify.control import SPOILED_BY, Control, controls
+from onnxslim_yolo.verify.control import SPOILED_BY, Control, Tail, controls
 from onnxslim_yolo.verify.feeds import shared_feeds
 from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.verify.judge import Judge, judge_of
@@ -114,14 +114,15 @@ def verify_files(
     found = Verification(feeds=feeds)
     judge = judge_of(chain.reference, feeds)
     label = f"{chain.label} = {'files' if onnx_file is None else onnx_file.name}"
-    found.controls = controls(model, feeds[-1], judge.rulers)
+    tail = Tail(model)
+    plain, inner = _run_written(onnx_file or model, feeds, tail.inner())
+    found.controls = controls(tail, plain[-1] | feeds[-1] | inner, judge.rulers)
     found.tolerance = sharpen(found.control)
     few = [feeds[0], feeds[-1]]
     links = {id(link.reference): judge_of(link.reference, few) for link in chain.links}
     for link in chain.links:
         differences = links[id(link.reference)].compare(run_onnx(link.candidate, few), found.tolerance)
         found.checks.append(Check(link.label, "onnxruntime", differences, found.tolerance))
-    plain = run_onnx(onnx_file or model, feeds)
     optimised = run_onnx(onnx_file or model, feeds[-1:], optimise=True)
     for runtime, got, skip in (("onnxruntime", plain, 0), ("onnxruntime, optimised", optimised, len(feeds) - 1)):
         differences = judge.compare(got, found.tolerance, skip=skip)
@@ -134,6 +135,13 @@ def verify_files(
     if chain.links and chain.links[0].reference is not chain.reference:
         found.loss = _loss(links[id(chain.links[0].reference)], [plain[0], plain[-1]])
     return found
+
+
+def _run_written(written: Path | Model, feeds: list[Feeds], inner: list[str]) -> tuple[list[Feeds], Feeds]:
+    """Outputs for every input, and these inner tensors for the last one."""
+    runs = run_onnx(with_outputs(written, inner), feeds)
+    plain = [{name: value for name, value in run.items() if name not in inner} for run in runs]
+    return plain, {name: runs[-1][name] for name in inner}
 
 
 def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Judge, plain: list[Feeds]) -> None:
@@ -160,7 +168,7 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
     label = f"ONNX graph{', weights rounded to fp16' if rounded is not model else ''} = {ncnn.folder.name}"
     found.checks.append(Check(label, f"ncnn, {pair.weights}", differences, tolerance))
     if rounded is not model:
-        loss = mine.compare(run_onnx(model, feeds[:1]))
+        loss = mine.compare(plain[:1] if model is written else run_onnx(model, feeds[:1]))
         found.checks.append(
             Check("fp32 weights = fp16 weights (the cost of rounding)", "onnxruntime", loss, float("inf"))
         )
