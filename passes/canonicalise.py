@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -101,6 +102,9 @@ class Canonicalise:
         return fixed
 
 
+_REWRITES = (resolve_reshapes, resolve_targets, drop_noops, rewrite_einsums, rewrite_exported, plain_gemms)
+
+
 def _simplify(graph: gs.Graph) -> int:
     """Fold and rewrite until nothing changes; how many rewrites."""
     rewrites = sweep(graph)
@@ -108,15 +112,13 @@ def _simplify(graph: gs.Graph) -> int:
     room = Room.of(graph)
     while True:
         reinfer(graph)
-        changed = drop_expands(graph) + sweep(graph)
-        graph.nodes = toposort(graph)
-        changed += fold_constants(graph, room) + resolve_reshapes(graph) + resolve_targets(graph) + drop_noops(graph)
-        changed += rewrite_einsums(graph) + rewrite_exported(graph) + plain_gemms(graph)
-        changed += sweep(graph)
+        changed = 0
+        for rewrite in (drop_expands, partial(fold_constants, room=room), *_REWRITES):
+            changed += rewrite(graph) + sweep(graph)  # no rewrite meets a node that another left detached
+            graph.nodes = toposort(graph)
         rewrites += changed
         if not changed:
             break
-        graph.nodes = toposort(graph)
     rewrites += separate_vectors(graph) + merge_integers(graph)
     return rewrites
 

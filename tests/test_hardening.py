@@ -98,6 +98,10 @@ def side(proto: onnx.ModelProto, value: int) -> None:
     proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = value
 
 
+def element(proto: onnx.ModelProto, kind: int) -> None:
+    proto.graph.input[0].type.tensor_type.elem_type = kind
+
+
 FILES: dict[str, tuple[onnx.ModelProto, str]] = {
     "short-data": (edited(lambda p: setattr(weight(p), "raw_data", b"1234")), "has 4 bytes, expected 864"),
     "giant-declared": (
@@ -110,6 +114,9 @@ FILES: dict[str, tuple[onnx.ModelProto, str]] = {
     "input-huge": (edited(lambda p: side(p, 2**40)), "input 'x' of shape .* is too large"),
     "input-empty": (edited(lambda p: side(p, 0)), "input 'x' is empty"),
     "input-shapeless": (edited(lambda p: p.graph.input[0].type.tensor_type.ClearField("shape")), "'x' has no shape"),
+    "input-typeless": (edited(lambda p: element(p, 0)), "input 'x' has no known element type: 0"),
+    "input-bfloat16": (edited(lambda p: element(p, 16)), "input 'x' is bfloat16; no check can feed that"),
+    "input-text": (edited(lambda p: element(p, 8)), "input 'x' is string"),
     "two-initializers": (
         edited(lambda p: p.graph.initializer.append(weight(p))),
         "two initializers are called 'a.weight'",

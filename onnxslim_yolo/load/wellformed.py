@@ -13,16 +13,22 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.errors import InputError, UnsupportedError
 
 MOST_ELEMENTS = 1 << 29
 """Of one tensor: 2 GiB of floats. The largest map of a YOLO at 1280 pixels has 2²⁵."""
 MOST_NODES = 1 << 20
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """Element types that share bytes."""
+_FEEDS = frozenset(
+    helper.np_dtype_to_tensor_dtype(np.dtype(name))
+    for name in ("f2", "f4", "f8", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+)
+"""Element types of graph inputs that numpy knows, and that onnxruntime therefore takes."""
 HINT = "run onnx.checker.check_model on it, and export it again"
 
 File: TypeAlias = "Path | str | None"
@@ -151,8 +157,12 @@ def check_input(value: onnx.ValueInfoProto, file: File) -> None:
     if value.type.WhichOneof("value") not in ("tensor_type", None):
         raise InputError(f"input '{name}' is no tensor", file=file, hint="export the network alone")
     kind = value.type.tensor_type
-    if kind.elem_type not in TensorProto.DataType.values():
+    if kind.elem_type == TensorProto.UNDEFINED or kind.elem_type not in TensorProto.DataType.values():
         raise InputError(f"input '{name}' has no known element type: {kind.elem_type}", file=file, hint=HINT)
+    if kind.elem_type not in _FEEDS:
+        found = TensorProto.DataType.Name(kind.elem_type).lower()
+        hint = "export it with an input of floats or bytes, and cast inside"
+        raise UnsupportedError(f"input '{name}' is {found}; no check can feed that", file=file, hint=hint)
     dims = [dim.dim_value for dim in kind.shape.dim if dim.HasField("dim_value")]
     if any(dim < 0 for dim in dims):
         raise InputError(

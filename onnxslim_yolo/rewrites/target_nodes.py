@@ -27,8 +27,6 @@ from onnxslim_yolo.ir.graph import (
     producer,
     replace_constant,
     set_input,
-    sweep,
-    toposort,
 )
 
 _PLACE = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
@@ -66,8 +64,6 @@ def _by_trial(graph: gs.Graph, name: Namer) -> int:
     ]
     if not left:
         return 0
-    sweep(graph)  # nodes that were folded just now are none to infer through
-    graph.nodes = toposort(graph)
     trials = [concrete_shapes(graph, batch) for batch in PROBES]
     done = 0
     for node in left:
