@@ -110,3 +110,10 @@ def test_paths_as_text(tmp_path: Path) -> None:
 def test_aggregates_that_do_not_exist(given: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"aggregate: '{given}' is none of mean, max, sum"):
         oy.compile(tmp_path / "m.onnx", aggregate=given)
+
+
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_a_pad_between_activation_and_pool_in_both_files(pool: str, tmp_path: Path) -> None:
+    body = f"r = Relu(f) p = Pad(r, t) q = {pool}<kernel_shape=[3,3], strides=[2,2]>(p) y = Conv(q, w1)"
+    text = network(body, "float[a,b,c,d] y", weights=f"{HEADS}, int64[8] t = {{0,0,1,1,0,0,1,1}}")
+    assert compiled(written(text, tmp_path, trunk(dead=2)[1]), tmp_path, emit="onnx,ncnn").ncnn is not None

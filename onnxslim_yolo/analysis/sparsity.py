@@ -63,7 +63,7 @@ def sparsity_of(channels: Channels) -> Sparsity:
     """Summarise the importance of a network's channels."""
     measured = measure(channels)
     values, prunable = measured.values, channels.prunable
-    own = values[prunable]
+    own = values[prunable & np.isfinite(values)]  # weights may be NaN; a note says so
     unit = 1.0 if measured.kind == "gamma" else float(own.mean()) if own.size else 1.0
     shown = own[np.isfinite(own)]
     counts, edges = np.histogram(shown, bins=BINS) if shown.size else (np.zeros(BINS, int), np.linspace(0, 1, BINS + 1))
@@ -108,5 +108,5 @@ def _largest_ratio(channels: Channels, values: Array) -> float:
         classes = section[section != NO_CHANNEL]
         if len(classes) == len(section) and prunable[classes].all():
             ceiling = min(ceiling, float(values[classes].max()))
-    own = values[prunable]
+    own = values[prunable & np.isfinite(values)]  # weights may be NaN; a note says so
     return float((own < ceiling).mean()) if own.size else 0.0

@@ -37,8 +37,8 @@ LEAST_GROWTH = 256
 GROWTH_SHARE = 8
 """Elements that folding may add to a graph, and to how many weights one such element may come."""
 
-_REPEATING = ELEMENTWISE | {"Expand", "Tile", "ConstantOfShape", "Range"}
-"""Operators that make a map of a few numbers. A Pad or a Gather of weights makes weights."""
+_REPEATING = ELEMENTWISE | {"Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample"}
+"""Operators that make a map of a few numbers. A Pad or a Gather of weights makes weights: no more than there are."""
 
 
 @dataclass
@@ -62,11 +62,13 @@ class Room:
 
     def takes(self, node: Node) -> bool:
         """Whether a node of constants may be computed; what it adds is then taken from the room."""
-        if node.op not in _REPEATING or any(not is_constant(t) and not is_empty(t) for t in node.inputs):
+        if any(not is_constant(t) and not is_empty(t) for t in node.inputs):
             return True
         sizes = [static_shape(tensor) for tensor in node.outputs if not is_empty(tensor)]
         made = sum(int(np.prod(size, dtype=np.int64)) for size in sizes if size is not None)
         read = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in node.inputs if is_constant(tensor))
+        if node.op not in _REPEATING:
+            return made - read <= GROWTH_SHARE * self.growth
         if made - read > self.growth:
             return False
         self.growth -= max(made - read, 0)

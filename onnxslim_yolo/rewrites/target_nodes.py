@@ -5,7 +5,8 @@
 2. An Expand's target whose open numbers are the input's own becomes a constant with 1 there.
 3. A Reshape's target that has its own −1 beside one open number is read off the shapes it makes at two batches: what
    is the same is a number, and −1 stands for what is not.
-4. Any other target of a Reshape, Expand or ConstantOfShape that inference cannot follow becomes a Concat of numbers
+4. A Tile by computed counts that repeats axes of one element only becomes an Expand.
+5. Any other target of a Reshape, Expand or ConstantOfShape that inference cannot follow becomes a Concat of numbers
    and of sizes read off the graph's input: what it was, without the detour.
 
 Exact: every number stays what it is (see `analysis.shape_values`).
@@ -34,7 +35,7 @@ _PLACE = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 
 def resolve_targets(graph: gs.Graph) -> int:
     """Write computed targets down; return how many."""
-    done, name = 0, Namer(graph)
+    done, name = sum(_repeat_once(node) for node in nodes_of(graph, "Tile")), Namer(graph)
     for node in nodes_of(graph, *_PLACE):
         place = _PLACE[node.op]
         if not node.outputs or len(node.inputs) <= place or is_constant(node.inputs[place]):
@@ -50,6 +51,19 @@ def resolve_targets(graph: gs.Graph) -> int:
         elif _is_open(node.outputs[0]) and not _is_spelt(graph, node.inputs[place]):
             done += _spell_out(graph, node, place, sizes, name)
     return done or _by_trial(graph, name)
+
+
+def _repeat_once(node: Node) -> bool:
+    """A Tile by computed counts becomes an Expand where it repeats axes of one element only."""
+    if len(node.inputs) < 2 or is_constant(node.inputs[1]):
+        return False
+    own, counts = dims_of(node.inputs[0]), sizes_of(node.inputs[1])
+    if own is None or counts is None or len(own) != len(counts):
+        return False
+    if not all(Size(1) in pair for pair in zip(own, counts, strict=True)):
+        return False
+    node.op = "Expand"
+    return True
 
 
 PROBES = (1, 7)

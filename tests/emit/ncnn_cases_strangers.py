@@ -5,8 +5,11 @@ from __future__ import annotations
 from tests.emit.ncnn_cases import MAP, graph, one
 
 POWERS = {
-    **{f"pow-{e}": one("y = Pow(x, e)", MAP, f"float e = {{{e}}}") for e in ("0", "1", "4", "5", "11")},
-    **{f"pow-relu-{e}": one("a = Relu(x) y = Pow(a, e)", MAP, f"float e = {{{e}}}") for e in ("0", "3", "0.5")},
+    **{f"pow-{e}": one("y = Pow(x, e)", MAP, f"float e = {{{e}}}") for e in ("0", "1", "4", "5", "11", "18", "19")},
+    **{
+        f"pow-relu-{e}": one("a = Relu(x) y = Pow(a, e)", MAP, f"float e = {{{e}}}")
+        for e in ("0", "3", "0.5", "2.5", "0.01", "20")
+    },
     "pow-0-map": one("y = Pow(x, e)", MAP, "float[1,6,1,1] e = {0,0,0,0,0,0}"),
     "pow-minus-2": one("a = Abs(x) b = Add(a, h) y = Pow(b, e)", MAP, "float h = {0.5}, float e = {-2}"),
     "pow-minus-1": one("a = Abs(x) b = Add(a, h) y = Pow(b, e)", MAP, "float h = {0.5}, float e = {-1}"),

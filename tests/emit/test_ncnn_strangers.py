@@ -192,6 +192,13 @@ def test_what_follows_with_weights_is_not_cut_and_no_useless_option_is_named() -
     assert "--head raw" not in (caught.value.hint or "") and "--emit onnx" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("body", ["y = Asinh(x)", "a = Asinh(x) y = Relu(a)", "a = NonZero(x) y = Cast<to=1>(a)"])
+def test_nothing_in_front_of_the_cut_is_no_pair(body: str, tmp_path: Path) -> None:
+    shape = "float[a,b]" if "NonZero" in body else MAP
+    with pytest.raises(UnsupportedError, match="nothing that the network computes is left"):
+        compiled(written(one(body, shape), tmp_path), tmp_path, emit="onnx,ncnn")
+
+
 @pytest.mark.parametrize("body", ["y = Relu(x)", "a = Shape(z) y = Relu(x)", "y = Relu(x) t, i = TopK(z, n)"])
 def test_an_input_that_nothing_reads_is_no_output(body: str) -> None:
     topk = "TopK" in body

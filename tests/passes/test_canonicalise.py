@@ -272,3 +272,30 @@ def test_unnamed_nodes_and_constant_nodes() -> None:
 def test_rewrites_are_counted() -> None:
     text = onnx_text(X, "float[a,b,c,d] y", "", "h = Identity(x) i = Dropout(h) y = Relu(i)")
     rewritten(build(text), Canonicalise(), rewrites=2)
+
+
+def test_what_was_folded_is_met_by_no_rewrite() -> None:
+    body = (
+        'e = Einsum<equation="ij,jk->ik">(a, b) g = Gemm<alpha=2.0, transB=1>(e, c) k = CastLike(g, x)'
+        " r = Reshape(k, s) t = Expand(r, r4) y = Add(x, t)"
+    )
+    weights = "float[1,4] a, float[4,8] b, float[8,8] c, int64[4] s = {0,-1,1,1}, int64[4] r4 = {1,8,1,1}"
+    after = canonical(onnx_text(X, "float[a,b,c,d] y", weights, body))
+    assert ops(after) == ["Add"]
+
+
+@pytest.mark.parametrize("counts", ["b, one, one, one", "b, one, two, one", "b, k, one, one"])
+def test_what_is_repeated_for_every_image_is_expanded(counts: str) -> None:
+    body = (
+        "s = Shape(x) n = Gather(s, zero) b = Unsqueeze(n, axis)"
+        f" t = Concat<axis=0>({counts}) r = Tile(v, t) y = Add(x, r)"
+    )
+    weights = (
+        f"float[1,{1 if 'k' in counts else 8},{2 if 'two' in counts else 1},1] v, int64 zero = {{0}},"
+        " int64[1] axis = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] k = {8}"
+    )
+    text = onnx_text("float[N,8,4,4] x", "float[a,b,c,d] y", weights, body)
+    if "two" in counts:  # [2, 1] twice is no broadcast
+        assert "Tile" in ops(canonical(text))
+    else:
+        assert ops(canonical(text)) == ["Add"]

@@ -33,6 +33,11 @@ VARIANTS = {
         f"{SHAPE}c = Greater(x, zero)\ne = Expand(p, s)\nz = Where(c, e, x)\ny = Conv(z, w)",
     ),
     "tile": (SIDE, "k = Constant<value_ints=[1,1,64,64]>()\ne = Tile(p, k)\nz = Add(x, e)\ny = Conv(z, w)"),
+    "resized": (
+        SIDE,
+        'k = Constant<value_floats=[1.0,1.0,64.0,64.0]>()\ne = Resize(p, "", k)\nz = Add(x, e)\ny = Conv(z, w)',
+    ),
+    "padded": (SIDE, "k = Constant<value_ints=[0,0,0,0,0,0,63,63]>()\ne = Pad(p, k)\nz = Add(x, e)\ny = Conv(z, w)"),
     "zeros like it": (SIDE, f"{SHAPE}e = ConstantOfShape(s)\nq = Add(e, p)\nz = Add(q, x)\ny = Conv(z, w)"),
     "a number like it": (
         SIDE,

@@ -199,6 +199,12 @@ def _cut(graph: gs.Graph, failures: list[tuple[Node, UnsupportedError]], notes: 
             hint="rewrite this part of the model, or write ONNX only (--emit onnx)",
         ) from error
     fresh = cut_tail(graph, tail)
+    if not graph.outputs:
+        raise UnsupportedError(
+            f"{error.message}; nothing that the network computes is left in front of it",
+            node=error.node,
+            hint="write ONNX only (--emit onnx)",
+        ) from error
     names = ", ".join(tensor.name for tensor in fresh)
     notes.append(
         f"ncnn: the head was cut before '{node.name}' ({node.op}), which ncnn lacks; "

@@ -83,7 +83,7 @@ HIGHEST_POWER = 16
 
 
 def _power(low: Lowering, node: Node, source: Value, scalar: float) -> bool:
-    """Powers that ncnn's exp(y·log(x)) gets wrong for x ≤ 0: x⁰ is 1 whatever x is, whole powers are multiplied out."""
+    """Powers that ncnn's exp(y·log(x)) gets wrong for x ≤ 0: x⁰ is 1, low whole powers are multiplied out."""
     output, dims = node.outputs[0], source.dims
     if scalar == 0:
         low.emit(node, "Clip", [source], dims, {0: 1.0, 1: 1.0}, to=output)
@@ -93,9 +93,26 @@ def _power(low: Lowering, node: Node, source: Value, scalar: float) -> bool:
         low.emit(node, "UnaryOp", [source], dims, {0: SQRT}, to=output)
     elif scalar == int(scalar) and abs(scalar) <= HIGHEST_POWER:
         _multiplied(low, node, source, int(abs(scalar)), inverse=scalar < 0)
+    elif scalar > 0 and not is_positive(node.inputs[0]):
+        _split_power(low, node, source, scalar)
     else:
         return False
     return True
+
+
+TINY = 1e-30
+"""What a logarithm is taken of in place of 0: with an exponent above −1 its power is still finite."""
+
+
+def _split_power(low: Lowering, node: Node, source: Value, scalar: float) -> None:
+    """x^p = x · max(x, tiny)^(p−1), which is 0 at 0; of |x| for whole powers, odd ones with x in front."""
+    dims, size = source.dims, source
+    if scalar == int(scalar):
+        size = low.emit(node, "UnaryOp", [source], dims, {0: UNARY["Abs"]}, suffix="/abs")
+    bounded = low.emit(node, "Clip", [size], dims, {0: TINY, 1: FLT_MAX}, suffix="/bounded")
+    rest = low.emit(node, "BinaryOp", [bounded], dims, {0: POW, 1: 1, 2: scalar - 1}, suffix="/rest")
+    first = source if scalar % 2 else size
+    low.emit(node, "BinaryOp", [first, rest], dims, {0: MUL}, to=node.outputs[0])
 
 
 def _multiplied(low: Lowering, node: Node, source: Value, power: int, *, inverse: bool) -> None:

@@ -50,7 +50,9 @@ class Match:
 
 def fuse_patterns(graph: gs.Graph) -> int:
     """Rewrite every known pattern. Returns how many."""
-    count = rewrite_movement(graph) + _activations(graph)
+    count = rewrite_movement(graph)
+    sweep(graph)  # no pattern meets a node that was detached
+    count += _activations(graph)
     for matcher in MATCHERS:
         for node in list(graph.nodes):
             match = matcher(graph, node) if node.outputs else None
