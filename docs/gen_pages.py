@@ -166,6 +166,12 @@ BENCHMARKS = (
         ("python bench/many_nodes.py",),
     ),
     Result(
+        "Large detectors and the limits",
+        "what large YOLOs take by the estimate, against what is allowed by default",
+        ("large_models*",),
+        ("python bench/large_models.py",),
+    ),
+    Result(
         "Small files that ask for much",
         "CPU time and memory of compiling files that were made to take a lot of both",
         ("bombs*",),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {"passes": "onnxslim_yolo.passes", "models": "onnxslim_yolo.models"}
 """Folders beside the package that are imported as parts of it."""
 
-UNSHIPPED = {"onnxslim_yolo.models.zoo.architectures", "onnxslim_yolo.models.demo"}
+UNSHIPPED = {"onnxslim_yolo.models.zoo", "onnxslim_yolo.models.demo"}
 """What tests and training need, and users do not: kept in the repository, out of the wheel."""
 
 DATA = {".typed", ".json", ".j2", ".js", ".css", ".gz"}

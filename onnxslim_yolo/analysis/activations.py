@@ -71,7 +71,8 @@ def find_activations(graph: gs.Graph) -> list[Activation]:
     found: list[Activation] = []
     taken: set[int] = set()
     for node in reversed(graph.nodes):
-        activation = None if id(node) in taken else _match(graph, node)
+        # A node that a rewrite has just taken out has no outputs until the graph is swept.
+        activation = None if id(node) in taken or not node.outputs else _match(graph, node)
         if activation is None or any(id(part) in taken for part in activation.nodes):
             continue
         taken.update(id(part) for part in activation.nodes)

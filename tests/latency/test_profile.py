@@ -7,9 +7,8 @@ import pytest
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency import Family, LayerKey
 from onnxslim_yolo.latency.table import SQUARE, cell_widths
-from onnxslim_yolo.measure import profile
 from onnxslim_yolo.measure.measurer import Measurer
-from onnxslim_yolo.measure.profile import Whole, calibrate, families_of, measure_families
+from onnxslim_yolo.measure.profile import Whole, calibrate, families_of, measure_families, profile
 from tests.latency.models import formula, small
 
 KINDS = [
