@@ -235,7 +235,10 @@ class _Parser:
         return NcnnNet(layers, inputs, tuple(blob for blob in producers if blob not in readers), blob_count)
 
 
-TAG_BYTES = {0: 4, 0x01306B47: 2, 0x000D4B38: 1, 0x0002C056: 4}
+HALF = 0x01306B47
+"""The type tag of fp16."""
+
+TAG_BYTES = {0: 4, HALF: 2, 0x000D4B38: 1, 0x0002C056: 4}
 """Bytes an element by type tag: fp32, fp16, int8, raw fp32."""
 
 TABLE_BYTES = 1024
@@ -277,6 +280,18 @@ def weight_spans(net: NcnnNet, weights: Path) -> list[tuple[str, int, int]]:
             position += _bytes_of(spec, data[position : position + 4] if spec.tagged else b"")
         found.append((layer.name, start, position))
     return found
+
+
+def stores_half(param: Path, weights: Path) -> bool:
+    """Whether any weights of a pair are stored as fp16."""
+    net, data, position = read_ncnn(param, weights), weights.read_bytes(), 0
+    for layer in net.layers:
+        for spec in _specs(layer, weights):
+            tag = data[position : position + 4] if spec.tagged else b""
+            if int.from_bytes(tag, "little") == HALF:
+                return True
+            position += _bytes_of(spec, tag)
+    return False
 
 
 def _specs(layer: NcnnLayer, weights: Path) -> list[WeightSpec]:

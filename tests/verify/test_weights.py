@@ -78,3 +78,17 @@ def test_compile_refuses_a_file_with_other_weights(tmp_path: Path, monkeypatch: 
     with pytest.raises(VerificationError, match="b differs"):
         oy.compile(saved(network(), tmp_path / "m.onnx"), out=tmp_path / "out", prune=0, emit="onnx")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pair_stored_as_half_agrees_to_what_rounding_its_weights_costs(tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "models/digits-sparse.onnx"
+    result = oy.compile(source, prune=0.0, out=tmp_path / "out", verify=False)
+    assert result.ncnn is not None
+    assert compare_models(source, result.ncnn).passed
+    model = oy.load(source)
+    layer = [node for node in model.graph.nodes if node.op == "Conv"][-1]
+    weight = np.asarray(input_constant(layer, 1))
+    replace_constant(
+        layer, 1, (weight * np.where(np.arange(weight.size) % 2, 0.95, 1.05).reshape(weight.shape)).astype(weight.dtype)
+    )
+    assert not compare_models(model.save(tmp_path / "other.onnx"), result.ncnn).passed
