@@ -5,7 +5,8 @@
 Per architecture: every output column zeroed, and swapped with its neighbour; every last layer's bias dropped; N
 weight tensors (default 24, evenly picked; 0 for all) 1 % off, up or down at random. The comparison is the one that
 `verify` and `compile` make, on the inputs they make, with their tolerance. For ncnn the spoiled graph is converted and
-run. A mistake is noticed, or its column is named as blind, or it is missed: those are listed with what they show.
+run. A mistake is noticed, or its column is named as blind (its tensor by its weights), or it is missed: those are
+listed with what they show. `--write` keeps the rows of models that are not among the names.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def main() -> None:
     parser.add_argument("--ncnn-weights", type=int, default=6)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    rows: list[dict[str, object]] = []
+    before = RESULTS / "mutations.json"
+    kept = json.loads(before.read_text()) if options.write and before.is_file() else []
+    rows: list[dict[str, object]] = [row for row in kept if row["model"] not in options.names]
     for name in options.names:
         subject = Subject(Path(name) if name.endswith(".onnx") else model_path(name))
         rows.append(_row(name, "onnxruntime", list(all_outcomes(subject, options.weights))))
