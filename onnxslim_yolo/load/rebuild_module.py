@@ -7,7 +7,7 @@ made, each record once, from an allow-list of attributes; no constructor of ours
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
@@ -23,7 +23,7 @@ from onnxslim_yolo.load.record_checks import (
 )
 from onnxslim_yolo.load.records import Global, Record, TensorRecord, plain_number
 from onnxslim_yolo.load.tensors import TensorReader
-from onnxslim_yolo.load.torch_leaves import build_leaf
+from onnxslim_yolo.load.torch_leaves import build_leaf, leaf_reads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -156,7 +156,7 @@ class _Builder:
             module = self._container(getattr(nn, record.short)(), parts)
         elif leaf is not None:
             check_leaf(record, leaf)
-            module = build_leaf(leaf, self._attributes(record, None), {**parameters, **buffers})
+            module = build_leaf(leaf, self._attributes(record, None, leaf_reads(leaf)), {**parameters, **buffers})
         else:
             module = self._block(record, parts, parameters, buffers)
         if "f" in record.attributes:
@@ -202,13 +202,21 @@ class _Builder:
             tensors[name] = None if value is None else self._read(value)
         return tensors
 
-    def _attributes(self, record: Record, allowed: tuple[str, ...] | None) -> dict[str, Any]:
-        """The plain attributes; all that are simple values if `allowed` is None."""
+    def _attributes(
+        self, record: Record, allowed: tuple[str, ...] | None, needed: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """The plain attributes; all that are simple values if `allowed` is None.
+
+        Raises:
+            InputError: one that is `needed` is nothing plain: left out, a default would take its place.
+        """
         found: dict[str, Any] = {}
         for name, value in record.attributes.items():
             if not isinstance(name, str) or name.startswith("_") or (allowed is not None and name not in allowed):
                 continue
-            if isinstance(value, TensorRecord):
+            if name in needed:
+                found[name] = _named(name, value)
+            elif isinstance(value, TensorRecord):
                 found[name] = self._read(value)
             elif allowed is not None or isinstance(value, (int, float, str, bool, tuple, list, type(None))):
                 found[name] = plain_value(value)
@@ -249,7 +257,8 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         if isinstance(part, str):
             budget[0] -= len(part) // 16
         if isinstance(part, (int, float)) and not isinstance(part, bool) and abs(part) > 1 << 32:
-            raise InputError(f"an attribute is {str(part)[:20]}, which is too large")
+            shown = f"a number of {part.bit_length()} bits" if isinstance(part, int) else str(part)
+            raise InputError(f"an attribute is {shown}, which is too large")
         if part is None or isinstance(part, (bool, int, float, str)):
             return part
         if isinstance(part, Global):
@@ -257,6 +266,14 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         raise InputError(f"an attribute is a {part.name if isinstance(part, Record) else type(part).__name__}")
 
     return convert(value, depth)
+
+
+def _named(name: str, value: Any) -> Any:
+    """As `plain_value`; the error says which attribute it is."""
+    try:
+        return plain_value(value)
+    except InputError as error:
+        raise InputError(f"'{name}': {error.message}", hint=error.hint) from error
 
 
 def _layer_source(value: Any) -> int | list[int]:

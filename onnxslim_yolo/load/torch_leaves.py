@@ -69,6 +69,16 @@ _LIMITS = {
     "downscale_factor": 16,
 }
 _CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
+_DECONVOLUTION = ("stride", "padding", "output_padding", "dilation", "groups")
+_READ = {
+    "Conv2d": _CONVOLUTION,
+    "ConvTranspose2d": _DECONVOLUTION,
+    "BatchNorm2d": ("eps", "momentum"),
+    "GroupNorm": ("eps", "num_groups"),
+}
+"""Of the classes with tensors."""
+
+_LEAST = {"kernel_size": 1, "stride": 1, "dilation": 1, "groups": 1, "output_padding": 0}
 
 
 def known_leaf(name: str) -> str | None:
@@ -86,6 +96,11 @@ def known_leaf(name: str) -> str | None:
 def leaf_arguments(kind: str) -> tuple[str, ...]:
     """The attributes that a leaf without tensors is rebuilt from."""
     return _PLAIN.get(kind, ())
+
+
+def leaf_reads(kind: str) -> frozenset[str]:
+    """Every attribute that decides what a leaf computes."""
+    return frozenset(_PLAIN.get(kind) or _READ.get(kind, ()))
 
 
 def build_leaf(kind: str, attributes: Values, tensors: Tensors) -> nn.Module:
@@ -109,8 +124,11 @@ def _arguments(attributes: Values, names: tuple[str, ...]) -> dict[str, Any]:
     chosen = {name: attributes[name] for name in names if name in attributes}
     for name, value in chosen.items():
         limit = _LIMITS.get(name, 1 << 16)
+        least = 0 if name == "padding" and "stride" in names else _LEAST.get(name)  # other padding may cut
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(part, (int, float)) and not abs(part) <= limit:
+                raise ValueError(f"{name} = {part}")
+            if least is not None and isinstance(part, (int, float)) and part < least:
                 raise ValueError(f"{name} = {part}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
 
@@ -167,7 +185,7 @@ def _deconv(attributes: Values, tensors: Tensors) -> nn.Module:
     from torch import nn
 
     channels, filters, *kernel = _weight(tensors, dims=4).shape
-    arguments = _arguments(attributes, ("stride", "padding", "output_padding", "dilation", "groups"))
+    arguments = _arguments(attributes, _DECONVOLUTION)
     return nn.ConvTranspose2d(
         channels,
         filters * int(arguments.get("groups", 1)),
