@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command import command
+from tests.command import command, environment
 from tests.test_bad_input import good, write
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
@@ -65,3 +67,13 @@ def test_a_profile_that_cannot_be_written_measures_nothing(place: Path) -> None:
     (place / "t").mkdir()
     done = command("profile", "m.onnx", "-o", "t", cwd=place)
     assert done.returncode == 2 and "is a folder" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["--json", "--output-format=github", "--json --no-such-option"])
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+def test_an_error_that_standard_output_cannot_take(words: str, where: str, place: Path) -> None:
+    line = f"{sys.executable} -m onnxslim_yolo compile none.onnx {words} {where}"
+    done = subprocess.run(line, shell=True, cwd=place, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "internal" not in done.stderr, done.stderr
+    assert "no such file" in done.stderr.lower() or "no such option" in done.stderr.lower()

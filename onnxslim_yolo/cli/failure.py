@@ -5,10 +5,13 @@ What went wrong may be the command line itself. What it asks for is therefore re
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from onnxslim_yolo.cli.shared import err, print_json, say_annotation, settings
+from onnxslim_yolo.cli.streams import flush_output, give_up_output
 from onnxslim_yolo.errors import OnnxSlimError
 
 
@@ -27,15 +30,27 @@ def say_failed(error: OnnxSlimError) -> int:
     """Tell everybody but standard error, unless a report is there already; returns the exit status."""
     words = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     if "--json" in words or _last(words, "--output-format") == "json":
-        _as_json(error)
+        with _as_far_as_it_goes():
+            _as_json(error)
     if "github" in (settings.output_format, _last(words, "--output-format")):
         from onnxslim_yolo.report.annotations import annotation
 
-        say_annotation(annotation("error", _line(error.message, error.hint), error.file or _input()))
+        with _as_far_as_it_goes():
+            say_annotation(annotation("error", _line(error.message, error.hint), error.file or _input()))
     summary = settings.summary or _last(words, "--summary")
     if summary and words[:1] == ["compile"] and not settings.summarised:
         _as_summary(Path(summary), error)
     return error.exit_status
+
+
+@contextlib.contextmanager
+def _as_far_as_it_goes() -> Iterator[None]:
+    """Standard output may be full or closed: the error is on standard error already, and its status counts."""
+    try:
+        yield
+        flush_output()
+    except OSError:
+        give_up_output()
 
 
 def _as_json(error: OnnxSlimError) -> None:
