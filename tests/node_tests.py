@@ -192,7 +192,9 @@ def _compare(name: str, op: str, source: onnx.ModelProto, feeds: Feeds, expected
     PassManager([Canonicalise(), ShuffleToGather(), Canonicalise()]).run(model)
     error = worst(expected, run_onnx(model, feeds))
     channels = open_plan(model).channels
-    front = next(t for t in model.graph.tensors().values() if t.name == "front_w")
+    front = next((t for t in model.graph.tensors().values() if t.name == "front_w"), None)
+    if front is None:
+        return Outcome(name, op, "skipped" if error <= ROUNDING else "wrong", "it reads no values", error=error)
     classes = np.unique(np.concatenate([u.labels for u in channels.uses if u.constant is front and u.role == "out"]))
     free = [cls for cls in classes.tolist() if channels.frozen[cls] is None]
     gamma = next(t for t in model.graph.tensors().values() if t.name == "gamma").values

@@ -137,7 +137,9 @@ def analyse_channels(graph: gs.Graph) -> Channels:
             state.take_back(node)
             opaque(state, node, f"{node.op} '{node.name}': {error}")
     for tensor in graph.outputs:
-        labels = state.labels.get(id(tensor))
+        maker = producer(tensor)  # an open size that is an output counts what it is the size of
+        counted = maker is not None and maker.op in ("Shape", "Size")
+        labels = state.labels.get(id(maker.inputs[0] if maker is not None and counted else tensor))
         if labels is not None:
             state.freeze(labels, f"reaches the output '{tensor.name}'")
     state.meet()

@@ -105,6 +105,11 @@ Mover = Callable[[Node, list[Array], list[Shape], list[Shape]], list[Array]]
 """(node, descriptors of the inputs, shapes of the inputs, shapes of the outputs) → descriptors of the outputs."""
 
 
+def _with_mask(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
+    """A mask is as wide as what it is of."""
+    return arrays[:1] * len(outputs)
+
+
 def _same(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
     return [arrays[0]]
 
@@ -276,7 +281,7 @@ def _space_to_depth(node: Node, arrays: list[Array], inputs: list[Shape], output
 
 MOVERS: dict[str, Mover] = {
     "Identity": _same,
-    "Dropout": _same,
+    "Dropout": _with_mask,
     "Cast": _same,
     "CastLike": _same,
     "Reshape": _reshape,

@@ -106,6 +106,10 @@ def _gather(cutter: Cutter, node: Node) -> None:
     starts, copies = cutter.starts(classes), cutter.copies(classes)
     if indices.ndim == 0:
         new = np.asarray(starts[int(indices)], dtype=np.int64)
+    elif indices.ndim > 1:
+        there = copies[indices] > 0  # a table whose rows or columns go, or none
+        left = [np.flatnonzero(there.any(axis=tuple(np.delete(range(there.ndim), k)))) for k in range(there.ndim)]
+        new = starts[indices][np.ix_(*left)]
     else:
         new = np.concatenate([np.arange(starts[i], starts[i] + copies[i]) for i in indices.reshape(-1).tolist()])
     replace_constant(node, 1, new.astype(np.int64), cutter.name(f"{node.name}_indices"))

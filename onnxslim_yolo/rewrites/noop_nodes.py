@@ -28,6 +28,8 @@ def drop_noops(graph: gs.Graph) -> int:
     for node in list(graph.nodes):
         if not node.inputs or not node.outputs or not _does_nothing(node):
             continue
+        if any(is_graph_output(graph, tensor) for tensor in node.outputs[1:]):
+            continue  # a Dropout's mask
         if is_graph_output(graph, node.outputs[0]) and _must_stay(graph, node.inputs[0]):
             continue
         bypass(graph, node)
