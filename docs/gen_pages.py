@@ -172,6 +172,12 @@ BENCHMARKS = (
         ("python bench/large_models.py",),
     ),
     Result(
+        "Dead blocks",
+        "a third of the residual branches of whole architectures killed, and what is left of them",
+        ("dead_blocks*",),
+        ("python bench/dead_blocks.py",),
+    ),
+    Result(
         "Small files that ask for much",
         "CPU time and memory of compiling files that were made to take a lot of both",
         ("bombs*",),
