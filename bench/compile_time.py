@@ -1,10 +1,14 @@
-"""How long compiling takes, and how it grows. Run: python bench/compile_time.py [--peers VENV_PYTHON]
+"""How long compiling takes, and how it grows.
+
+Run: python bench/compile_time.py [--peers VENV_PYTHON] [--against PYTHON]
 
 Writes bench/results/compile_time.{json,md}. Times are wall times of whole commands (interpreter start included) and
-thread CPU times of single stages, the least of five runs: on a shared machine the minimum is what the work costs.
+thread CPU times of single stages, the least of the runs: on a shared machine the minimum is what the work costs; the
+CPU of whole commands is the median. With --against another installation's interpreter (of an older commit) compiles the
+same files in turn with this one, and the ratio of CPU medians is written down.
 
 Peers (onnxsim 0.8.1, OnnxSlim, Torch-Pruning 1.6.1) run in the interpreter given with --peers, which needs them
-installed; without it their rows are left out.
+installed; without it their rows stay as they were.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import onnx
@@ -32,7 +37,7 @@ from onnxslim_yolo.models.zoo.architectures import build, randomise
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = 5
+RUNS = 3
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 """Byte code is kept, as pip does on installing; the first run makes it."""
 
@@ -96,8 +101,8 @@ def stages(path: Path) -> dict[str, float]:
     return {"analysis_s": min(analysis), "prune_and_slice_s": min(cutting)}
 
 
-def command(path: Path, folder: Path) -> dict[str, float]:
-    """Least wall and CPU seconds, and peak memory in MB, of the whole command."""
+def command(path: Path, folder: Path, against: str | None) -> dict[str, float]:
+    """Least wall and median CPU seconds, and peak memory in MB, of the whole command; and the other's CPU."""
     line = [
         sys.executable,
         "-m",
@@ -111,14 +116,22 @@ def command(path: Path, folder: Path) -> dict[str, float]:
         "onnx",
     ]
     line += ["-q", "-o", str(folder / "out")]
-    wall, cpu = [], []
+    pythons = [sys.executable, *([against] if against else [])]
+    runs: dict[str, list[tuple[float, float]]] = {python: [] for python in pythons}
     for _ in range(RUNS):
-        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(line, check=True, env=ENVIRONMENT)
-        wall.append(time.perf_counter() - start)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return {"wall_s": min(wall), "cpu_s": min(cpu), "peak_mb": peak(line)}
+        for python in pythons:
+            runs[python].append(timed([python, *line[1:]]))
+    (wall, cpu), *others = (tuple(zip(*runs[python], strict=True)) for python in pythons)
+    found = {"wall_s": min(wall), "cpu_s": median(cpu), "peak_mb": peak(line)}
+    return found | ({"against_cpu_s": median(others[0][1])} if others else {})
+
+
+def timed(line: list[str]) -> tuple[float, float]:
+    """Wall and CPU seconds of a command."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(line, check=True, env=ENVIRONMENT)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def peak(line: list[str]) -> float:
@@ -133,6 +146,7 @@ def peak(line: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", help="interpreter with onnxsim, onnxslim and torch-pruning")
+    parser.add_argument("--against", help="interpreter with an older commit of this package installed")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as text:
@@ -146,12 +160,19 @@ def main() -> None:
         for path in paths:
             nodes = len(onnx.load(path, load_external_data=False).graph.node)
             row = {"model": path.stem, "nodes": nodes, "mb": path.stat().st_size / 1e6}
-            rows.append(row | stages(path) | command(path, folder))
+            rows.append(row | stages(path) | command(path, folder, arguments.against))
             print(rows[-1], flush=True)
-        peers = run_peers(arguments.peers, paths[0]) if arguments.peers else []
+        peers = run_peers(arguments.peers, paths[0]) if arguments.peers else earlier_peers()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "compile_time.json").write_text(json.dumps({"compile": rows, "peers": peers}, indent=1) + "\n")
     (RESULTS / "compile_time.md").write_text(table(rows, peers))
+
+
+def earlier_peers() -> list[dict[str, object]]:
+    """The peers' rows of the last run that had any."""
+    path = RESULTS / "compile_time.json"
+    found: list[dict[str, object]] = json.loads(path.read_text())["peers"] if path.exists() else []
+    return found
 
 
 def run_peers(python: str, path: Path) -> list[dict[str, object]]:
@@ -161,14 +182,19 @@ def run_peers(python: str, path: Path) -> list[dict[str, object]]:
     return found
 
 
+def ratio(row: dict[str, float]) -> str:
+    """The CPU seconds as a share of the other installation's."""
+    return f"{row['cpu_s'] / row['against_cpu_s']:.2f}" if "against_cpu_s" in row else ""
+
+
 def table(rows: list[dict[str, float]], peers: list[dict[str, object]]) -> str:
     lines = [
-        "| model | nodes | MB | analysis s | prune+slice s | command wall s | CPU s | peak MB | peak / size |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | nodes | MB | analysis s | prune+slice s | wall s | CPU s | of --against | peak MB | peak / size |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r['model']} | {r['nodes']} | {r['mb']:.1f} | {r['analysis_s']:.3f} | {r['prune_and_slice_s']:.3f} | "
-        f"{r['wall_s']:.2f} | {r['cpu_s']:.2f} | {r['peak_mb']:.0f} | {r['peak_mb'] / r['mb']:.1f} |"
+        f"{r['wall_s']:.2f} | {r['cpu_s']:.2f} | {ratio(r)} | {r['peak_mb']:.0f} | {r['peak_mb'] / r['mb']:.1f} |"
         for r in rows
     ]
     if peers:
