@@ -52,6 +52,11 @@ class Judge:
         wider = {n: replace(r, floor=np.maximum(r.floor, share * r.movement)) for n, r in self.rulers.items()}
         return Judge(self.expected, wider, self.ordered)
 
+    def with_noise(self, noise: dict[str, Array]) -> Judge:
+        """The same where rounding costs a column this much (of `noise_between`)."""
+        wider = {n: replace(r, floor=np.maximum(r.floor, noise.get(n, 0.0))) for n, r in self.rulers.items()}
+        return Judge(self.expected, wider, self.ordered)
+
 
 def judge_of(reference: Runnable, feeds: Sequence[Feeds], *, exact: bool = False) -> Judge:
     """Run a reference and look at its outputs.

@@ -26,6 +26,7 @@ from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncn
 from onnxslim_yolo.runtime.onnx_run import session
 from onnxslim_yolo.verify.compare import Difference, told_apart
 from onnxslim_yolo.verify.judge import Judge
+from onnxslim_yolo.verify.ruler import noise_between
 
 TOLERANCE = 1e-3
 """Worst |Δ| / spread that is let pass.
@@ -188,16 +189,25 @@ def verify_pair(
     """
     names = {blob: port.onnx for blob, port in ncnn.outputs.items()}
     inputs = [{blob: feed[port.onnx].reshape(port.dims) for blob, port in ncnn.inputs.items()} for feed in feeds]
-    with _pair(ncnn) as (param, weights):
-        runs = run_ncnn(param, weights, inputs, outputs=list(names), threads=threads, timeout=timeout, exact=True)
     wanted = [{name: run[name] for name in names.values()} for run in judge.expected]
-    got = [
-        {names[blob]: _like(value, expected[names[blob]]) for blob, value in run.items()}
-        for run, expected in zip(runs, wanted, strict=True)
-    ]
+
+    def outputs(exact: bool) -> list[dict[str, Array]]:
+        with _pair(ncnn) as (param, weights):
+            runs = run_ncnn(param, weights, inputs, outputs=list(names), threads=threads, timeout=timeout, exact=exact)
+        return [
+            {names[blob]: _like(value, expected[names[blob]]) for blob, value in run.items()}
+            for run, expected in zip(runs, wanted, strict=True)
+        ]
+
+    got = outputs(exact=True)
     rulers = {name: judge.rulers[name] for name in names.values()}
-    found = Judge(wanted, rulers, judge.ordered).with_floor(ROUNDING).compare(got, tolerance)
+    own = Judge(wanted, rulers, judge.ordered).with_floor(ROUNDING)
+    found = own.compare(got, tolerance)
     bad = [each for each in found if not each.worst <= tolerance]
+    if bad and all(np.isfinite(each.worst) for each in bad):
+        # A network may amplify rounding more than most do: how much is seen by two ways in which ncnn itself computes.
+        found = own.with_noise(noise_between(got, outputs(exact=False), rulers)).compare(got, tolerance)
+        bad = [each for each in found if not each.worst <= tolerance]
     if not bad:
         return found
     culprit = next(filter(None, (first_difference(model, ncnn, feed, tolerance) for feed in feeds)), None)
