@@ -49,7 +49,15 @@ _COMPENSATION = {
     "images": _COUNT,
     "kind": str,
 }
-_CHECK = {"label": str, "runtime": str, "tolerance": _Maybe(_NUMBER), "worst": _Maybe(_NUMBER), "passed": bool}
+_OUTPUT = {"output": str, "blind": _Added([str]), "dim": _Added([str]), "silent": _Added([str])}
+_CHECK = {
+    "label": str,
+    "runtime": str,
+    "tolerance": _Maybe(_NUMBER),
+    "worst": _Maybe(_NUMBER),
+    "passed": bool,
+    "outputs": _Added([_OUTPUT]),
+}
 _MAP = {"map50": _NUMBER, "map": _NUMBER}
 _SHAPE = {
     "tool": {"name": str, "version": str},

@@ -168,7 +168,7 @@ def unseen_text(report: Mapping[str, Any]) -> str | None:
     verification = report.get("verification") or {"checks": []}
     found: dict[str, dict[str, None]] = {}
     for check in verification["checks"]:
-        for output in check["outputs"] if check["tolerance"] is not None else ():
+        for output in check.get("outputs", ()) if check["tolerance"] is not None else ():
             for kind in _UNSEEN:
                 names = [f"{printable(output['output'])} {printable(name)}" for name in output.get(kind, ())]
                 found.setdefault(kind, {}).update(dict.fromkeys(names))
