@@ -95,9 +95,7 @@ def _letting_off_half(judge: Judge, graph: Model, images: list[np.ndarray]) -> J
         return judge
     names = dict(zip(plain[0], judge.rulers, strict=True))
     found = noise_between(plain, rounded, {own: judge.rulers[name] for own, name in names.items()})
-    cost = {names[own]: noise for own, noise in found.items()}
-    floors = {n: np.maximum(r.floor, HALF_COST * cost.get(n, np.zeros(1))) for n, r in judge.rulers.items()}
-    return replace(judge, rulers={n: replace(r, floor=floors[n]) for n, r in judge.rulers.items()})
+    return judge.with_noise({names[own]: HALF_COST * noise for own, noise in found.items()})
 
 
 def _unseen(first: Path, second: Path, graphs: dict[Path, Model | None]) -> list[str]:
