@@ -1,5 +1,7 @@
 """Inputs on which scores fire, and what a graph shows of its scores."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -11,6 +13,8 @@ from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
 from onnxslim_yolo.verify.feeds import firing_feed, photographs, score_maps, shared_feeds
 from onnxslim_yolo.verify.shown_logits import shown_logits
 from tests.zoo import model_path
+
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def model_of(path) -> Model:
@@ -30,7 +34,7 @@ def text(body: str, shape: str) -> Model:
 
 @pytest.mark.parametrize("name", ["digits-sparse", "bccd-sparse"])
 def test_every_score_of_a_trained_detector_fires(name: str) -> None:
-    model = model_of(f"models/{name}.onnx")
+    model = model_of(MODELS / f"{name}.onnx")
     plain = image_like_feeds(model, 1)
     fired = firing_feed(model)
     assert fired is not None
@@ -87,7 +91,7 @@ def test_where_there_is_nothing_to_raise() -> None:
 def test_photographs_that_cannot_be_read_are_said_and_the_others_taken(tmp_path) -> None:
     from PIL import Image
 
-    model = model_of("models/digits-sparse.onnx")
+    model = model_of(MODELS / "digits-sparse.onnx")
     (tmp_path / "a.png").write_bytes(b"no image")
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / "b.png")
     found = photographs(model, tmp_path, 2)

@@ -13,7 +13,7 @@ from onnxslim_yolo.ir.graph import Model
 from tests.mutations import Subject, all_outcomes, columns_spoiled, weights_spoiled
 from tests.zoo import model_path
 
-FILES = {"digits-sparse": Path("models/digits-sparse.onnx")}
+FILES = {"digits-sparse": Path(__file__).parents[2] / "models" / "digits-sparse.onnx"}
 
 
 @pytest.mark.parametrize("name", ["digits-sparse", "yolov8n", "nanodet", "resnet"])
