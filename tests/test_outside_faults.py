@@ -73,14 +73,14 @@ NO_FILES = {"pipe": "a pipe", "zero": "a device", "linked": "a device", "socket"
 
 
 @pytest.fixture
-def no_file(request, place: Path) -> Path:
+def no_file(request, place: Path, monkeypatch) -> Path:
     path = place / "x"
     if request.param == "pipe":
         os.mkfifo(path)
     elif request.param == "socket":
         import socket
 
-        os.chdir(place)
+        monkeypatch.chdir(place)
         with socket.socket(socket.AF_UNIX) as one:
             one.bind("x")
     else:
