@@ -32,7 +32,7 @@ from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import OnnxSlimError, UnsupportedError
 from onnxslim_yolo.files.atomic import write_atomically
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.measure.evaluate import evaluate

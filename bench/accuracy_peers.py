@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 
 SCAN = tuple(k / 20 for k in range(1, 20))

@@ -30,7 +30,7 @@ import onnx_graphsurgeon as gs
 import torch
 
 from onnxslim_yolo.analysis.channels import analyse_channels
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import load
 from onnxslim_yolo.load.trace import trace
 from onnxslim_yolo.models.zoo.architectures import build, randomise

@@ -15,7 +15,7 @@ from interleaved import RUNTIMES, Entry, Facts, arguments, block, keep, latency_
 from models_for_bench import model_of
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import ConvBeforeResize

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxslim_yolo.emit.torch import GraphModule, load_module, module_to_onnx, save_module, to_torch
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.measure.evaluate import evaluate

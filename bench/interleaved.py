@@ -19,7 +19,8 @@ import numpy as np
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import load
 from onnxslim_yolo.measure.benchmark import BenchResult, benchmark
 

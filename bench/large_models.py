@@ -22,7 +22,7 @@ import torch
 
 from onnxslim_yolo.analysis.effort import effort_of
 from onnxslim_yolo.analysis.limits import limits_for
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.models.container import Assembler
 from onnxslim_yolo.models.heads import Head
 from onnxslim_yolo.models.zoo import layouts

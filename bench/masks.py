@@ -34,7 +34,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from onnxslim_yolo.analysis.channels import analyse_channels
-from onnxslim_yolo.ir.graph import Model, input_constant
+from onnxslim_yolo.ir.graph import input_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import load
 from onnxslim_yolo.load.trace import trace
 from onnxslim_yolo.models.blocks_common import Conv

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import load
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_run import run_ncnn
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.ncnn_compare import ROUNDING

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxslim_yolo.emit.ncnn import rewrites as ncnn_rewrites
 from onnxslim_yolo.emit.ncnn import stem as ncnn_stem
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 
 NETWORKS = {"yolov5n": "YOLOv5n", "yolov5n-focus": "YOLOv5n 5.0"}
 OTHER_KERNELS = (4, 8)

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxslim_yolo.emit.ncnn.emitter import NcnnModel, emit_ncnn
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Model, nodes_of
+from onnxslim_yolo.ir.graph import nodes_of
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.pipeline import parse_pipeline
 from onnxslim_yolo.verify.compare import spoiled

@@ -228,7 +228,7 @@ def convs(module: nn.Module) -> list[int]:
 
 def own_row(proto: onnx.ModelProto) -> Row:
     from onnxslim_yolo.analysis.channels import analyse_channels
-    from onnxslim_yolo.ir.graph import Model
+    from onnxslim_yolo.ir.model import Model
     from onnxslim_yolo.passes import Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
 
     def run() -> Model:

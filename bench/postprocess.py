@@ -25,7 +25,7 @@ import onnx
 
 from onnxslim_yolo.heads.decode import Candidates, candidates
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.measure.benchmark import benchmark, machine
 from onnxslim_yolo.passes.head import Head
 from onnxslim_yolo.runtime.dataset import read_dataset

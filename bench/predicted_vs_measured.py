@@ -21,7 +21,7 @@ from random_widths import fused, prepared, with_random_widths
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency import table_for
 from onnxslim_yolo.measure.benchmark import benchmark
 

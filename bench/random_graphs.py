@@ -38,7 +38,7 @@ import torch
 from fork_blocks import BLOCKS, cba
 from torch import nn
 
-from onnxslim_yolo.ir.graph import Model, Source
+from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.load.onnx import model_of
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, Canonicalise, PruneChannels, ShuffleToGather, SliceChannels

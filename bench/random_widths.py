@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxslim_yolo.analysis.constraints import complete
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import FocusToConv, SliceChannels, SppToSppf
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import _fusing

@@ -22,7 +22,8 @@ from predicted_vs_measured import write
 from random_widths import fused, prepared
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.ir.graph import Model, initializers
+from onnxslim_yolo.ir.graph import initializers
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency import table_for
 from onnxslim_yolo.measure.benchmark import benchmark
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths

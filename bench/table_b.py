@@ -25,7 +25,8 @@ from interleaved import Entry, Facts, arguments, attempt, block, keep, latency_c
 from interleaved import through_our_emitter as emitted
 
 from onnxslim_yolo.analysis.cost import cost_of
-from onnxslim_yolo.ir.graph import Model, input_constant
+from onnxslim_yolo.ir.graph import input_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.load import load
 from onnxslim_yolo.passes import AbsorbConstants, PruneChannels, SliceChannels, SnapWidths

@@ -41,7 +41,7 @@ from ncnn_vs_pnnx import convert_pnnx
 from onnxslim_yolo.emit.ncnn import patterns as ncnn_patterns
 from onnxslim_yolo.emit.ncnn import rewrites as ncnn_rewrites
 from onnxslim_yolo.emit.ncnn import tidy as ncnn_tidy
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import LoadOptions, load, read_model
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pipeline import remainder

@@ -13,7 +13,8 @@ import onnx
 import onnx.parser
 
 from onnxslim_yolo.analysis.channels import Channels, analyse_channels
-from onnxslim_yolo.ir.graph import Model, Node
+from onnxslim_yolo.ir.graph import Node
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import Canonicalise
 
 GRAPH = """<ir_version: 8, opset_import: ["" : 17]>

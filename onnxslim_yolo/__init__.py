@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxslim_yolo.compiler import compile
     from onnxslim_yolo.emit.torch import load_module
     from onnxslim_yolo.errors import OnnxSlimError
-    from onnxslim_yolo.ir.graph import Model
+    from onnxslim_yolo.ir.model import Model
     from onnxslim_yolo.load import load
     from onnxslim_yolo.manager import PassManager
     from onnxslim_yolo.passes.protocol import Pass
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Model": "ir.graph",
+    "Model": "ir.model",
     "OnnxSlimError": "errors",
     "Pass": "passes.protocol",
     "PassManager": "manager",

@@ -18,7 +18,7 @@ from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.limits import limits_for
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassError, UnsupportedError, VerificationError
 from onnxslim_yolo.files.atomic import move_into, staging
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import read_model
 from onnxslim_yolo.load.reference import fit_reference
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord

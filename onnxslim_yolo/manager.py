@@ -11,7 +11,8 @@ from onnxslim_yolo.errors import OnnxSlimError, PassError
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.files.spelling import spell
 from onnxslim_yolo.ir.check import InvariantError, check_graph
-from onnxslim_yolo.ir.graph import Model, toposort
+from onnxslim_yolo.ir.graph import toposort
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
 from onnxslim_yolo.runtime.progress import tell
 

@@ -34,7 +34,7 @@ from onnxslim_yolo.passes import (
 from onnxslim_yolo.passes.protocol import Pass
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.ir.graph import Model
+    from onnxslim_yolo.ir.model import Model
     from onnxslim_yolo.options import CompileOptions
 
 ENTRY_POINT_GROUP = "onnxslim_yolo.passes"

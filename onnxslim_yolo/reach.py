@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.drop_dead import DropDead
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.passes.prune import PruneChannels

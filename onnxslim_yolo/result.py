@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.torch import GraphModule

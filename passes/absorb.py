@@ -23,11 +23,8 @@ from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR, MomentAnalysis
-from onnxslim_yolo.ir.graph import (
-    Array,
-    Model,
-    Namer,
-)
+from onnxslim_yolo.ir.graph import Array, Namer
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.pruning.shift import shift_outputs

@@ -20,7 +20,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.activations import Activation, Kind, find_activations
-from onnxslim_yolo.ir.graph import Model, Namer, Tensor, detach, sweep, toposort
+from onnxslim_yolo.ir.graph import Namer, Tensor, detach, sweep, toposort
+from onnxslim_yolo.ir.model import Model
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.ir.graph import Model, sweep, toposort
+from onnxslim_yolo.ir.graph import sweep, toposort
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.rewrites.einsum_nodes import rewrite_einsums
 from onnxslim_yolo.rewrites.expand_nodes import drop_expands

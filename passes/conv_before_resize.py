@@ -26,7 +26,6 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
 from onnxslim_yolo.ir.graph import (
     Array,
-    Model,
     Namer,
     Node,
     Tensor,
@@ -37,6 +36,7 @@ from onnxslim_yolo.ir.graph import (
     sweep,
     toposort,
 )
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.moved import better_left
 from onnxslim_yolo.latency.shipped import table_for
 

@@ -22,17 +22,8 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import analyse_channels, concrete_shapes
 from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.needed import NeededChannels
-from onnxslim_yolo.ir.graph import (
-    TRANSPOSED,
-    Model,
-    Tensor,
-    consumers,
-    copy_graph,
-    is_graph_output,
-    producer,
-    sweep,
-    toposort,
-)
+from onnxslim_yolo.ir.graph import TRANSPOSED, Tensor, consumers, copy_graph, is_graph_output, producer, sweep, toposort
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.ops.linear import LINEAR
 from onnxslim_yolo.passes.prune import matches_layer

@@ -22,7 +22,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.phases import Phases, phases_of
 from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
-from onnxslim_yolo.ir.graph import Array, Model, Node, input_constant, replace_constant, set_input, sole_consumer, sweep
+from onnxslim_yolo.ir.graph import Array, Node, input_constant, replace_constant, set_input, sole_consumer, sweep
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Made, moved, origin_of
 
 

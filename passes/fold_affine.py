@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxslim_yolo.ir.graph import Model, Namer
+from onnxslim_yolo.ir.graph import Namer
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.rewrites.chain import fold_chains
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.affine import batch_norm
-from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, Tensor, detach, sweep
+from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, detach, sweep
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.rewrites.absorber import cast
 from onnxslim_yolo.rewrites.chain import fold_chains
 

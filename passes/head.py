@@ -20,7 +20,8 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.heads.decode_region import NoDecodeError, UnrecognisedError
 from onnxslim_yolo.heads.recognise import HeadCut, find_head
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
-from onnxslim_yolo.ir.graph import Model, Namer, Tensor, static_shape, sweep
+from onnxslim_yolo.ir.graph import Namer, Tensor, static_shape, sweep
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.rewrites.decode_nodes import DecodeWriter, write_v5, write_v8
 

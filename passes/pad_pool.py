@@ -30,7 +30,6 @@ from onnxslim_yolo.analysis.sign import is_nonnegative
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, set_windows, windows_of
 from onnxslim_yolo.ir.graph import (
     Array,
-    Model,
     Namer,
     Node,
     consumers,
@@ -41,6 +40,7 @@ from onnxslim_yolo.ir.graph import (
     sweep,
     toposort,
 )
+from onnxslim_yolo.ir.model import Model
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
-    from onnxslim_yolo.ir.graph import Model
+    from onnxslim_yolo.ir.model import Model
 
 
 @runtime_checkable

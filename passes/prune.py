@@ -35,7 +35,8 @@ from onnxslim_yolo.analysis.moments import VARIANCE_FLOOR
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Array, Model, Node, is_constant
+from onnxslim_yolo.ir.graph import Array, Node, is_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.ranking import SPARSE, AnyKind, Per, Ranking, RankingOptions, known_ranking, rank

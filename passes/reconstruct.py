@@ -23,7 +23,8 @@ from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, input_constant, revalue
+from onnxslim_yolo.ir.graph import Array, Namer, Node, input_constant, revalue
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.passes.absorb import AbsorbConstants
 from onnxslim_yolo.passes.protocol import Effect

@@ -30,7 +30,8 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.branches import Merge, SumTree, find_merge, find_row, sum_trees
 from onnxslim_yolo.analysis.linear import LinearMap, add, compose_chain
 from onnxslim_yolo.analysis.window import set_windows
-from onnxslim_yolo.ir.graph import Model, Namer, Node, Tensor, detach, has_input, is_constant, sweep, toposort
+from onnxslim_yolo.ir.graph import Namer, Node, Tensor, detach, has_input, is_constant, sweep, toposort
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.rewrites.absorber import bias_name, cast
 
 

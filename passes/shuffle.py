@@ -18,7 +18,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import MOVERS, CannotMoveError, Shape, slice_ranges
-from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, Tensor, consumers, is_constant, is_graph_output, sweep
+from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, consumers, is_constant, is_graph_output, sweep
+from onnxslim_yolo.ir.model import Model
 
 _INNER = ("Reshape", "Transpose", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten")
 _ELEMENTS = 1 << 24

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxslim_yolo.analysis.constraints import violations
-from onnxslim_yolo.ir.graph import Model, toposort
+from onnxslim_yolo.ir.graph import toposort
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.plan import Plan, open_plan

@@ -32,7 +32,8 @@ from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.importance import measure
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.packing import PACK, Runtime, host_isa
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.passes.protocol import Effect

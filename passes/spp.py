@@ -16,7 +16,8 @@ from math import prod
 from typing import ClassVar
 
 from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
-from onnxslim_yolo.ir.graph import Model, Node, is_empty, set_input, toposort
+from onnxslim_yolo.ir.graph import Node, is_empty, set_input, toposort
+from onnxslim_yolo.ir.model import Model
 
 Windows = tuple[Window, ...]
 

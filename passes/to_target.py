@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.costs import Costs, Multiplications, Parameters
 from onnxslim_yolo.latency.layers import layers_of
 from onnxslim_yolo.latency.packing import Runtime, host_isa

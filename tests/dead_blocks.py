@@ -7,7 +7,8 @@ import random
 import onnx
 import pytest
 
-from onnxslim_yolo.ir.graph import Model, Node, Tensor, producer
+from onnxslim_yolo.ir.graph import Node, Tensor, producer
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.trace import trace
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from onnxslim_yolo.ir.graph import Model, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import input_constant, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds

@@ -17,7 +17,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes.protocol import Pass

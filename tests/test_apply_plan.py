@@ -93,7 +93,8 @@ def test_what_does_not_fit_is_refused(content: dict[str, object], message: str) 
 
 def test_the_cut_state_is_the_sliced_graphs_initializers(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from onnxslim_yolo.ir.graph import Model, initializers
+    from onnxslim_yolo.ir.graph import initializers
+    from onnxslim_yolo.ir.model import Model
     from onnxslim_yolo.load.trace import trace
     from onnxslim_yolo.manager import PassManager
     from onnxslim_yolo.models.zoo.architectures import build, randomise

@@ -16,7 +16,8 @@ import pytest
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.moment_rules import moments_of
-from onnxslim_yolo.ir.graph import Array, Model, parameter_count
+from onnxslim_yolo.ir.graph import Array, parameter_count
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import (
     AbsorbConstants,

@@ -20,7 +20,8 @@ import onnxslim_yolo as oy
 from onnxslim_yolo import pipeline
 from onnxslim_yolo.errors import BudgetError, VerificationError
 from onnxslim_yolo.files.atomic import sha256_of
-from onnxslim_yolo.ir.graph import Model, replace_constant
+from onnxslim_yolo.ir.graph import replace_constant
+from onnxslim_yolo.ir.model import Model
 from tests.command import command
 from tests.numeric import build, differences, random_feeds, run_onnx
 

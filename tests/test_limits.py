@@ -17,7 +17,7 @@ from onnxslim_yolo.analysis.folding import SIZE_LIMIT
 from onnxslim_yolo.analysis.limits import MEMORY, WORK, Asked, Limits, limits_for
 from onnxslim_yolo.cli.options import parse_limit
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.onnx import load_onnx
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.rewrites.shape_nodes import Room, fold_constants

@@ -16,7 +16,8 @@ import pytest
 from onnxslim_yolo import pipeline
 from onnxslim_yolo.errors import PassError, UsageError
 from onnxslim_yolo.files.spelling import options_of, spell
-from onnxslim_yolo.ir.graph import Model, replace_constant
+from onnxslim_yolo.ir.graph import replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
 from onnxslim_yolo.pipeline import PASSES, available_passes, parse_pipeline

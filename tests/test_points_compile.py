@@ -10,7 +10,7 @@ from PIL import Image
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.heads.values import recognise
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from tests.numeric import build, run_onnx
 from tests.passes.cutting import onnx_text
 

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim_yolo.ir.graph import Array, Model, parameter_count
+from onnxslim_yolo.ir.graph import Array, parameter_count
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import Canonicalise, FoldBatchNorm, PruneChannels, SliceChannels, SnapWidths
 from onnxslim_yolo.passes.protocol import Pass

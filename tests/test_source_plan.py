@@ -10,7 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.ir.graph import Array, Model, initializers
+from onnxslim_yolo.ir.graph import Array, initializers
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import FocusToConv, PruneChannels, SliceChannels, SppToSppf

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from onnxslim_yolo.analysis.effort import effort_of
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.ir.graph import Model, initializers
+from onnxslim_yolo.ir.graph import initializers
+from onnxslim_yolo.ir.model import Model
 
 MEMORY, MEMORY_PER_WEIGHT_BYTE = 320 << 20, 16
 """Bytes that live tensors may take at once where the user sets no limit: at least, and for each byte of weights."""

@@ -15,7 +15,6 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.errors import OnnxSlimError
 from onnxslim_yolo.ir.graph import (
     Array,
-    Model,
     Node,
     Tensor,
     consumers,
@@ -26,6 +25,7 @@ from onnxslim_yolo.ir.graph import (
     sole_consumer,
     static_shape,
 )
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
 
 FREE_SIZE = 160

@@ -24,7 +24,8 @@ from onnxslim_yolo.heads.decode import Candidates, candidates
 from onnxslim_yolo.heads.decode_region import Region, UnrecognisedError, find_region, run_region
 from onnxslim_yolo.heads.finish import Detections, postprocess
 from onnxslim_yolo.heads.spec import Extra, HeadSpec, Sizes
-from onnxslim_yolo.ir.graph import Array, Model, Tensor, static_shape
+from onnxslim_yolo.ir.graph import Array, Tensor, static_shape
+from onnxslim_yolo.ir.model import Model
 
 TOLERANCE = 2e-5
 """Largest difference between the two decodes: of scores absolutely, of boxes as a share of the image's larger side."""

@@ -1,30 +1,21 @@
-"""The one representation everything works on: an onnx-graphsurgeon graph plus what that library drops.
+"""The one representation everything works on: an onnx-graphsurgeon graph, read and edited in the few ways passes need.
 
-`Model` owns a graph, the file's metadata and the channel plan. The free functions edit a graph in the few ways passes
-need. Two properties of onnx-graphsurgeon shape them: nodes and tensors compare by *value* (so membership is asked with
+Two properties of onnx-graphsurgeon shape them: nodes and tensors compare by *value* (so membership is asked with
 `is` or `id()`), and `node.inputs[i:j] = …` desynchronises the two sides of an edge (so whole lists are assigned).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import logger as gs_logger
 
-from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.files.atomic import write_atomically
-from onnxslim_yolo.ir.origins import Leaf, Origin, hand_on, set_origin
+from onnxslim_yolo.ir.origins import Origin, hand_on, set_origin
 
 gs_logger.G_LOGGER.severity = gs_logger.G_LOGGER.CRITICAL  # passes do not print, and neither does their library
-
-if TYPE_CHECKING:
-    from onnxslim_yolo.pruning.plan import Plan
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Node: TypeAlias = gs.Node
@@ -36,111 +27,6 @@ MODULE_KEY = "onnxslim_yolo.module"
 
 TRANSPOSED = ".T"
 """Ending of the name of a Linear's weight that the exporter transposed."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The file a model came from. `sha256` is of the file's bytes, `size` in bytes."""
-
-    file: str = "<memory>"
-    sha256: str = ""
-    size: int = 0
-
-
-@dataclass
-class Model:
-    """A graph, the metadata of its file, and the plan of which channels to keep.
-
-    Attributes:
-        graph: the onnx-graphsurgeon graph. Passes edit it in place.
-        metadata: the file's `metadata_props` (Ultralytics keeps stride, names and task there).
-        node_metadata: per node name, the node's own `metadata_props`.
-        plan: which channels stay, in the *source's* terms; None until a pass has planned something.
-        source: where the model was read from.
-        notes: what passes want people to know: remarks and refusals, in order of appearance.
-    """
-
-    graph: gs.Graph
-    metadata: dict[str, str] = field(default_factory=dict)
-    node_metadata: dict[str, dict[str, str]] = field(default_factory=dict)
-    plan: Plan | None = None
-    source: Source = field(default_factory=Source)
-    notes: list[str] = field(default_factory=list)
-    model_version: int = 0
-    domain: str = ""
-
-    @classmethod
-    def from_onnx(cls, proto: onnx.ModelProto, source: Source | None = None) -> Model:
-        """Wrap a ModelProto. `Constant` nodes become constants; unnamed or doubly named nodes get unique names.
-
-        The proto's weights are referenced, not copied, until something reads them.
-        """
-        names = _unique_node_names(proto.graph)
-        node_metadata = {
-            name: {p.key: p.value for p in node.metadata_props}
-            for name, node in zip(names, proto.graph.node, strict=True)
-            if node.metadata_props
-        }
-        # onnx-graphsurgeon warns on stderr about constants of types numpy lacks; here only passes speak.
-        graph = gs.import_onnx(proto)
-        for node, name in zip(graph.nodes, names, strict=True):
-            node.name = name
-        _name_origins(graph, {tensor.name for tensor in proto.graph.initializer})
-        _inline_constant_nodes(graph)
-        return cls(
-            graph=graph,
-            metadata={p.key: p.value for p in proto.metadata_props},
-            node_metadata=node_metadata,
-            source=source or Source(),
-            model_version=proto.model_version,
-            domain=proto.domain,
-        )
-
-    def to_onnx(self) -> onnx.ModelProto:
-        """The graph as a ModelProto, with the source's metadata, opsets and IR version."""
-        proto = gs.export_onnx(self.graph, do_type_check=False)
-        proto.model_version = self.model_version
-        proto.domain = self.domain
-        onnx.helper.set_model_props(proto, self.metadata)
-        for node in proto.graph.node:
-            for key, value in self.node_metadata.get(node.name, {}).items():
-                node.metadata_props.add(key=key, value=value)
-        return proto
-
-    def save(self, path: str | Path) -> Path:
-        """Write the graph as ONNX, completely or not at all. Returns the path.
-
-        Raises:
-            InputError: the file cannot be written, or the model exceeds protobuf's 2 GiB.
-        """
-        try:
-            data = self.to_onnx().SerializeToString(deterministic=True)
-        except Exception as error:  # protobuf's limit of 2 GiB has another type in every version of it
-            raise InputError(f"the model does not fit into one ONNX file: {error}", file=Path(path)) from error
-        return write_atomically(Path(path), data)
-
-    def copy(self) -> Model:
-        """An independent copy: nodes, edges and constants are new objects, weights' bytes are shared."""
-        return Model(
-            graph=copy_graph(self.graph),
-            metadata=dict(self.metadata),
-            node_metadata={name: dict(props) for name, props in self.node_metadata.items()},
-            plan=self.plan.copy() if self.plan is not None else None,
-            source=self.source,
-            notes=list(self.notes),
-            model_version=self.model_version,
-            domain=self.domain,
-        )
-
-    def note(self, text: str) -> None:
-        """Record a remark for the report, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-    @property
-    def opset(self) -> int:
-        """The version of the default ONNX opset."""
-        return int(self.graph.opset)
 
 
 def is_constant(tensor: Tensor) -> bool:
@@ -425,67 +311,6 @@ def _is_floating(dtype: Any) -> bool:
         return bool(np.issubdtype(np.dtype(dtype), np.floating))
     except TypeError:  # an ONNX element type that numpy lacks (bfloat16, float8)
         return True
-
-
-def _unique_node_names(graph: onnx.GraphProto) -> list[str]:
-    taken = {node.name for node in graph.node if node.name}
-    seen: set[str] = set()
-    names: list[str] = []
-    for index, node in enumerate(graph.node):
-        name = node.name or f"{node.op_type}_{index}"
-        stem, count = name, 0
-        while name in seen or (name != node.name and name in taken):
-            count += 1
-            name = f"{stem}_{count}"
-        seen.add(name)
-        names.append(name)
-    return names
-
-
-def _name_origins(graph: gs.Graph, names: set[str]) -> None:
-    """Every initializer is made from itself."""
-    for constant in initializers(graph):
-        if constant.name in names:
-            set_origin(constant, Leaf(constant.name, tuple(int(d) for d in constant.shape)))
-
-
-def _inline_constant_nodes(graph: gs.Graph) -> None:
-    kept: list[Node] = []
-    for node in graph.nodes:
-        values = _constant_node_value(node)
-        if values is None:
-            kept.append(node)
-            continue
-        output = node.outputs[0]
-        constant = gs.Constant(output.name, values)
-        why = "it is the value of a Constant node, no initializer"
-        set_origin(constant, Leaf(output.name, values.shape, why))
-        if is_graph_output(graph, output):
-            kept.append(node)  # a graph must not return an initializer under an output's name
-            continue
-        detach(node)
-        for reader in consumers(output):
-            reader.inputs = [constant if tensor is output else tensor for tensor in reader.inputs]
-    graph.nodes = kept
-
-
-def _constant_node_value(node: Node) -> Array | None:
-    if node.op != "Constant" or node.domain not in (None, "", "ai.onnx"):
-        return None
-    value = node.attrs.get("value")
-    if isinstance(value, gs.Constant):
-        return np.asarray(value.values)
-    if value is not None:
-        return np.asarray(value)
-    for key, dtype in (
-        ("value_float", np.float32),
-        ("value_floats", np.float32),
-        ("value_int", np.int64),
-        ("value_ints", np.int64),
-    ):
-        if key in node.attrs:
-            return np.asarray(node.attrs[key], dtype=dtype)
-    return None
 
 
 def nodes_of(graph: gs.Graph, *ops: str) -> list[Node]:

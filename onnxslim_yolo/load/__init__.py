@@ -16,8 +16,8 @@ from onnxslim_yolo._version import install_line
 from onnxslim_yolo.analysis.first_layers import format_of_first_layers
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.files.atomic import require_file, sha256_of
-from onnxslim_yolo.ir.graph import Model, Source
 from onnxslim_yolo.ir.input_format import INPUT_KEY, UNIT, InputFormat, input_format_of
+from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, read_pair, refuse_unsupported
 
 __all__ = ["LoadOptions", "load", "load_onnx", "read_model", "read_onnx"]

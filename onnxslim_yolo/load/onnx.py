@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files.atomic import require_file, sha256_of
 from onnxslim_yolo.ir.check import InvariantError, check_graph, check_widths
-from onnxslim_yolo.ir.graph import Model, Source, initializers, input_constant, nodes_of, toposort
+from onnxslim_yolo.ir.graph import initializers, input_constant, nodes_of, toposort
+from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxslim_yolo.heads.finish import Detections, postprocess
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.head_error import HeadError, iou, run_images
 
 CONFIDENCE = 0.25

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.measure.benchmark import benchmark
 from onnxslim_yolo.measure.evaluate import evaluate
 from onnxslim_yolo.runtime.dataset import read_dataset

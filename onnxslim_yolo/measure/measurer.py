@@ -14,7 +14,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.errors import UnsupportedError, VerificationError
-from onnxslim_yolo.ir.graph import Model, copy_graph
+from onnxslim_yolo.ir.graph import copy_graph
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import LayerKey
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.measure.networks import ncnn_network, onnx_network

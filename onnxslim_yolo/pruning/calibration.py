@@ -21,7 +21,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, Tensor, copy_graph, input_constant, static_shape, toposort
+from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, input_constant, static_shape, toposort
+from onnxslim_yolo.ir.model import Model
 
 POSITIONS = 1024
 """Positions an image that count, spread evenly."""

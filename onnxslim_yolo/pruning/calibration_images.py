@@ -13,8 +13,9 @@ import numpy as np
 from onnxslim_yolo.analysis.views import view_of
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.spec import identify_head
-from onnxslim_yolo.ir.graph import Array, Model, static_shape
+from onnxslim_yolo.ir.graph import Array, static_shape
 from onnxslim_yolo.ir.input_format import UNIT, input_format_of
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.progress import counted
 
 KEPT_BYTES = 64_000_000

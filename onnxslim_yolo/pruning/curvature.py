@@ -21,7 +21,8 @@ from onnxslim_yolo.analysis.adjoint_nodes import shape_of
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.heads.metric import HeadMetric
 from onnxslim_yolo.heads.spec import HeadSpec
-from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, Tensor, copy_graph, toposort
+from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, toposort
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.calibration import Images
 
 SEED = 0

@@ -23,7 +23,8 @@ from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.heads.metric import HeadMetric
 from onnxslim_yolo.heads.spec import HeadSpec
-from onnxslim_yolo.ir.graph import Array, Model, Namer, input_constant, revalue
+from onnxslim_yolo.ir.graph import Array, Namer, input_constant, revalue
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.calibration import Statistics
 from onnxslim_yolo.pruning.fold_removed import fold, matrices, weight_of
 from onnxslim_yolo.pruning.head_error import run_images

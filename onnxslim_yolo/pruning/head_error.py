@@ -23,7 +23,8 @@ from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.decode import Candidates, candidates
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.heads.values import recognise
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.calibration_images import evenly
 from onnxslim_yolo.runtime.onnx_run import session
 

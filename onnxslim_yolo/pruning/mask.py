@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
-from onnxslim_yolo.ir.graph import Model, Namer, copy_graph, toposort
+from onnxslim_yolo.ir.graph import Namer, copy_graph, toposort
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.plan import Plan
 
 

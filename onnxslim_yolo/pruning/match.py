@@ -24,7 +24,6 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import (
     Array,
-    Model,
     Namer,
     Node,
     copy_graph,
@@ -34,6 +33,7 @@ from onnxslim_yolo.ir.graph import (
     sole_consumer,
     toposort,
 )
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.calibration import Images, thin, thinned
 
 LARGEST_SCALE = 4.0

@@ -14,7 +14,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.ir.graph import TRANSPOSED, Array, Model
+from onnxslim_yolo.ir.graph import TRANSPOSED, Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Cut, Shape
 
 FORMAT, VERSION = "onnxslim-yolo/plan", 2

@@ -23,7 +23,8 @@ from onnxslim_yolo.analysis.importance import Aggregate, measure
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.calibration import collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages, evenly
 from onnxslim_yolo.pruning.curves import Curve, Gauge, losses_of, measure_curves, removal_order

@@ -22,7 +22,8 @@ from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import Array, Model, input_constant, revalue
+from onnxslim_yolo.ir.graph import Array, input_constant, revalue
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.pruning.calibration import Images, Statistics
 from onnxslim_yolo.pruning.curvature import curvatures

@@ -6,17 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.ir.graph import (
-    Array,
-    Model,
-    Namer,
-    Node,
-    has_input,
-    input_constant,
-    revalue,
-    set_input,
-    sole_consumer,
-)
+from onnxslim_yolo.ir.graph import Array, Namer, Node, has_input, input_constant, revalue, set_input, sole_consumer
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import ADDED, set_origin
 
 

@@ -11,7 +11,7 @@ from onnxslim_yolo._version import install_line
 from onnxslim_yolo.analysis.cost import Cost
 from onnxslim_yolo.errors import UnsupportedError, UsageError
 from onnxslim_yolo.files.atomic import write_atomically
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import CHECKPOINTS
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.by_layer import add_latency
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.measure.latency import predicted_latency

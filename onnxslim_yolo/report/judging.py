@@ -12,7 +12,8 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import analyse_channels
 from onnxslim_yolo.analysis.sparsity import sparsity_of
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.report.budget import budget_as_json, budget_of

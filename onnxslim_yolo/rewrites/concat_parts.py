@@ -26,7 +26,6 @@ from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.needed import POOLS, UNARY, NeededChannels
 from onnxslim_yolo.ir.graph import (
     Array,
-    Model,
     Namer,
     Node,
     input_constant,
@@ -35,6 +34,7 @@ from onnxslim_yolo.ir.graph import (
     nodes_of,
     replace_constant,
 )
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import made_by_cutting, origin_of
 from onnxslim_yolo.ops.linear import LinearLayer, matrix_of
 from onnxslim_yolo.pruning.shift import shift_outputs

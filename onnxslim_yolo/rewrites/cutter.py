@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, concrete_shapes
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.ir.graph import Array, Model, Namer, Node, consumers, is_constant, tensors
+from onnxslim_yolo.ir.graph import Array, Namer, Node, consumers, is_constant, tensors
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Indices, made_by_cutting, origin_of, set_origin
 from onnxslim_yolo.pruning.plan import Plan
 

@@ -15,7 +15,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.heads.spec import HeadSpec
-from onnxslim_yolo.ir.graph import Array, Model, Namer, Tensor
+from onnxslim_yolo.ir.graph import Array, Namer, Tensor
+from onnxslim_yolo.ir.model import Model
 
 SCOPE = "decode"
 

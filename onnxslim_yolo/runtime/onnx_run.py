@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import UNIT, input_format_of
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.progress import counted
 
 Feeds = dict[str, Array]

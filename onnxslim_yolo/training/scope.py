@@ -27,7 +27,7 @@ def coupled_channels(model: nn.Module, example: Tensor) -> dict[str, Array]:
         Per BatchNorm's name the number of each channel's coupled channel; -1 where it has none.
     """
     from onnxslim_yolo.analysis.channels import analyse_channels
-    from onnxslim_yolo.ir.graph import Model
+    from onnxslim_yolo.ir.model import Model
     from onnxslim_yolo.load.trace import trace
     from onnxslim_yolo.passes import Canonicalise, ShuffleToGather
 

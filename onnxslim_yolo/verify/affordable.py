@@ -13,7 +13,7 @@ import onnx
 
 from onnxslim_yolo.analysis.limits import Asked, limits_for
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.ir.graph import Model, Source
+from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.load.onnx import read_as_it_is
 from onnxslim_yolo.passes.canonicalise import Canonicalise

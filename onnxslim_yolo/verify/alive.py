@@ -39,7 +39,8 @@ from onnxslim_yolo.heads.decode import candidates
 from onnxslim_yolo.heads.finish import Detections, postprocess
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.heads.values import recognise
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.head_error import iou
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_each
 from onnxslim_yolo.verify.response import Groups, Response, groups_of, response

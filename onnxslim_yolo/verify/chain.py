@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
 from onnxslim_yolo.pruning.mask import masked
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Array, Model, input_constant, nodes_of, replace_constant
+from onnxslim_yolo.ir.graph import Array, input_constant, nodes_of, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx
 from onnxslim_yolo.verify.columns import meanings
 from onnxslim_yolo.verify.ruler import FIRES, Ruler, rulers_of

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Pass, effect_of
 from onnxslim_yolo.pruning.head_error import HeadError, relative_error, run_images
 from onnxslim_yolo.pruning.mask import masked

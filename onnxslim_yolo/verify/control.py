@@ -15,7 +15,6 @@ import numpy as np
 from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, run_part
 from onnxslim_yolo.ir.graph import (
     Array,
-    Model,
     Node,
     Tensor,
     input_constant,
@@ -24,6 +23,7 @@ from onnxslim_yolo.ir.graph import (
     producer,
     replace_constant,
 )
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.ruler import Ruler
 

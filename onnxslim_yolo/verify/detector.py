@@ -18,8 +18,9 @@ from onnxslim_yolo.files.yaml import read_yaml
 from onnxslim_yolo.heads.finish import Detections, postprocess
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec, class_names
 from onnxslim_yolo.heads.values import recognise
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import UNIT, InputFormat, input_format_of
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.verify.affordable import require_affordable
 
 DEFAULT_SIZE = 640

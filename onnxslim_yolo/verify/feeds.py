@@ -23,7 +23,6 @@ from onnxslim_yolo.heads.decode_region import is_learned
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.ir.graph import (
     Array,
-    Model,
     Tensor,
     copy_graph,
     is_constant,
@@ -33,6 +32,7 @@ from onnxslim_yolo.ir.graph import (
     sweep,
     toposort,
 )
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.runtime.onnx_run import Feeds, as_fed, image_like, image_like_feeds, session
 from onnxslim_yolo.verify.half import in_float32, is_half

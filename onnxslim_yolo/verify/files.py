@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Model, input_constant, sweep
+from onnxslim_yolo.ir.graph import input_constant, sweep
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import run_onnx, with_outputs
 from onnxslim_yolo.verify.chain import Chain, Check
 from onnxslim_yolo.verify.columns import Feeds

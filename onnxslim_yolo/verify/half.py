@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Array, Model, copy_graph, tensors
+from onnxslim_yolo.ir.graph import Array, copy_graph, tensors
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.verify.columns import Feeds
 
 _FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts

@@ -20,7 +20,8 @@ from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
 from onnxslim_yolo.emit.ncnn.format import safe_name
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import Array, input_constant, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
 from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncnn
 from onnxslim_yolo.runtime.onnx_run import session

@@ -14,8 +14,8 @@ import onnx
 
 from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
-from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.ir.input_format import INPUT_KEY, InputFormat
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_reader import stores_half
 from onnxslim_yolo.runtime.ncnn_run import ncnn_files
 from onnxslim_yolo.runtime.onnx_run import image_like, run_onnx

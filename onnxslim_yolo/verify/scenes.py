@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import Feeds, as_fed, image_like
 
 SHAPES = 400

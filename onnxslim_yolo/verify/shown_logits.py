@@ -15,7 +15,8 @@ import numpy as np
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, run_part
-from onnxslim_yolo.ir.graph import Array, Model, Node, Tensor, is_constant, is_empty, producer
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
 
 MOVING = frozenset(

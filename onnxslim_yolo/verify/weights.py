@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Array, Model, Node, input_constant, is_constant
+from onnxslim_yolo.ir.graph import Array, Node, input_constant, is_constant
+from onnxslim_yolo.ir.model import Model
 
 ROUNDING = 1e-6
 """Of a tensor's largest magnitude: exporters round once more."""

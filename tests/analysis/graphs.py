@@ -7,7 +7,8 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
 from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import Moments
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from tests.numeric import build
 
 HEADER = '<ir_version: 8, opset_import: ["": 17]>'

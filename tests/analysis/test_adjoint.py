@@ -11,7 +11,8 @@ from onnxslim_yolo.analysis.adjoint import carry_back
 from onnxslim_yolo.analysis.adjoint_nodes import shape_of
 from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import Array, Model, copy_graph, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import Array, copy_graph, input_constant, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pipeline import preparation

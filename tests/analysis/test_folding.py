@@ -8,7 +8,8 @@ import pytest
 
 from onnxslim_yolo.analysis.folding import fold
 from onnxslim_yolo.analysis.unionfind import UnionFind
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from tests.numeric import run_onnx
 
 INTS, FLOATS = np.array([[-7, 2, 9], [4, -5, 6]]), np.array([[1.5, -2, 3], [0.25, 5, -6]], np.float32)

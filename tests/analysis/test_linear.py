@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from onnxslim_yolo.analysis.linear import Geometry, LinearMap, add, compose, compose_geometry, sum_geometry
 from onnxslim_yolo.analysis.window import Window, set_windows
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from tests.numeric import TIGHT, differences, run_onnx
 
 SIZE = (17, 13)

@@ -9,7 +9,7 @@ import pytest
 
 from onnxslim_yolo.emit.ncnn.emitter import OPS, emit_ncnn
 from onnxslim_yolo.emit.ncnn.ops_functions import FUNCTION_OPS
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_reader import parse_param
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
-from onnxslim_yolo.ir.graph import Array, Model, input_constant, nodes_of
+from onnxslim_yolo.ir.graph import Array, input_constant, nodes_of
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import PadToPool
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs

@@ -23,7 +23,7 @@ from onnxslim_yolo.emit.ncnn.layout import (
     regrouped,
 )
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
 from tests.emit.ncnn_session import fresh_session

@@ -9,7 +9,7 @@ import pytest
 
 from onnxslim_yolo.emit.ncnn import rewrites as ncnn_rewrites
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
 from tests.emit.ncnn_session import fresh_session

@@ -10,7 +10,8 @@ import pytest
 
 from onnxslim_yolo.emit.ncnn.emitter import NcnnModel, emit_ncnn
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs, half_weights
 from tests import zoo

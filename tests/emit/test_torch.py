@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 
 from onnxslim_yolo.emit.torch import load_module, module_to_onnx, save_module, to_torch  # noqa: E402
 from onnxslim_yolo.errors import InputError, UnsupportedError  # noqa: E402
-from onnxslim_yolo.ir.graph import Model, initializers  # noqa: E402
+from onnxslim_yolo.ir.graph import initializers  # noqa: E402
+from onnxslim_yolo.ir.model import Model  # noqa: E402
 from onnxslim_yolo.load.saved_module import is_saved_module  # noqa: E402
 from onnxslim_yolo.load.trace import trace  # noqa: E402
 from onnxslim_yolo.manager import PassManager  # noqa: E402

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import onnx
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.latency import LayerKey
 from onnxslim_yolo.latency.packing import Runtime, pack_of

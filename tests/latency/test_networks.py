@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import layers_of
 from onnxslim_yolo.measure.networks import ncnn_network
 

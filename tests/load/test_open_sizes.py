@@ -10,7 +10,7 @@ import pytest
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.onnx import load_onnx
 from onnxslim_yolo.passes.canonicalise import GUESSED
 from tests.numeric import build, run_onnx

@@ -16,7 +16,8 @@ from onnxslim_yolo.analysis.moment_functions import FUNCTIONS as MOMENTS
 from onnxslim_yolo.analysis.rules import RULES
 from onnxslim_yolo.analysis.sign import POSITIVE_OPS
 from onnxslim_yolo.emit.ncnn.emitter import OPS, emit_ncnn
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import UNARY
 from onnxslim_yolo.measure.networks import NCNN_UNARY
 from onnxslim_yolo.ops.functions import FUNCTIONS, apply, attributes, defaults

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_yolo.ir.graph import Model, nodes_of
+from onnxslim_yolo.ir.graph import nodes_of
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, matrix_of
 from tests.kinds import text_of
 from tests.numeric import build, run_onnx

@@ -8,7 +8,8 @@ import numpy as np
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.constraints import complete
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import SliceChannels
 from onnxslim_yolo.passes.protocol import Pass

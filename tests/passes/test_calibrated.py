@@ -14,7 +14,8 @@ from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.analysis.views import VIEWS, view_of, views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.heads.decode import Candidates
-from onnxslim_yolo.ir.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import Array, input_constant, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.measure.estimate import estimate_loss
 from onnxslim_yolo.passes import PruneChannels, SliceChannels
 from onnxslim_yolo.pruning.calibration import collect

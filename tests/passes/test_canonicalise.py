@@ -8,7 +8,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.ir.graph import Model, static_shape
+from onnxslim_yolo.ir.graph import static_shape
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import Canonicalise
 from tests.numeric import assert_same, build, constants, ops, random_feeds, rewritten, run_onnx

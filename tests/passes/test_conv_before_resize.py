@@ -7,7 +7,7 @@ import pytest
 
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.enlarged import enlarged_inputs
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import ConvBeforeResize
 from tests.numeric import build, check_declines, check_rewrite, ops
 

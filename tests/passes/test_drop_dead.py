@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_yolo.ir.graph import Array, Model, initializers
+from onnxslim_yolo.ir.graph import Array, initializers
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropDead
 from onnxslim_yolo.passes.canonicalise import Canonicalise
 from tests.numeric import assert_same, build, differences, random_feeds, run_onnx

@@ -11,7 +11,8 @@ import pytest
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import Model, is_constant
+from onnxslim_yolo.ir.graph import is_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession

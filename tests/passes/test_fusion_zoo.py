@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import (

@@ -9,7 +9,8 @@ from onnxslim_yolo.heads.decode import candidates
 from onnxslim_yolo.heads.finish import identify_head, postprocess
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.ir.check import check_graph
-from onnxslim_yolo.ir.graph import Model, is_constant, tensors
+from onnxslim_yolo.ir.graph import is_constant, tensors
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.head import Head
 from tests.zoo import DETECTORS, onnx_bytes
 

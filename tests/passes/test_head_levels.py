@@ -11,7 +11,7 @@ import pytest
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.decode import candidates
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.darknet import load_darknet
 from onnxslim_yolo.passes import Canonicalise, Head
 from tests.load.darknet_files import TINY_YOLOV4, TINY_YOLOV4_CONVOLUTIONS, random_weights, write_network

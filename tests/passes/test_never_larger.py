@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import SliceChannels

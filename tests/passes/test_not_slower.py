@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions

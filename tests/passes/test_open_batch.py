@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import Canonicalise, ShuffleToGather, SliceChannels
 from onnxslim_yolo.pruning.mask import masked
 from onnxslim_yolo.pruning.plan import Plan, open_plan

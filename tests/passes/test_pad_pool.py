@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import PadToPool
 from tests.numeric import PADS_BEFORE_MAXPOOL, assert_same, build, check_declines, check_rewrite, constants, ops
 

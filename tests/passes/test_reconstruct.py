@@ -10,7 +10,8 @@ from PIL import Image
 
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import AbsorbConstants, Reconstruct, SliceChannels
 from onnxslim_yolo.pruning.calibration import collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages

@@ -9,7 +9,8 @@ import pytest
 
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import Array, Model, input_constant
+from onnxslim_yolo.ir.graph import Array, input_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning import second_order as _second_order
 from onnxslim_yolo.pruning.calibration import collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages

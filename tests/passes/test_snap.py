@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
 from onnxslim_yolo.passes.snap import PACK, host_isa

@@ -5,7 +5,7 @@ import pytest
 
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.files.spelling import spell
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency import LatencyTable, table_for
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths

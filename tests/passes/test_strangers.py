@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, analyse_channels
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import Canonicalise, ShuffleToGather
 from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import build

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnxslim_yolo.analysis.movement import MOVERS, collapse, reshape, varying_axes
-from onnxslim_yolo.ir.graph import Array, Model
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from tests.numeric import run_onnx
 

@@ -11,7 +11,8 @@ from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.constraints import complete, violations
 from onnxslim_yolo.analysis.dead import dead_channels
 from onnxslim_yolo.analysis.moment_rules import moments_of
-from onnxslim_yolo.ir.graph import Array, Model, replace_constant
+from onnxslim_yolo.ir.graph import Array, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import AbsorbConstants, Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
 from onnxslim_yolo.pruning.mask import masked

@@ -9,7 +9,8 @@ import pytest
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.heads.finish import Detections
-from onnxslim_yolo.ir.graph import Model, input_constant, nodes_of, replace_constant
+from onnxslim_yolo.ir.graph import input_constant, nodes_of, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import load
 from onnxslim_yolo.passes import PruneChannels
 from onnxslim_yolo.verify.alive import _untrained, judge, kept

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.measure.benchmark import CHILD, benchmark
 
 

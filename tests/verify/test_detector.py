@@ -10,7 +10,7 @@ from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.head import Head
 from onnxslim_yolo.verify.detector import Detector, _ncnn_metadata, cut_by_emitter, declared_size, open_network
 from tests.zoo import model_path

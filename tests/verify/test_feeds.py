@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
 from onnxslim_yolo.verify.feeds import firing_feed, photographs, score_maps, shared_feeds

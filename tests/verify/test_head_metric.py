@@ -8,7 +8,8 @@ import pytest
 
 from onnxslim_yolo.heads.metric import HeadMetric, layout_of
 from onnxslim_yolo.heads.spec import HeadSpec, identify_head
-from onnxslim_yolo.ir.graph import Array, Model, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import Array, input_constant, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.head import Head
 from onnxslim_yolo.pruning.head_error import run_images
 from tests.zoo import model_path

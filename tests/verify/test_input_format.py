@@ -15,8 +15,8 @@ import onnxslim_yolo as oy
 from onnxslim_yolo.analysis.first_layers import format_of_first_layers
 from onnxslim_yolo.cli.main import app
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.ir.graph import Model
 from onnxslim_yolo.ir.input_format import BYTES, INPUT_KEY, UNIT, InputFormat, input_format_of, parse_input
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.runtime.images import load_input

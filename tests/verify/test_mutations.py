@@ -9,7 +9,7 @@ import pytest
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from tests.mutations import Subject, all_outcomes, columns_spoiled, weights_spoiled
 from tests.zoo import model_path
 

@@ -11,7 +11,7 @@ import pytest
 from onnxslim_yolo.emit.ncnn.emitter import NcnnModel, emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn, write_pair
 from onnxslim_yolo.errors import InputError, VerificationError
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime import ncnn_run
 from onnxslim_yolo.runtime.ncnn_run import NcnnRunner, NcnnSession, ncnn_files, run_ncnn
 from onnxslim_yolo.verify.ncnn_compare import first_difference, verify_ncnn

@@ -11,7 +11,8 @@ import pytest
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Model, input_constant, replace_constant
+from onnxslim_yolo.ir.graph import input_constant, replace_constant
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.verify.pair import compare_models
 from tests.command import command
 from tests.numeric import build

@@ -28,7 +28,8 @@ from onnxslim_yolo.emit.ncnn.patterns import fuse_patterns
 from onnxslim_yolo.emit.ncnn.prepare import prepare, shape_of
 from onnxslim_yolo.emit.ncnn.tidy import insert_splits, rename_blobs, tidy
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import Model, Node, is_constant, is_empty, is_graph_output, static_shape
+from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, is_graph_output, static_shape
+from onnxslim_yolo.ir.model import Model
 
 OPS: Mapping[str, Lower] = {
     **NN_OPS,

@@ -7,17 +7,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn.infer import annotate
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import (
-    Model,
-    Node,
-    Tensor,
-    bypass,
-    copy_graph,
-    is_graph_output,
-    static_shape,
-    sweep,
-    toposort,
-)
+from onnxslim_yolo.ir.graph import Node, Tensor, bypass, copy_graph, is_graph_output, static_shape, sweep, toposort
+from onnxslim_yolo.ir.model import Model
 
 NO_OPS = frozenset({"Identity", "Dropout", "Cast", "CastLike", "CheckpointBreak"})
 

@@ -18,7 +18,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.ir.graph import Array, Model, Node, Tensor, input_constant, is_empty
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, is_empty
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.saved_module import TRACED_ROWS, Description
 
 SLOTS: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ import torch  # noqa: TID253 (the file is only imported by those who want torch)
 from onnxslim_yolo.emit.torch.describe import describe
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.files.atomic import write_atomically
-from onnxslim_yolo.ir.graph import Model
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.graph_module import GraphModule, buffer_name
 from onnxslim_yolo.load.graph_ops import OPS
 from onnxslim_yolo.load.saved_module import FORMAT, VERSION
