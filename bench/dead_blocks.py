@@ -3,7 +3,8 @@
     python bench/dead_blocks.py [--only NAME,NAME]
 
 γ = β = 0, and γ = 0 with any β. Each is compiled with the default options, which runs both files and compares them
-with the source. Writes bench/results/dead_blocks.md, a row an architecture.
+with the source. Writes bench/results/dead_blocks.md, a row an architecture; rows that are there already are kept
+(delete the file to measure anew).
 """
 
 from __future__ import annotations
@@ -33,12 +34,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(zoo.NAMES))
     names = parser.parse_args().only.split(",")
-    lines = [TITLE, "", HEAD, "|---|---|---:|---:|---:|---:|---:|---:|"]
+    rows = _known()
     for name in names:
         for beta in (False, True):
-            lines.append(row(name, beta))
-            print(lines[-1], flush=True)
+            if (name, beta) in rows:
+                continue
+            rows[name, beta] = row(name, beta)
+            print(rows[name, beta], flush=True)
+            lines = [TITLE, "", HEAD, "|---|---|---:|---:|---:|---:|---:|---:|", *_in_order(rows)]
             RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _in_order(rows: dict[tuple[str, bool], str]) -> list[str]:
+    return [rows[name, beta] for name in zoo.NAMES for beta in (False, True) if (name, beta) in rows]
+
+
+def _known() -> dict[tuple[str, bool], str]:
+    """The rows of earlier runs, but for those that failed."""
+    if not RESULTS.exists():
+        return {}
+    lines = [line for line in RESULTS.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    return {(c[0], c[1] == "any"): line for c, line in zip(cells, lines, strict=True) if "failed" not in line}
 
 
 def row(name: str, beta: bool) -> str:

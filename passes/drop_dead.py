@@ -68,6 +68,7 @@ class DropDead:
             needs = NeededChannels(graph, shapes, moments)
             changed = int(drop_part(model, needs, moments, self._may_go(graph))) or clear_rows(graph, needs)
         if changed:
+            graph = model.graph  # a part may have left a copy
             sweep(graph)
             graph.nodes = toposort(graph)
             reinfer(graph)

@@ -35,14 +35,20 @@ def complete(channels: Channels, keep: Array, importance: Array, *, floor: int =
             return keep
 
 
-def violations(channels: Channels, keep: Array) -> list[str]:
-    """Why a choice cannot be carried out, one sentence each; empty if it can."""
+def violations(channels: Channels, keep: Array, *, emptied: bool = False) -> list[str]:
+    """Why a choice cannot be carried out, one sentence each; empty if it can.
+
+    Args:
+        emptied: whether tensors may become empty.
+    """
     found = [
         f"class {cls} is removed although it {channels.frozen[cls]}"
         for cls in np.flatnonzero(~keep & ~channels.prunable).tolist()
     ]
     found += [
-        f"a tensor of {len(s)} channels would become empty" for s in channels.sections if not _kept(keep, s).any()
+        f"a tensor of {len(s)} channels would become empty"
+        for s in channels.sections
+        if not emptied and not _kept(keep, s).any()
     ]
     for balance in channels.balances:
         counts = _kept(keep, balance.parts).sum(axis=1)

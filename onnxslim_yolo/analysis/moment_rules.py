@@ -246,6 +246,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("GridSample", "RoiAlign", "LpPool", "GlobalLpPool"), spatial.zero_stays),
     "InstanceNormalization": spatial.instance_norm,
     "GroupNormalization": spatial.group_norm,
+    "LayerNormalization": spatial.layer_norm,
     "TopK": spatial.top_values,
     "Where": _where,
 }

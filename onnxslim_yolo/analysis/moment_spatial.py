@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, known
 from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, expand_axis, pad_value, pad_widths
-from onnxslim_yolo.ir.graph import Array, Node, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
 
 
 def _of_channels(analysis: MomentAnalysis, node: Node) -> Moments:
@@ -74,6 +74,20 @@ def group_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     like = (1, -1) + (1,) * (before.mean.ndim - 2)
     gamma, beta = (np.repeat(np.asarray(v, np.float64), width // v.size).reshape(like) for v in (gamma, beta))
     return [known(beta, gamma**2, np.repeat(zero, width // groups).reshape(like) | (gamma == 0))]
+
+
+def layer_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Where γ is 0, β. What is normalised has no statistics of its own."""
+    gamma, beta = input_constant(node, 1), input_constant(node, 2)
+    rank = len(analysis.shape(node.inputs[0]))
+    if gamma is None or gamma.ndim > rank or (has_input(node, 2) and beta is None):
+        return []
+    like = (1,) * (rank - gamma.ndim) + gamma.shape
+    scale = np.asarray(gamma, dtype=np.float64).reshape(like)
+    shift = np.zeros(like) if beta is None else np.broadcast_to(np.asarray(beta, np.float64), gamma.shape).reshape(like)
+    still = scale == 0
+    nothing = np.where(still, 0.0, np.nan)
+    return [known(np.where(still, shift, np.nan), nothing, still)]
 
 
 def top_values(analysis: MomentAnalysis, node: Node) -> list[Moments]:

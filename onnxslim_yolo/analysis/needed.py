@@ -5,7 +5,7 @@ coupled class, this is a fact about one place: what one branch of a living short
 
 1. A BatchNormalization with γ = 0 needs nothing of that channel, a convolution whose column is zero, neither.
 2. A factor is not needed where another one is exactly zero; where both are, one of them stays needed.
-3. Operators that work channel by channel hand on what is needed of them, Concat and Split cut it.
+3. Operators that work channel by channel hand on what is needed of them; Concat, Split, Slice and Gather cut it.
 
 Everything else needs all of what it reads. Whatever is computed of a channel that nobody needs may be computed
 otherwise.
@@ -19,7 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.moments import MomentAnalysis
-from onnxslim_yolo.analysis.movement import Shape
+from onnxslim_yolo.analysis.movement import MOVERS, CannotMoveError, Shape
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, is_constant, is_empty
 from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
@@ -158,6 +158,23 @@ def _split(needs: NeededChannels, node: Node) -> list[Array | None] | None:
     return [np.concatenate([needs.of(tensor) for tensor in node.outputs])]
 
 
+def _taken(needs: NeededChannels, node: Node) -> list[Array | None] | None:
+    """Slice and Gather: the channels that are taken, as often as they are."""
+    before, after = needs.shape(node.inputs[0]), needs.shape(node.outputs[0])
+    if before is None or after is None or len(before) != len(after) or len(before) < 2:
+        return None
+    numbers = np.arange(before[1]).reshape(1, -1, *[1] * (len(before) - 2))
+    try:
+        moved = MOVERS[node.op](node, [numbers], [before], [after])[0]
+    except CannotMoveError:
+        return None
+    if moved.shape[1] != after[1] or moved.size != after[1]:
+        return None
+    needed = np.zeros(before[1], dtype=bool)
+    needed[moved.reshape(-1)[needs.of(node.outputs[0])]] = True
+    return [needed]
+
+
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(VIEWS, _view),
@@ -165,4 +182,6 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(LINEAR, _linear),
     "Concat": _concat,
     "Split": _split,
+    "Slice": _taken,
+    "Gather": _taken,
 }

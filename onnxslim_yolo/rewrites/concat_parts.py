@@ -39,6 +39,7 @@ from onnxslim_yolo.ir.origins import made_by_cutting, origin_of
 from onnxslim_yolo.ops.linear import LinearLayer, matrix_of
 from onnxslim_yolo.pruning.shift import shift_outputs
 from onnxslim_yolo.rewrites.dead_operands import MayGo, constant_value
+from onnxslim_yolo.rewrites.emptied import without_part
 
 
 @dataclass
@@ -59,9 +60,15 @@ def drop_part(model: Model, needs: NeededChannels, moments: MomentAnalysis, may_
             continue
         for index, tensor in enumerate(node.inputs):
             unread = not needs.of(tensor).any() or constant_value(moments, tensor) is not None
-            found = _range(model, node, index, needs, moments) if unread and may_go(tensor) else None
+            if not unread or len(node.inputs) < 2 or not may_go(tensor):
+                continue
+            found = _range(model, node, index, needs, moments)
             if found is not None:
                 _carry_out(model, node, index, found)
+                return True
+            graph = without_part(model, node, index)
+            if graph is not None:
+                model.graph = graph
                 return True
     return False
 

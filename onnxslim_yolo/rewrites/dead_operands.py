@@ -33,6 +33,8 @@ from onnxslim_yolo.ir.graph import (
 from onnxslim_yolo.ir.origins import ADDED, set_origin
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
 
+_OPERATORS = ("Add", "Sum", "Sub", "Mul", "Div", "Max", "Min", "Mean")
+
 MayGo = Callable[[Tensor], bool]
 """Whether what computes a tensor may be left out."""
 
@@ -40,9 +42,7 @@ MayGo = Callable[[Tensor], bool]
 def drop_operands(graph: gs.Graph, moments: MomentAnalysis, may_go: MayGo) -> int:
     """Cases 1 and 2. What nobody reads any more stays until `sweep`. Returns the number of operands."""
     name = Namer(graph)
-    return sum(
-        _drop_one(graph, node, moments, may_go, name) for node in nodes_of(graph, "Add", "Sum", "Sub", "Mul", "Div")
-    )
+    return sum(_drop_one(graph, node, moments, may_go, name) for node in nodes_of(graph, *_OPERATORS))
 
 
 def _drop_one(graph: gs.Graph, node: Node, moments: MomentAnalysis, may_go: MayGo, name: Namer) -> int:
@@ -118,7 +118,7 @@ def clear_rows(graph: gs.Graph, needs: NeededChannels) -> int:
 def has_zeros(graph: gs.Graph) -> bool:
     """Whether any weight could make a constant or read nothing: else there is nothing to look for."""
     for node in graph.nodes:
-        if node.op in ("Mul", "Div", "BatchNormalization", "InstanceNormalization", "GroupNormalization"):
+        if node.op in ("Mul", "Div") or node.op.endswith("Normalization"):
             values = [input_constant(node, k) for k in range(min(len(node.inputs), 2))]
             if any(v is not None and v.dtype.kind == "f" and v.size and (v == 0).any() for v in values):
                 return True
