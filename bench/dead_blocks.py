@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnxslim_yolo as oy
 from tests import zoo
-from tests.dead_blocks import with_dead_blocks
+from tests.dead_blocks import blocks_left, with_dead_blocks
 
 RESULTS = Path(__file__).with_name("results") / "dead_blocks.md"
 TITLE = "# Dead blocks: `python bench/dead_blocks.py`, width 0.5 of nano, 64 px, both files run and compared"
@@ -74,7 +74,7 @@ def row(name: str, beta: bool) -> str:
     before, after = report["before"], report["after"]
     worst = max(check["worst"] or 0 for check in report["verification"]["checks"] if check["tolerance"])
     macs, latency = (after[key] / before[key] for key in ("macs", "latency_us"))
-    left = len(set(killed) - set(gone))
+    left = len(blocks_left(killed, gone))
     return f"{first} {len(gone)} | {left} | {macs:.2f}x | {latency:.2f}x | {worst:.1e} |"
 
 

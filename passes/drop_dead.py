@@ -28,6 +28,7 @@ from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.ops.linear import LINEAR
 from onnxslim_yolo.passes.prune import matches_layer
 from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.removed import as_modules
 from onnxslim_yolo.pruning.source_terms import leaf_names
 from onnxslim_yolo.rewrites.concat_parts import drop_part
 from onnxslim_yolo.rewrites.dead_operands import MayGo, clear_rows, drop_operands, has_zeros
@@ -56,7 +57,7 @@ class DropDead:
         left = set[str]().union(*_layers(model.graph).values()) if rewrites else set().union(*before.values())
         removed = [layer for layer, names in before.items() if names.isdisjoint(left)]
         if removed:
-            _record(model, came, removed)
+            _record(model, came, removed, tuple(before))
         return rewrites
 
     def _once(self, model: Model) -> int:
@@ -105,11 +106,13 @@ def _layers(graph: gs.Graph) -> dict[str, set[str]]:
     return found
 
 
-def _record(model: Model, came: gs.Graph, removed: list[str]) -> None:
+def _record(model: Model, came: gs.Graph, removed: list[str], layers: tuple[str, ...]) -> None:
     plan = open_plan(model)
     plan.removed_nodes += tuple(name for name in removed if name not in plan.removed_nodes)
+    plan.layers = plan.layers or layers
     if plan.came is None:
         plan.came, channels = came, analyse_channels(came)
         plan.gone = max(0, int(channels.prunable.sum()) - int(plan.channels.prunable.sum()))
-    shown = ", ".join(f"'{name}'" for name in removed[:4]) + (f" and {len(removed) - 4} more" if removed[4:] else "")
+    gone = as_modules(removed, plan.layers)
+    shown = ", ".join(f"'{name}'" for name in gone[:4]) + (f" and {len(gone) - 4} more" if gone[4:] else "")
     model.note(f"gone whole, as without effect on the output: {shown}")

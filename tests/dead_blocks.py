@@ -56,3 +56,8 @@ def with_dead_blocks(name: str, *, beta: bool, seed: int = 0) -> tuple[onnx.Mode
             norms[block].weight.zero_()
             norms[block].bias.copy_(values * beta)
     return trace(net, images()), killed
+
+
+def blocks_left(killed: list[str], removed: list[str]) -> list[str]:
+    """The killed norms that no removed module holds."""
+    return [name for name in killed if not any(name == module or name.startswith(f"{module}.") for module in removed)]

@@ -12,6 +12,7 @@ import pytest
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.pruning.removed import as_modules
 from onnxslim_yolo.training.apply_plan import apply_plan, apply_plan_file
 
 HEAD = {"format": "onnxslim-yolo/plan", "version": 1}
@@ -43,6 +44,21 @@ def test_layers_that_went_whole_are_left_out() -> None:
     content = {**HEAD, "version": 2, "keep": {}, "removed": ["b.cv1.conv", "b.cv1.bn"]}
     names = ["a.weight", "b.cv1.conv.weight", "b.cv1.bn.weight", "b.cv1.bn.running_mean", "b.cv10.conv.weight"]
     assert list(apply_plan(content, {name: np.ones(2) for name in names})) == ["a.weight", "b.cv10.conv.weight"]
+
+
+def test_what_was_folded_or_nameless_in_the_export_is_left_out_with_its_layer() -> None:
+    removed = ["/b/m.0/cv1/conv/Conv", "b.cv2.conv", "onnx::Mul_55", "Conv_7"]
+    content = {**HEAD, "version": 2, "keep": {}, "removed": removed}
+    layers = ["b.m.0.cv1.conv.weight", "b.cv2.conv.weight", "b.cv3.conv.weight"]
+    norms = [f"b.{layer}.bn.{leaf}" for layer in ("m.0.cv1", "cv2", "cv3") for leaf in ("weight", "running_var")]
+    left = apply_plan(content, {name: np.ones(2) for name in [*layers, *norms]})
+    assert list(left) == ["b.cv3.conv.weight", "b.cv3.bn.weight", "b.cv3.bn.running_var"]
+
+
+def test_modules_are_named_where_all_of_them_went() -> None:
+    layers = ["model.2.cv1.conv", "model.2.cv1.bn", "model.2.m.0.cv1.conv", "model.2.cv2.conv", "model.2.cv2.bn", "a.b"]
+    removed = ["model.2.cv1.conv", "model.2.cv1.bn", "model.2.cv2.bn", "a.b"]
+    assert as_modules(removed, layers) == ["model.2.cv1", "model.2.cv2.bn", "a.b"]
 
 
 @pytest.mark.parametrize("removed", [["b.cv1"], "a", [1]])

@@ -17,6 +17,7 @@ from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.ir.graph import TRANSPOSED, Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Cut, Shape
+from onnxslim_yolo.pruning.removed import as_modules
 
 FORMAT, VERSION = "onnxslim-yolo/plan", 2
 READABLE = (1, 2)
@@ -70,6 +71,7 @@ class Plan:
             channels that `kept` cannot tell.
         groups: after slicing: every group's widths.
         removed_nodes: names of layers of the source that were taken out whole.
+        layers: the names of all layers that the source had when the first of them was taken out.
         came: the graph as it was before layers were taken out, for whoever needs what it cost; None: as it is.
         gone: how many prunable channels went with those layers.
         threshold: the importance at which the ranking cut, if it cut at one.
@@ -94,6 +96,7 @@ class Plan:
     kept: dict[str, Cut] = field(default_factory=dict)
     shapes: dict[str, tuple[Shape, Shape | None]] = field(default_factory=dict)
     removed_nodes: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     came: gs.Graph | None = None
     gone: int = 0
     groups: list[GroupPlan] = field(default_factory=list)
@@ -128,7 +131,12 @@ class Plan:
     def take_over(self, earlier: Plan) -> None:
         """What an earlier plan of the same model recorded stays recorded."""
         self.kept, self.shapes, self.removed_nodes = earlier.kept, earlier.shapes, earlier.removed_nodes
-        self.came, self.gone = earlier.came, earlier.gone
+        self.came, self.gone, self.layers = earlier.came, earlier.gone, earlier.layers
+
+    @property
+    def removed_modules(self) -> list[str]:
+        """What was taken out whole, by the names of the source's modules."""
+        return as_modules(self.removed_nodes, self.layers)
 
     @property
     def removed(self) -> int:
@@ -232,7 +240,7 @@ def plan_as_json(plan: Plan | None, file: str, sha256: str, *, from_checkpoint: 
         "source": {"file": file, "sha256": sha256},
         "keep": {name: {str(axis): axes[axis] for axis in sorted(axes)} for name, axes in sorted(kept.items())},
         "shapes": {name: _shapes_as_json(*shapes[name]) for name in sorted(shapes)},
-        "removed": [] if plan is None else list(plan.removed_nodes),
+        "removed": [] if plan is None else plan.removed_modules,
         "groups": [group.as_json() for group in groups],
     }
 

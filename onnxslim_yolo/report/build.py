@@ -102,7 +102,7 @@ def _pruning(plan: Plan | None) -> dict[str, Any] | None:
         "importance": plan.importance_kind,
         "threshold": plan.threshold if plan.threshold is not None and np.isfinite(plan.threshold) else None,
         "lossless": plan.lossless,
-        "gone": list(plan.removed_nodes),
+        "gone": plan.removed_modules,
         "histogram": histogram,
     }
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onnxslim_yolo.pruning.removed import module_of
+
 METRICS = ("macs", "parameters", "latency_us")
 """What may be known per layer, before and after."""
 
@@ -71,7 +73,7 @@ def blocks_of(layers: Iterable[Layer]) -> list[Block]:
     """Layers gathered into blocks, in order. Layers without a block are gathered under ''."""
     rows: list[tuple[str, list[Layer]]] = []
     for layer in layers:
-        name = _block(_dotted(layer.name))
+        name = _block(module_of(layer.name))
         if not rows or rows[-1][0] != name:
             rows.append((name, []))
         rows[-1][1].append(layer)
@@ -90,7 +92,7 @@ def _join(
     before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, groups: Mapping[str, list[Mapping[str, Any]]]
 ) -> Layer:
     layer = before or after or {}
-    name, dotted = layer["name"], _dotted(layer["name"])
+    name, dotted = layer["name"], module_of(layer["name"])
     mine = groups.get(name) or groups.get(dotted) or []
     block = _block(dotted)
     return Layer(
@@ -109,19 +111,6 @@ def _join(
 
 def _metrics(layer: Mapping[str, Any] | None) -> dict[str, float]:
     return {} if layer is None else {m: layer[m] for m in METRICS if layer.get(m) is not None}
-
-
-def _dotted(name: str) -> str:
-    """The module an exporter's node came from: '/model.2/cv1/conv/Conv' → 'model.2.cv1.conv'; else the name itself.
-
-    Within a list of modules the exporter repeats the list's name: '/model.22/cv2.0/cv2.0.1/Conv' → 'model.22.cv2.0.1'.
-    """
-    if not name.startswith("/"):
-        return name
-    parts = name[1:].split("/")
-    scopes = parts[:-1] or parts
-    following = [*scopes[1:], ""]
-    return ".".join(part for part, after in zip(scopes, following, strict=True) if not after.startswith(f"{part}."))
 
 
 def _block(dotted: str) -> str:

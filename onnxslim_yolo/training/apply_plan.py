@@ -20,6 +20,7 @@ from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files.atomic import require_file, write_atomically
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.pruning.plan import FORMAT, READABLE
+from onnxslim_yolo.pruning.removed import module_of
 from onnxslim_yolo.training.plan_fit import HINT, check_after, check_before, shapes_of
 
 _FOLLOWERS = ("bias", "running_mean", "running_var")
@@ -62,15 +63,41 @@ def apply_plan(plan: Mapping[str, Any], state_dict: Mapping[str, Any], *, file: 
 
 
 def _removed(plan: Mapping[str, Any], state_dict: Mapping[str, Any], file: object) -> list[str]:
-    """The layers that went whole. Raises InputError where the state_dict has none of such a name."""
+    """The layers that went whole, by the state_dict's names.
+
+    A layer whose initializers have lost their names in the export goes by its node's, `/model.2/cv1/conv/Conv`; a
+    BatchNorm that the export had folded is left out with its convolution.
+
+    Raises:
+        InputError: the state_dict has none of such a name.
+    """
     names = plan.get("removed", [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise InputError("the plan's 'removed' is no list of layers", file=file, hint="compile again")
-    missing = [name for name in names if not any(_belongs(key, name) for key in state_dict)]
+    found = [name if _has(state_dict, name) else module_of(name) for name in names]
+    # What has no module's name is a number of the export's own, which no state_dict holds.
+    missing = [old for old, new in zip(names, found, strict=True) if not _has(state_dict, new) and "." in new]
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise InputError(f"the state_dict lacks {listed}, which the plan removes", file=file, hint=HINT)
-    return names
+    return [name for layer in found for name in (layer, *_folded_norms(layer, state_dict))]
+
+
+def _has(state_dict: Mapping[str, Any], layer: str) -> bool:
+    return any(_belongs(key, layer) for key in state_dict)
+
+
+def _folded_norms(layer: str, state_dict: Mapping[str, Any]) -> list[str]:
+    """The BatchNorm beside a removed convolution, where its module holds just these two."""
+    parent, dot, _ = layer.rpartition(".")
+    if not dot or f"{layer}.weight" not in state_dict:
+        return []
+    beside = {key[len(parent) + 1 :].split(".")[0] for key in state_dict if _belongs(key, parent) and key != parent}
+    others = [f"{parent}.{name}" for name in sorted(beside) if f"{parent}.{name}" != layer]
+    norms = [name for name in others if f"{name}.running_var" in state_dict]
+    width = int(state_dict[f"{layer}.weight"].shape[0])
+    same = len(norms) == 1 == len(others) and int(state_dict[f"{norms[0]}.running_var"].shape[0]) == width
+    return norms if same else []
 
 
 def _without(state: dict[str, Any], removed: list[str]) -> dict[str, Any]:
