@@ -21,6 +21,7 @@ from onnxslim_yolo.cli.shared import (
     OutputFormat,
     Pixels,
     Quiet,
+    RunOn,
     app,
     form_of,
     out,
@@ -40,30 +41,44 @@ def verify(
     imgsz: ImageSize = None,
     pixels: Pixels = None,
     tolerance: Annotated[float, typer.Option(help="Worst |difference| / spread allowed.")] = 1e-4,
+    run_on: RunOn = None,
     limit_memory: LimitMemory = None,
     limit_work: LimitWork = None,
     output_format: OutputFormat = "text",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Run two models on the same inputs and compare every output. Exit 3 if they disagree."""
+    """Run two models on the same inputs and compare every output. Exit 3 if they disagree.
+
+    With --run-on, B is an NCNN pair that runs there: compared in fp32, and then, as detections, in what ncnn computes
+    in there by itself.
+    """
     settle(debug)
     as_json = wants_json(as_json, output_format)
     from onnxslim_yolo.verify.compare import told_apart, unseen
+    from onnxslim_yolo.verify.on_device import check_there, require_sound
     from onnxslim_yolo.verify.pair import compare_models, worst
 
     with spinner("comparing", as_json):
         asked = asked_for(limit_memory, limit_work)
-        check = compare_models(
-            first, second, size=parse_size(imgsz), tolerance=tolerance, form=form_of(pixels), asked=asked
-        )
+        size, form = parse_size(imgsz), form_of(pixels)
+        check = compare_models(first, second, size=size, tolerance=tolerance, form=form, asked=asked, run_on=run_on)
+        there = check_there(first, second, run_on, size=size, form=form, asked=asked) if run_on else None
     if as_json:
-        print_json(check.as_json())
+        print_json(check.as_json() | ({} if there is None else {"there": there.as_json()}))
     else:
         table = Table("output", "worst / spread", "worst", "at", box=None)
         for d in check.differences:
             table.add_row(d.output, f"{d.worst:.2e}", f"{d.absolute:.3g}", f"{d.column} {d.at}".strip())
         out.print(table)
+        if there is not None:
+            where = "" if there.board is None else f"on {there.board.cpu} (ncnn {there.board.ncnn})"
+            style = {"the same": "green", "off": "yellow", "broken": "red"}[there.state]
+            out.print(
+                f"as computed {where}: {there.state}: {there.sentence}", style=style, highlight=False, markup=False
+            )
+            for note in () if there.board is None else there.board.notes:
+                out.print(f"note: {note}", style="yellow", highlight=False, markup=False)
         for line in (*unseen(check.differences), *(f"not seen: {text}" for text in check.unseen)):
             out.print(line, style="yellow", highlight=False, markup=False)
     if not check.passed:
@@ -75,6 +90,8 @@ def verify(
             f"spread, allowed {allowed}{f' ({culprit.note})' if culprit.note else ''}",
             hint="a pruned model differs from its source by what was pruned; --tolerance sets the limit",
         )
+    if there is not None:
+        require_sound(there, second)
 
 
 @app.command(cls=Command, epilog=examples("bench"))
@@ -85,6 +102,7 @@ def bench(
     imgsz: ImageSize = None,
     pixels: Pixels = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also time every layer.")] = False,
+    run_on: RunOn = None,
     limit_memory: LimitMemory = None,
     limit_work: LimitWork = None,
     as_json: AsJson = False,
@@ -106,6 +124,7 @@ def bench(
             layers=layers,
             asked=asked_for(limit_memory, limit_work),
             names=_told_apart(models),
+            run_on=run_on,
             progress=progress,
         )
     if as_json:

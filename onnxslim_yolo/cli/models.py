@@ -19,6 +19,7 @@ from onnxslim_yolo.cli.shared import (
     LimitWork,
     Pixels,
     Quiet,
+    RunOn,
     app,
     form_of,
     out,
@@ -141,7 +142,8 @@ def evaluate_command(
     imgsz: ImageSize = None,
     pixels: Pixels = None,
     split: Annotated[str, typer.Option(help="Which of the data's splits.")] = "val",
-    threads: Annotated[int, typer.Option(help="Threads of the runtime; 0 for all cores.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of the runtime; 0 for all cores (elsewhere: one).")] = 0,
+    run_on: RunOn = None,
     limit_memory: LimitMemory = None,
     limit_work: LimitWork = None,
     as_json: AsJson = False,
@@ -156,7 +158,9 @@ def evaluate_command(
 
     dataset = read_dataset(data, (split,))
     asked = asked_for(limit_memory, limit_work)
-    network = open_network(model, size=parse_size(imgsz), threads=threads, form=form_of(pixels), asked=asked)
+    network = open_network(
+        model, size=parse_size(imgsz), threads=threads, form=form_of(pixels), asked=asked, run_on=run_on
+    )
     detector = Detector(network, nc=len(dataset.names))
     if not (as_json or quiet):
         for note in network.notes:
@@ -180,15 +184,13 @@ def profile(
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     imgsz: ImageSize = None,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="The table (default: TARGET-ISA-N.json).")] = None,
+    run_on: RunOn = None,
     limit_memory: LimitMemory = None,
     limit_work: LimitWork = None,
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure layer latencies by width on this machine, as a table for `compile --table`.
-
-    Run it on the machine the model is for (a Raspberry Pi, say); compile anywhere.
-    """
+    """Measure layer latencies by width, on this machine or with --run-on, as a table for `compile --table`."""
     settle(debug, quiet)
     from onnxslim_yolo.measure.latency import profile_command
 
@@ -203,6 +205,7 @@ def profile(
             imgsz=parse_size(imgsz),
             out=output,
             asked=asked_for(limit_memory, limit_work),
+            run_on=run_on,
             progress=progress,
         )
     if not quiet:

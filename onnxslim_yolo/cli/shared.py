@@ -64,6 +64,12 @@ LimitMemory = Annotated[
 LimitWork = Annotated[
     str | None, typer.Option(metavar="500G|none", help="Multiply-adds that one run of the model may take.")
 ]
+RunOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LAUNCHER", help="Run NCNN pairs in another Python: 'ssh pi@raspberrypi.local python3 -', say."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 ImageSize = Annotated[str | None, typer.Option(metavar="N|HxW", help="Input size where the file leaves it open.")]
 FORMATS = ("text", "json", "github")

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +24,10 @@ from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import InputFormat
-from onnxslim_yolo.runtime.children import Child, file_name
+from onnxslim_yolo.measure.machine import cores_here, machine, machine_of
+from onnxslim_yolo.runtime.boards import Board
+from onnxslim_yolo.runtime.children import Child
+from onnxslim_yolo.runtime.launchers import LaunchedChild, start
 from onnxslim_yolo.runtime.progress import tell
 
 Runtime = Literal["onnxruntime", "ncnn"]
@@ -114,6 +114,7 @@ def benchmark(
     asked: Asked | None = None,
     seed: int = 0,
     timeout: float = 1800.0,
+    run_on: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BenchResult:
     """Time models against the first of them.
@@ -129,6 +130,7 @@ def benchmark(
         asked: what running an ONNX graph may take, judged before it is opened; None: not judged.
         seed: of the order within rounds.
         timeout: seconds for all of it.
+        run_on: a command that starts the Python to measure in (see `runtime.launchers`); None: this machine.
         progress: called with (rounds done, rounds).
 
     Raises:
@@ -136,7 +138,9 @@ def benchmark(
         UsageError: no models, fewer than 3 rounds, more threads than cores.
         VerificationError: the measuring process crashed or took too long.
     """
-    _check_usage(models, names, threads, rounds)
+    _check_usage(models, names, rounds)
+    if run_on is None:
+        _check_threads(threads, cores_here())
     entries = [_entry(path, size, form, asked) for path in models]
     request = {
         "entries": [*entries, entries[0]],
@@ -145,7 +149,7 @@ def benchmark(
         "layers": layers,
         "seed": seed,
     }
-    reply = _measure(request, rounds, timeout, progress)
+    reply, board = _measure(request, rounds, timeout, progress, run_on)
     seconds = np.array(reply["rounds"])
     labels = list(names) if names is not None else [path.name for path in models]
     control = _summary(seconds[:, -1] / seconds[:, 0])
@@ -161,28 +165,19 @@ def benchmark(
         threads=threads,
         cores=tuple(reply["cores"]),
         denormals_flushed=bool(reply["flushed"]),
-        machine=machine(),
+        machine=machine() if board is None else machine_of(board),
         seconds=tuple(tuple(row) for row in reply["rounds"]),
     )
 
 
-def machine() -> dict[str, str]:
-    """CPU model, system, and the versions of the runtimes."""
-    facts = {"cpu": _cpu_model(), "system": platform.platform(), "cores": str(os.cpu_count() or 1)}
-    for package in ("onnxruntime", "ncnn"):
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            facts[package] = "not installed"
-    return facts
-
-
-def _check_usage(models: Sequence[Path], names: Sequence[str] | None, threads: int, rounds: int) -> None:
+def _check_usage(models: Sequence[Path], names: Sequence[str] | None, rounds: int) -> None:
     if not models or (names is not None and len(names) != len(models)):
         raise UsageError("give at least one model, and as many names as models")
     if rounds < FEWEST_ROUNDS:
         raise UsageError(f"{rounds} rounds say nothing about the spread: at least {FEWEST_ROUNDS}, better 21")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_threads(threads: int, cores: int) -> None:
     if not 1 <= threads <= cores:
         found = f"{threads} threads on {cores} {'core' if cores == 1 else 'cores'}"
         most = f"1 to {cores}" if cores > 1 else "1"
@@ -202,7 +197,7 @@ def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None, a
     if asked is not None:
         require_affordable(path, path, size, asked)
     network = open_onnx(path, path, size, form=form)
-    facts = {"file": str(path), "model": file_name(path), "size": list(network.size)}
+    facts = {"file": str(path), "model": path, "size": list(network.size)}
     return {"runtime": "onnxruntime", **facts, **_pixels(network.form)}
 
 
@@ -222,8 +217,8 @@ def _ncnn_entry(path: Path, size: tuple[int, int] | None, form: InputFormat | No
     return {
         "runtime": "ncnn",
         "file": str(path),
-        "param": file_name(param),
-        "bin": file_name(weights),
+        "param": param,
+        "bin": weights,
         "size": list(ncnn_input_size(path, size)),
         **_pixels(form or ncnn_input_format(path)),
     }
@@ -244,15 +239,24 @@ def environment_of(threads: int) -> dict[str, str]:
 
 
 def _measure(
-    request: dict[str, Any], rounds: int, timeout: float, progress: Callable[[int, int], None] | None
-) -> dict[str, Any]:
+    request: dict[str, Any],
+    rounds: int,
+    timeout: float,
+    progress: Callable[[int, int], None] | None,
+    run_on: str | None,
+) -> tuple[dict[str, Any], Board | None]:
     with tempfile.TemporaryFile() as log:
-        child = Child(CHILD, environment=environment_of(request["threads"]), text=True, stderr=log)
+        child = start(CHILD, run_on, environment=environment_of(request["threads"]), text=True, stderr=log)
+        board = child.board if isinstance(child, LaunchedChild) else None
         timer = threading.Timer(timeout, child.kill)
         timer.start()
         try:
-            return _converse(child, request, rounds, progress)
+            if board is not None:
+                _check_board(board, request)
+            return _converse(child, request, rounds, progress), board
         except (EOFError, BrokenPipeError) as error:
+            if timer.is_alive() and isinstance(child, LaunchedChild) and (lost := child.lost("measuring")) is not None:
+                raise lost from error
             child.process.wait()
             log.seek(0)
             said = log.read().decode(errors="replace").strip()[-400:]
@@ -265,14 +269,30 @@ def _measure(
             child.close()
 
 
+def _check_board(board: Board, request: dict[str, Any]) -> None:
+    _check_threads(request["threads"], board.cores)
+    if not board.onnxruntime and any(entry["runtime"] == "onnxruntime" for entry in request["entries"]):
+        raise UsageError("--run-on: no onnxruntime in that Python", hint="pip install onnxruntime, there")
+
+
+def _sent(child: Child | LaunchedChild, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries with their files as the child reads them, each sent once."""
+    names: dict[Path, str] = {}
+    for path in (value for entry in entries for value in entry.values() if isinstance(value, Path)):
+        if path not in names:
+            names[path] = child.file(path)
+    return [{k: names[v] if isinstance(v, Path) else v for k, v in entry.items()} for entry in entries]
+
+
 def _converse(
-    child: Child,
+    child: Child | LaunchedChild,
     request: dict[str, Any],
     rounds: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
+    entries = _sent(child, request["entries"])
     with child.stdin as sink:
-        sink.write(json.dumps(request))
+        sink.write(json.dumps(request | {"entries": entries}) + "\n")
     with child.stdout as source:
         for line in source:
             message = json.loads(line)
@@ -310,12 +330,3 @@ def _model_time(
 def _summary(values: Array) -> tuple[float, tuple[float, float]]:
     low, middle, high = (float(value) for value in np.percentile(values, [25, 50, 75]))
     return middle, (low, high)
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith(("model name", "Model", "Hardware")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

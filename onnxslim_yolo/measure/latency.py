@@ -37,6 +37,7 @@ def profile_command(
     imgsz: tuple[int, int] | None = None,
     out: Path | None = None,
     asked: Asked | None = None,
+    run_on: str | None = None,
     progress: Progress | None = None,
 ) -> ProfileResult:
     """Measure the layers of these models on this machine and write a table.
@@ -47,6 +48,7 @@ def profile_command(
         imgsz: (height, width) in pixels where a file leaves it open.
         out: the table's file; by default `TARGET-ISA-THREADS.json` in the working directory.
         asked: what running a model may take, judged before; None: not judged.
+        run_on: a command that starts the Python to measure in (see `runtime.launchers`); None: this machine.
         progress: called with (layers measured, layers to measure as far as is known).
 
     Raises:
@@ -59,7 +61,7 @@ def profile_command(
     if out is not None:
         require_place(out)  # before minutes of measuring
     graphs = [_prepared(path, imgsz, asked) for path in models]
-    table = profile(graphs, target=target, threads=threads, progress=progress)
+    table = profile(graphs, target=target, threads=threads, run_on=run_on, progress=progress)
     if not table.families:
         raise UsageError("nothing in these models can be measured", hint="are their input sizes known? --imgsz")
     path = out or Path(f"{target}-{table.isa}-{threads}.json")

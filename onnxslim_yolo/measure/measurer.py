@@ -19,7 +19,9 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import LayerKey
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.measure.networks import ncnn_network, onnx_network
-from onnxslim_yolo.runtime.children import Child, file_name
+from onnxslim_yolo.runtime.boards import Board
+from onnxslim_yolo.runtime.children import Child
+from onnxslim_yolo.runtime.launchers import LaunchedChild, start
 
 CHILD = Path(__file__).with_name("profile_child.py")
 MOST_REFUSED = 100
@@ -28,9 +30,9 @@ MOST_REFUSED = 100
 class Measurer:
     """A measuring process, started again when a layer crashes it. Use as a context manager."""
 
-    def __init__(self, runtime: Runtime, threads: int, timeout: float = 60.0) -> None:
-        self._runtime, self._threads, self._timeout = runtime, threads, timeout
-        self._child: Child | None = None
+    def __init__(self, runtime: Runtime, threads: int, timeout: float = 60.0, run_on: str | None = None) -> None:
+        self._runtime, self._threads, self._timeout, self._run_on = runtime, threads, timeout, run_on
+        self._child: Child | LaunchedChild | None = None
         self._folder = tempfile.TemporaryDirectory()
         self.refused: list[LayerKey] = []
 
@@ -50,7 +52,7 @@ class Measurer:
             request["nets"] = [ncnn_network(key).as_json() for key in keys]
         else:
             path = onnx_network(keys, Path(self._folder.name) / "layers.onnx")
-            request |= {"model": file_name(path), "count": len(keys)}
+            request |= {"model": path, "count": len(keys)}
         try:
             return self._ask(request)
         except (EOFError, BrokenPipeError) as error:
@@ -78,38 +80,52 @@ class Measurer:
             self._stop()
             return None
 
-    def _files(self, model: Model, folder: Path) -> dict[str, str]:
+    def board(self) -> Board | None:
+        """What the launched Python is; None where this machine is measured. Starts the process."""
+        child = self._child or self._start()
+        return child.board if isinstance(child, LaunchedChild) else None
+
+    def _files(self, model: Model, folder: Path) -> dict[str, Path]:
         if self._runtime == "onnxruntime":
-            return {"model": file_name(model.save(folder / "whole.onnx"))}
+            return {"model": model.save(folder / "whole.onnx")}
         from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
         from onnxslim_yolo.emit.ncnn.write import write_pair
 
         param, weights = write_pair(emit_ncnn(model), folder)
-        return {"param": file_name(param), "bin": file_name(weights)}
+        return {"param": param, "bin": weights}
 
     def _ask(self, request: dict[str, object]) -> list[float | None]:
         child = self._child or self._start()
         timer = threading.Timer(self._timeout, child.kill)
         timer.start()
         try:
-            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.write(json.dumps(_sent(child, request)) + "\n")
             child.stdin.flush()
             line = child.stdout.readline()
         finally:
             timer.cancel()
         if not line:
+            if isinstance(child, LaunchedChild) and (lost := child.lost("measuring")) is not None:
+                raise lost
             raise EOFError
         times: list[float | None] = json.loads(line)["us"]
         return times
 
-    def _start(self) -> Child:
+    def _start(self) -> Child | LaunchedChild:
         from onnxslim_yolo.measure.benchmark import environment_of
 
         environment = environment_of(self._threads)
-        self._child = Child(CHILD, environment=environment, text=True, stderr=subprocess.DEVNULL)
+        self._child = start(CHILD, self._run_on, environment=environment, text=True, stderr=subprocess.DEVNULL)
         return self._child
 
     def _stop(self) -> None:
         if self._child is not None:
             self._child.close()
             self._child = None
+
+
+def _sent(child: Child | LaunchedChild, value: object) -> object:
+    """A request with its files as the child reads them."""
+    if isinstance(value, dict):
+        return {key: _sent(child, item) for key, item in value.items()}
+    return child.file(value) if isinstance(value, Path) else value

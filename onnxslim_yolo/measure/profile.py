@@ -38,6 +38,7 @@ def profile(
     *,
     target: Runtime = "ncnn",
     threads: int = 1,
+    run_on: str | None = None,
     progress: Progress | None = None,
     measure: Measure | None = None,
 ) -> LatencyTable:
@@ -47,6 +48,7 @@ def profile(
         graphs: with shapes inferred. Their largest widths bound what is measured.
         target: the runtime.
         threads: its threads. One is timed by its own CPU time, more by wall time, which needs an idle machine.
+        run_on: a command that starts the Python to measure in (see `runtime.launchers`); None: this machine.
         progress: called with (layers measured, layers to measure as far as is known).
         measure: instead of the runtime (for tests).
 
@@ -56,19 +58,27 @@ def profile(
     """
     if target not in RUNTIMES:
         raise UsageError(f"unknown target '{target}'", hint=f"one of {', '.join(RUNTIMES)}")
-    if not 1 <= threads <= (os.cpu_count() or 1):
-        raise UsageError(f"{threads} threads on {os.cpu_count()} cores would measure the scheduler")
+    if run_on is None:
+        _require_cores(threads, os.cpu_count() or 1)
     isa = host_isa()
     graphs = list(graphs)
     families = families_of(graphs)
     if measure is not None:
         grids = measure_families(families, target, lanes_of(isa), measure, progress)
         return LatencyTable(target, isa, threads, "", "", grids)
-    from onnxslim_yolo.measure.benchmark import machine
+    from onnxslim_yolo.measure.machine import machine
 
-    with Measurer(target, threads) as measurer:
+    with Measurer(target, threads, 60.0 if run_on is None else 900.0, run_on) as measurer:
+        board = measurer.board()
+        if board is None:
+            release, cpu = version(target), machine()["cpu"]
+        else:
+            _require_cores(threads, board.cores)
+            isa, release, cpu = board.isa, getattr(board, target), board.cpu
+            if not release:
+                raise UsageError(f"--run-on: no {target} in that Python", hint=f"pip install {target}, there")
         grids = measure_families(families, target, lanes_of(isa), measurer, progress)
-        layers = LatencyTable(target, isa, threads, version(target), machine()["cpu"], grids)
+        layers = LatencyTable(target, isa, threads, release, cpu, grids)
         wholes = []
         for graph in graphs:
             whole, keys = measurer.whole(graph), layers_of(graph)
@@ -76,6 +86,11 @@ def profile(
                 wholes.append(Whole(whole, predicted, len(keys)))
     scale, overhead = calibrate(wholes)
     return replace(layers, scale=scale, overhead=overhead, _cache={})
+
+
+def _require_cores(threads: int, cores: int) -> None:
+    if not 1 <= threads <= cores:
+        raise UsageError(f"{threads} threads on {cores} cores would measure the scheduler")
 
 
 class Whole(NamedTuple):

@@ -83,6 +83,10 @@ class Child:
             raise EOFError
         return self.process.stdout
 
+    def file(self, path: Path) -> str:
+        """A file's name as the child reads it."""
+        return file_name(path)
+
     def kill(self) -> None:
         """End it now; safe to call at any time, from any thread."""
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """The child process that runs ncnn: a script of its own, so that a crash of the C++ loader takes nobody with it.
 
 Needs nothing of this package. Talks over stdin and stdout: one line of JSON, followed by the raw float32 data it
-announces. Requests: `load` (param, bin, threads, half), `run` (inputs with name and shape, outputs to extract).
+announces. Requests: `load` (param, bin, threads, arithmetic), `run` (inputs with name and shape, outputs to extract).
 Replies: `{"ok": true, …}` or `{"ok": false, "message": …}`.
 """
 
@@ -36,13 +36,17 @@ class _FailedError(Exception):
 
 
 def load(ncnn: Any, request: dict[str, Any]) -> Any:
-    """A network. Unless `half` is asked for, all is computed in fp32; with `exact`, without Winograd convolutions."""
+    """A network; with `exact`, without Winograd convolutions.
+
+    `arithmetic`: "default" (ncnn's own choice), "fp32"; "fp16" or "bf16" where there are such instructions.
+    """
     net = ncnn.Net()
     net.opt.num_threads = request["threads"]
     net.opt.use_vulkan_compute = False
-    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
-        setattr(net.opt, name, request["half"])
-    net.opt.use_bf16_storage = False
+    if request["arithmetic"] != "default":
+        for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+            setattr(net.opt, name, request["arithmetic"] == "fp16")
+        net.opt.use_bf16_storage = request["arithmetic"] == "bf16"
     net.opt.use_winograd_convolution = not request["exact"]
     code = net.load_param(request["param"])
     if code != 0:

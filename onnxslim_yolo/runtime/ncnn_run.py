@@ -11,17 +11,20 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from onnxslim_yolo.errors import InputError, VerificationError
+from onnxslim_yolo.errors import InputError, OnnxSlimError, VerificationError
 from onnxslim_yolo.ir.graph import Array
-from onnxslim_yolo.runtime.children import Child, file_name
+from onnxslim_yolo.runtime.boards import Board
+from onnxslim_yolo.runtime.launchers import LaunchedChild, start
 from onnxslim_yolo.runtime.ncnn_reader import NcnnNet, read_ncnn
 
 CHILD = Path(__file__).with_name("ncnn_child.py")
 DEFAULT_TIMEOUT = 120.0
+Arithmetic = Literal["default", "fp32", "fp16", "bf16"]
+"""What ncnn computes in. "default" is its own choice, which is fp16 where the processor has such instructions."""
 LOG_CHARACTERS = 400
 
 
@@ -33,11 +36,13 @@ class NcnnSession:
         weights: the `.bin` file.
         threads: ncnn's threads.
         timeout: seconds that loading, and each run, may take.
-        half: let ncnn compute in fp16 where it can; off, everything is fp32.
+        arithmetic: what ncnn computes in, where the processor can.
         exact: no Winograd convolutions, whose rounding is about five times that of plain ones.
+        run_on: a command that starts the Python to run it in (see `launchers`); None: this machine's.
 
     Raises:
         VerificationError: ncnn refused the files, crashed, or took too long.
+        UsageError: the launcher starts no Python that will do, or goes away.
     """
 
     def __init__(
@@ -47,13 +52,19 @@ class NcnnSession:
         *,
         threads: int = 1,
         timeout: float = DEFAULT_TIMEOUT,
-        half: bool = False,
+        arithmetic: Arithmetic = "fp32",
         exact: bool = False,
+        run_on: str | None = None,
     ) -> None:
         self._timeout = timeout
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
-        self._child = Child(CHILD, environment={"OMP_NUM_THREADS": str(threads)}, stderr=self._log)
-        self._options = {"threads": threads, "half": half, "exact": exact}
+        try:
+            self._child = start(CHILD, run_on, environment={"OMP_NUM_THREADS": str(threads)}, stderr=self._log)
+        except BaseException:
+            self._log.close()
+            raise
+        self._options = {"threads": threads, "arithmetic": arithmetic, "exact": exact}
+        self.board: Board | None = self._child.board if isinstance(self._child, LaunchedChild) else None
         try:
             self.load(param, weights)
         except BaseException:
@@ -63,8 +74,8 @@ class NcnnSession:
     def load(self, param: Path, weights: Path) -> None:
         """Load another network in place of the present one, in the same child. Validate the files first."""
         self._file = param
-        files = {"param": file_name(param), "bin": file_name(weights)}
-        reply, _ = self._ask({"do": "load", **files, **self._options}, [], "loading")
+        request = {"do": "load", **self._options}
+        reply, _ = self._ask(request, [], "loading", {"param": param, "bin": weights})
         self.inputs: tuple[str, ...] = tuple(reply["inputs"])
         self.outputs: tuple[str, ...] = tuple(reply["outputs"])
 
@@ -103,7 +114,9 @@ class NcnnSession:
         with contextlib.suppress(AttributeError, ValueError, OSError):
             self.close()
 
-    def _ask(self, request: dict[str, Any], arrays: list[Array], doing: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _ask(
+        self, request: dict[str, Any], arrays: list[Array], doing: str, files: Mapping[str, Path] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         late = threading.Event()
 
         def stop() -> None:
@@ -113,10 +126,10 @@ class NcnnSession:
         timer = threading.Timer(self._timeout, stop)
         timer.start()
         try:
-            reply, results = self._exchange(request, arrays)
+            sent = {key: self._child.file(path) for key, path in (files or {}).items()}
+            reply, results = self._exchange(request | sent, arrays)
         except (OSError, EOFError) as error:
-            self._child.process.wait()
-            raise VerificationError(self._obituary(doing, late.is_set()), file=self._file) from error
+            raise self._obituary(doing, late.is_set()) from error
         finally:
             timer.cancel()
         if not reply["ok"]:
@@ -141,16 +154,18 @@ class NcnnSession:
             results[each["name"]] = np.frombuffer(data, np.float32).reshape(each["shape"])
         return reply, results
 
-    def _obituary(self, doing: str, late: bool) -> str:
+    def _obituary(self, doing: str, late: bool) -> OnnxSlimError:
         if late:
-            return f"ncnn did not finish {doing} within {self._timeout:g} s"
-        code = self._child.process.returncode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
-        return f"ncnn crashed while {doing} ({how}){self._said()}"
+            return VerificationError(f"ncnn did not finish {doing} within {self._timeout:g} s", file=self._file)
+        if isinstance(self._child, LaunchedChild) and (lost := self._child.lost(doing)) is not None:
+            return lost
+        code = self._child.process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return VerificationError(f"ncnn crashed while {doing} ({how}){self._said()}", file=self._file)
 
     def _said(self) -> str:
         self._log.seek(0)
-        text = self._log.read().decode(errors="replace").strip()
+        text = self._log.read().decode(errors="replace").replace(">>> ", "").strip()
         return f"; it said: {text[-LOG_CHARACTERS:]}" if text else ""
 
 
@@ -162,8 +177,9 @@ def run_ncnn(
     outputs: Sequence[str] | None = None,
     threads: int = 1,
     timeout: float = DEFAULT_TIMEOUT,
-    half: bool = False,
+    arithmetic: Arithmetic = "fp32",
     exact: bool = False,
+    run_on: str | None = None,
 ) -> list[dict[str, Array]]:
     """Run a pair on several inputs in one child process.
 
@@ -174,8 +190,7 @@ def run_ncnn(
         outputs: the blobs wanted; default: all outputs of the network.
         threads: ncnn's threads.
         timeout: seconds for loading and for each run.
-        half: let ncnn compute in fp16.
-        exact: no Winograd convolutions.
+        arithmetic, exact, run_on: as for `NcnnSession`.
 
     Returns:
         Per run, blob name → float32 array without a batch axis.
@@ -184,7 +199,9 @@ def run_ncnn(
         InputError: a file is malformed. VerificationError: ncnn refused it, crashed, or took too long.
     """
     read_ncnn(param, weights)
-    with NcnnSession(param, weights, threads=threads, timeout=timeout, half=half, exact=exact) as session:
+    with NcnnSession(
+        param, weights, threads=threads, timeout=timeout, arithmetic=arithmetic, exact=exact, run_on=run_on
+    ) as session:
         return [session.run(each, outputs) for each in inputs]
 
 
@@ -194,15 +211,27 @@ class NcnnRunner:
     Args:
         path: an NCNN folder, or its `.param`.
         threads: ncnn's threads.
+        arithmetic, run_on: as for `NcnnSession`.
 
     Raises:
         InputError: a file is missing or malformed, or the network has not exactly one input.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, timeout: float = DEFAULT_TIMEOUT, half: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        timeout: float = DEFAULT_TIMEOUT,
+        arithmetic: Arithmetic = "fp32",
+        run_on: str | None = None,
+    ) -> None:
         self.param, self.bin = ncnn_files(path)
         self.net: NcnnNet = read_ncnn(self.param, self.bin)
-        self._session = NcnnSession(self.param, self.bin, threads=threads, timeout=timeout, half=half)
+        self._session = NcnnSession(
+            self.param, self.bin, threads=threads, timeout=timeout, arithmetic=arithmetic, run_on=run_on
+        )
+        self.board = self._session.board
         if len(self._session.inputs) != 1:
             raise InputError(f"expected one input, found {len(self._session.inputs)}", file=self.param)
 

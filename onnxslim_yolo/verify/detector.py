@@ -21,9 +21,15 @@ from onnxslim_yolo.heads.values import recognise
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import UNIT, InputFormat, input_format_of
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.ncnn_run import Arithmetic
 from onnxslim_yolo.verify.affordable import require_affordable
 
 DEFAULT_SIZE = 640
+SLOW = 600.0
+"""Seconds that a board, or an emulator, may take for one image."""
+
+
+ON_BOARDS = "compile it, and give the folder NAME_ncnn_model"
 
 
 class Runner(Protocol):
@@ -108,6 +114,8 @@ def open_network(
     threads: int = 0,
     form: InputFormat | None = None,
     asked: Asked | None = None,
+    run_on: str | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Network:
     """Open an ONNX file, an NCNN folder or `.param`, or a checkpoint.
 
@@ -117,14 +125,18 @@ def open_network(
         threads: 0 for as many as there are cores.
         form: what the network is fed for a pixel; None: what the file shows, else values in [0, 1].
         asked: what running an ONNX graph may take, judged before it is opened; None: not judged.
+        run_on: a command that starts the Python to run an NCNN pair in (see `runtime.launchers`); None: this machine's.
+        arithmetic: what ncnn computes in; None: fp32 here, and what it chooses by itself where `run_on` leads.
 
     Raises:
         InputError: the file is missing, broken, or of an unknown kind.
-        UsageError: `size` contradicts the model.
+        UsageError: `size` contradicts the model, or the launcher starts no Python that will do.
     """
-    threads = threads or os.cpu_count() or 1
     if path.is_dir() or path.suffix == ".param":
-        return _open_ncnn(path, size, threads, form)
+        return _open_ncnn(path, size, threads, form, run_on, arithmetic)
+    if run_on is not None:
+        raise UsageError(f"--run-on runs NCNN pairs, and {path.name} is none", hint=ON_BOARDS)
+    threads = threads or os.cpu_count() or 1
     require_file(path)
     if not path.is_file():
         raise InputError("no such file", file=path)
@@ -199,12 +211,24 @@ def _shown_format(
     return format_of(model), tuple(model.notes)
 
 
-def _open_ncnn(path: Path, size: tuple[int, int] | None, threads: int, form: InputFormat | None) -> Network:
+def _open_ncnn(
+    path: Path,
+    size: tuple[int, int] | None,
+    threads: int,
+    form: InputFormat | None,
+    run_on: str | None,
+    arithmetic: Arithmetic | None,
+) -> Network:
     from onnxslim_yolo.runtime.ncnn_run import NcnnRunner
 
     where, guessed = _ncnn_size(path, size)
-    runner = NcnnRunner(path, threads=threads)
-    return Network(path, where, _ncnn_metadata(path), runner, form or ncnn_input_format(path), guessed)
+    if run_on is None:
+        runner = NcnnRunner(path, threads=threads or os.cpu_count() or 1, arithmetic=arithmetic or "fp32")
+    else:
+        kind = arithmetic or "default"
+        runner = NcnnRunner(path, threads=threads or 1, arithmetic=kind, run_on=run_on, timeout=SLOW)
+    notes = guessed if runner.board is None else (*guessed, *runner.board.notes)
+    return Network(path, where, _ncnn_metadata(path), runner, form or ncnn_input_format(path), notes)
 
 
 def ncnn_input_format(path: Path) -> InputFormat:

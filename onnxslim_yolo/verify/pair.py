@@ -17,7 +17,7 @@ from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.input_format import INPUT_KEY, InputFormat
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_reader import stores_half
-from onnxslim_yolo.runtime.ncnn_run import ncnn_files
+from onnxslim_yolo.runtime.ncnn_run import Arithmetic, ncnn_files
 from onnxslim_yolo.runtime.onnx_run import image_like, run_onnx
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
@@ -44,15 +44,19 @@ def compare_models(
     count: int = 2,
     form: InputFormat | None = None,
     asked: Asked | None = None,
+    run_on: str | None = None,
 ) -> Check:
     """Run both on the same inputs and compare their outputs in order, column by column.
 
     `form` is what both are fed for a pixel; None for what the first file shows. `asked`: as for `open_network`.
+    `run_on`: where the second, an NCNN pair, is run, in fp32.
 
     Raises:
         InputError: a file is broken, or the models differ in input size or number of outputs.
     """
-    a, b = (open_network(path, size=size, form=form, asked=asked) for path in (first, second))
+    a = open_network(first, size=size, form=form, asked=asked)
+    fp32: Arithmetic | None = None if run_on is None else "fp32"
+    b = open_network(second, size=size, form=form, asked=asked, run_on=run_on, arithmetic=fp32)
     if a.size != b.size:
         raise InputError(
             f"takes {b.size[0]}x{b.size[1]} pixels, {first.name} takes {a.size[0]}x{a.size[1]}", file=second
