@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.ir.input_format import parse_input
 from onnxslim_yolo.load import LoadOptions
@@ -168,7 +169,8 @@ class CompileOptions:
     def load_options(self) -> LoadOptions:
         """How the source is read. Raises UsageError."""
         form = None if self.input is None else parse_input(self.input)
-        return LoadOptions(self.imgsz, self.weights, trust=self.trust, input=form)
+        asked = Asked(self.limit_memory, self.limit_work)
+        return LoadOptions(self.imgsz, self.weights, trust=self.trust, input=form, asked=asked)
 
     def as_json(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""

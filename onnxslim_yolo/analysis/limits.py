@@ -7,9 +7,11 @@ not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from onnxslim_yolo.analysis.effort import effort_of
+from onnxslim_yolo.analysis.effort import Effort, effort_of
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.graph import initializers
 from onnxslim_yolo.ir.model import Model
@@ -32,6 +34,9 @@ class Asked:
     work: float | None = None
 
 
+BY_WEIGHTS, ANY = Asked(), Asked(math.inf, math.inf)
+
+
 @dataclass(frozen=True)
 class Limits:
     """Bytes and multiply-adds that one run of a model may take; `math.inf`: any."""
@@ -41,18 +46,21 @@ class Limits:
 
     def require(self, model: Model) -> None:
         """Raises InputError where a model whose shapes are inferred takes more, with the node that takes most."""
-        effort = effort_of(model.graph)
+        self.hold(effort_of(model.graph), model.source.file)
+
+    def hold(self, effort: Effort, file: str | Path | None = None) -> None:
+        """Raises InputError where an effort is more than that, with the node that has the greatest part in it."""
         if effort.memory > self.memory:
             raise InputError(
                 f"running it takes {_of(effort.memory)}B at once, more than the limit of {_of(self.memory)}B",
-                file=model.source.file,
+                file=file,
                 node=effort.memory_node,
                 hint=f"if it is meant to be that large: --limit-memory {_of(effort.memory * 1.1)}B",
             )
         if effort.work > self.work:
             raise InputError(
                 f"running it takes {_of(effort.work)} multiply-adds, more than the limit of {_of(self.work)}",
-                file=model.source.file,
+                file=file,
                 node=effort.work_node,
                 hint=f"if it is meant to be that large: --limit-work {_of(effort.work * 1.1)}",
             )
@@ -66,7 +74,11 @@ def limits_for(model: Model, memory: float | None, work: float | None) -> Limits
         memory, work: the user's; None: by the weights.
     """
     weights = [tensor.values for tensor in initializers(model.graph)]
-    count, size = sum(int(w.size) for w in weights), sum(int(w.nbytes) for w in weights)
+    return limits_of(sum(int(w.size) for w in weights), sum(int(w.nbytes) for w in weights), memory, work)
+
+
+def limits_of(count: int, size: int, memory: float | None, work: float | None) -> Limits:
+    """The user's limits, or those of a model with `count` weights in `size` bytes."""
     return Limits(
         MEMORY + MEMORY_PER_WEIGHT_BYTE * size if memory is None else memory,
         WORK + WORK_PER_WEIGHT * count if work is None else work,

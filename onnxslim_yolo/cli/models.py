@@ -43,6 +43,8 @@ def trace(
     weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
     head: Annotated[str, choice("decoded|raw", "Boxes, or the maps before decoding.")] = "decoded",
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,7 +55,8 @@ def trace(
     if head not in ("decoded", "raw"):
         raise UsageError(f"--head takes decoded or raw, not '{head}'")
     target = output or Path(f"{checkpoint.stem}.onnx")
-    options = LoadOptions(parse_size(imgsz), weights, trust=trust)
+    asked = asked_for(limit_memory, limit_work)
+    options = LoadOptions(parse_size(imgsz), weights, trust=trust, asked=asked)
     with spinner("tracing", quiet):
         model, _ = read_model(checkpoint, options)
         if head == "raw":

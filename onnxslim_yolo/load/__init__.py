@@ -14,6 +14,7 @@ from onnx.helper import set_model_props
 
 from onnxslim_yolo._version import install_line
 from onnxslim_yolo.analysis.first_layers import format_of_first_layers
+from onnxslim_yolo.analysis.limits import BY_WEIGHTS, Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.files.atomic import require_file, sha256_of
 from onnxslim_yolo.ir.input_format import INPUT_KEY, UNIT, InputFormat, input_format_of
@@ -35,6 +36,7 @@ class LoadOptions:
         head: "raw" for the maps before decoding, of what is traced or built here; otherwise boxes.
         trust: load archives whose loading runs code (TorchScript, torch.export).
         input: what the network expects for a pixel; None: what the metadata or the first layers show, else [0, 1].
+        asked: what a checkpoint's module may take, judged before it is run.
     """
 
     imgsz: tuple[int, int] | None = None
@@ -42,6 +44,7 @@ class LoadOptions:
     head: Head = "keep"
     trust: bool = False
     input: InputFormat | None = None
+    asked: Asked = BY_WEIGHTS
 
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".torchscript")
@@ -168,10 +171,17 @@ def _checkpoint(path: Path, options: LoadOptions) -> tuple[onnx.ModelProto, tupl
 
     head = "raw" if options.head == "raw" else "decoded"
     if is_apart():
-        return trace_apart(path, imgsz=options.imgsz, head=head, weights=options.weights, trust=options.trust)
-    from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint
-
-    return trace_checkpoint(path, imgsz=options.imgsz, head=head, weights=options.weights, trust=options.trust)
+        trace = trace_apart
+    else:
+        from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint as trace
+    return trace(
+        path,
+        imgsz=options.imgsz,
+        head=head,
+        weights=options.weights,
+        trust=options.trust,
+        asked=options.asked,
+    )
 
 
 class _Callable(ModuleType):

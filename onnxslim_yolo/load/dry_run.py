@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onnxslim_yolo.analysis.limits import BY_WEIGHTS, Asked
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.load.module_effort import Ledger
+from onnxslim_yolo.load.trace_check import flatten_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,11 +26,11 @@ MAX_TOTAL = 1 << 34
 """Numbers in all modules' outputs together, those of nested modules counted at every level."""
 
 
-def check_sizes(module: nn.Module, shape: tuple[int, ...]) -> frozenset[str]:
+def check_sizes(module: nn.Module, shape: tuple[int, ...], asked: Asked = BY_WEIGHTS) -> frozenset[str]:
     """Run `module` on PyTorch's meta device on an input of `shape`. Returns the paths of the modules that it called.
 
     Raises:
-        InputError: the module does not run, or a feature map is too large.
+        InputError: the module does not run, a feature map is too large, or it takes more than `asked` allows.
     """
     import torch
 
@@ -35,10 +38,10 @@ def check_sizes(module: nn.Module, shape: tuple[int, ...]) -> frozenset[str]:
         name: tensor.to("meta")
         for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
     }
-    left = [MAX_TOTAL]
+    left, ledger = [MAX_TOTAL], Ledger(module, asked)
     begun: list[str] = []
     hooks = [part.register_forward_pre_hook(_starter(name, begun)) for name, part in module.named_modules()]
-    hooks += [part.register_forward_hook(_counter(name, left)) for name, part in module.named_modules()]
+    hooks += [part.register_forward_hook(_counter(name, left, ledger)) for name, part in module.named_modules()]
     try:
         with torch.no_grad():
             torch.func.functional_call(module, held, (torch.empty(shape, device="meta"),))
@@ -82,10 +85,8 @@ def _starter(name: str, begun: list[str]) -> Any:
     return note
 
 
-def _counter(name: str, left: list[int]) -> Any:
-    def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        from onnxslim_yolo.load.trace_check import flatten_outputs
-
+def _counter(name: str, left: list[int], ledger: Ledger) -> Any:
+    def count(part: nn.Module, inputs: Any, output: Any) -> None:
         for tensor in flatten_outputs(output):
             left[0] -= tensor.numel()
             if tensor.numel() > MAX_ELEMENTS or left[0] < 0:
@@ -94,5 +95,6 @@ def _counter(name: str, left: list[int]) -> Any:
                     node=name,
                     hint="a smaller --imgsz, if the file is to be trusted",
                 )
+        ledger.add(name, part, inputs, output)
 
     return count

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo import errors
+from onnxslim_yolo.analysis.limits import BY_WEIGHTS, Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.trace_check import check_outputs
@@ -37,6 +39,7 @@ def trace_apart(
     head: str = "decoded",
     weights: Path | None = None,
     trust: bool = False,
+    asked: Asked = BY_WEIGHTS,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """As `trace_checkpoint`, in a process of its own. Raises what that raises."""
     request = {
@@ -45,6 +48,7 @@ def trace_apart(
         "head": head,
         "weights": None if weights is None else file_name(weights),
         "trust": trust,
+        "limits": asdict(asked),
     }
     names = {file_name(each): str(each) for each in (path, weights) if each is not None}
     child = Child(CHILD, environment={"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)

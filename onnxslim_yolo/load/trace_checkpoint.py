@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxslim_yolo.analysis.limits import BY_WEIGHTS, Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.load.account import account
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
@@ -26,6 +27,7 @@ def trace_checkpoint(
     weights: Path | None = None,
     trust: bool = False,
     dynamic: bool = False,
+    asked: Asked = BY_WEIGHTS,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Trace a checkpoint with its BatchNorms kept. Returns the graph and what its user should know.
 
@@ -36,6 +38,7 @@ def trace_checkpoint(
         weights: the model yaml of a bare state_dict.
         trust: open archives whose loading runs code.
         dynamic: keep batch, height and width symbolic.
+        asked: what running it may take, judged before it is run.
 
     Raises:
         InputError: the checkpoint is unsafe, broken, or of unknown classes.
@@ -46,7 +49,9 @@ def trace_checkpoint(
 
         with _about(path):
             return module_to_onnx(load_module(path)), ()
-    traced, notes = trace_unchecked(path, imgsz=imgsz, head=head, weights=weights, trust=trust, dynamic=dynamic)
+    traced, notes = trace_unchecked(
+        path, imgsz=imgsz, head=head, weights=weights, trust=trust, dynamic=dynamic, asked=asked
+    )
     with _about(path):
         traced.check()
     return traced.proto, notes
@@ -60,6 +65,7 @@ def trace_unchecked(
     weights: Path | None = None,
     trust: bool = False,
     dynamic: bool = False,
+    asked: Asked = BY_WEIGHTS,
 ) -> tuple[Traced, tuple[str, ...]]:
     """As `trace_checkpoint`, but what the module computes is handed on, to be compared by somebody without torch."""
     import torch
@@ -77,7 +83,7 @@ def trace_unchecked(
     _check_stride(checkpoint, height, width, path)
     ours = not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))  # they take no other device
     with _about(path):
-        called = check_sizes(module, (1, 3, height, width)) if ours else frozenset()
+        called = check_sizes(module, (1, 3, height, width), asked) if ours else frozenset()
     example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with _about(path):
         traced = run_exporter(module, example, dynamic=dynamic)

@@ -33,6 +33,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 def _trace(request: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
+    from onnxslim_yolo.analysis.limits import Asked
     from onnxslim_yolo.load.saved_module import is_saved_module
     from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint, trace_unchecked
 
@@ -47,6 +48,7 @@ def _trace(request: dict[str, Any]) -> dict[str, Any]:
         head=request["head"],
         weights=None if weights is None else Path(weights),
         trust=request["trust"],
+        asked=Asked(**request["limits"]),
     )
     arrays: dict[str, Any] = {f"output{i}": array for i, array in enumerate(traced.outputs)}
     np.savez(PROOF, images=traced.images, **arrays)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onnxslim_yolo.analysis.limits import Asked
+from onnxslim_yolo.analysis.limits import ANY, Asked
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.files.atomic import require_file
 from onnxslim_yolo.files.yaml import read_yaml
@@ -284,7 +284,7 @@ def _open_checkpoint(
 ) -> Network:
     from onnxslim_yolo.load import LoadOptions, read_model
 
-    _, proto = read_model(path, LoadOptions(imgsz=size, input=form))
+    _, proto = read_model(path, LoadOptions(imgsz=size, input=form, asked=asked or ANY))
     if asked is not None:
         require_affordable(proto, path, size, asked)
     return open_onnx(proto.SerializeToString(), path, size, threads, form)

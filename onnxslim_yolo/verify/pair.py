@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxslim_yolo.analysis.limits import Asked
+from onnxslim_yolo.analysis.limits import ANY, Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.input_format import INPUT_KEY, InputFormat
 from onnxslim_yolo.ir.model import Model
@@ -144,7 +144,8 @@ def _graph(path: Path, size: tuple[int, int]) -> Model | None:
     from onnxslim_yolo.passes import Canonicalise
 
     try:
-        proto = onnx.load(path) if path.suffix == ".onnx" else read_model(path, LoadOptions(imgsz=size))[1]
+        options = LoadOptions(imgsz=size, asked=ANY)  # whoever opened it has judged it
+        proto = onnx.load(path) if path.suffix == ".onnx" else read_model(path, options)[1]
         model = Model.from_onnx(proto)
         shape = list(model.graph.inputs[0].shape or [1, 3, None, None])
         model.graph.inputs[0].shape = [1 if not isinstance(shape[0], int) else shape[0], shape[1], *size]
