@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from onnxslim_yolo.report.artefacts import fill_report, source_sizes, write_arte
 from onnxslim_yolo.report.budget import budget_of, violations
 from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.report.judging import enter_verdict, foretold, judge_result, looks_sparse
+from onnxslim_yolo.report.network import network_of
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
@@ -171,7 +173,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
             "passes": [round(record.seconds, 4) for record in records],
         }
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
-        result.report |= {"compensation": compensation} | gains
+        result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)} | gains
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
         result.report["source"] |= source_sizes(path, options, reference, result.report)
         enter_verdict(result.report, options, alive, lambda: looks_sparse(baseline))
@@ -205,10 +207,10 @@ def _run_passes(
     watched = None if options.verify_each else CHANGING
     limits = limits_for(model, options.limit_memory, options.limit_work)
     first, *others = preparation(options)
-    records = PassManager([first], dump_to=options.dump_to, observe=observe, watched=watched).run(model)
+    manage = partial(PassManager, dump_to=options.dump_to, observe=observe, watched=watched, journal=True)
+    records = manage([first]).run(model)
     limits.require(model)  # shapes are known now, and nothing has been run
-    behind = PassManager(others, dump_to=options.dump_to, observe=observe, watched=watched, first_index=1)
-    records += behind.run(model)
+    records += manage(others, first_index=1).run(model)
     baseline = model.copy()
     warning = foretold(model, options)
     if warning is not None:
@@ -218,10 +220,7 @@ def _run_passes(
     for steps in (planning, fusing):
         if steps is fusing:
             trainable = model.copy()
-        manager = PassManager(
-            steps, dump_to=options.dump_to, observe=observe, watched=watched, first_index=len(records)
-        )
-        records += manager.run(model)
+        records += manage(steps, first_index=len(records)).run(model)
     return baseline, trainable, records
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxslim_yolo.errors import OnnxSlimError, PassError
@@ -12,6 +12,7 @@ from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.files.spelling import spell
 from onnxslim_yolo.ir.check import InvariantError, check_graph
 from onnxslim_yolo.ir.graph import toposort
+from onnxslim_yolo.ir.journal import Change, changes, picture
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
 from onnxslim_yolo.runtime.progress import tell
@@ -19,13 +20,14 @@ from onnxslim_yolo.runtime.progress import tell
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did: rewrites made, wall seconds, nodes left."""
+    """What one pass did: rewrites made, wall seconds, nodes left, and with a journal what happened to which tensor."""
 
     name: str
     spec: str
     rewrites: int
     seconds: float
     nodes: int
+    changes: tuple[Change, ...] = ()
 
 
 Observer = Callable[[Pass, Model, Model], None]
@@ -44,6 +46,7 @@ class PassManager:
             `--verify-each` is one.
         watched: the effects of the passes that `observe` is called after; None: of all. Of others no copy is made.
         first_index: the number that dumps begin with.
+        journal: whether records hold what happened to which tensor.
     """
 
     passes: Sequence[Pass]
@@ -52,6 +55,7 @@ class PassManager:
     observe: Observer | None = None
     watched: frozenset[Effect] | None = None
     first_index: int = 0
+    journal: bool = False
 
     def run(self, model: Model) -> list[PassRecord]:
         """Run all passes on the model, in place.
@@ -62,11 +66,16 @@ class PassManager:
         """
         records: list[PassRecord] = []
         total = self.first_index + len(self.passes)
+        pictured = picture(model.graph) if self.journal else {}
         for index, step in enumerate(self.passes):
             tell(step.name, self.first_index + index, total)
             seen = self.observe is not None and (self.watched is None or effect_of(step) in self.watched)
             before = model.copy() if seen else None
             records.append(self._run_one(step, model, records))
+            if self.journal and records[-1].rewrites:
+                now = picture(model.graph)
+                records[-1] = replace(records[-1], changes=changes(pictured, now))
+                pictured = now
             if self.dump_to is not None:
                 _dump(model, self.dump_to, self.first_index + index, step.name)
             if self.observe is not None and before is not None and records[-1].rewrites:

@@ -1,8 +1,8 @@
 """report.json: everything a compilation decided, measured and refused, as plain values.
 
 Stable keys: `format`, `version`, `source`, `options`, `before`, `after`, `pruning`, `groups`, `frozen`, `passes`,
-`verification`, `files`, `notes`, `ncnn`. Terminal and HTML report show this and nothing else. No wall-clock time is in
-it, so that the same input and options give the same bytes.
+`journal`, `network`, `verification`, `files`, `notes`, `ncnn`. Terminal and HTML report show this and nothing else. No
+wall-clock time is in it, so that the same input and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def build_report(
         "groups": [] if plan is None else [group.as_json() for group in plan.groups or plan.group_plans()],
         "frozen": _frozen(plan),
         "passes": [{"name": r.name, "spec": r.spec, "rewrites": r.rewrites, "nodes": r.nodes} for r in records],
+        "journal": [{"pass": k} | change.as_json() for k, record in enumerate(records) for change in record.changes],
         "verification": None if verification is None else verification.as_json(),
         "files": files,
         "ncnn": None if pair is None else _ncnn(pair),

@@ -1,7 +1,7 @@
 """The report as one HTML file that opens offline: template, style, script, data and plotting library in it.
 
 Names in a report come from strangers' files. Three things keep them text: Jinja2 escapes everything it is given, the
-script only ever sets text, and the page's Content-Security-Policy runs the two scripts whose hashes it lists and loads
+scripts only ever set text, and the page's Content-Security-Policy runs the scripts whose hashes it lists and loads
 nothing. The same report gives the same bytes.
 """
 
@@ -21,7 +21,14 @@ from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.latency.by_layer import kinds_of
 from onnxslim_yolo.report import wording
 from onnxslim_yolo.report.command import command_of
-from onnxslim_yolo.report.layers import METRICS, Block, Layer, blocks_of, layers_of
+from onnxslim_yolo.report.layers import METRICS, MOVER, Block, Layer, blocks_of, layers_of
+from onnxslim_yolo.report.network_view import (
+    journal_data,
+    layer_tensors,
+    network_data,
+    passes_by_tensor,
+    touched_text,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 MOST = 1500
 """Layers and groups that are drawn; of more than that the largest, as a page of 10⁵ opens in no browser."""
 LIBRARY = "vendor/plotly-basic.min.js.gz"
+LAYOUT_LIBRARY = "vendor/dagre.min.js.gz"
 _Item = TypeVar("_Item")
 _TITLES = {"macs": "MACs", "parameters": "Parameters", "latency_us": "Latency, predicted"}
 
@@ -49,7 +57,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     layers = layers_of(report)
     drawn = _largest(layers, lambda layer: layer.before.get("macs", 0))
     groups = _largest(report["groups"], lambda group: group["width"] - group["kept"])
-    blocks = blocks_of(drawn)
+    blocks, touched = blocks_of(drawn), passes_by_tensor(report)
     return _template().render(
         report=report,
         **_assets(),
@@ -62,7 +70,10 @@ def render_html(report: Mapping[str, Any]) -> str:
         command=command_of(report),
         tiles=_tiles(report),
         blocks=blocks,
-        tip=lambda layer: Markup("\n").join(layer_facts(layer)),
+        moved=[layer for layer in drawn if layer.moved],
+        tip=lambda layer: Markup("\n").join(layer_facts(layer, touched)),
+        network=network_data(report, layers),
+        journal=journal_data(report),
         metrics=_metrics(blocks),
         kinds=kinds_of(report),
         prediction=wording.prediction_text(report),
@@ -92,15 +103,17 @@ def _template() -> jinja2.Template:
 
 @cache
 def _assets() -> dict[str, str]:
-    """What is the same in every page: style, script, library, and the policy that lets these two scripts run."""
+    """What is the same in every page: style, scripts, libraries, and the policy that lets these scripts run."""
     from markupsafe import Markup
 
-    packed, script = _resource(LIBRARY), _text("report.js")
+    packed = {"library": _resource(LIBRARY), "layout_library": _resource(LAYOUT_LIBRARY)}
+    scripts = {"script": _text("report.js"), "network_script": _text("network.js")}
+    unpacked = [gzip.decompress(each).decode("utf-8") for each in packed.values()]
     return {
-        "style": Markup(_text("report.css")),
-        "script": Markup(script),
-        "library": Markup(base64.b64encode(packed).decode("ascii")),
-        "policy": _policy(script, gzip.decompress(packed).decode("utf-8")),
+        "style": Markup(_text("report.css") + _text("network.css")),
+        "policy": _policy(*scripts.values(), *unpacked),
+        **{name: Markup(text) for name, text in scripts.items()},
+        **{name: Markup(base64.b64encode(each).decode("ascii")) for name, each in packed.items()},
     }
 
 
@@ -110,8 +123,8 @@ def _largest(items: Sequence[_Item], size: Callable[[_Item], float]) -> list[_It
     return [items[index] for index in sorted(order[:MOST])]
 
 
-def layer_facts(layer: Layer) -> list[str]:
-    """What hovering over a layer tells, one fact a line."""
+def layer_facts(layer: Layer, passes: Mapping[str, Sequence[str]]) -> list[str]:
+    """What hovering over a layer tells, one fact a line. `passes`: which touched a tensor, by its name."""
     lines = [f"{wording.printable(layer.name)} ({wording.printable(layer.op)})"]
     if layer.width:
         lines.append(f"channels {layer.width} → {layer.kept}, wanted {layer.wanted}")
@@ -123,8 +136,11 @@ def layer_facts(layer: Layer) -> list[str]:
             lines.append(f"{_TITLES[metric]} {form(layer.before[metric])} → {form(layer.after.get(metric, 0))}")
     if not layer.after:
         lines.append("gone from the result: removed or fused into another layer")
+    if layer.moved:
+        lines.append(f"moved in front of the Resize by {MOVER}: {', '.join(map(wording.printable, layer.moved))}")
     lines += [f"left whole: {wording.printable(reason)}" for reason in layer.frozen]
-    return lines
+    text = touched_text(layer_tensors(layer), passes)
+    return lines if text is None else [*lines, text]
 
 
 def _measured(report: Mapping[str, Any]) -> list[tuple[str, str | None]]:

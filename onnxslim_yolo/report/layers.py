@@ -14,6 +14,11 @@ from typing import Any, Literal
 
 from onnxslim_yolo.pruning.removed import module_of
 
+NEW = "only in the result"
+"""The block of layers that a pass made and no source layer stands for."""
+MOVER = "conv-before-resize"
+_PART = re.compile(r"(.+)_part(?:_\d+)?")
+"""How MOVER names what it makes of a layer."""
 METRICS = ("macs", "parameters", "latency_us")
 """What may be known per layer, before and after."""
 
@@ -29,6 +34,7 @@ class Layer:
         wanted: channels that the ranking alone would have kept.
         frozen: why channels of it could not go.
         groups: ids of the groups it is a member of.
+        moved: layers of the result that do its work on a smaller map, where `conv-before-resize` moved it.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Layer:
     kept: int
     frozen: tuple[str, ...]
     groups: tuple[int, ...]
+    moved: tuple[str, ...] = ()
 
     def share(self, metric: str = "macs") -> float:
         """What is left of a metric, in [0, 1]; 1 where there was nothing to lose."""
@@ -61,19 +68,41 @@ class Block:
 
 
 def layers_of(report: Mapping[str, Any]) -> list[Layer]:
-    """Layers in the source's order; those that only the result has come last."""
+    """Layers in the source's order; those that only the result has come last.
+
+    A layer that was moved has what its parts cost; the parts are `moved_of`'s.
+    """
     after = {layer["name"]: layer for layer in report["after"]["layers"]}
     known = {layer["name"] for layer in report["before"]["layers"]}
-    groups = _groups_by_member(report["groups"])
-    joined = [_join(layer, after.get(layer["name"]), groups) for layer in report["before"]["layers"]]
-    return joined + [_join(None, layer, groups) for layer in report["after"]["layers"] if layer["name"] not in known]
+    groups, moved = _groups_by_member(report["groups"]), moved_of(report)
+    parts = {part["name"] for each in moved.values() for part in each}
+    joined = [
+        _join(layer, after.get(layer["name"]), groups, moved.get(layer["name"], ()))
+        for layer in report["before"]["layers"]
+    ]
+    new = [layer for layer in report["after"]["layers"] if layer["name"] not in known | parts]
+    return joined + [_join(None, layer, groups) for layer in new]
+
+
+def moved_of(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The layers that `conv-before-resize` split and moved, by name, each with the result's layers that do its work."""
+    if not any(step["name"] == MOVER and step["rewrites"] for step in report["passes"]):
+        return {}
+    known = {layer["name"] for layer in report["before"]["layers"]}
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for layer in report["after"]["layers"]:
+        match = _PART.fullmatch(layer["name"])
+        if layer["name"] not in known and match and match[1] in known:
+            found.setdefault(match[1], []).append(layer)
+    return found
 
 
 def blocks_of(layers: Iterable[Layer]) -> list[Block]:
-    """Layers gathered into blocks, in order. Layers without a block are gathered under ''."""
+    """Layers gathered into blocks, in order. Layers without a block are gathered under '', those of no source layer
+    under `NEW`."""
     rows: list[tuple[str, list[Layer]]] = []
     for layer in layers:
-        name = _block(module_of(layer.name))
+        name = block_name(layer.name) if layer.before else NEW
         if not rows or rows[-1][0] != name:
             rows.append((name, []))
         rows[-1][1].append(layer)
@@ -89,7 +118,10 @@ def _groups_by_member(groups: Sequence[Mapping[str, Any]]) -> dict[str, list[Map
 
 
 def _join(
-    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, groups: Mapping[str, list[Mapping[str, Any]]]
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+    groups: Mapping[str, list[Mapping[str, Any]]],
+    parts: Sequence[Mapping[str, Any]] = (),
 ) -> Layer:
     layer = before or after or {}
     name, dotted = layer["name"], module_of(layer["name"])
@@ -100,17 +132,31 @@ def _join(
         short=(dotted[len(block) + 1 :] or layer["op"]) if block else dotted,
         op=layer["op"],
         before=_metrics(before),
-        after=_metrics(after),
+        after=_metrics(after) if not parts else _sum(map(_metrics, parts)),
         width=sum(group["width"] for group in mine),
         wanted=sum(group["wanted"] for group in mine),
         kept=sum(group["kept"] for group in mine),
         frozen=tuple(dict.fromkeys(group["frozen"] for group in mine if group["frozen"] is not None)),
         groups=tuple(group["id"] for group in mine),
+        moved=tuple(part["name"] for part in parts),
     )
+
+
+def _sum(metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for each in metrics:
+        for name, value in each.items():
+            total[name] = total.get(name, 0) + value
+    return total
 
 
 def _metrics(layer: Mapping[str, Any] | None) -> dict[str, float]:
     return {} if layer is None else {m: layer[m] for m in METRICS if layer.get(m) is not None}
+
+
+def block_name(name: str) -> str:
+    """The block that a node's name puts it into; '' where it tells of none."""
+    return _block(module_of(name))
 
 
 def _block(dotted: str) -> str:

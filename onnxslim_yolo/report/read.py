@@ -59,6 +59,11 @@ _CHECK = {
     "outputs": _Added([_OUTPUT]),
 }
 _MAP = {"map50": _NUMBER, "map": _NUMBER}
+_TENSOR = {"name": str, "before": _Maybe(_COUNT), "after": _Maybe(_COUNT), "gone": bool}
+_NETWORK = {
+    "blocks": [{"name": str, "kind": str, "nodes": [str], "ops": dict}],
+    "edges": [{"from": _COUNT, "to": _COUNT, "tensors": [_TENSOR]}],
+}
 _SHAPE = {
     "tool": {"name": str, "version": str},
     "source": {"file": str, "sha256": str, "bytes": _COUNT, "onnx_bytes": _Added(_COUNT), "ncnn_bytes": _Added(_COUNT)},
@@ -114,6 +119,8 @@ _SHAPE = {
             "accuracy": {"state": str},
         }
     ),
+    "journal": _Maybe([{"pass": _COUNT, "tensor": str, "change": str, "before": str, "after": str}]),
+    "network": _Maybe(_NETWORK),
     "budget": _Added({"limits": dict, "broken": [{"limit": str, "text": str, "message": str}]}),
     "exit": _Added(_COUNT),
     "compensation": _Maybe([_COMPENSATION]),
@@ -202,6 +209,9 @@ def _check(value: Any, shape: Any, where: str) -> None:
 
 
 def _consistent(report: dict[str, Any]) -> None:
+    network = report["network"] or {"blocks": [], "edges": []}
+    if any(max(edge["from"], edge["to"]) >= len(network["blocks"]) for edge in network["edges"]):
+        raise _Malformed("'network.edges' names a block that there is not")
     histogram = (report["pruning"] or {}).get("histogram")
     if histogram is None:
         return

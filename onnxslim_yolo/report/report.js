@@ -188,11 +188,11 @@
   }));
 
   const load = async () => {
-    const packed = Uint8Array.from(atob(byId("library").textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
-    document.head.append(script);
+    await window.drawNetwork().catch((error) => {
+      console.error(error);
+      byId("graph").hidden = true; // the table below has everything
+    });
+    await window.unpacked("library");
     draw();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     let pending = 0;

@@ -23,6 +23,10 @@ def _group(index: int, width: int, wanted: int, kept: int, *members: str, frozen
     return {"id": index, "width": width, "wanted": wanted, "kept": kept, "members": list(members), "frozen": frozen}
 
 
+def _change(step: int, tensor: str, kind: str, before: str, after: str) -> dict[str, Any]:
+    return {"pass": step, "tensor": tensor, "change": kind, "before": before, "after": after}
+
+
 _REPORT: dict[str, Any] = {
     "format": "onnxslim-yolo/report",
     "version": 1,
@@ -84,6 +88,48 @@ _REPORT: dict[str, Any] = {
         {"name": "prune", "spec": "prune{ratio=0.5}", "rewrites": 90, "nodes": 40},
         {"name": "reparam", "spec": "reparam", "rewrites": 0, "nodes": 40},
     ],
+    "journal": [
+        {
+            "pass": 0,
+            "tensor": "/model.1/cv1/conv/Conv_output_0",
+            "change": "cut",
+            "before": "1×192×8×8",
+            "after": "1×80×8×8",
+        },
+        {"pass": 1, "tensor": "old", "change": "renamed", "before": "old", "after": "new"},
+    ],
+    "network": {
+        "blocks": [
+            {"name": "images", "kind": "input", "nodes": [], "ops": {}},
+            {"name": "model.0", "kind": "block", "nodes": ["/model.0/conv/Conv"], "ops": {"Conv": 1}},
+            {
+                "name": "model.1",
+                "kind": "block",
+                "nodes": ["/model.1/cv1/conv/Conv", "r"],
+                "ops": {"Conv": 1, "Relu": 1},
+            },
+            {
+                "name": "model.9",
+                "kind": "block",
+                "nodes": ["/model.9/cv2.0/cv2.0.1/Conv", "/model.9/dw/Conv"],
+                "ops": {"Conv": 2},
+            },
+            {"name": "output0", "kind": "output", "nodes": [], "ops": {}},
+        ],
+        "edges": [
+            {"from": 0, "to": 1, "tensors": [{"name": "images", "before": 3, "after": 3, "gone": False}]},
+            {"from": 1, "to": 2, "tensors": [{"name": "a", "before": 16, "after": 16, "gone": False}]},
+            {
+                "from": 2,
+                "to": 3,
+                "tensors": [
+                    {"name": "/model.1/cv1/conv/Conv_output_0", "before": 192, "after": 80, "gone": False},
+                    {"name": "b", "before": 8, "after": None, "gone": True},
+                ],
+            },
+            {"from": 3, "to": 4, "tensors": [{"name": "output0", "before": None, "after": None, "gone": False}]},
+        ],
+    },
     "verification": {
         "checks": [
             _check("masked source = best.onnx", "onnxruntime", 2e-6),
@@ -138,7 +184,7 @@ def hostile() -> dict[str, Any]:
             return {k: spoil(v, k) for k, v in value.items()}
         if isinstance(value, list):
             return [spoil(item, key) for item in value]
-        kept = key in ("format", "importance") or not isinstance(value, str)
+        kept = key in ("format", "importance", "kind") or not isinstance(value, str)
         return value if kept else f"{value}{HOSTILE}"
 
     report: dict[str, Any] = spoil(sample())

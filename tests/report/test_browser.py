@@ -130,3 +130,75 @@ def test_the_policy_blocks_a_script_that_got_in(page, tmp_path):
     assert page.js("document.title") != "owned"
     assert any("Content Security Policy" in error for error in page.errors)
     page.errors.clear()
+
+
+NODES = "[...document.querySelectorAll('#graph .node')]"
+VIEW = "document.querySelector('#graph svg > g').getAttribute('transform')"
+FOCUS = "document.activeElement.closest('.node')?.dataset.index"
+
+
+def press(page, key, code=None, modifiers=0):
+    for kind in ("keyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key, modifiers=modifiers)
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_the_graph_is_laid_out_and_told_by_keyboard_alone(page, report, width):
+    page.open(report, width)
+    boxes = page.js(f"{NODES}.map(n => (r => [r.x, r.y])(n.getBoundingClientRect()))")
+    along = [box[width < 700] for box in boxes]
+    assert len(boxes) == 5 and along == sorted(along)  # from the input on
+    assert page.js("[...document.querySelectorAll('#graph .edge text')].map(t => t.textContent)")[2] == "192 → 80"
+    reached = 0
+    page.js("document.body.tabIndex = -1; document.body.focus()")
+    while page.js(FOCUS) is None and reached < 60:
+        press(page, "Tab", "Tab")
+        reached += 1
+    assert page.js(FOCUS) == "0"
+    press(page, "ArrowRight")
+    press(page, "ArrowRight")
+    assert page.js(FOCUS) == "2"
+    assert "192 → 80 channels, wanted 60" in page.js("document.getElementById('tip').textContent")
+    assert "touched by: prune" in page.js("document.activeElement.getAttribute('aria-label')")
+    before = page.js(VIEW)
+    press(page, "+", "Equal")
+    assert page.js(VIEW) != before
+    press(page, "0", "Digit0")
+    press(page, "Enter")
+    assert page.js("document.activeElement.dataset.layer") == "/model.1/cv1/conv/Conv"
+    assert page.errors == []
+
+
+def test_the_graph_is_dragged_and_zoomed_and_the_page_is_not(page, report):
+    page.open(report, 1400)
+    page.js("document.getElementById('graph').scrollIntoView({block: 'center', behavior: 'instant'})")
+    x, y = page.js("(r => [r.x + 20, r.y + r.height - 20])(document.getElementById('graph').getBoundingClientRect())")
+    first, scrolled = page.js(VIEW), page.js("scrollY")
+    for kind, dx in (("mousePressed", 0), ("mouseMoved", 40), ("mouseReleased", 40)):
+        page.call("Input.dispatchMouseEvent", type=kind, x=x + dx, y=y, button="left", buttons=1, clickCount=1)
+    dragged = page.js(VIEW)
+    assert dragged != first
+    page.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-100, modifiers=2)
+    page.wait(f"{VIEW} !== {dragged!r}")
+    assert page.js("scrollY") == scrolled
+    assert page.errors == []
+
+
+def test_the_journal_is_searched(page, report):
+    page.open(report, 1400)
+    rows = "[...document.querySelectorAll('#journal-rows tr')].map(r => [...r.cells].map(c => c.textContent))"
+    assert len(page.js(rows)) == 2
+    page.js("document.getElementById('tensor').focus()")
+    page.call("Input.insertText", text="CUT model.1")
+    assert page.js(rows) == [["prune", "/model.1/cv1/conv/Conv_output_0", "cut", "1×192×8×8", "1×80×8×8"]]
+    assert page.js("document.getElementById('journal-shown').textContent") == "1 of 2 entries"
+
+
+def test_without_scripts_the_table_is_there(page, report):
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        page.call("Page.navigate", url=report.resolve().as_uri())
+        page.wait("document.querySelectorAll('.layer').length === 4")
+        assert page.js("getComputedStyle(document.getElementById('graph')).display") == "none"
+    finally:
+        page.call("Emulation.setScriptExecutionDisabled", value=False)

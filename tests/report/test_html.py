@@ -8,10 +8,14 @@ from importlib import resources
 import pytest
 
 from onnxslim_yolo.report import html
-from onnxslim_yolo.report.html import LIBRARY, render_html, write_html
+from onnxslim_yolo.report.html import LAYOUT_LIBRARY, LIBRARY, render_html, write_html
 from tests.report.sample import HOSTILE, hostile, sample
+from tests.report.test_network import moved_report
 
-PLOTLY_SHA256 = "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba"
+VENDORED = {
+    LIBRARY: "99784e3abfb07b142a15e521a439e6d9addceadb3f79553fd24c72774f0649ba",
+    LAYOUT_LIBRARY: "54a503e346f93ca0bb10abe7999587e037262935687aca45eb4e4b0f64bbb578",
+}
 
 
 class Tags(HTMLParser):
@@ -60,6 +64,20 @@ def test_the_same_report_gives_the_same_bytes(tmp_path):
     assert len(one) < 700_000
 
 
+def test_what_was_not_measured_is_said_first_of_all_figures():
+    without = render_html(sample(accuracy=None))
+    tiles = without[without.index('<div class="tiles">') :]
+    assert tiles.index("accuracy not measured") < tiles.index("File size")
+    assert "accuracy not measured" not in render_html(sample())
+
+
+def test_what_was_moved_has_a_block_of_its_own():
+    text = render_html(moved_report())
+    assert "<b>moved by conv-before-resize</b>" in text
+    assert "/model.1/cv1/conv/Conv_part, /model.1/cv1/conv/Conv_part_1" in text
+    assert "moved by conv-before-resize" not in render_html(sample())
+
+
 def test_names_stay_names():
     clean, spoilt = Tags(render_html(sample())), Tags(render_html(hostile()))
     assert spoilt.risky == []
@@ -68,19 +86,20 @@ def test_names_stay_names():
     assert HOSTILE not in render_html(hostile())
 
 
-def test_the_policy_runs_two_scripts_and_loads_nothing():
+def test_the_policy_runs_four_scripts_and_loads_nothing():
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', render_html(sample())).group(1)
     policy = policy.replace("&#39;", "'")
     assert policy.startswith("default-src 'none'")
-    assert policy.count("'sha256-") == 2
+    assert policy.count("'sha256-") == 4
     assert "unsafe-eval" not in policy
     assert "script-src 'unsafe-inline'" not in policy
 
 
-def test_the_library_is_the_one_its_readme_names():
-    packed = resources.files("onnxslim_yolo.report").joinpath(LIBRARY).read_bytes()
-    assert hashlib.sha256(gzip.decompress(packed)).hexdigest() == PLOTLY_SHA256
-    assert PLOTLY_SHA256 in resources.files("onnxslim_yolo.report").joinpath("vendor/README.md").read_text()
+@pytest.mark.parametrize(("name", "digest"), VENDORED.items())
+def test_the_libraries_are_those_their_readme_names(name, digest):
+    packed = resources.files("onnxslim_yolo.report").joinpath(name).read_bytes()
+    assert hashlib.sha256(gzip.decompress(packed)).hexdigest() == digest
+    assert digest in resources.files("onnxslim_yolo.report").joinpath("vendor/README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +109,8 @@ def test_the_library_is_the_one_its_readme_names():
         {"speed": None, "compensation": []},
         {"compensation": [{"pass": "absorb", "without": None, "compensated": None, "measure": "", "images": 0,
                            "kind": ""}]},
+        {"network": None, "journal": []},
+        {"network": {"blocks": [], "edges": []}, "journal": None},
         {"pruning": None, "groups": [], "frozen": [], "notes": [], "files": {}, "passes": []},
         {"before": {"macs": 0, "parameters": 0, "nodes": 0, "layers": []},
          "after": {"macs": 0, "parameters": 0, "nodes": 0, "layers": []}},
