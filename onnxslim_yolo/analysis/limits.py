@@ -19,6 +19,9 @@ from onnxslim_yolo.ir.model import Model
 MEMORY, MEMORY_PER_WEIGHT_BYTE = 320 << 20, 16
 """Bytes that live tensors may take at once where the user sets no limit: at least, and for each byte of weights."""
 
+PAIR_MEMORY, PAIR_MEMORY_PER_BYTE = 1 << 30, 32
+"""The same of the process that runs an NCNN pair, which is not told what it would take before."""
+
 WORK, WORK_PER_WEIGHT = 30 * 10**9, 60_000
 """Multiply-adds of one run where the user sets no limit: at least, and for each weight. A 4K image gives a YOLO's
 deepest layers 8,160 positions and its first ones two million; over a network that is 30,000 to 45,000 a weight."""
@@ -52,17 +55,17 @@ class Limits:
         """Raises InputError where an effort is more than that, with the node that has the greatest part in it."""
         if effort.memory > self.memory:
             raise InputError(
-                f"running it takes {_of(effort.memory)}B at once, more than the limit of {_of(self.memory)}B",
+                f"running it takes {in_units(effort.memory)}B at once, more than the limit of {in_units(self.memory)}B",
                 file=file,
                 node=effort.memory_node,
-                hint=f"if it is meant to be that large: --limit-memory {_of(effort.memory * 1.1)}B",
+                hint=f"if it is meant to be that large: --limit-memory {in_units(effort.memory * 1.1)}B",
             )
         if effort.work > self.work:
             raise InputError(
-                f"running it takes {_of(effort.work)} multiply-adds, more than the limit of {_of(self.work)}",
+                f"running it takes {in_units(effort.work)} multiply-adds, more than the limit of {in_units(self.work)}",
                 file=file,
                 node=effort.work_node,
-                hint=f"if it is meant to be that large: --limit-work {_of(effort.work * 1.1)}",
+                hint=f"if it is meant to be that large: --limit-work {in_units(effort.work * 1.1)}",
             )
 
 
@@ -85,6 +88,13 @@ def limits_of(count: int, size: int, memory: float | None, work: float | None) -
     )
 
 
-def _of(value: float) -> str:
+def pair_memory(weights: Path, memory: float | None = None) -> float:
+    """Bytes that a process may take for an NCNN pair, whose shapes nobody has inferred: the user's limit, or by its
+    `.bin`, whose weights are half as long as a graph's and are rearranged in several ways."""
+    return PAIR_MEMORY + PAIR_MEMORY_PER_BYTE * weights.stat().st_size if memory is None else memory
+
+
+def in_units(value: float) -> str:
+    """A number with K, M, G or T, to three digits."""
     unit = next((u for u in "TGMK" if value >= UNITS[u.lower()]), "")
     return f"{value / UNITS[unit.lower()]:.3g}{unit}"

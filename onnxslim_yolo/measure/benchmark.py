@@ -13,14 +13,14 @@ import json
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.limits import Asked
+from onnxslim_yolo.analysis.limits import Asked, in_units, pair_memory
 from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import InputFormat
@@ -127,7 +127,8 @@ def benchmark(
         size: (h, w) for models whose input size is free.
         form: what the networks are fed for a pixel; None for what the files show.
         layers: also time each layer (onnxruntime's profile; in ncnn, blob by blob).
-        asked: what running an ONNX graph may take, judged before it is opened; None: not judged.
+        asked: what running an ONNX graph may take, judged before it is opened, and what an NCNN pair may, held while it
+            runs; None: neither.
         seed: of the order within rounds.
         timeout: seconds for all of it.
         run_on: a command that starts the Python to measure in (see `runtime.launchers`); None: this machine.
@@ -149,7 +150,8 @@ def benchmark(
         "layers": layers,
         "seed": seed,
     }
-    reply, board = _measure(request, rounds, timeout, progress, run_on)
+    memory = None if asked is None else _memory([*entries, entries[0]], asked)
+    reply, board = _measure(request, rounds, timeout, progress, run_on, memory)
     seconds = np.array(reply["rounds"])
     labels = list(names) if names is not None else [path.name for path in models]
     control = _summary(seconds[:, -1] / seconds[:, 0])
@@ -201,6 +203,13 @@ def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None, a
     return {"runtime": "onnxruntime", **facts, **_pixels(network.form)}
 
 
+def _memory(entries: Sequence[Mapping[str, Any]], asked: Asked) -> float:
+    """Bytes that the measuring process may take: for all that it opens, which it holds at once. A graph has been
+    judged, so what is counted for it is only not to be in the way."""
+    pairs = sum(pair_memory(entry["bin"], asked.memory) for entry in entries if entry["runtime"] == "ncnn")
+    return pairs + sum(4 * pair_memory(entry["model"], asked.memory) for entry in entries if "model" in entry)
+
+
 def _pixels(form: InputFormat) -> dict[str, Any]:
     """How the child makes a network's input of values in [0, 1]."""
     return {"mean": list(form.mean), "std": list(form.std)}
@@ -244,9 +253,11 @@ def _measure(
     timeout: float,
     progress: Callable[[int, int], None] | None,
     run_on: str | None,
+    memory: float | None,
 ) -> tuple[dict[str, Any], Board | None]:
     with tempfile.TemporaryFile() as log:
-        child = start(CHILD, run_on, environment=environment_of(request["threads"]), text=True, stderr=log)
+        environment = environment_of(request["threads"])
+        child = start(CHILD, run_on, environment=environment, text=True, stderr=log, memory=memory)
         board = child.board if isinstance(child, LaunchedChild) else None
         timer = threading.Timer(timeout, child.kill)
         timer.start()
@@ -254,6 +265,10 @@ def _measure(
             if board is not None:
                 _check_board(board, request)
             return _converse(child, request, rounds, progress), board
+        except InputError as error:
+            if memory is not None:
+                error.hint = f"it may take {in_units(memory)}B of memory here; --limit-memory allows more"
+            raise
         except (EOFError, BrokenPipeError) as error:
             if timer.is_alive() and isinstance(child, LaunchedChild) and (lost := child.lost("measuring")) is not None:
                 raise lost from error

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import stat
@@ -28,7 +29,14 @@ KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"
 KEPT_PREFIXES = ("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GLIBC_", "NCNN_")
 """Variables, and beginnings of names, that reach a child: where libraries lie, and how threads and memory are used."""
 
-_START = "import runpy, sys; file, *sys.path[:] = sys.argv[1:]; runpy.run_path(file, run_name='__main__')"
+_START = (
+    "import runpy, sys; most, file, *sys.path[:] = sys.argv[1:]; "
+    "most == '0' or __import__('resource').setrlimit(2, (int(most),) * 2); runpy.run_path(file, run_name='__main__')"
+)
+"""2 is RLIMIT_DATA, which counts what a process has reserved to write to."""
+
+INTERPRETER = 512 << 20
+"""Bytes that Python, numpy and a runtime take before any model is opened."""
 
 
 def _working_directory() -> str:
@@ -49,15 +57,22 @@ class Child:
         environment: variables besides those that are kept.
         text: whether the pipes carry text, as UTF-8, or bytes.
         stderr: what `subprocess.Popen` takes.
+        memory: bytes that it may reserve besides `INTERPRETER`; None: any. Held on Linux only.
     """
 
     def __init__(
-        self, script: Path, *, environment: Mapping[str, str] | None = None, text: bool = False, stderr: Any = None
+        self,
+        script: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        text: bool = False,
+        stderr: Any = None,
+        memory: float | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="onnxslim-child-"))  # mode 0700
         try:
             self.process: subprocess.Popen[Any] = subprocess.Popen(
-                command_of(script),
+                command_of(script, memory),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -103,10 +118,12 @@ class Child:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def command_of(script: Path) -> list[str]:
+def command_of(script: Path, memory: float | None = None) -> list[str]:
     """The command line that runs a script of ours isolated, with this process's trusted folders to import from."""
+    held = memory is not None and math.isfinite(memory) and sys.platform == "linux"
+    most = INTERPRETER + int(memory) if held and memory is not None else 0
     flags = ["-I", "-X", "utf8", *(["-B"] if sys.dont_write_bytecode else [])]
-    return [sys.executable, *flags, "-c", _START, str(script), *import_path()]
+    return [sys.executable, *flags, "-c", _START, str(most), str(script), *import_path()]
 
 
 def environment_for(folder: Path) -> dict[str, str]:

@@ -201,10 +201,11 @@ def start(
     environment: Mapping[str, str] | None = None,
     text: bool = False,
     stderr: Any = None,
+    memory: float | None = None,
 ) -> Child | LaunchedChild:
-    """A child on this machine, or where a launcher leads."""
+    """A child on this machine, of which `memory` is held, or where a launcher leads."""
     if run_on is None:
-        return Child(script, environment=environment, text=text, stderr=stderr)
+        return Child(script, environment=environment, text=text, stderr=stderr, memory=memory)
     return LaunchedChild(run_on, script, environment=environment, text=text, stderr=stderr)
 
 

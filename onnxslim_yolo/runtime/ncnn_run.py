@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onnxslim_yolo.analysis.limits import in_units, pair_memory
 from onnxslim_yolo.errors import InputError, OnnxSlimError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.boards import Board
@@ -39,6 +40,7 @@ class NcnnSession:
         arithmetic: what ncnn computes in, where the processor can.
         exact: no Winograd convolutions, whose rounding is about five times that of plain ones.
         run_on: a command that starts the Python to run it in (see `launchers`); None: this machine's.
+        memory: bytes that the child may take for the model; None: any.
 
     Raises:
         VerificationError: ncnn refused the files, crashed, or took too long.
@@ -55,11 +57,13 @@ class NcnnSession:
         arithmetic: Arithmetic = "fp32",
         exact: bool = False,
         run_on: str | None = None,
+        memory: float | None = None,
     ) -> None:
-        self._timeout = timeout
+        self._timeout, self._memory = timeout, memory
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         try:
-            self._child = start(CHILD, run_on, environment={"OMP_NUM_THREADS": str(threads)}, stderr=self._log)
+            threads_of = {"OMP_NUM_THREADS": str(threads)}
+            self._child = start(CHILD, run_on, environment=threads_of, stderr=self._log, memory=memory)
         except BaseException:
             self._log.close()
             raise
@@ -133,7 +137,7 @@ class NcnnSession:
         finally:
             timer.cancel()
         if not reply["ok"]:
-            raise VerificationError(f"ncnn: {reply['message']}{self._said()}", file=self._file)
+            raise VerificationError(f"ncnn: {reply['message']}{self._said()}", file=self._file, hint=self._hint())
         return reply, results
 
     def _exchange(self, request: dict[str, Any], arrays: list[Array]) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -161,7 +165,14 @@ class NcnnSession:
             return lost
         code = self._child.process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return VerificationError(f"ncnn crashed while {doing} ({how}){self._said()}", file=self._file)
+        return VerificationError(
+            f"ncnn crashed while {doing} ({how}){self._said()}", file=self._file, hint=self._hint()
+        )
+
+    def _hint(self) -> str | None:
+        if self._memory is None:
+            return None
+        return f"it may take {in_units(self._memory)}B of memory here; --limit-memory allows more"
 
     def _said(self) -> str:
         self._log.seek(0)
@@ -212,6 +223,7 @@ class NcnnRunner:
         path: an NCNN folder, or its `.param`.
         threads: ncnn's threads.
         arithmetic, run_on: as for `NcnnSession`.
+        memory: bytes that the child may take for the model; None: by the size of its `.bin`.
 
     Raises:
         InputError: a file is missing or malformed, or the network has not exactly one input.
@@ -225,11 +237,18 @@ class NcnnRunner:
         timeout: float = DEFAULT_TIMEOUT,
         arithmetic: Arithmetic = "fp32",
         run_on: str | None = None,
+        memory: float | None = None,
     ) -> None:
         self.param, self.bin = ncnn_files(path)
         self.net: NcnnNet = read_ncnn(self.param, self.bin)
         self._session = NcnnSession(
-            self.param, self.bin, threads=threads, timeout=timeout, arithmetic=arithmetic, run_on=run_on
+            self.param,
+            self.bin,
+            threads=threads,
+            timeout=timeout,
+            arithmetic=arithmetic,
+            run_on=run_on,
+            memory=pair_memory(self.bin) if memory is None else memory,
         )
         self.board = self._session.board
         if len(self._session.inputs) != 1:

@@ -124,7 +124,8 @@ def open_network(
         size: (h, w) for models whose input size is free; must agree with the model's where it is fixed.
         threads: 0 for as many as there are cores.
         form: what the network is fed for a pixel; None: what the file shows, else values in [0, 1].
-        asked: what running an ONNX graph may take, judged before it is opened; None: not judged.
+        asked: what running it may take: of a graph judged before it is opened, None: not judged; of an NCNN pair held
+            while it runs, None: by the size of its `.bin`.
         run_on: a command that starts the Python to run an NCNN pair in (see `runtime.launchers`); None: this machine's.
         arithmetic: what ncnn computes in; None: fp32 here, and what it chooses by itself where `run_on` leads.
 
@@ -133,7 +134,7 @@ def open_network(
         UsageError: `size` contradicts the model, or the launcher starts no Python that will do.
     """
     if path.is_dir() or path.suffix == ".param":
-        return _open_ncnn(path, size, threads, form, run_on, arithmetic)
+        return _open_ncnn(path, size, threads, form, run_on, arithmetic, asked)
     if run_on is not None:
         raise UsageError(f"--run-on runs NCNN pairs, and {path.name} is none", hint=ON_BOARDS)
     threads = threads or os.cpu_count() or 1
@@ -218,12 +219,16 @@ def _open_ncnn(
     form: InputFormat | None,
     run_on: str | None,
     arithmetic: Arithmetic | None,
+    asked: Asked | None,
 ) -> Network:
     from onnxslim_yolo.runtime.ncnn_run import NcnnRunner
 
     where, guessed = _ncnn_size(path, size)
+    memory = None if asked is None else asked.memory
     if run_on is None:
-        runner = NcnnRunner(path, threads=threads or os.cpu_count() or 1, arithmetic=arithmetic or "fp32")
+        runner = NcnnRunner(
+            path, threads=threads or os.cpu_count() or 1, arithmetic=arithmetic or "fp32", memory=memory
+        )
     else:
         kind = arithmetic or "default"
         runner = NcnnRunner(path, threads=threads or 1, arithmetic=kind, run_on=run_on, timeout=SLOW)
