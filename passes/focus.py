@@ -25,6 +25,7 @@ from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
 from onnxslim_yolo.ir.graph import Array, Node, input_constant, replace_constant, set_input, sole_consumer, sweep
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Made, moved, origin_of
+from onnxslim_yolo.ops.linear import groups_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FocusToConv:
 
 def _fuse(graph: gs.Graph, node: Node) -> bool:
     weight = input_constant(node, 1)
-    if weight is None or int(node.attrs.get("group", 1)) != 1 or sole_consumer(graph, node.inputs[0]) is None:
+    if weight is None or groups_of(node) != 1 or sole_consumer(graph, node.inputs[0]) is None:
         return False
     phases, windows = phases_of(graph, node.inputs[0]), windows_of(node, weight.shape[2:])
     if phases is None or windows is None or not phases.is_complete or max(phases.block) < 2:

@@ -26,14 +26,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.movement import CannotMoveError, pad_value, pad_widths
 from onnxslim_yolo.analysis.sign import is_nonnegative
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, set_windows, windows_of
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
     Node,
     consumers,
-    has_input,
     input_constant,
     is_empty,
     set_input,
@@ -62,7 +63,7 @@ class PadToPool:
         """Fold; return how many layers took in a Pad."""
         graph, namer, rewrites = model.graph, Namer(model.graph), 0
         for node in [node for node in graph.nodes if node.op == "Pad"]:
-            padding = _padding_of(node, model.opset)
+            padding = _padding_of(node)
             for reader in consumers(node.outputs[0]) if padding is not None else []:
                 fold = _FOLD.get(reader.op)
                 if padding is not None and fold is not None and reader.inputs[0] is node.outputs[0]:
@@ -73,32 +74,18 @@ class PadToPool:
         return rewrites
 
 
-def _padding_of(node: Node, opset: int) -> Padding | None:
+def _padding_of(node: Node) -> Padding | None:
     shape = node.inputs[0].shape
-    if node.attrs.get("mode", "constant") != "constant" or shape is None:
+    if attribute(node, "mode") != "constant" or shape is None:
         return None
-    rank = len(shape)
-    value: Array | float | None = 0.0
-    if opset < 11:
-        pads, value = node.attrs.get("pads"), float(node.attrs.get("value", 0.0))
-        axes = list(range(rank))
-    else:
-        given = [input_constant(node, index) if has_input(node, index) else None for index in range(1, 4)]
-        pads, axes = given[0], list(range(rank))
-        if has_input(node, 2):
-            value = given[1]
-        if has_input(node, 3):
-            if given[2] is None:
-                return None
-            axes = [int(axis) % rank for axis in given[2].reshape(-1)]
-    if pads is None or value is None:
+    try:
+        widths, value = pad_widths(node, len(shape)), pad_value(node)
+    except CannotMoveError:
         return None
-    begins, ends = [0] * rank, [0] * rank
-    for index, axis in enumerate(axes):
-        begins[axis], ends[axis] = int(pads[index]), int(pads[index + len(axes)])
-    if min(begins + ends) < 0 or any(begins[:2] + ends[:2]):
+    begins, ends = zip(*widths, strict=True)
+    if value is None or min(begins + ends) < 0 or any(begins[:2] + ends[:2]):
         return None
-    return Padding(tuple(begins[2:]), tuple(ends[2:]), float(np.asarray(value).reshape(-1)[0]))
+    return Padding(tuple(begins[2:]), tuple(ends[2:]), value)
 
 
 def _widened(windows: tuple[Window, ...], padding: Padding) -> tuple[Window, ...]:
@@ -122,7 +109,7 @@ def _into_average_pool(graph: gs.Graph, pad: Node, node: Node, padding: Padding,
     windows = windows_of(node, node.attrs["kernel_shape"])
     if windows is None or padding.value != 0 or ceil_mode_matters(node, windows):
         return False
-    if any(w.is_padded for w in windows) and not node.attrs.get("count_include_pad", 0):
+    if any(w.is_padded for w in windows) and not attribute(node, "count_include_pad"):
         return False
     wide = _widened(windows, padding)
     if not _fits(wide):

@@ -32,6 +32,7 @@ from onnxslim_yolo.analysis.scalars import (
     product,
     scalar_of,
 )
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, producer, sole_consumer
 
 Kind = Literal["SiLU", "HardSwish", "HardSigmoid", "Gelu", "GeluTanh", "Mish", "LeakyRelu", "Clip", "Relu"]
@@ -150,7 +151,7 @@ def _gates(graph: gs.Graph, tensor: Tensor, coefficient: float, x: Tensor) -> It
 
 
 def _slope_of_hard_swish(node: Node, near: Callable[[float, float], bool]) -> bool:
-    return near(node.attrs.get("alpha", 0.2), 1 / 6) and near(node.attrs.get("beta", 0.5), 0.5)
+    return near(attribute(node, "alpha"), 1 / 6) and near(attribute(node, "beta"), 0.5)
 
 
 def _sigmoid(graph: gs.Graph, node: Node) -> tuple[Tensor, tuple[Node, ...]] | None:

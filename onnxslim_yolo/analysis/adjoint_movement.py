@@ -8,7 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
-from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
+from onnxslim_yolo.analysis.movement import CannotMoveError, pad_widths, slice_ranges
+from onnxslim_yolo.ir.attributes import attribute, permutation
+from onnxslim_yolo.ir.graph import Array, Node, input_constant
 
 
 def _same(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
@@ -21,12 +23,12 @@ def _reshape(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 def _transpose(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     rank = len(shape_of(node.inputs[0]))
-    perm = list(node.attrs.get("perm", range(rank)[::-1]))
+    perm = permutation(node, rank)
     return {0: adjoint.add("Transpose", [given(values)], perm=[perm.index(k) for k in range(rank)])}
 
 
 def _concat(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    axis = int(node.attrs["axis"]) % len(shape_of(node.outputs[0]))
+    axis = int(attribute(node, "axis")) % len(shape_of(node.outputs[0]))
     ends = np.cumsum([shape_of(tensor)[axis] for tensor in node.inputs]).tolist()
     starts = [0, *ends[:-1]]
     return {k: _sliced(adjoint, given(values), axis, a, b) for k, (a, b) in enumerate(zip(starts, ends, strict=True))}
@@ -37,7 +39,7 @@ def _sliced(adjoint: Adjoint, value: Any, axis: int, start: int, end: int) -> gs
 
 
 def _split(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    axis = int(node.attrs.get("axis", 0)) % len(shape_of(node.inputs[0]))
+    axis = int(attribute(node, "axis")) % len(shape_of(node.inputs[0]))
     parts = [
         np.zeros(shape_of(tensor), dtype=np.float32) if value is None else value
         for tensor, value in zip(node.outputs, values, strict=True)
@@ -47,26 +49,19 @@ def _split(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 def _slice(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     shape, value = shape_of(node.inputs[0]), given(values)
-    starts, ends, axes, steps = (input_constant(node, k) for k in (1, 2, 3, 4))
-    if (
-        starts is None
-        or ends is None
-        or (has_input(node, 3) and axes is None)
-        or (has_input(node, 4) and steps is None)
-    ):
-        raise refusal(node, "its bounds are not constant")
-    axes = np.arange(len(starts)) if axes is None else axes
-    steps = np.ones(len(starts), dtype=np.int64) if steps is None else steps
-    for start, end, axis, step in zip(starts.tolist(), ends.tolist(), axes.tolist(), steps.tolist(), strict=True):
-        picked = np.arange(shape[axis])[slice(start, end if step > 0 or end >= -shape[axis] else None, step)]
-        value = _put_back(adjoint, value, axis % len(shape), picked, shape[axis])
+    try:
+        ranges = slice_ranges(node, shape)
+    except CannotMoveError as error:
+        raise refusal(node, "its bounds are not constant") from error
+    for axis, taken in ranges.items():
+        value = _put_back(adjoint, value, axis, np.asarray(taken), shape[axis])
     return {0: value}
 
 
 def _gather(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     indices = input_constant(node, 1)
     shape = shape_of(node.inputs[0])
-    axis = int(node.attrs.get("axis", 0)) % len(shape)
+    axis = int(attribute(node, "axis")) % len(shape)
     if indices is None:
         raise refusal(node, "its indices are not constant")
     value = given(values)
@@ -97,11 +92,15 @@ def _expand(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 
 def _pad(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    shape, pads = shape_of(node.inputs[0]), input_constant(node, 1)
-    if pads is None or node.attrs.get("mode", "constant") != "constant" or has_input(node, 3) or pads.min() < 0:
+    shape = shape_of(node.inputs[0])
+    try:
+        widths = pad_widths(node, len(shape))
+    except CannotMoveError as error:
+        raise refusal(node, "its pads are not constant") from error
+    if attribute(node, "mode") != "constant" or min(map(min, widths)) < 0:
         raise refusal(node, "only constant padding outwards is known")
     value = given(values)
-    for axis, before in enumerate(pads[: len(shape)].tolist()):
+    for axis, (before, _) in enumerate(widths):
         value = _sliced(adjoint, value, axis, before, before + shape[axis])
     return {0: value}
 
@@ -110,7 +109,7 @@ def _resize(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     factors = [b // a for a, b in zip(shape, out, strict=True)]
     whole = all(a * f == b for a, b, f in zip(shape, out, factors, strict=True))
-    if len(shape) != 4 or factors[:2] != [1, 1] or not whole or node.attrs.get("mode", "nearest") != "nearest":
+    if len(shape) != 4 or factors[:2] != [1, 1] or not whole or attribute(node, "mode") != "nearest":
         raise refusal(node, "only whole factors, to the nearest")
     ones = np.ones((shape[1], 1, *factors[2:]), dtype=np.float32)
     return {0: adjoint.add("Conv", [given(values), ones], strides=factors[2:], group=shape[1])}

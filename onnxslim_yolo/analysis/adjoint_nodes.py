@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.ir.attributes import set_operand
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, static_shape
 
 
@@ -45,9 +46,10 @@ class Adjoint:
 
     def sum_over(self, value: Any, axes: Sequence[int]) -> gs.Variable:
         """The sum over axes, which stay with size 1."""
-        if self.graph.opset < 13:
-            return self.add("ReduceSum", [value], axes=list(axes), keepdims=1)
-        return self.add("ReduceSum", [value, np.asarray(axes, dtype=np.int64)], keepdims=1)
+        total = self.add("ReduceSum", [value], keepdims=1)
+        numbers = np.asarray(axes, dtype=np.int64)
+        set_operand(total.inputs[0], "axes", numbers, self.graph.opset, lambda: self._name("adjoint_constant"))
+        return total
 
     def to_shape_of(self, value: Any, shape: Sequence[int], wide: Sequence[int]) -> Any:
         """The adjoint of broadcasting `shape` to `wide`: sums."""

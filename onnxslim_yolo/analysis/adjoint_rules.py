@@ -14,8 +14,10 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.adjoint_movement import MOVEMENTS
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.analysis.movement import axes_of
+from onnxslim_yolo.ir.attributes import attribute, per_axis, softmax_axes
 from onnxslim_yolo.ir.graph import Node, input_constant, is_constant, is_empty
 from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.linear import groups_of
 
 STEP = 1e-2
 """h of the central difference: float32 rounds off 1e-5 of it, the curvature of a sigmoid spoils less."""
@@ -23,7 +25,7 @@ STEP = 1e-2
 
 def _conv(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     weight = input_constant(node, 1)
-    if weight is None or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if weight is None or attribute(node, "auto_pad") not in ("NOTSET", "VALID"):
         raise refusal(node, "its weight or its padding is not constant")
     rank = weight.ndim - 2
     attrs = _geometry(node, rank)
@@ -39,7 +41,7 @@ def _conv(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 def _conv_transpose(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     weight = input_constant(node, 1)
-    if weight is None or node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attrs:
+    if weight is None or attribute(node, "auto_pad") != "NOTSET" or "output_shape" in node.attrs:
         raise refusal(node, "its weight or its padding is not constant")
     rank = weight.ndim - 2
     attrs = _geometry(node, rank)
@@ -49,18 +51,18 @@ def _conv_transpose(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 def _geometry(node: Node, rank: int) -> dict[str, Any]:
     return {
-        "strides": list(node.attrs.get("strides", [1] * rank)),
-        "dilations": list(node.attrs.get("dilations", [1] * rank)),
-        "pads": list(node.attrs.get("pads", [0] * 2 * rank)),
-        "group": int(node.attrs.get("group", 1)),
+        "strides": per_axis(node, "strides", rank),
+        "dilations": per_axis(node, "dilations", rank),
+        "pads": per_axis(node, "pads", rank),
+        "group": groups_of(node),
     }
 
 
 def _gemm(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    if node.attrs.get("transA", 0):
+    if attribute(node, "transA"):
         raise refusal(node, "its first matrix is transposed")
-    turned = 0 if node.attrs.get("transB", 0) else 1
-    alpha = node.attrs.get("alpha", 1.0)
+    turned = 0 if attribute(node, "transB") else 1
+    alpha = attribute(node, "alpha")
     return {0: adjoint.add("Gemm", [given(values), node.inputs[1]], transB=turned, alpha=alpha)}
 
 
@@ -88,7 +90,7 @@ def _batch_norm(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     gamma, variance = input_constant(node, 1), input_constant(node, 4)
     if gamma is None or variance is None:
         raise refusal(node, "its statistics are not constant")
-    scale = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+    scale = gamma / np.sqrt(variance + float(attribute(node, "epsilon")))
     shape = [1, -1] + [1] * (len(shape_of(node.inputs[0])) - 2)
     return {0: adjoint.add("Mul", [given(values), np.asarray(scale).reshape(shape)])}
 
@@ -141,8 +143,8 @@ def _step(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 def _softmax(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     rank = len(shape_of(node.outputs[0]))
-    axis = int(node.attrs.get("axis", -1 if adjoint.graph.opset >= 13 else 1)) % rank
-    if adjoint.graph.opset < 13 and axis != rank - 1:
+    axis, *more = softmax_axes(node, rank, adjoint.graph.opset)
+    if more:
         raise refusal(node, "before opset 13 it flattens its input")
     weighted = adjoint.add("Mul", [given(values), node.outputs[0]])
     mean = adjoint.add("Mul", [node.outputs[0], adjoint.sum_over(weighted, [axis])])
@@ -151,12 +153,10 @@ def _softmax(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 def _mean(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    kept = node.op == "GlobalAveragePool" or bool(node.attrs.get("keepdims", 1))
+    kept = node.op == "GlobalAveragePool" or bool(attribute(node, "keepdims"))
     value = given(values)
     if not kept:
-        constant = input_constant(node, 1)
-        axes = axes_of(node) if constant is None else constant.tolist()
-        gone = {int(axis) % len(shape) for axis in axes or range(len(shape))}
+        gone = {axis % len(shape) for axis in axes_of(node) or range(len(shape))}
         out = tuple(1 if k in gone else size for k, size in enumerate(shape))
         value = adjoint.reshape(value, out)
     share = np.full(shape, float(np.prod(out)) / float(np.prod(shape)), dtype=np.float32)
@@ -165,8 +165,8 @@ def _mean(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 def _average_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     kernel = list(node.attrs["kernel_shape"])
-    inside = not any(node.attrs.get("pads", ())) or node.attrs.get("count_include_pad", 0)
-    if len(kernel) != 2 or node.attrs.get("ceil_mode", 0) or not inside:
+    inside = not any(per_axis(node, "pads", len(kernel))) or attribute(node, "count_include_pad")
+    if len(kernel) != 2 or attribute(node, "ceil_mode") or not inside:
         raise refusal(node, "its windows differ in size")
     channels = shape_of(node.inputs[0])[1]
     weight = np.full((channels, 1, *kernel), 1 / float(np.prod(kernel)), dtype=np.float32)
@@ -187,7 +187,7 @@ def _max_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     """Windows are laid out by a depthwise convolution with one-hot kernels; the maxima share their cotangent."""
     kernel = list(node.attrs["kernel_shape"])
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    if len(kernel) != 2 or node.attrs.get("ceil_mode", 0) or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+    if len(kernel) != 2 or attribute(node, "ceil_mode") or attribute(node, "auto_pad") != "NOTSET":
         raise refusal(node, "only windows of two sides with explicit padding")
     channels, taps = shape[1], int(np.prod(kernel))
     one_hot = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel), (channels, 1, 1, 1))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, sole_consumer
 
 AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div"})
@@ -89,13 +90,13 @@ def affine_of(node: Node, axis: int = 1) -> Affine | None:
 
 def batch_norm(node: Node) -> Affine | None:
     """BN(x) = γ·(x - μ)/√(σ² + ε) + β as an affine map, or None if a tensor is no constant or it is being trained."""
-    if node.attrs.get("training_mode", 0) or not node.attrs.get("spatial", 1) or len(node.outputs) != 1:
+    if attribute(node, "training_mode") or not attribute(node, "spatial") or len(node.outputs) != 1:
         return None
     values = [input_constant(node, index) for index in range(1, 5)]
     if any(value is None or not np.issubdtype(value.dtype, np.floating) for value in values):
         return None
     gamma, beta, mean, var = (np.asarray(value, np.float64) for value in values)
-    deviation = np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
+    deviation = np.sqrt(var + float(attribute(node, "epsilon")))
     if not (deviation > 0).all():
         return None
     scale = gamma / deviation

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.analysis.channels import Channels
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, input_constant
 from onnxslim_yolo.ops.linear import LinearLayer, matrix_of
 
@@ -65,7 +66,7 @@ def _reads(node: Node, index: int, size: int) -> Array:
         weight = input_constant(node, 1 - index)
         if weight is None or weight.ndim < 2:
             return np.ones(size, dtype=bool)
-        turned = bool(node.attrs.get("transA" if index == 1 else "transB", 0))
+        turned = bool(attribute(node, "transA" if index == 1 else "transB"))
         inner = weight.ndim - (1 if (index == 1) != turned else 2)
         return np.asarray((weight != 0).any(axis=tuple(k for k in range(weight.ndim) if k != inner)))
     layer = LinearLayer.of(node)
@@ -74,5 +75,5 @@ def _reads(node: Node, index: int, size: int) -> Array:
 
 def may_pad(node: Node) -> bool:
     """Whether a convolution or a pooling may pad."""
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    return any(node.attrs.get("pads", ())) or auto not in ("NOTSET", "VALID", b"NOTSET", b"VALID")
+    auto = attribute(node, "auto_pad")
+    return any(node.attrs.get("pads") or ()) or auto not in ("NOTSET", "VALID", None)

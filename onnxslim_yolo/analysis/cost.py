@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, input_constant, parameter_count
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
 
@@ -51,7 +52,7 @@ def cost_of(graph: gs.Graph) -> Cost:
 def _macs(node: Node, layer: LinearLayer | None, out: Shape, before: Shape) -> int:
     """A weight is applied once a position: of the output, or, for ConvTranspose, of the input."""
     if layer is None and node.op in ("Gemm", "MatMul"):
-        return int(np.prod(out)) * int(before[-2 if node.attrs.get("transA", 0) else -1])
+        return int(np.prod(out)) * int(before[-2 if attribute(node, "transA") else -1])
     if layer is None:
         return 0
     if node.op == "ConvTranspose":

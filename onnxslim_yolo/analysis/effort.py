@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant, is_constant, is_empty
 
 POOL_TAP, ELEMENT, CUBIC = 60, 120, 2000
@@ -98,15 +99,15 @@ def _special(node: Node, inputs: list[Shape], outputs: list[Shape], made: int) -
     if node.op in ("MaxPool", "AveragePool", "LpPool"):
         return POOL_TAP * made * _taps(node, first)
     if node.op in ("MatMul", "Gemm") and first:
-        return made * int(first[-2 if node.attrs.get("transA", 0) and len(first) > 1 else -1])
+        return made * int(first[-2 if attribute(node, "transA") and len(first) > 1 else -1])
     if node.op == "Einsum":
         return _einsum(node, inputs)
     if node.op in ("Resize", "Upsample"):
-        return made * (CUBIC if node.attrs.get("mode", "nearest") == "cubic" else 2 * ELEMENT)
+        return made * (CUBIC if attribute(node, "mode") == "cubic" else 2 * ELEMENT)
     if node.op == "RoiAlign":
-        return ELEMENT * made * max(1, int(node.attrs.get("sampling_ratio", 0) or 2)) ** 2
+        return ELEMENT * made * max(1, int(attribute(node, "sampling_ratio") or 2)) ** 2
     if node.op == "LRN":
-        return made * int(node.attrs.get("size", 1))
+        return made * int(attribute(node, "size"))
     if node.op in ("LSTM", "GRU", "RNN") and first and len(inputs) > 2:
         weights = sum(prod(shape) for shape in inputs[1:3] if shape is not None)
         return weights * int(prod(first[:2]))
@@ -124,14 +125,14 @@ def _windows(node: Node, shapes: Mapping[int, Shape]) -> int:
 
 def _taps(node: Node, first: Shape) -> int:
     """Elements under a window, at most what the map has: windows are cut off at its edges."""
-    kernel = [int(k) for k in np.atleast_1d(node.attrs.get("kernel_shape", [1]))]
+    kernel = [int(k) for k in np.atleast_1d(attribute(node, "kernel_shape"))]
     if first is None or len(first) != len(kernel) + 2:
         return prod(max(k, 1) for k in kernel)
     return prod(max(1, min(k, side)) for k, side in zip(kernel, first[2:], strict=True))
 
 
 def _einsum(node: Node, inputs: list[Shape]) -> int:
-    terms = str(node.attrs.get("equation", "")).replace(" ", "").split("->")[0].split(",")
+    terms = str(attribute(node, "equation")).replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, inputs, strict=False):
         if shape is not None and len(term) == len(shape):

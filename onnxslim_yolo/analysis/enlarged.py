@@ -19,8 +19,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.window import windows_of
+from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import (
-    Array,
     Node,
     Tensor,
     consumers,
@@ -30,6 +30,7 @@ from onnxslim_yolo.ir.graph import (
     is_empty,
     is_graph_output,
 )
+from onnxslim_yolo.ops.linear import groups_of
 
 MODES = ("nearest", "linear", "cubic")
 
@@ -90,7 +91,7 @@ def _places(graph: gs.Graph, large: Tensor) -> list[tuple[Node, int, int]]:
 def _spans(concat: Node, part: Tensor) -> list[tuple[int, int]]:
     """The channels of a Concat that are this part's, each time that it occurs; empty where that cannot be told."""
     rank = len(part.shape or ())
-    if rank < 3 or int(concat.attrs["axis"]) % rank != 1:
+    if rank < 3 or int(attribute(concat, "axis")) % rank != 1:
         return []
     widths = [_width(tensor) for tensor in concat.inputs]
     if not all(widths):
@@ -107,7 +108,7 @@ def _width(tensor: Tensor) -> int:
 
 def _is_pointwise(node: Node, source: Tensor) -> bool:
     """Whether a node is a dense 1×1 convolution with stride 1 of this tensor."""
-    if node.op != "Conv" or node.inputs[0] is not source or int(node.attrs.get("group", 1)) != 1:
+    if node.op != "Conv" or node.inputs[0] is not source or groups_of(node) != 1:
         return False
     weight = input_constant(node, 1)
     windows = None if weight is None else windows_of(node, weight.shape[2:])
@@ -120,12 +121,11 @@ def _share(node: Node) -> float | None:
     """How many positions a Resize reads per position that it makes; None unless it enlarges maps, and only that."""
     if node.op not in ("Resize", "Upsample") or is_constant(node.inputs[0]):
         return None
-    attrs = node.attrs
-    if attrs.get("mode", "nearest") not in MODES:
+    if attribute(node, "mode") not in MODES:
         return None
-    if attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+    if attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
         return None  # beyond the map it makes up values
-    if attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if attribute(node, "keep_aspect_ratio_policy") not in ("stretch", None):
         return None
     if not all(is_constant(tensor) or is_empty(tensor) for tensor in node.inputs[1:]):
         return None
@@ -139,16 +139,9 @@ def _share(node: Node) -> float | None:
     if all(_is_number(n) for n in (*before[2:], *after[2:])):
         share = prod(before[2:]) / max(prod(after[2:]), 1)
     else:
-        given = scales_of(node)
-        factors = node.attrs.get("scales", ()) if given is None else given.reshape(-1).tolist()
-        share = 1 / max(prod(factors), 1e-9)
+        given = operand(node, "scales")
+        share = 0.0 if given is None else 1 / max(prod(given.reshape(-1).tolist()), 1e-9)
     return float(share) if 0 < share < 1 else None
-
-
-def scales_of(node: Node) -> Array | None:
-    """The constant input of a Resize or Upsample that says its factors; None where there is none."""
-    index = 1 if node.op == "Upsample" or len(node.inputs) == 2 else 2
-    return input_constant(node, index) if has_input(node, index) else None
 
 
 def _is_number(size: object) -> bool:

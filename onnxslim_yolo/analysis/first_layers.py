@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, producer
 from onnxslim_yolo.ir.input_format import BYTES, UNIT, InputFormat
 
@@ -65,7 +66,7 @@ def _affine(node: Node, tensor: Tensor) -> tuple[Array, Array] | None:
         scale, shift, mean, variance = (input_constant(node, k) for k in range(1, 5))
         if scale is None or shift is None or mean is None or variance is None:
             return None
-        slope = scale / np.sqrt(variance.astype(np.float64) + float(node.attrs.get("epsilon", 1e-5)))
+        slope = scale / np.sqrt(variance.astype(np.float64) + float(attribute(node, "epsilon")))
         return slope, shift - mean * slope
     if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None

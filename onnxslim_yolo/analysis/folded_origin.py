@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.folding import fold
 from onnxslim_yolo.analysis.rules import ELEMENTWISE, REDUCTIONS
+from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Array, Node, constant_of, is_empty
 from onnxslim_yolo.ir.origins import Made, Move, Origin, Shape, broadcast, mixed, moved, origin_of, reduced
 
@@ -53,11 +54,11 @@ def _origin(node: Node, output: int, value: Array, opset: int) -> Origin:
 
 def _reduced_axes(node: Node) -> list[int] | None:
     rank = len(_shape(node.inputs[0]))
-    given = node.attrs.get("axes") if len(node.inputs) < 2 or is_empty(node.inputs[1]) else constant_of(node.inputs[1])
-    axes = [] if given is None else [int(a) for a in np.asarray(given).reshape(-1)]
+    given = operand(node, "axes")
+    axes = [] if given is None else [int(a) for a in given.reshape(-1)]
     if axes:
         return axes
-    return None if node.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
+    return None if attribute(node, "noop_with_empty_axes") else list(range(rank))
 
 
 def _mover(node: Node, data: int, output: int, result: Shape, opset: int) -> Move:

@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.effort import work_of
+from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Array, Node, constant_of, is_empty, static_shape
 
 SIZE_LIMIT = 1 << 24
@@ -133,13 +134,13 @@ def _ints(value: Array | None) -> list[int]:
 def _gather(node: Node, values: list[Array | None]) -> Array | None:
     data, indices = values[0], values[1]
     return (
-        None if data is None or indices is None else data.take(indices.astype(np.int64), axis=node.attrs.get("axis", 0))
+        None if data is None or indices is None else data.take(indices.astype(np.int64), axis=attribute(node, "axis"))
     )
 
 
 def _unsqueeze(node: Node, values: list[Array | None]) -> Array | None:
     data = values[0]
-    axes = _ints(values[1]) if len(values) > 1 else [int(a) for a in np.atleast_1d(node.attrs.get("axes", []))]
+    axes = _ints(values[1] if len(values) > 1 else operand(node, "axes"))
     if data is None or not axes:
         return None
     rank = data.ndim + len(axes)
@@ -198,7 +199,7 @@ def _binary(function: Callable[[Array, Array], Array]) -> NumpyRule:
 
 
 def _concat(node: Node, values: list[Array | None]) -> Array | None:
-    return np.concatenate([value for value in values if value is not None], axis=node.attrs["axis"])
+    return np.concatenate([value for value in values if value is not None], axis=attribute(node, "axis"))
 
 
 def _transpose(node: Node, values: list[Array | None]) -> Array | None:

@@ -31,7 +31,9 @@ import numpy as np
 from onnxslim_yolo.analysis.affine import AFFINE_OPS, affine_of, data_index
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, unite, windows_of
 from onnxslim_yolo.analysis.window import compose as compose_windows
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, has_input, input_constant
+from onnxslim_yolo.ops.linear import groups_of
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _of_conv(node: Node) -> LinearMap | None:
     windows = windows_of(node, weight.shape[2:])
     if bias is None or windows is None:
         return None
-    groups = int(node.attrs.get("group", 1))
+    groups = groups_of(node)
     return LinearMap(Geometry(weight.shape[0], weight.shape[1] * groups, groups, windows), weight, bias)
 
 
@@ -225,7 +227,7 @@ def _of_average_pool(node: Node) -> LinearMap | None:
     windows = windows_of(node, node.attrs["kernel_shape"])
     if channels is None or windows is None or ceil_mode_matters(node, windows):
         return None
-    if any(w.is_padded for w in windows) and not node.attrs.get("count_include_pad", 0):
+    if any(w.is_padded for w in windows) and not attribute(node, "count_include_pad"):
         return None
     geometry = Geometry(channels, channels, channels, windows)
     weight = np.full((channels, 1, *geometry.kernel), 1 / prod(geometry.kernel))

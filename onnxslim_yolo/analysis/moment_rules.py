@@ -11,6 +11,7 @@ from onnxslim_yolo.analysis.folding import cast, element_type
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant, is_empty
 from onnxslim_yolo.ops.linear import LinearLayer
 
@@ -50,12 +51,12 @@ def _batch_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     rank = len(analysis.shape(node.outputs[0]))
     gamma, beta, mu, var = (_per_channel(v, rank) for v in (gamma, beta, mu, var))
     before = analysis.of(node.inputs[0])
-    scale = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
-    still = (var < analysis.variance_floor) & (_left(gamma, var, float(node.attrs.get("epsilon", 1e-5))) <= STILL)
+    scale = gamma / np.sqrt(var + float(attribute(node, "epsilon")))
+    still = (var < analysis.variance_floor) & (_left(gamma, var, float(attribute(node, "epsilon"))) <= STILL)
     exact = before.exact | (gamma == 0) | still
     mean = np.where(gamma == 0, beta, np.where(before.exact, beta + (before.mean - mu) * scale, beta))
     # With the running variance far below ε, the normalised variance is var/(var+ε), not 1.
-    share = var / (var + float(node.attrs.get("epsilon", 1e-5)))
+    share = var / (var + float(attribute(node, "epsilon")))
     return [known(mean, gamma**2 * share, exact)]
 
 
@@ -97,7 +98,7 @@ def _linear(analysis: MomentAnalysis, node: Node) -> list[Moments]:
         np.broadcast_to(each.reshape(-1), (layer.inputs,)).reshape(layer.groups, -1)
         for each in (before.mean, before.variance, before.exact)
     )
-    bias, alpha, beta = _bias_of(layer), *(float(node.attrs.get(key, 1.0)) for key in ("alpha", "beta"))
+    bias, (alpha, beta) = _bias_of(layer), layer.factors
     if bias is None:
         return []
     blocks = layer.blocks
@@ -156,7 +157,7 @@ def _conv_transpose(analysis: MomentAnalysis, node: Node) -> list[Moments]:
         or _varies_over_space(before)
     ):
         return []
-    layer = LinearLayer(node, weight, int(node.attrs.get("group", 1)))
+    layer = LinearLayer.with_weight(node, weight)
     zero = np.broadcast_to((before.exact & (before.mean == 0)).reshape(-1), (layer.inputs,)).reshape(layer.groups, -1)
     unsteady = _applied((layer.blocks != 0).any(axis=3), ~zero) > 0
     value = np.zeros(len(unsteady)) if bias is None else np.asarray(bias, dtype=np.float64)
@@ -172,7 +173,7 @@ def _reduce_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     axes = sorted({axis % rank for axis in given}) if given else list(range(rank))
     if any(before.mean.shape[axis] > 1 for axis in axes) or (analysis.shape(node.inputs[0])[0] != 1 and 0 in axes):
         return []
-    gone = () if node.attrs.get("keepdims", 1) else tuple(axes)
+    gone = () if attribute(node, "keepdims") else tuple(axes)
     return [known(*(np.squeeze(field, axis=gone) for field in (before.mean, before.variance, before.exact)))]
 
 
@@ -182,7 +183,7 @@ def _depth_to_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     if before.mean.shape[1] == 1 or _varies_over_space(before):
         return [known(before.mean, before.variance, before.exact)] if before.mean.size == 1 else []
     block = int(node.attrs["blocksize"]) ** 2
-    by_row = node.attrs.get("mode", "DCR") == "DCR"
+    by_row = attribute(node, "mode") == "DCR"
     mean, exact = (
         field.reshape(block, -1) if by_row else field.reshape(-1, block).T for field in (before.mean, before.exact)
     )
@@ -207,13 +208,13 @@ def _average_pool(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     before = analysis.of(node.inputs[0])
     if _varies_over_space(before):
         return []
-    edges = bool(node.attrs.get("count_include_pad", 0)) and may_pad(node)
+    edges = bool(attribute(node, "count_include_pad")) and may_pad(node)
     return [known(before.mean, before.variance, before.exact & ((before.mean == 0) | (not edges)))]
 
 
 def _resize(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     shape, after = analysis.shape(node.inputs[0]), analysis.shape(node.outputs[0])
-    if shape[:2] != after[:2] or node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+    if shape[:2] != after[:2] or attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
         return []
     return _pass_through(analysis, node)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, known
 from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, expand_axis, pad_value, pad_widths
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
 
 
@@ -22,7 +23,7 @@ def reduce_sums(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     before, shape = analysis.of(node.inputs[0]), analysis.shape(node.inputs[0])
     rank = len(shape)
     given = axes_of(node)
-    if not given and node.attrs.get("noop_with_empty_axes", 0):
+    if not given and attribute(node, "noop_with_empty_axes"):
         return [before]
     axes = tuple(sorted({axis % rank for axis in given})) if given else tuple(range(rank))
     if 0 in axes:
@@ -32,7 +33,7 @@ def reduce_sums(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     total = np.asarray(terms(before.mean).sum(axis=axes, keepdims=True) * times)
     exact = before.exact.all(axis=axes, keepdims=True)
     value = np.where(exact, np.sqrt(total) if node.op == "ReduceL2" else total, np.nan)
-    gone = () if node.attrs.get("keepdims", 1) else axes
+    gone = () if attribute(node, "keepdims") else axes
     return [known(*(np.squeeze(field, axis=gone) for field in (value, np.full_like(value, np.nan), exact)))]
 
 
@@ -40,16 +41,12 @@ def zero_stays(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     """A map of zeros stays one: LpPool, RoiAlign, GridSample with zeros around, and what else averages."""
     before = _of_channels(analysis, node)
     zero = before.exact & (before.mean == 0)
-    if node.op == "GridSample" and _mode(node.attrs.get("padding_mode", "zeros")) != "zeros":
+    if node.op == "GridSample" and attribute(node, "padding_mode") != "zeros":
         zero = before.exact
     rank = len(analysis.shape(node.outputs[0]))
     value = np.where(zero, before.mean, np.nan)
     shape = value.shape[:2] + (1,) * (rank - 2)
     return [known(value.reshape(shape), np.full(shape, np.nan), zero.reshape(shape))]
-
-
-def _mode(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def instance_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
@@ -93,7 +90,7 @@ def layer_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
 def top_values(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     """The largest of equal numbers is that number; where it stood is not known."""
     before = analysis.of(node.inputs[0])
-    axis = int(node.attrs.get("axis", -1)) % before.mean.ndim
+    axis = int(attribute(node, "axis")) % before.mean.ndim
     return [] if before.mean.shape[axis] > 1 else [known(before.mean, before.variance, before.exact)]
 
 
@@ -102,7 +99,7 @@ def pad(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     before = _of_channels(analysis, node)
     shape = analysis.shape(node.inputs[0])
     widths = pad_widths(node, len(shape))
-    constant = _mode(node.attrs.get("mode", "constant")) == "constant"
+    constant = attribute(node, "mode") == "constant"
     if not constant:
         return [] if widths[1] != (0, 0) else [known(before.mean, before.variance, before.exact)]
     value = pad_value(node)

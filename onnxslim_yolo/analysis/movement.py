@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.ir.graph import Array, Node, constant_of, has_input, input_constant
+from onnxslim_yolo.ir.attributes import attribute, is_computed, operand, permutation
+from onnxslim_yolo.ir.graph import Array, Node, input_constant
 
 Shape = tuple[int, ...]
 
@@ -84,20 +85,26 @@ def _runs(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
     return runs
 
 
-def axes_of(node: Node, index: int = 1) -> list[int] | None:
-    """The `axes` of a node, from its input `index` or its attribute; None when not given."""
-    if has_input(node, index):
-        values = constant_of(node.inputs[index])
-        if values is None:
-            raise CannotMoveError("axes that are computed, not constant")
-        return [int(axis) for axis in values.reshape(-1)]
-    axes = node.attrs.get("axes")
-    return None if axes is None else [int(axis) for axis in np.atleast_1d(np.asarray(axes))]
+def numbers_of(node: Node, name: str, what: str = "") -> list[int] | None:
+    """The integers of an operand (see `ir.attributes`); None where it is not given.
+
+    Raises:
+        CannotMoveError: it is computed. `what` is what the reason calls it.
+    """
+    if is_computed(node, name):
+        raise CannotMoveError(f"{what or name} that are computed, not constant")
+    values = operand(node, name)
+    return None if values is None else [int(value) for value in values.reshape(-1)]
 
 
-def axis_of(node: Node, rank: int, default: int = 0) -> int:
+def axes_of(node: Node) -> list[int] | None:
+    """The `axes` of a node; None when not given. Raises CannotMoveError where they are computed."""
+    return numbers_of(node, "axes")
+
+
+def axis_of(node: Node, rank: int) -> int:
     """The `axis` attribute, counted from the front."""
-    axis = int(node.attrs.get("axis", default))
+    axis = int(attribute(node, "axis"))
     return axis + rank if axis < 0 else axis
 
 
@@ -119,9 +126,7 @@ def _reshape(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list
 
 
 def _transpose(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
-    rank = len(inputs[0])
-    order = [int(axis) for axis in node.attrs.get("perm", range(rank - 1, -1, -1))]
-    return [arrays[0].transpose(order)]
+    return [arrays[0].transpose(permutation(node, len(inputs[0])))]
 
 
 def concat(arrays: Sequence[Array], shapes: Sequence[Shape], axis: int) -> Array:
@@ -143,13 +148,9 @@ def split_sizes(node: Node, size: int) -> list[int]:
     Raises:
         CannotMoveError: the sizes are computed.
     """
-    if has_input(node, 1):
-        values = constant_of(node.inputs[1])
-        if values is None:
-            raise CannotMoveError("split sizes that are computed, not constant")
-        return [int(v) for v in values.reshape(-1)]
-    if node.attrs.get("split") is not None:
-        return [int(v) for v in np.atleast_1d(np.asarray(node.attrs["split"]))]
+    given = numbers_of(node, "split", "split sizes")
+    if given is not None:
+        return given
     parts = len(node.outputs)
     chunk = -(-size // parts)
     return [min(chunk, size - chunk * index) for index in range(parts)]
@@ -171,25 +172,17 @@ def slice_ranges(node: Node, shape: Shape) -> dict[int, range]:
     Raises:
         CannotMoveError: the bounds are computed.
     """
-    if "starts" in node.attrs:  # opset < 10
-        starts, ends = list(node.attrs["starts"]), list(node.attrs["ends"])
-        axes = list(node.attrs.get("axes", range(len(starts))))
-        steps = [1] * len(starts)
-    else:
-        values = [input_constant(node, index) for index in (1, 2)]
-        optional = [input_constant(node, index) if has_input(node, index) else None for index in (3, 4)]
-        computed = any(has_input(node, index) and input_constant(node, index) is None for index in (3, 4))
-        if values[0] is None or values[1] is None or computed:
-            raise CannotMoveError("slice bounds that are computed, not constant")
-        starts, ends = values[0].reshape(-1).tolist(), values[1].reshape(-1).tolist()
-        axes = list(range(len(starts))) if optional[0] is None else optional[0].reshape(-1).tolist()
-        steps = [1] * len(starts) if optional[1] is None else optional[1].reshape(-1).tolist()
+    starts, ends, axes, steps = (numbers_of(node, k, "slice bounds") for k in ("starts", "ends", "axes", "steps"))
+    if starts is None or ends is None:
+        raise CannotMoveError("slice bounds that are not given")
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
     ranges: dict[int, range] = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis = int(axis) % len(shape)
-        ranges[axis] = range(*slice(_clip(start), _clip(end), int(step)).indices(shape[axis]))
+        axis = axis % len(shape)
+        ranges[axis] = range(*slice(_clip(start), _clip(end), step).indices(shape[axis]))
         if step < 0 and end < -shape[axis]:  # "to the beginning": Python's slice would wrap around
-            ranges[axis] = range(*slice(_clip(start), None, int(step)).indices(shape[axis]))
+            ranges[axis] = range(*slice(_clip(start), None, step).indices(shape[axis]))
     return ranges
 
 
@@ -209,7 +202,7 @@ def _slice(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[S
 
 def _leaves_alone(node: Node, array: Array) -> bool:
     """Whether a Slice, whatever its bounds, slices along axes on which the descriptor is constant only."""
-    axes = input_constant(node, 3)
+    axes = operand(node, "axes")
     return axes is not None and all(array.shape[int(axis) % array.ndim] == 1 for axis in axes.reshape(-1))
 
 
@@ -236,16 +229,10 @@ def _gather(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[
 
 def pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
     """The (before, after) widths of a Pad per axis. Raises CannotMoveError when they are computed."""
-    values = node.attrs.get("pads") if "pads" in node.attrs else input_constant(node, 1)
-    if values is None:
-        raise CannotMoveError("pads that are computed, not constant")
-    pads = [int(v) for v in np.asarray(values).reshape(-1)]
-    axes = list(range(rank))
-    if has_input(node, 3):
-        given = input_constant(node, 3)
-        if given is None:
-            raise CannotMoveError("axes that are computed, not constant")
-        axes = [int(axis) % rank for axis in given.reshape(-1)]
+    pads, given = numbers_of(node, "pads"), axes_of(node)
+    if pads is None:
+        raise CannotMoveError("pads that are not given")
+    axes = list(range(rank)) if given is None else [axis % rank for axis in given]
     widths = [(0, 0)] * rank
     for index, axis in enumerate(axes):
         widths[axis] = (pads[index], pads[index + len(axes)])
@@ -254,9 +241,7 @@ def pad_widths(node: Node, rank: int) -> list[tuple[int, int]]:
 
 def pad_value(node: Node) -> float | None:
     """What a Pad pads with; None where it is computed."""
-    if not has_input(node, 2):
-        return float(node.attrs.get("value", 0.0))
-    value = input_constant(node, 2)
+    value = operand(node, "constant_value")
     return None if value is None else float(value.reshape(-1)[0])
 
 
@@ -272,7 +257,7 @@ def _expand(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[
 
 
 def _space_to_depth(node: Node, arrays: list[Array], inputs: list[Shape], outputs: list[Shape]) -> list[Array]:
-    array, block = arrays[0], int(node.attrs["blocksize"])
+    array, block = arrays[0], int(attribute(node, "blocksize"))
     if array.shape[2] > 1 or array.shape[3] > 1:
         raise CannotMoveError("labels that vary over space")
     # SpaceToDepth puts the block's position first: output channel = (block position)·C + channel.

@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.movement import MOVERS, CannotMoveError, Shape
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, is_constant, is_empty
 from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
@@ -143,7 +144,7 @@ def _concat(needs: NeededChannels, node: Node) -> list[Array | None] | None:
     shapes = [needs.shape(tensor) for tensor in node.inputs]
     if any(shape is None or len(shape) < 2 for shape in shapes):
         return None
-    axis = int(node.attrs.get("axis", 1))
+    axis = int(attribute(node, "axis"))
     if axis not in (1, 1 - len(shapes[0] or ())):
         same = all(shape is not None and shape[1] == needs.of(node.outputs[0]).size for shape in shapes)
         return [needs.of(node.outputs[0])] * len(shapes) if same else None
@@ -153,7 +154,7 @@ def _concat(needs: NeededChannels, node: Node) -> list[Array | None] | None:
 
 def _split(needs: NeededChannels, node: Node) -> list[Array | None] | None:
     shape = needs.shape(node.inputs[0])
-    if shape is None or len(shape) < 2 or int(node.attrs.get("axis", 0)) not in (1, 1 - len(shape)):
+    if shape is None or len(shape) < 2 or int(attribute(node, "axis")) not in (1, 1 - len(shape)):
         return None
     return [np.concatenate([needs.of(tensor) for tensor in node.outputs])]
 

@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import attribute, permutation
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, has_input, input_constant, producer, sole_consumer, static_shape
 
 UNBOUNDED = 2**31 - 1
@@ -69,7 +70,7 @@ def _of_space_to_depth(node: Node) -> Phases | None:
 
 
 def _of_slices(node: Node) -> Phases | None:
-    if node.outputs[0].shape is None or int(node.attrs.get("axis", 0)) % len(node.outputs[0].shape) != 1:
+    if node.outputs[0].shape is None or int(attribute(node, "axis")) % len(node.outputs[0].shape) != 1:
         return None
     branches = [_slices_before(tensor) for tensor in node.inputs]
     base = next((t for t, _ in branches[0] if all(any(t is u for u, _ in other) for other in branches)), None)
@@ -156,7 +157,7 @@ def _of_reshapes(graph: gs.Graph, last: Node) -> Phases | None:
         return None
     base = first.inputs[0]
     shapes = [static_shape(t) for t in (base, first.outputs[0], last.outputs[0])]
-    perm = [int(p) for p in transpose.attrs.get("perm", ())]
+    perm = permutation(transpose, len(transpose.outputs[0].shape or ()))
     if any(shape is None for shape in shapes) or len(perm) != 6 or sorted(perm[1:4]) != [1, 3, 5]:
         return None
     source, split, output = (shape or () for shape in shapes)

@@ -17,6 +17,7 @@ from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
 from onnxslim_yolo.ir.graph import Array, Node
+from onnxslim_yolo.ops.linear import groups_of
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class PlanCost:
 
 def _layer(node: Node, macs: float, channels: Channels, enlarged: Sequence[Enlarged]) -> _Layer:
     labels = channels.labels_of(node.inputs[0])
-    groups = int(node.attrs.get("group", 1))
+    groups = groups_of(node)
     if groups > 1 and labels is not None and groups == labels.size:  # depthwise: one channel in, the same one out
         labels = None
     weights = None

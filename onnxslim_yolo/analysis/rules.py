@@ -112,10 +112,10 @@ RULES: dict[str, Rule] = {
     "Size": rules_movement.shape_of,
     "GridSample": rules_movement.sample,
     "RoiAlign": rules_movement.sample,
-    "TopK": rules_movement.along_axis(-1),
-    "ArgMax": rules_movement.along_axis(0),
-    "ArgMin": rules_movement.along_axis(0),
-    "CumSum": rules_movement.along_axis(0),
+    "TopK": rules_movement.along_axis,
+    "ArgMax": rules_movement.along_axis,
+    "ArgMin": rules_movement.along_axis,
+    "CumSum": rules_movement.along_axis,
     "GatherElements": rules_movement.gather_elements,
 }
 """Operator type → rule. Quantised operators and those with data-dependent shapes have none."""

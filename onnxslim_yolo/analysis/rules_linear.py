@@ -10,13 +10,15 @@ import numpy as np
 
 from onnxslim_yolo.analysis.labelling import Balance, Labelling, why
 from onnxslim_yolo.analysis.movement import CannotMoveError
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant
+from onnxslim_yolo.ops.linear import groups_of
 
 
 def conv(state: Labelling, node: Node, bias: int = 2) -> None:
     """Conv: depthwise ones pass labels on, in grouped ones all groups keep equally many channels."""
     weight = state.shape(node.inputs[1])
-    groups = int(node.attrs.get("group", 1))
+    groups = groups_of(node)
     if not is_constant(node.inputs[1]):
         raise CannotMoveError("its weight is computed, not constant")
     labels = state.only_axis(node, node.inputs[0], 1)
@@ -54,7 +56,7 @@ def deform_conv(state: Labelling, node: Node) -> None:
     """DeformConv: as Conv; where it looks (offset, mask) stays, and every offset group keeps equally many channels."""
     conv(state, node, bias=3)
     labels = state.only_axis(node, node.inputs[0], 1)
-    parts = int(node.attrs.get("offset_group", 1))
+    parts = int(attribute(node, "offset_group"))
     if parts > 1 and labels.size > 1:
         state.balances.append(Balance(labels.reshape(parts, -1), node.name))
 
@@ -73,7 +75,7 @@ def conv_transpose(state: Labelling, node: Node) -> None:
     if not is_constant(node.inputs[1]):
         raise CannotMoveError("its weight is computed, not constant")
     weight = state.shape(node.inputs[1])
-    groups = int(node.attrs.get("group", 1))
+    groups = groups_of(node)
     labels = state.only_axis(node, node.inputs[0], 1)
     if groups > 1 and weight[0] == groups and labels.size > 1:
         out = np.repeat(labels, weight[1])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxslim_yolo.analysis.labelling import Labelling, Rule, align, why
+from onnxslim_yolo.analysis.labelling import Labelling, align, why
 from onnxslim_yolo.analysis.movement import (
     MOVERS,
     CannotMoveError,
+    axes_of,
     axis_of,
     collapse,
     concat,
@@ -16,6 +17,7 @@ from onnxslim_yolo.analysis.movement import (
     varying_axes,
 )
 from onnxslim_yolo.analysis.targets import entry_of, read_off
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, is_empty, is_graph_output
 
 
@@ -130,7 +132,7 @@ def pad(state: Labelling, node: Node) -> None:
     for axis, widths in enumerate(pad_widths(node, len(shape))):
         if labels.shape[axis] == 1 or widths == (0, 0):
             continue
-        if node.attrs.get("mode", "constant") != "constant":
+        if attribute(node, "mode") != "constant":
             raise CannotMoveError("reflects or repeats channels")
         if len(varying_axes(labels)) > 1:
             labels = state.line(node, node.inputs[0], (axis,))
@@ -149,7 +151,7 @@ def depth_to_space(state: Labelling, node: Node) -> None:
     if labels.size == 1:
         return state.put(node.outputs[0], labels.reshape(1, 1, 1, 1))
     block = int(node.attrs["blocksize"]) ** 2
-    by_row = node.attrs.get("mode", b"DCR") in ("DCR", b"DCR")
+    by_row = attribute(node, "mode") == "DCR"
     by_block = labels.reshape(block, -1) if by_row else labels.reshape(-1, block).T
     state.merge(node, np.broadcast_to(by_block[:1], by_block.shape), by_block, by_block.shape, by_block.shape)
     found = np.where((by_block == 0).any(axis=0), 0, by_block[0])
@@ -179,7 +181,7 @@ def resize(state: Labelling, node: Node) -> None:
     sizes = node.inputs[3] if len(node.inputs) > 3 and not is_empty(node.inputs[3]) else None
     if sizes is None or labels.size == 1 or constant_of(sizes) is not None:
         return
-    axes = [int(a) % labels.ndim for a in node.attrs.get("axes", range(labels.ndim))]
+    axes = [axis % labels.ndim for axis in axes_of(node) or range(labels.ndim)]
     if 1 in axes:
         _says_width(state, node, sizes, axes.index(1), labels.reshape(-1))
 
@@ -203,28 +205,24 @@ def shape_of(state: Labelling, node: Node) -> None:
             state.labels[id(tensor)] = np.zeros((1,) * len(state.shape(tensor)), dtype=np.int64)
 
 
-def along_axis(default: int) -> Rule:
-    """A rule for what sorts, counts or sums up along one axis: channels there are frozen, elsewhere they pass."""
-
-    def rule(state: Labelling, node: Node) -> None:
-        tensor = node.inputs[0]
-        rank = len(state.shape(tensor))
-        axis = _axis(node, rank, default)
-        labels = state.line(node, tensor, [k for k in range(rank) if k != axis])
-        if labels.shape[axis] > 1:
-            state.freeze(labels, why(node, "works along its channels"))
-            labels = np.zeros((1,) * rank, dtype=np.int64)
-        for output in node.outputs:
-            if not is_empty(output):
-                kept = len(state.shape(output)) == rank
-                state.put(output, labels if kept else labels.reshape(np.delete(labels.shape, axis)))
-
-    return rule
+def along_axis(state: Labelling, node: Node) -> None:
+    """What sorts, counts or sums up along one axis: channels there are frozen, elsewhere they pass."""
+    tensor = node.inputs[0]
+    rank = len(state.shape(tensor))
+    axis = _axis(node, rank)
+    labels = state.line(node, tensor, [k for k in range(rank) if k != axis])
+    if labels.shape[axis] > 1:
+        state.freeze(labels, why(node, "works along its channels"))
+        labels = np.zeros((1,) * rank, dtype=np.int64)
+    for output in node.outputs:
+        if not is_empty(output):
+            kept = len(state.shape(output)) == rank
+            state.put(output, labels if kept else labels.reshape(np.delete(labels.shape, axis)))
 
 
-def _axis(node: Node, rank: int, default: int) -> int:
+def _axis(node: Node, rank: int) -> int:
     if node.op != "CumSum":
-        return axis_of(node, rank, default)
+        return axis_of(node, rank)
     axis = input_constant(node, 1)
     if axis is None:
         raise CannotMoveError("its axis is computed, not constant")
@@ -254,7 +252,7 @@ def center_crop_pad(state: Labelling, node: Node) -> None:
     if any(before[k] != after[k] for k in varying_axes(labels)):
         raise CannotMoveError("crops or pads channels")
     rank = len(before)
-    axes = [int(a) % rank for a in node.attrs.get("axes", range(rank))]
+    axes = [axis % rank for axis in axes_of(node) or range(rank)]
     if set(axes) & set(varying_axes(labels)):
         raise CannotMoveError("says how many channels there are")
     state.put(node.outputs[0], labels)

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.labelling import Labelling, Rule, why
 from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, axis_of, varying_axes
+from onnxslim_yolo.ir.attributes import attribute, softmax_axes
 from onnxslim_yolo.ir.graph import Node, is_constant, is_empty
 
 
@@ -74,7 +75,7 @@ def normalise_over(axes: Callable[[Node, int], list[int]]) -> Rule:
 
 def layer_norm_axes(node: Node, rank: int) -> list[int]:
     """LayerNormalization: from its axis on."""
-    return list(range(axis_of(node, rank, -1), rank))
+    return list(range(axis_of(node, rank), rank))
 
 
 def channel_axis(node: Node, rank: int) -> list[int]:
@@ -84,19 +85,17 @@ def channel_axis(node: Node, rank: int) -> list[int]:
 
 def mean_variance_axes(node: Node, rank: int) -> list[int]:
     """MeanVarianceNormalization: batch and space by default."""
-    return [int(axis) for axis in node.attrs.get("axes", (0, 2, 3))]
+    return [int(axis) for axis in attribute(node, "axes")]
 
 
 def norm_axis(node: Node, rank: int) -> list[int]:
     """LpNormalization: its axis, the last by default."""
-    return [axis_of(node, rank, -1)]
+    return [axis_of(node, rank)]
 
 
 def softmax(state: Labelling, node: Node) -> None:
     """Before opset 13, Softmax flattens everything from its axis on, which is 1 by default."""
-    old = state.graph.opset < 13
-    axes = (lambda n, rank: list(range(axis_of(n, rank, 1), rank))) if old else norm_axis
-    normalise_over(axes)(state, node)
+    normalise_over(lambda each, rank: softmax_axes(each, rank, state.graph.opset))(state, node)
 
 
 ADDS_UP = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"})
@@ -106,7 +105,7 @@ ADDS_UP = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceS
 def reduce(state: Labelling, node: Node) -> None:
     """Reductions: over space channels pass; sums over channels read them, other reductions freeze them."""
     given = axes_of(node)
-    if not given and node.attrs.get("noop_with_empty_axes", 0):
+    if not given and attribute(node, "noop_with_empty_axes"):
         return state.put(node.outputs[0], state.get(node.inputs[0]))
     shape = state.shape(node.inputs[0])
     rank = len(shape)
@@ -118,6 +117,6 @@ def reduce(state: Labelling, node: Node) -> None:
         else:
             state.contract(node, 0)
         labels = np.zeros((1,) * rank, dtype=np.int64)
-    if not node.attrs.get("keepdims", 1):
+    if not attribute(node, "keepdims"):
         labels = labels.reshape([labels.shape[k] for k in range(rank) if k not in axes])
     return state.put(node.outputs[0], labels)

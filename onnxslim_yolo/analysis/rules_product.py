@@ -12,12 +12,13 @@ import numpy as np
 
 from onnxslim_yolo.analysis.labelling import Labelling, align, why
 from onnxslim_yolo.analysis.movement import CannotMoveError, varying_axes
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant, is_empty
 
 
 def gemm(state: Labelling, node: Node) -> None:
     """Gemm: a linear layer with a bias, with either matrix transposed or constant."""
-    turned = tuple(bool(node.attrs.get(key, 0)) for key in ("transA", "transB"))
+    turned = tuple(bool(attribute(node, key)) for key in ("transA", "transB"))
     _multiply(state, node, turned)
     if not has_input(node, 2):
         return

@@ -10,7 +10,8 @@ from math import inf
 
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant, producer, sole_consumer
+from onnxslim_yolo.ir import attributes
+from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, producer, sole_consumer
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,11 @@ def _bounds(node: Node) -> tuple[int, float, float] | None:
     if node.op != "Clip":
         return None
     limits = []
-    for index, name, default in ((1, "min", -inf), (2, "max", inf)):
-        if has_input(node, index) and input_constant(node, index) is None:
+    for name, none in (("min", -inf), ("max", inf)):
+        value = attributes.operand(node, name)
+        if attributes.is_computed(node, name) or (value is not None and value.size != 1):
             return None
-        value = scalar_of(node.inputs[index]) if has_input(node, index) else node.attrs.get(name)
-        limits.append(default if value is None else float(value))
+        limits.append(none if value is None else float(value.reshape(())))
     return 0, limits[0], limits[1]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant, producer
 
 
@@ -68,7 +69,7 @@ def _shape(node: Node, depth: int) -> Sizes | None:
     dims = dims_of(node.inputs[0])
     if dims is None:
         return None
-    return dims[slice(int(node.attrs.get("start", 0)), int(node.attrs.get("end", len(dims))))]
+    return dims[slice(attribute(node, "start"), attribute(node, "end"))]
 
 
 def _same(node: Node, depth: int) -> Sizes | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant, is_constant, producer
+from onnxslim_yolo.ir.attributes import attribute, operand
+from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, is_constant, producer
 from onnxslim_yolo.ops.functions import FUNCTIONS
 
 POSITIVE_OPS = frozenset(op for op, row in FUNCTIONS.items() if row.floor is not None and row.floor >= 0) | {
@@ -76,13 +77,13 @@ def _has_floor(node: Node) -> bool:
 
 def _minimum(node: Node) -> float | None:
     """A Clip's lower bound, if it is known."""
-    low = input_constant(node, 1) if has_input(node, 1) else node.attrs.get("min")
+    low = operand(node, "min")
     return None if low is None or np.size(low) != 1 else float(np.reshape(low, ()))
 
 
 def _keeps(node: Node) -> bool:
     """Whether a Pad or Resize invents nothing negative: cubic interpolation overshoots, and a Pad may hold anything."""
     if node.op == "Pad":
-        value = input_constant(node, 2) if has_input(node, 2) else None
-        return not has_input(node, 2) or (value is not None and bool((value >= 0).all()))
-    return node.attrs.get("mode", "nearest") in ("nearest", "linear")
+        value = operand(node, "constant_value")
+        return value is not None and bool((value >= 0).all())
+    return attribute(node, "mode") in ("nearest", "linear")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, input_constant, producer, static_shape
 
 
@@ -63,7 +64,7 @@ def read_off(tensor: Tensor, position: int) -> ReadOff | None:
         return None
     if node.op == "Shape":
         rank = len(node.inputs[0].shape or ())
-        start = int(node.attrs.get("start", 0))
+        start = int(attribute(node, "start"))
         return ReadOff(node.inputs[0], (start + rank if start < 0 else start) + position)
     if node.op in _SAME:
         return read_off(node.inputs[0], position)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
+from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Node, static_shape
 
 
@@ -95,8 +96,8 @@ def windows_of(node: Node, kernel: Sequence[int]) -> tuple[Window, ...] | None:
     None where `auto_pad` makes the padding depend on a size that is not known.
     """
     rank = len(kernel)
-    strides = [int(v) for v in node.attrs.get("strides") or [1] * rank]
-    dilations = [int(v) for v in node.attrs.get("dilations") or [1] * rank]
+    strides = per_axis(node, "strides", rank)
+    dilations = per_axis(node, "dilations", rank)
     pads = explicit_pads(node, kernel, strides, dilations)
     if pads is None:
         return None
@@ -111,9 +112,9 @@ def explicit_pads(
 ) -> list[int] | None:
     """Padding as [begin…, end…], with `auto_pad` resolved; None where that needs a size that is not known."""
     rank = len(kernel)
-    auto = node.attrs.get("auto_pad", "NOTSET")
+    auto = attribute(node, "auto_pad")
     if auto == "NOTSET":
-        return [int(v) for v in node.attrs.get("pads") or [0] * (2 * rank)]
+        return per_axis(node, "pads", rank)
     if auto == "VALID":
         return [0] * (2 * rank)
     begins, ends = [], []
@@ -146,7 +147,7 @@ def set_windows(node: Node, windows: Sequence[Window]) -> None:
 
 def ceil_mode_matters(node: Node, windows: Sequence[Window]) -> bool:
     """Whether a pooling's `ceil_mode` may give it more outputs than its windows say."""
-    if not node.attrs.get("ceil_mode", 0):
+    if not attribute(node, "ceil_mode"):
         return False
     source, output = static_shape(node.inputs[0]), static_shape(node.outputs[0])
     if source is None or output is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, tensors
 from onnxslim_yolo.ir.shapes import infer_shapes
 
@@ -69,13 +70,13 @@ def _check_parameters(node: Node) -> None:
 
 
 def _kernel_trouble(node: Node, weight: tuple[int, ...], bias: tuple[int, ...] | None) -> str:
-    group = int(node.attrs.get("group", 1))
+    group = int(attribute(node, "group"))
     if not 1 <= group <= weight[0] or weight[0] % group or len(weight) < 3:
         return f"has a weight of shape {weight} in {group} groups"
     outputs = weight[0] if node.op == "Conv" else weight[1] * group
     if bias is not None and bias != (outputs,):
         return f"has {outputs} outputs, but a bias of shape {bias}"
-    kernel = tuple(node.attrs.get("kernel_shape", weight[2:]))
+    kernel = tuple(attribute(node, "kernel_shape") or weight[2:])
     return f"has a kernel_shape {kernel}, but a weight of shape {weight}" if kernel != weight[2:] else ""
 
 
@@ -85,7 +86,7 @@ def _channels_expected(node: Node) -> int | None:
         return None
     shape = [int(dim) for dim in node.inputs[1].shape or ()]
     if node.op == "Conv":
-        return shape[1] * int(node.attrs.get("group", 1)) if len(shape) > 1 else None
+        return shape[1] * int(attribute(node, "group")) if len(shape) > 1 else None
     return shape[0] if shape else None
 
 

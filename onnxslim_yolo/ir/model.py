@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files.atomic import write_atomically
+from onnxslim_yolo.ir.attributes import spell_out
 from onnxslim_yolo.ir.graph import Array, Node, consumers, copy_graph, detach, initializers, is_graph_output
 from onnxslim_yolo.ir.origins import Leaf, set_origin
 
@@ -68,6 +69,7 @@ class Model:
             node.name = name
         _name_origins(graph, {tensor.name for tensor in proto.graph.initializer})
         _inline_constant_nodes(graph)
+        spell_out(graph)
         return cls(
             graph=graph,
             metadata={p.key: p.value for p in proto.metadata_props},

@@ -17,8 +17,10 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
+from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
 from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.linear import groups_of
 
 Pair = tuple[int, int]
 
@@ -175,14 +177,14 @@ def _convolution(reader: _Reader, node: Node) -> Layer | None:
     weight, before = input_constant(node, 1), reader.shape(node.inputs[0])
     if weight is None or before is None or len(before) < 3:
         return _move(reader, node)
-    groups = int(node.attrs.get("group", 1))
+    groups = groups_of(node)
     kind = "deconv" if node.op == "ConvTranspose" else "conv"
     if groups > 1:
         kind = "depthwise" if groups == before[1] else "group-conv"
     family = Family(
         kind,
         kernel=_pair(list(weight.shape[2:])),
-        stride=_pair(node.attrs.get("strides")),
+        stride=_pair(per_axis(node, "strides", 2)),
         groups=groups if kind == "group-conv" else 1,
         size=reader.size(node.outputs[0]),
     )
@@ -201,7 +203,7 @@ def _pooling(reader: _Reader, node: Node) -> Layer | None:
     family = Family(
         "maxpool" if "Max" in node.op else "avgpool",
         kernel=(shape[2], shape[3]) if whole else _pair(node.attrs.get("kernel_shape")),
-        stride=(1, 1) if whole else _pair(node.attrs.get("strides")),
+        stride=(1, 1) if whole else _pair(per_axis(node, "strides", 2)),
         size=reader.size(node.outputs[0]),
     )
     return reader.layer(node, family, [node.inputs[0]], [node.outputs[0]])
@@ -232,14 +234,14 @@ def _binary(reader: _Reader, node: Node) -> Layer | None:
 def _resize(reader: _Reader, node: Node) -> Layer | None:
     before, after = reader.size(node.inputs[0]), reader.size(node.outputs[0])
     factor = (max(1, after[0] // max(before[0], 1)), max(1, after[1] // max(before[1], 1)))
-    mode = node.attrs.get("mode", "nearest")
+    mode = attribute(node, "mode")
     family = Family("resize", "nearest" if mode == "nearest" else "linear", kernel=factor, size=after)
     return reader.layer(node, family, [node.inputs[0]], [node.outputs[0]])
 
 
 def _concat(reader: _Reader, node: Node) -> Layer | None:
     shape = reader.shape(node.outputs[0])
-    if shape is None or len(shape) != 4 or int(node.attrs.get("axis", 0)) % 4 != 1:
+    if shape is None or len(shape) != 4 or int(attribute(node, "axis")) % 4 != 1:
         return _move(reader, node)
     return reader.layer(node, Family("concat", size=reader.size(node.outputs[0])), _computed(node), [node.outputs[0]])
 
@@ -255,7 +257,7 @@ def _product(reader: _Reader, node: Node) -> Layer | None:
     before, after = reader.shape(node.inputs[0]), reader.shape(node.outputs[0])
     if before is None or after is None or not before or not after:
         return None
-    inner = before[-2 if node.attrs.get("transA", 0) else -1]
+    inner = before[-2 if attribute(node, "transA") else -1]
     family = Family("matmul", kernel=(1, 1), size=(prod(after[:-1]), 1))
     return Layer(LayerKey(family, (int(inner),), (int(after[-1]),)), node, (), ())
 

@@ -18,6 +18,7 @@ import torch  # noqa: TID253 (the file is only imported by those who want torch)
 from torch import Tensor, nn  # noqa: TID253
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.ir.attributes import attributes, window_numbers
 from onnxslim_yolo.load.dry_run import check_sizes
 from onnxslim_yolo.load.graph_ops import OPS, same_padding
 from onnxslim_yolo.load.saved_module import FORMAT, VERSION, Description
@@ -73,7 +74,7 @@ class GraphModule(nn.Module):
         else:
             arguments = [self._argument(source, values) for source in node["inputs"]]
             try:
-                result = OPS[node["op"]](arguments, node["attributes"])
+                result = OPS[node["op"]](arguments, attributes(node["op"], node["attributes"]))
             except UnsupportedError as error:
                 raise UnsupportedError(error.message, node=node["name"], hint=error.hint) from error
         results = result if isinstance(result, tuple) else (result,)
@@ -146,21 +147,22 @@ def _plant(root: nn.Module, node: Mapping[str, Any], weights: Mapping[str, Tenso
     path = node["module"]
     if not path:
         return
-    attrs = node["attributes"]
+    attrs = attributes(node["op"], node["attributes"])
     if node["op"] == "BatchNormalization":
         count = len(weights[f"{path}.weight"])
-        momentum = 1 - attrs.get("momentum", 0.9)
-        module: nn.Module = nn.BatchNorm2d(count, eps=attrs.get("epsilon", 1e-5), momentum=momentum)
+        momentum = 1 - attrs["momentum"]
+        module: nn.Module = nn.BatchNorm2d(count, eps=attrs["epsilon"], momentum=momentum)
     else:
         weight = weights[f"{path}.weight"]
-        group, padding = attrs.get("group", 1), same_padding(attrs, 2)[0]
+        group, padding = attrs["group"], same_padding(attrs, 2)[0]
+        strides, dilations = (window_numbers(attrs, key, 2) for key in ("strides", "dilations"))
         module = nn.Conv2d(
             weight.shape[1] * group,
             weight.shape[0],
             (weight.shape[2], weight.shape[3]),
-            attrs.get("strides") or 1,
+            (strides[0], strides[1]),
             (padding[0], padding[1]),
-            attrs.get("dilations") or 1,
+            (dilations[0], dilations[1]),
             group,
             f"{path}.bias" in weights,
         )

@@ -1,8 +1,8 @@
 """What each ONNX operator is in PyTorch: one row of `OPS` each.
 
-A function takes the node's inputs and attributes and returns its output, or a tuple of outputs. Inputs are tensors,
-None (omitted), or numpy arrays: integers, and floats in the places
-named in `torch_describe.STATIC_FLOATS`. These stay Python numbers, so that a trace of the module has them as constants
+A function takes the node's inputs and attributes, defaults among them, and returns its output, or a tuple of outputs.
+Inputs are tensors, None (omitted), or numpy arrays: integers, and floats in the places named in
+`emit.torch.describe.STATIC_FLOATS`. These stay Python numbers, so that a trace of the module has them as constants
 again. Functions are written so that `torch.onnx.export` gives back the operator they came from.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor  # noqa: TID253
 from torch.nn import functional  # noqa: TID253
 
 from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.ir.attributes import attributes, window_numbers
 from onnxslim_yolo.load.graph_ops_shape import (
     Attributes,
     Operator,
@@ -34,16 +35,16 @@ from onnxslim_yolo.load.graph_ops_shape import (
     tensor,
     unsqueeze,
 )
-from onnxslim_yolo.ops.functions import FUNCTIONS, Function, attributes
+from onnxslim_yolo.ops.functions import FUNCTIONS, Function
 
 _DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
 
 
 def same_padding(attrs: Attributes, rank: int) -> tuple[list[int], bool]:
     """Padding per axis before it begins, and whether it is the same behind."""
-    if attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if attrs["auto_pad"] not in ("NOTSET", "VALID"):
         raise UnsupportedError(f"auto_pad {attrs['auto_pad']} has no fixed padding")
-    pads = list(attrs.get("pads") or [0] * (2 * rank))
+    pads = window_numbers(attrs, "pads", rank)
     return pads[:rank], pads[:rank] == pads[rank:]
 
 
@@ -64,8 +65,8 @@ def _conv(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     rank = x.dim() - 2
     run = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[rank]
     x, padding = _padded(x, attrs, 0.0)
-    strides, dilations = attrs.get("strides") or [1] * rank, attrs.get("dilations") or [1] * rank
-    y: Tensor = run(x, weight, bias, strides, padding, dilations, attrs.get("group", 1))
+    strides, dilations = (window_numbers(attrs, key, rank) for key in ("strides", "dilations"))
+    y: Tensor = run(x, weight, bias, strides, padding, dilations, attrs["group"])
     return y
 
 
@@ -74,25 +75,24 @@ def _conv_transpose(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     begin, even = same_padding(attrs, 2)
     if not even or attrs.get("output_shape"):
         raise UnsupportedError("a transposed convolution with uneven padding")
-    extra = attrs.get("output_padding") or [0, 0]
-    strides, dilations = attrs.get("strides") or [1, 1], attrs.get("dilations") or [1, 1]
-    return torch.conv_transpose2d(inputs[0], inputs[1], bias, strides, begin, extra, attrs.get("group", 1), dilations)
+    extra = window_numbers(attrs, "output_padding", 2)
+    strides, dilations = (window_numbers(attrs, key, 2) for key in ("strides", "dilations"))
+    return torch.conv_transpose2d(inputs[0], inputs[1], bias, strides, begin, extra, attrs["group"], dilations)
 
 
 def _gemm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     a, b = inputs[0], inputs[1]
     c = inputs[2] if len(inputs) > 2 else None
-    if attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0:
+    if attrs["transA"] or attrs["alpha"] != 1.0 or attrs["beta"] != 1.0:
         raise UnsupportedError("a Gemm with factors or a transposed input")
-    return functional.linear(a, b if attrs.get("transB", 0) else b.t(), c)
+    return functional.linear(a, b if attrs["transB"] else b.t(), c)
 
 
 def _max_pool(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     x, padding = _padded(inputs[0], attrs, float("-inf"))
     kernel = attrs["kernel_shape"]
-    dilations = attrs.get("dilations") or [1] * len(kernel)
-    strides = attrs.get("strides") or [1] * len(kernel)
-    return functional.max_pool2d(x, kernel, strides, padding, dilations, bool(attrs.get("ceil_mode", 0)))
+    strides, dilations = (window_numbers(attrs, key, len(kernel)) for key in ("strides", "dilations"))
+    return functional.max_pool2d(x, kernel, strides, padding, dilations, bool(attrs["ceil_mode"]))
 
 
 def _average_pool(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
@@ -100,23 +100,19 @@ def _average_pool(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     begin, even = same_padding(attrs, len(kernel))
     if not even:
         raise UnsupportedError("an average pool with uneven padding")
-    strides = attrs.get("strides") or [1] * len(kernel)
-    include = bool(attrs.get("count_include_pad", 0))
-    return functional.avg_pool2d(inputs[0], kernel, strides, begin, bool(attrs.get("ceil_mode", 0)), include)
+    strides = window_numbers(attrs, "strides", len(kernel))
+    include = bool(attrs["count_include_pad"])
+    return functional.avg_pool2d(inputs[0], kernel, strides, begin, bool(attrs["ceil_mode"]), include)
 
 
 def _clip(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    def limit(position: int, key: str) -> float | None:
-        given = inputs[position] if len(inputs) > position else attrs.get(key)
-        return None if given is None else float(np.asarray(given).reshape(-1)[0])
-
-    low, high = limit(1, "min"), limit(2, "max")
+    given = [*inputs[1:3], None, None]
+    low, high = (None if each is None else float(np.asarray(each).reshape(-1)[0]) for each in given[:2])
     return functional.relu6(inputs[0]) if (low, high) == (0.0, 6.0) else torch.clamp(inputs[0], low, high)
 
 
 def _hard_sigmoid(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    given = attributes("HardSigmoid", attrs)
-    alpha, beta = given["alpha"], given["beta"]
+    alpha, beta = attrs["alpha"], attrs["beta"]
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return functional.hardsigmoid(inputs[0])
     return torch.clamp(inputs[0] * alpha + beta, 0.0, 1.0)
@@ -124,13 +120,13 @@ def _hard_sigmoid(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 def _layer_norm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     x = inputs[0]
-    axis = attrs.get("axis", -1) % x.dim()
+    axis = attrs["axis"] % x.dim()
     bias = inputs[2] if len(inputs) > 2 else None
-    return functional.layer_norm(x, x.shape[axis:], inputs[1], bias, attrs.get("epsilon", 1e-5))
+    return functional.layer_norm(x, x.shape[axis:], inputs[1], bias, attrs["epsilon"])
 
 
 def _top_k(inputs: Sequence[Any], attrs: Attributes) -> tuple[Tensor, ...]:
-    axis, largest, ordered = attrs.get("axis", -1), attrs.get("largest", 1), attrs.get("sorted", 1)
+    axis, largest, ordered = attrs["axis"], attrs["largest"], attrs["sorted"]
     return tuple(torch.topk(inputs[0], numbers(inputs[1])[0], axis, bool(largest), bool(ordered)))
 
 
@@ -140,42 +136,40 @@ def _prelu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 def _batch_norm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     x, weight, bias, mean, var = inputs[:5]
-    return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, attrs.get("epsilon", 1e-5))
+    return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, attrs["epsilon"])
 
 
-def _row(row: Function, op: str) -> Operator:
+def _row(row: Function) -> Operator:
     """A function as torch has it, with the attributes that it takes."""
     run = getattr(torch, str(row.torch), None) or getattr(functional, str(row.torch))
 
     def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-        given = attributes(op, attrs)
-        y: Tensor = run(tensor(inputs[0]), **{keyword: given[name] for name, keyword in row.arguments.items()})
+        y: Tensor = run(tensor(inputs[0]), **{keyword: attrs[name] for name, keyword in row.arguments.items()})
         return y
 
     return operator
 
 
 def _selu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, given = tensor(inputs[0]), attributes("Selu", attrs)
-    if given == attributes("Selu", {}):
+    x = tensor(inputs[0])
+    if dict(attrs) == attributes("Selu", {}):
         return functional.selu(x)
-    y: Tensor = functional.elu(x, given["alpha"]) * given["gamma"]
+    y: Tensor = functional.elu(x, attrs["alpha"]) * attrs["gamma"]
     return y
 
 
 def _swish(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, alpha = tensor(inputs[0]), attrs.get("alpha", 1.0)
+    x, alpha = tensor(inputs[0]), attrs["alpha"]
     return functional.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
 
 
 def _thresholded(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    y: Tensor = functional.threshold(tensor(inputs[0]), attributes("ThresholdedRelu", attrs)["alpha"], 0.0)
+    y: Tensor = functional.threshold(tensor(inputs[0]), attrs["alpha"], 0.0)
     return y
 
 
 def _shrink(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, given = tensor(inputs[0]), attributes("Shrink", attrs)
-    bias, limit = given["bias"], given["lambd"]
+    x, bias, limit = tensor(inputs[0]), attrs["bias"], attrs["lambd"]
     return torch.where(x < -limit, x + bias, torch.where(x > limit, x - bias, torch.zeros_like(x)))
 
 
@@ -208,19 +202,19 @@ OPS: dict[str, Operator] = {
     "Pad": pad,
     "Resize": resize,
     "Reshape": reshape,
-    "Flatten": lambda inputs, attrs: torch.flatten(inputs[0], attrs.get("axis", 1)),
+    "Flatten": lambda inputs, attrs: torch.flatten(inputs[0], attrs["axis"]),
     "Transpose": lambda inputs, attrs: inputs[0].permute(*attrs["perm"]),
     "Concat": concat,
     "Split": split,
     "Slice": slice_axes,
     "Gather": gather,
-    "GatherElements": lambda inputs, attrs: torch.gather(inputs[0], attrs.get("axis", 0), tensor(inputs[1])),
+    "GatherElements": lambda inputs, attrs: torch.gather(inputs[0], attrs["axis"], tensor(inputs[1])),
     "Squeeze": squeeze,
     "Unsqueeze": unsqueeze,
     "Expand": expand,
     "Identity": _unary(lambda x: x),
     "Cast": lambda inputs, attrs: tensor(inputs[0]).to(_DTYPES[attrs["to"]]),
-    **{op: _row(row, op) for op, row in FUNCTIONS.items() if row.torch is not None},
+    **{op: _row(row) for op, row in FUNCTIONS.items() if row.torch is not None},
     "Selu": _selu,
     "Swish": _swish,
     "ThresholdedRelu": _thresholded,
@@ -229,7 +223,7 @@ OPS: dict[str, Operator] = {
     "PRelu": _prelu,
     "HardSigmoid": _hard_sigmoid,
     "Not": _unary(torch.logical_not),
-    "Softmax": lambda inputs, attrs: torch.softmax(inputs[0], attrs.get("axis", -1)),
+    "Softmax": lambda inputs, attrs: torch.softmax(inputs[0], attrs["axis"]),
     "Add": _binary(lambda a, b: a + b),
     "Sub": _binary(lambda a, b: a - b),
     "Mul": _binary(lambda a, b: a * b),

@@ -34,22 +34,22 @@ def numbers(value: Any) -> list[int]:
 def pad(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Pad, constants before and behind."""
     x = inputs[0]
-    pads = numbers(inputs[1] if len(inputs) > 1 else attrs["pads"])
+    pads = numbers(inputs[1])
     axes = numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(pads) // 2))
     sides = {axis % x.dim(): (pads[k], pads[len(axes) + k]) for k, axis in enumerate(axes)}
     first = min((axis for axis, side in sides.items() if any(side)), default=x.dim() - 1)
     flat = [side for axis in reversed(range(first, x.dim())) for side in sides.get(axis, (0, 0))]
     value = float(np.asarray(inputs[2]).reshape(-1)[0]) if len(inputs) > 2 and inputs[2] is not None else 0.0
-    return functional.pad(x, flat, mode=_PAD_MODES[attrs.get("mode", "constant")], value=value)
+    return functional.pad(x, flat, mode=_PAD_MODES[attrs["mode"]], value=value)
 
 
 def resize(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Resize."""
     x = inputs[0]
     modes = {"nearest": "nearest", "linear": "bilinear"}
-    mode, where = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
+    mode, where = attrs["mode"], attrs["coordinate_transformation_mode"]
     known = {"nearest": ("asymmetric",), "linear": ("half_pixel", "pytorch_half_pixel", "align_corners")}
-    if where not in known.get(mode, ()) or (mode == "nearest" and attrs.get("nearest_mode") != "floor"):
+    if where not in known.get(mode, ()) or (mode == "nearest" and attrs["nearest_mode"] != "floor"):
         raise UnsupportedError(f"a Resize with mode {mode} and coordinates {where}")
     corners = None if mode == "nearest" else where == "align_corners"
     if len(inputs) > 3 and inputs[3] is not None:
@@ -63,7 +63,7 @@ def reshape(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     x, target = inputs[0], numbers(inputs[1])
     if target and target[0] > 0 and attrs.get(TRACED_ROWS):
         target[0] = target[0] * int(x.shape[0]) // attrs[TRACED_ROWS]
-    if not attrs.get("allowzero", 0):  # a 0 takes the input's size, which has the batch's length already
+    if not attrs["allowzero"]:  # a 0 takes the input's size, which has the batch's length already
         target = [int(x.shape[axis]) if size == 0 else size for axis, size in enumerate(target)]
     return torch.reshape(x, target)
 
@@ -79,11 +79,10 @@ def concat(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 def split(inputs: Sequence[Any], attrs: Attributes) -> tuple[Tensor, ...]:
     """Split into given sizes."""
-    x, axis = inputs[0], attrs.get("axis", 0)
-    sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else attrs.get("split")
-    if sizes is None:
+    x, axis = inputs[0], attrs["axis"]
+    if len(inputs) < 2 or inputs[1] is None:
         raise UnsupportedError("a Split without sizes")
-    return tuple(torch.split(x, numbers(sizes), axis))
+    return tuple(torch.split(x, numbers(inputs[1]), axis))
 
 
 def slice_axes(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
@@ -102,7 +101,7 @@ def slice_axes(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 def gather(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Gather with any index."""
-    x, axis = inputs[0], attrs.get("axis", 0) % inputs[0].dim()
+    x, axis = inputs[0], attrs["axis"] % inputs[0].dim()
     index = tensor(inputs[1])
     if index.dim() == 0:
         return x.select(axis, int(index))  # type: ignore[no-any-return]
@@ -111,25 +110,23 @@ def gather(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     return x[(slice(None),) * axis + (index.to(x.device),)]  # type: ignore[no-any-return]
 
 
-def _axes(inputs: Sequence[Any], attrs: Attributes) -> list[int] | None:
-    if len(inputs) > 1 and inputs[1] is not None:
-        return numbers(inputs[1])
-    return list(attrs["axes"]) if attrs.get("axes") is not None else None
+def _axes(inputs: Sequence[Any]) -> list[int] | None:
+    return numbers(inputs[1]) if len(inputs) > 1 and inputs[1] is not None else None
 
 
 def reduce_axes(run: Callable[..., Tensor]) -> Operator:
     """A reduction over axes as an operator."""
 
     def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-        axes = _axes(inputs, attrs) or list(range(inputs[0].dim()))
-        return run(inputs[0], axes, bool(attrs.get("keepdims", 1)))
+        axes = _axes(inputs) or list(range(inputs[0].dim()))
+        return run(inputs[0], axes, bool(attrs["keepdims"]))
 
     return operator
 
 
 def squeeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Squeeze."""
-    x, axes = inputs[0], _axes(inputs, attrs)
+    x, axes = inputs[0], _axes(inputs)
     for axis in sorted((axis % x.dim() for axis in axes), reverse=True) if axes else ():
         x = x.squeeze(axis)
     return x if axes else x.squeeze()  # type: ignore[no-any-return]
@@ -137,7 +134,7 @@ def squeeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 def unsqueeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Unsqueeze."""
-    x, axes = tensor(inputs[0]), _axes(inputs, attrs) or []
+    x, axes = tensor(inputs[0]), _axes(inputs) or []
     for axis in sorted(axis % (x.dim() + len(axes)) for axis in axes):
         x = x.unsqueeze(axis)
     return x

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.files.atomic import require_file, sha256_of
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.ir.graph import initializers, input_constant, nodes_of, toposort
 from onnxslim_yolo.ir.model import Model, Source
@@ -91,9 +92,9 @@ def _shorten_domains(proto: onnx.ModelProto, path: Path) -> None:
 def _shorten(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _shorten(attribute.g)
+        for each in node.attribute:
+            if each.type == onnx.AttributeProto.GRAPH:
+                _shorten(each.g)
 
 
 def _inlined(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -195,9 +196,9 @@ def _external(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a graph and of the graphs in its nodes' attributes."""
     yield from graph.initializer
-    for attribute in (a for node in graph.node for a in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for inner in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+    for each in (a for node in graph.node for a in node.attribute):
+        yield from (each.t, *each.tensors)
+        for inner in [each.g] if each.type == onnx.AttributeProto.GRAPH else each.graphs:
             yield from _tensors(inner)
 
 
@@ -320,7 +321,7 @@ def _check_weights(model: Model) -> None:
 
 def _refuse_training(model: Model) -> None:
     for node in nodes_of(model.graph, "Dropout", "BatchNormalization"):
-        flag = input_constant(node, 2) if node.op == "Dropout" else node.attrs.get("training_mode", 0)
+        flag = input_constant(node, 2) if node.op == "Dropout" else attribute(node, "training_mode")
         if flag is not None and np.any(flag):
             raise UnsupportedError(
                 f"{node.op} is in training mode",

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
+
+from onnxslim_yolo.ir.attributes import attributes, defaults
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -43,25 +43,10 @@ class Function:
     kind: str = "exp"
 
 
-@cache
-def defaults(op: str) -> dict[str, object]:
-    """The ONNX schema's own defaults of an operator's attributes."""
-    if not onnx.defs.has(op):
-        return {}  # the installed onnx is older than the operator
-    schema = onnx.defs.get_schema(op)
-    given = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.type}
-    return {name: onnx.helper.get_attribute_value(value) for name, value in given.items()}
-
-
-def attributes(op: str, given: Mapping[str, object]) -> dict[str, Any]:
-    """What a node says, and what the schema says where it says nothing; text as text."""
-    both = {**defaults(op), **{k: v for k, v in given.items() if k in defaults(op)}}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in both.items()}
-
-
 def apply(op: str, given: Mapping[str, object], x: Array) -> Array:
     """The operator's values at x, under a node's attributes."""
-    return np.asarray(FUNCTIONS[op].f(x, **attributes(op, given)))
+    said = attributes(op, given)
+    return np.asarray(FUNCTIONS[op].f(x, **{name: said[name] for name in defaults(op)}))
 
 
 def _sigmoid(x: Array) -> Array:

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
 
 LINEAR = ("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul")
+
+
+def groups_of(node: Node) -> int:
+    """Of how many parts that share nothing a linear layer consists."""
+    return int(attribute(node, "group") or 1)
 
 
 @dataclass(frozen=True)
@@ -34,16 +40,21 @@ class LinearLayer:
     def of(cls, node: Node) -> LinearLayer | None:
         """The layer that a node is; None where it is none, or its weight is computed, or its input is transposed."""
         weight = input_constant(node, 1) if node.op in LINEAR else None
-        if weight is None or weight.ndim < 2 or node.attrs.get("transA", 0):
+        if weight is None or weight.ndim < 2 or attribute(node, "transA"):
             return None
         if node.op in ("Gemm", "MatMul") and weight.ndim != 2:
             return None
-        return cls(node, weight, int(node.attrs.get("group", 1)))
+        return cls.with_weight(node, weight)
+
+    @classmethod
+    def with_weight(cls, node: Node, weight: Array) -> LinearLayer:
+        """The layer that a node would be with this weight."""
+        return cls(node, weight, groups_of(node))
 
     @property
     def outputs_first(self) -> bool:
         """Whether axis 0 of the stored weight makes channels (Conv, Gemm with transB), not axis 1."""
-        return self.node.op in ("Conv", "DeformConv") or bool(self.node.attrs.get("transB", 0))
+        return self.node.op in ("Conv", "DeformConv") or bool(attribute(self.node, "transB"))
 
     @property
     def channel_axis(self) -> int:
@@ -94,6 +105,12 @@ class LinearLayer:
     def is_depthwise(self) -> bool:
         """Whether every input channel is a group of its own."""
         return self.groups > 1 and self.groups == self.inputs
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """α and β: what Gemm multiplies the product and the bias by."""
+        alpha, beta = (attribute(self.node, name) if self.node.op == "Gemm" else 1 for name in ("alpha", "beta"))
+        return float(alpha), float(beta)
 
     @property
     def has_computed_bias(self) -> bool:

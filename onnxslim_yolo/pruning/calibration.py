@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.ir.attributes import per_axis
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, input_constant, static_shape, toposort
 from onnxslim_yolo.ir.model import Model
 
@@ -222,7 +223,7 @@ def _add_window(
     one_hot = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel), (channels, 1, 1, 1))
     output = gs.Variable(name(f"{tensor.name}_window"), np.float32)
     steps = _steps(list(shape[2:]))
-    strides = [s * k for s, k in zip(node.attrs.get("strides", [1, 1]), steps, strict=True)]
+    strides = [s * k for s, k in zip(per_axis(node, "strides", len(steps)), steps, strict=True)]
     attrs = {k: v for k, v in node.attrs.items() if k in ("pads", "dilations", "auto_pad")}
     attrs |= {"group": channels, "strides": strides, "kernel_shape": list(kernel)}
     constant = gs.Constant(name("calibration_one_hot"), one_hot)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.analysis.contraction import Contraction
+from onnxslim_yolo.ir.attributes import per_axis
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.pruning.calibration import Statistics
@@ -92,7 +93,7 @@ def weight_of(node: Node, blocks: Array, shape: tuple[int, ...], taps: int) -> A
 
 
 def _layer(node: Node, weight: Array) -> LinearLayer:
-    return LinearLayer(node, weight, int(node.attrs.get("group", 1)))
+    return LinearLayer.with_weight(node, weight)
 
 
 def _per_output(node: Node, shift: Array, weight: Array, taps: int) -> Array:
@@ -101,6 +102,6 @@ def _per_output(node: Node, shift: Array, weight: Array, taps: int) -> Array:
     if node.op in ("Gemm", "MatMul"):
         return shift.reshape(-1)
     if node.op == "ConvTranspose":
-        overlap = float(np.prod(node.attrs.get("strides", [1])))
+        overlap = float(np.prod(per_axis(node, "strides", weight.ndim - 2)))
         return np.asarray(shift.reshape(len(shift), weight.shape[1], -1).sum(axis=2).reshape(-1) / overlap)
     return np.asarray(shift.reshape(weight.shape[0], -1).sum(axis=1))

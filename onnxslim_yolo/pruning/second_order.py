@@ -153,9 +153,7 @@ def _curvature(
             _energy(part, covariance[g * n : (g + 1) * n, g * n : (g + 1) * n]) for g, part in enumerate(parts)
         )
         found[place.node.name] = (
-            np.eye(LinearLayer(place.node, constant, int(place.node.attrs.get("group", 1))).outputs)
-            * weight
-            / max(energy, 1e-30)
+            np.eye(LinearLayer.with_weight(place.node, constant).outputs) * weight / max(energy, 1e-30)
         )
     return found
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxslim_yolo.analysis.affine import Affine
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Namer, Node, has_input, input_constant, replace_constant
+from onnxslim_yolo.ops.linear import groups_of
 
 FP16_ROUNDING = 2.0**-11
 """Relative rounding error of a float16; a weight that loses more than that was pushed into the subnormals."""
@@ -127,7 +129,7 @@ def _conv_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
 
 
 def _conv_transpose_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, groups = _weight(node), int(node.attrs.get("group", 1))
+    weight, groups = _weight(node), groups_of(node)
     channels = weight.shape[1] * groups
     if not _fits(affine, axis, 1, channels):
         return None
@@ -139,12 +141,12 @@ def _conv_transpose_after(node: Node, affine: Affine, axis: int) -> Absorbed | N
 
 
 def _gemm_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, transposed = _weight(node), bool(node.attrs.get("transB", 0))
+    weight, transposed = _weight(node), bool(attribute(node, "transB"))
     channels = weight.shape[0 if transposed else 1]
     if not _fits(affine, axis, 1, channels):
         return None
     wide = affine.widened(channels)
-    bias = float(node.attrs.get("beta", 1.0)) * _bias(node, channels) * wide.scale + wide.shift
+    bias = float(attribute(node, "beta")) * _bias(node, channels) * wide.scale + wide.shift
     weight *= wide.scale[:, None] if transposed else wide.scale
     return Absorbed(node, weight, bias if _needs_bias(node, affine) else None, node.op)
 
@@ -162,7 +164,7 @@ def _matmul_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
 
 
 def _conv_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, groups = _weight(node), int(node.attrs.get("group", 1))
+    weight, groups = _weight(node), groups_of(node)
     channels = weight.shape[1] * groups
     if not _fits(affine, axis, 1, channels):
         return None
@@ -188,12 +190,12 @@ def _conv_transpose_before(node: Node, affine: Affine, axis: int) -> Absorbed | 
 
 def _gemm_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
     weight = _weight(node)
-    matrix = weight.T if node.attrs.get("transB", 0) else weight
-    if node.attrs.get("transA", 0) or not _fits(affine, axis, 1, matrix.shape[0]):
+    matrix = weight.T if attribute(node, "transB") else weight
+    if attribute(node, "transA") or not _fits(affine, axis, 1, matrix.shape[0]):
         return None
     wide = affine.widened(matrix.shape[0])
-    carried = float(node.attrs.get("alpha", 1.0)) * (wide.shift @ matrix)
-    bias = float(node.attrs.get("beta", 1.0)) * _bias(node, matrix.shape[1]) + carried
+    carried = float(attribute(node, "alpha")) * (wide.shift @ matrix)
+    bias = float(attribute(node, "beta")) * _bias(node, matrix.shape[1]) + carried
     matrix *= wide.scale[:, None]
     return Absorbed(node, weight, bias if affine.shifts else None, node.op)
 
@@ -223,7 +225,7 @@ def _fits(affine: Affine, axis: int, expected: int, channels: int) -> bool:
 
 
 def _is_padded(node: Node) -> bool:
-    auto = node.attrs.get("auto_pad", "NOTSET")
+    auto = attribute(node, "auto_pad")
     return auto.startswith("SAME") or (auto == "NOTSET" and any(node.attrs.get("pads") or ()))
 
 

@@ -6,7 +6,7 @@ convolutions are recomputed from the positions before and after. What is compute
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.movement import axes_of, axis_of, gather_indices, pad_widths, slice_ranges, split_sizes
 from onnxslim_yolo.analysis.targets import entry_of
+from onnxslim_yolo.ir.attributes import operand, set_operand
 from onnxslim_yolo.ir.graph import (
     Array,
     Node,
@@ -22,9 +23,9 @@ from onnxslim_yolo.ir.graph import (
     input_constant,
     is_empty,
     replace_constant,
-    set_input,
     static_shape,
 )
+from onnxslim_yolo.ops.linear import groups_of
 from onnxslim_yolo.rewrites.cutter import Cutter
 
 
@@ -39,10 +40,13 @@ def _split(cutter: Cutter, node: Node) -> None:
     bounds = np.cumsum([0, *split_sizes(node, shape[axis])])
     sizes = [int(cutter.copies(classes[a:b]).sum()) for a, b in pairwise(bounds.tolist())]
     node.attrs.pop("num_outputs", None)
-    if cutter.model.opset < 13:
-        node.attrs["split"] = sizes
-    else:
-        set_input(node, 1, gs.Constant(cutter.name(f"{node.name}_sizes"), np.asarray(sizes, dtype=np.int64)))
+    _set(cutter, node, "split", sizes, "sizes")
+
+
+def _set(cutter: Cutter, node: Node, name: str, values: Sequence[int] | Array, stem: str) -> None:
+    """Say an operand otherwise, as an input or an attribute."""
+    array = np.asarray(values, dtype=np.int64)
+    set_operand(node, name, array, cutter.model.opset, lambda: cutter.name(f"{node.name}_{stem}"))
 
 
 def _slice(cutter: Cutter, node: Node) -> None:
@@ -78,20 +82,12 @@ def _gather_instead(cutter: Cutter, node: Node, rank: int, axis: int, classes: A
 def _set_bounds(
     cutter: Cutter, node: Node, rank: int, axis: int, start: int, end: int, step: int | None = None
 ) -> None:
-    if "starts" in node.attrs:
-        axes = [int(a) % rank for a in node.attrs.get("axes", range(len(node.attrs["starts"])))]
-        position = axes.index(axis)
-        for key, value in (("starts", start), ("ends", end)):
-            node.attrs[key] = [value if k == position else v for k, v in enumerate(node.attrs[key])]
-        return
-    given = input_constant(node, 3)
-    axes = list(range(rank)) if given is None else [int(a) % rank for a in given.reshape(-1)]
-    position = axes.index(axis)
-    changed = [(1, start), (2, end)] if step is None else [(1, start), (2, end), (4, step)]
-    for index, value in changed:
-        bounds = np.array(input_constant(node, index))
-        bounds.reshape(-1)[position] = value
-        replace_constant(node, index, bounds, cutter.name(f"{node.name}_bounds"))
+    position = [a % rank for a in axes_of(node) or range(rank)].index(axis)
+    for name, value in (("starts", start), ("ends", end), ("steps", step)):
+        if value is not None:
+            bounds = np.array(operand(node, name))
+            bounds.reshape(-1)[position] = value
+            _set(cutter, node, name, bounds, "bounds")
 
 
 def _gather(cutter: Cutter, node: Node) -> None:
@@ -148,7 +144,7 @@ def _resize(cutter: Cutter, node: Node) -> None:
     if not has_input(node, 3) or width is None:
         return
     rank = len(cutter.plan.channels.shapes[id(node.outputs[0])] or ())
-    axes = [int(a) % rank for a in node.attrs.get("axes", range(rank))]
+    axes = [axis % rank for axis in axes_of(node) or range(rank)]
     if 1 in axes:
         _set_number(cutter, node, 3, axes.index(1), width, keep=())
 
@@ -173,12 +169,9 @@ def _pad(cutter: Cutter, node: Node) -> None:
     if new == widths:
         return
     values = [side[0] for side in new] + [side[1] for side in new]
-    if "pads" in node.attrs:
-        node.attrs["pads"] = values
-        return
-    replace_constant(node, 1, np.asarray(values, dtype=np.int64), cutter.name(f"{node.name}_pads"))
-    if has_input(node, 3):
-        set_input(node, 3, gs.Constant(cutter.name(f"{node.name}_axes"), np.arange(rank, dtype=np.int64)))
+    _set(cutter, node, "pads", values, "pads")
+    if axes_of(node) is not None:
+        _set(cutter, node, "axes", range(rank), "axes")
 
 
 def _mean(cutter: Cutter, node: Node) -> None:
@@ -223,7 +216,7 @@ def _attention(cutter: Cutter, node: Node) -> None:
 def _depthwise(cutter: Cutter, node: Node) -> None:
     """Where every channel is a group of its own, there are as many groups as channels left."""
     shape = cutter.plan.channels.shapes.get(id(node.inputs[0]))
-    groups = int(node.attrs.get("group", 1))
+    groups = groups_of(node)
     if shape is None or groups == 1 or groups != shape[1]:
         return
     classes = cutter.along(node, 0, 1)

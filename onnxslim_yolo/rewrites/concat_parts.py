@@ -24,6 +24,7 @@ from onnxslim_yolo.analysis.contraction import may_pad
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.needed import POOLS, UNARY, NeededChannels
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
@@ -56,7 +57,7 @@ def drop_part(model: Model, needs: NeededChannels, moments: MomentAnalysis, may_
     """Take one part out of one Concat; whether there was one. Shapes are stale then."""
     for node in nodes_of(model.graph, "Concat"):
         shape = needs.shape(node.outputs[0])
-        if shape is None or len(shape) < 3 or int(node.attrs["axis"]) not in (1, 1 - len(shape)):
+        if shape is None or len(shape) < 3 or int(attribute(node, "axis")) not in (1, 1 - len(shape)):
             continue
         for index, tensor in enumerate(node.inputs):
             unread = not needs.of(tensor).any() or constant_value(moments, tensor) is not None
@@ -101,7 +102,11 @@ def _follow(node: Node, found: _Range, needs: NeededChannels, moments: MomentAna
     if node.op == "Concat":
         shapes = [needs.shape(tensor) for tensor in node.inputs]
         rank = len(shapes[0] or ())
-        if len(places) != 1 or int(node.attrs["axis"]) not in (1, 1 - rank) or any(shape is None for shape in shapes):
+        if (
+            len(places) != 1
+            or int(attribute(node, "axis")) not in (1, 1 - rank)
+            or any(shape is None for shape in shapes)
+        ):
             return False
         start += sum(shape[1] for shape in shapes[: places[0]] if shape is not None)
     elif node.op == "BatchNormalization":

@@ -23,6 +23,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import attribute, set_operand
 from onnxslim_yolo.ir.graph import Namer, Node, Tensor, is_constant
 
 _UNKNOWN = -1
@@ -60,7 +61,7 @@ class _Lettered:
 
 
 def _terms(node: Node) -> _Terms | None:
-    text = node.attrs.get("equation", "")
+    text = attribute(node, "equation")
     text = "".join((text.decode() if isinstance(text, bytes) else str(text)).split())
     left, arrow, result = text.partition("->")
     operands = tuple(left.split(","))
@@ -114,10 +115,9 @@ class _Writer:
         axes = [i for i, letter in enumerate(x.letters) if letter not in kept]
         if not axes:
             return x
-        if self._graph.opset < 13:
-            tensor = self.node("ReduceSum", x.tensor, axes=axes, keepdims=0)
-        else:
-            tensor = self.node("ReduceSum", x.tensor, self.ints(axes), keepdims=0)
+        tensor = self.node("ReduceSum", x.tensor, keepdims=0)
+        reduction, opset = tensor.inputs[0], self._graph.opset
+        set_operand(reduction, "axes", np.asarray(axes, np.int64), opset, lambda: self._name(f"{self._stem}/const"))
         return _Lettered(tensor, "".join(letter for letter in x.letters if letter in kept))
 
     def ordered(self, x: _Lettered, letters: str) -> Tensor:

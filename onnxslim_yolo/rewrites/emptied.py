@@ -19,6 +19,7 @@ from onnxslim_yolo.analysis.constraints import violations
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.dead import along, dead_channels
 from onnxslim_yolo.analysis.moment_rules import moments_of
+from onnxslim_yolo.ir.attributes import operand, set_operand
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
@@ -27,10 +28,8 @@ from onnxslim_yolo.ir.graph import (
     bypass,
     copy_graph,
     detach,
-    input_constant,
     is_constant,
     is_empty,
-    replace_constant,
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
@@ -127,7 +126,7 @@ def _forget(graph: gs.Graph, empty: set[int]) -> None:
         if outputs and all(id(tensor) in empty for tensor in outputs):
             detach(node)
         elif node.op == "Split" and any(id(tensor) in empty for tensor in outputs):
-            _drop_outputs(node, empty)
+            _drop_outputs(graph, node, empty)
     for node in graph.nodes:
         if node.op == "Concat" and any(id(tensor) in empty for tensor in node.inputs):
             node.inputs = [tensor for tensor in node.inputs if id(tensor) not in empty]
@@ -135,14 +134,11 @@ def _forget(graph: gs.Graph, empty: set[int]) -> None:
                 bypass(graph, node)
 
 
-def _drop_outputs(node: Node, empty: set[int]) -> None:
+def _drop_outputs(graph: gs.Graph, node: Node, empty: set[int]) -> None:
     """Take the outputs of width 0 out of a Split whose sizes are set already."""
     left = [k for k, tensor in enumerate(node.outputs) if id(tensor) not in empty]
-    if "split" in node.attrs:
-        node.attrs["split"] = [node.attrs["split"][k] for k in left]
-    else:
-        sizes = np.asarray(input_constant(node, 1))[left]
-        replace_constant(node, 1, sizes)
+    sizes = np.asarray(operand(node, "split"))[left]
+    set_operand(node, "split", sizes, graph.opset, lambda: node.inputs[1].name)
     node.outputs = [node.outputs[k] for k in left]
     if len(left) == 1:
         node.op, node.attrs, node.inputs = "Identity", {}, node.inputs[:1]

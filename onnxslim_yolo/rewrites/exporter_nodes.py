@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import attribute, set_operand
 from onnxslim_yolo.ir.graph import (
-    Array,
     Namer,
     Node,
     Tensor,
@@ -63,11 +63,11 @@ def _splits(graph: gs.Graph) -> int:
         indices = [_index(reader) for reader in readers if reader.op == "SequenceAt"]
         if is_graph_output(graph, node.outputs[0]) or len(indices) != len(readers) or shape is None or None in indices:
             continue
-        axis = int(node.attrs.get("axis", 0)) % len(shape)
+        axis = int(attribute(node, "axis")) % len(shape)
         sizes = _sizes(node, shape[axis])
         if sizes is None or any(not -len(sizes) <= i < len(sizes) for i in indices if i is not None):
             continue
-        squeezed = len(node.inputs) < 2 and not node.attrs.get("keepdims", 1)
+        squeezed = len(node.inputs) < 2 and not attribute(node, "keepdims")
         _split(graph, node, axis, sizes, squeezed, name)
         done += 1
     return done
@@ -97,13 +97,9 @@ def _split(graph: gs.Graph, node: Node, axis: int, sizes: list[int], squeezed: b
     """Put a Split in the place of a SplitToSequence, and its outputs in that of the SequenceAts."""
     data = node.inputs[0]
     parts = [gs.Variable(name(f"{node.outputs[0].name}_{k}"), data.dtype) for k in range(len(sizes))]
-    attrs: dict[str, object] = {"axis": axis}
-    inputs: list[Tensor] = [data]
-    if graph.opset < 13:
-        attrs["split"] = sizes
-    else:
-        inputs.append(_constant(name(f"{node.name}_sizes"), sizes))
-    graph.nodes.append(gs.Node("Split", name(f"{node.name}_split"), attrs, inputs, parts))
+    cut = gs.Node("Split", name(f"{node.name}_split"), {"axis": axis}, [data], parts)
+    set_operand(cut, "split", np.asarray(sizes, np.int64), graph.opset, lambda: name(f"{node.name}_sizes"))
+    graph.nodes.append(cut)
     for reader in consumers(node.outputs[0]):
         part = parts[_index(reader) or 0]
         output = reader.outputs[0]
@@ -116,14 +112,9 @@ def _split(graph: gs.Graph, node: Node, axis: int, sizes: list[int], squeezed: b
 
 
 def _axis_node(graph: gs.Graph, op: str, data: Tensor, output: Tensor, axis: int, name: Namer) -> None:
-    attrs = {"axes": [axis]} if graph.opset < 13 else {}
-    inputs = [data] if graph.opset < 13 else [data, _constant(name(f"{output.name}_axes"), [axis])]
-    graph.nodes.append(gs.Node(op, name(f"{output.name}_{op.lower()}"), attrs, inputs, [output]))
-
-
-def _constant(name: str, values: list[int]) -> gs.Constant:
-    array: Array = np.asarray(values, dtype=np.int64)
-    return gs.Constant(name, array)
+    node = gs.Node(op, name(f"{output.name}_{op.lower()}"), {}, [data], [output])
+    set_operand(node, "axes", np.asarray([axis], np.int64), graph.opset, lambda: name(f"{output.name}_axes"))
+    graph.nodes.append(node)
 
 
 def _picks(graph: gs.Graph) -> int:
@@ -146,8 +137,8 @@ def _joins(graph: gs.Graph) -> int:
         maker = producer(node.inputs[0]) if node.inputs else None
         if maker is None or maker.op != "SequenceConstruct" or any(t.shape is None for t in maker.inputs):
             continue
-        axis, parts = int(node.attrs["axis"]), list(maker.inputs)
-        if node.attrs.get("new_axis", 0):
+        axis, parts = int(attribute(node, "axis")), list(maker.inputs)
+        if attribute(node, "new_axis"):
             axis %= len(parts[0].shape) + 1
             wide: list[Tensor] = [
                 gs.Variable(name(f"{node.outputs[0].name}_{k}"), t.dtype) for k, t in enumerate(parts)

@@ -22,6 +22,7 @@ from math import frexp
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
@@ -44,7 +45,7 @@ def plain_gemms(graph: gs.Graph) -> int:
 
 
 def _drop_unread(graph: gs.Graph, node: Node, namer: Namer) -> int:
-    if float(node.attrs.get("beta", 1.0)) != 0:
+    if float(attribute(node, "beta")) != 0:
         return 0
     node.inputs = list(node.inputs[:2])
     node.attrs = {key: value for key, value in node.attrs.items() if key != "beta"}
@@ -52,7 +53,7 @@ def _drop_unread(graph: gs.Graph, node: Node, namer: Namer) -> int:
 
 
 def _transpose_first(graph: gs.Graph, node: Node, namer: Namer) -> int:
-    if not node.attrs.get("transA", 0):
+    if not attribute(node, "transA"):
         return 0
     constant = input_constant(node, 0)
     if constant is None:
@@ -77,8 +78,8 @@ def _multiply_computed(graph: gs.Graph, node: Node, namer: Namer) -> int:
     """Two computed matrices: a MatMul, as attention writes it."""
     if node.op != "Gemm" or is_constant(node.inputs[1]):
         return 0
-    second = _transposed(graph, node, 1, namer) if node.attrs.get("transB", 0) else node.inputs[1]
-    alpha, beta = (float(node.attrs.get(key, 1.0)) for key in ("alpha", "beta"))
+    second = _transposed(graph, node, 1, namer) if attribute(node, "transB") else node.inputs[1]
+    alpha, beta = (float(attribute(node, key)) for key in ("alpha", "beta"))
     product, added = [node.inputs[0], second], node.inputs[2] if has_input(node, 2) else None
     node.op, node.attrs, node.inputs = "MatMul", {}, product
     if alpha != 1:
@@ -96,7 +97,7 @@ def _add_behind(graph: gs.Graph, node: Node, namer: Namer) -> int:
     bias = input_constant(node, 2)
     if bias is not None and (bias.ndim < 2 or bias.shape[0] == 1):
         return 0
-    added, beta = node.inputs[2], float(node.attrs.get("beta", 1.0))
+    added, beta = node.inputs[2], float(attribute(node, "beta"))
     node.inputs = list(node.inputs[:2])
     node.attrs = {key: value for key, value in node.attrs.items() if key != "beta"}
     _behind(graph, node, "Add", _scaled(graph, node, added, beta, namer), namer)
@@ -137,7 +138,7 @@ def _fold_factors(graph: gs.Graph, node: Node, namer: Namer) -> int:
         return 0
     folded = 0
     for key, index in (("alpha", 1), ("beta", 2)):
-        factor, values = float(node.attrs.get(key, 1.0)), input_constant(node, index)
+        factor, values = float(attribute(node, key)), input_constant(node, index)
         if key == "beta" and not has_input(node, 2):
             values = np.zeros(0, dtype=np.float32)
         if factor == 1 or values is None or not _keeps_precision(values, factor):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, pad_widths, slice_ranges
+from onnxslim_yolo.ir.attributes import permutation
 from onnxslim_yolo.ir.graph import (
     Node,
     Tensor,
@@ -54,8 +55,8 @@ def _does_nothing(node: Node) -> bool:
     if node.op == "Cast":
         return node.inputs[0].dtype is not None and node.inputs[0].dtype == node.outputs[0].dtype
     if node.op == "Transpose":
-        order = list(node.attrs.get("perm", ()))
-        return bool(order) and order == list(range(len(order)))
+        shape = node.outputs[0].shape
+        return shape is not None and permutation(node, len(shape)) == list(range(len(shape)))
     if node.op == "Concat":
         return len(node.inputs) == 1
     return _keeps_everything(node)

@@ -15,6 +15,7 @@ from onnxslim_yolo.analysis.folded_origin import origins_of_results
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT, fold
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
 from onnxslim_yolo.analysis.rules import ELEMENTWISE
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
@@ -145,21 +146,14 @@ def _dims_of_shape(node: Node) -> list[int | None] | None:
     if shape is None:
         return None
     dims = [int(d) if isinstance(d, (int, np.integer)) and d >= 0 else None for d in shape]
-    rank = len(dims)
-    start, end = int(node.attrs.get("start", 0)), int(node.attrs.get("end", rank))
-    return dims[slice(start, end)]
+    return dims[slice(attribute(node, "start"), attribute(node, "end"))]
 
 
 def resolve_reshapes(graph: gs.Graph) -> int:
     """Give a Reshape a constant target when all of it but one entry is known; return how many got one."""
     resolved, name = 0, Namer(graph)
     for node in graph.nodes:
-        if (
-            node.op != "Reshape"
-            or len(node.inputs) < 2
-            or is_constant(node.inputs[1])
-            or node.attrs.get("allowzero", 0)
-        ):
+        if node.op != "Reshape" or len(node.inputs) < 2 or is_constant(node.inputs[1]) or attribute(node, "allowzero"):
             continue
         target = _target_from_shape(node) or _target_from_concat(node.inputs[1])
         if target is not None:

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.shape_values import Size, Sizes, dims_of, sizes_of
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
@@ -41,7 +42,7 @@ def resolve_targets(graph: gs.Graph) -> int:
         if not node.outputs or len(node.inputs) <= place or is_constant(node.inputs[place]):
             continue
         sizes = sizes_of(node.inputs[place])
-        if sizes is None or (node.attrs.get("allowzero", 0) and Size(0) in sizes):
+        if sizes is None or (attribute(node, "allowzero") and Size(0) in sizes):
             continue
         target = {"Reshape": _reshaped, "Expand": _expanded}.get(node.op, _nothing)(node, sizes)
         if target is not None:

@@ -16,11 +16,12 @@ from onnxslim_yolo.analysis.moment_functions import FUNCTIONS as MOMENTS
 from onnxslim_yolo.analysis.rules import RULES
 from onnxslim_yolo.analysis.sign import POSITIVE_OPS
 from onnxslim_yolo.emit.ncnn.emitter import OPS, emit_ncnn
+from onnxslim_yolo.ir.attributes import attributes, defaults
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import UNARY
 from onnxslim_yolo.measure.networks import NCNN_UNARY
-from onnxslim_yolo.ops.functions import FUNCTIONS, apply, attributes, defaults
+from onnxslim_yolo.ops.functions import FUNCTIONS, apply
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
 from tests.emit.ncnn_session import fresh_session
 from tests.kinds import TRUNK, compiled, text_of, trunk, written
@@ -73,7 +74,7 @@ def test_defaults_are_the_schema_s() -> None:
         and attributes("Gelu", {"approximate": b"tanh"})["approximate"] == "tanh"
     )
     assert defaults("HardSigmoid") == pytest.approx({"alpha": 0.2, "beta": 0.5})
-    assert attributes("Relu", {"consumed_inputs": [0]}) == {}
+    assert np.array_equal(apply("Relu", {"consumed_inputs": [0]}, np.array([-1.0, 2.0])), [0, 2])
 
 
 NO_ROWS = {

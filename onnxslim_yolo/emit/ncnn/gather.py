@@ -8,6 +8,7 @@ from onnxslim_yolo.emit.ncnn.format import Param, Weight
 from onnxslim_yolo.emit.ncnn.layout import dim_of_axis
 from onnxslim_yolo.emit.ncnn.lower import Lowering, Value, normal_axis, unsupported
 from onnxslim_yolo.emit.ncnn.slice import crop, subsample
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, input_constant
 
 MAX_PIECES = 12
@@ -19,7 +20,7 @@ def gather(low: Lowering, node: Node) -> None:
     if indices is None:
         raise unsupported(node, "its indices are computed")
     source = low.input(node, 0)
-    axis = normal_axis(node, int(node.attrs.get("axis", 0)), len(source.shape))
+    axis = normal_axis(node, int(attribute(node, "axis")), len(source.shape))
     size = source.shape[axis]
     picks = np.where(indices < 0, indices + size, indices).reshape(-1).astype(np.int64)
     if picks.size == 0 or picks.min() < 0 or picks.max() >= size:

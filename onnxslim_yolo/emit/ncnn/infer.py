@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxslim_yolo.analysis.folding import one_node, run_constants
 from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output, static_shape
 from onnxslim_yolo.ir.shapes import skeleton, stand_in
 
@@ -88,7 +89,7 @@ def _folded(
 ) -> Sequence[Array]:
     """The node's outputs if they depend on no input of the graph, else nothing."""
     if node.op == "Shape" and (shape := static_shape(node.inputs[0])) is not None:
-        return [np.asarray(shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))], dtype=np.int64)]
+        return [np.asarray(shape[attribute(node, "start") : attribute(node, "end")], dtype=np.int64)]
     given = [constant_of(tensor) for tensor in node.inputs if not is_empty(tensor)]
     constants = [value for value in given if value is not None]
     if node.op in RANDOM or len(constants) < len(given):

@@ -10,7 +10,8 @@ from onnxslim_yolo.emit.ncnn.format import FLT_MAX, Weight
 from onnxslim_yolo.emit.ncnn.layout import Dims, broadcast_dims, padded, regrouped
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, Value, unsupported
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
-from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant
+from onnxslim_yolo.ir.attributes import is_computed, operand
+from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, input_constant
 from onnxslim_yolo.ops.functions import FUNCTIONS
 
 ADD, SUB, MUL, DIV, MAX, MIN, POW, RSUB, RDIV, RPOW = range(10)
@@ -23,13 +24,13 @@ SQUARE, SQRT, TRUNC = 4, UNARY["Sqrt"], 19
 
 
 def clip(low: Lowering, node: Node) -> None:
-    """Clip; the bounds are attributes (opset 6) or constant inputs (opset 11)."""
+    """Clip with constant bounds."""
     bounds: list[float] = []
-    for index, (key, default) in enumerate((("min", -FLT_MAX), ("max", FLT_MAX)), start=1):
-        constant = input_constant(node, index)
-        if has_input(node, index) and constant is None:
+    for key, none in (("min", -FLT_MAX), ("max", FLT_MAX)):
+        if is_computed(node, key):
             raise unsupported(node, "its bounds are computed")
-        bounds.append(float(node.attrs.get(key, default) if constant is None else constant.reshape(-1)[0]))
+        constant = operand(node, key)
+        bounds.append(none if constant is None else float(constant.reshape(-1)[0]))
     source = low.input(node, 0)
     low.emit(node, "Clip", [source], source.dims, {0: bounds[0], 1: bounds[1]}, to=node.outputs[0])
 

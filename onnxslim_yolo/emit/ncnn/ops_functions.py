@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from onnxslim_yolo.emit.ncnn.format import Param
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering
 from onnxslim_yolo.emit.ncnn.ops_elementwise import ADD, DIV, MUL, SUB, UNARY
+from onnxslim_yolo.ir.attributes import attribute, attributes
 from onnxslim_yolo.ir.graph import Node
-from onnxslim_yolo.ops.functions import FUNCTIONS, attributes
+from onnxslim_yolo.ops.functions import FUNCTIONS
 
 
 def from_row(op: str, kind: str, places: Mapping[int, str | float]) -> Lower:
@@ -30,9 +31,10 @@ def gelu(low: Lowering, node: Node) -> None:
 
 def hard_swish(low: Lowering, node: Node) -> None:
     """HardSwish; ncnn's has a slope and a shift, which patterns may give."""
-    source = low.input(node, 0)
-    params: dict[int, Param] = {0: float(node.attrs.get("alpha", 1 / 6)), 1: float(node.attrs.get("beta", 0.5))}
-    low.emit(node, "HardSwish", [source], source.dims, params, to=node.outputs[0])
+    source, (kind, own) = low.input(node, 0), FUNCTIONS["HardSwish"].ncnn or ("HardSwish", {})
+    given = {place: node.attrs.get(name) for place, name in enumerate(("alpha", "beta"))}
+    params: dict[int, Param] = {k: float(own[k] if value is None else value) for k, value in given.items()}
+    low.emit(node, kind, [source], source.dims, params, to=node.outputs[0])
 
 
 def softsign(low: Lowering, node: Node) -> None:
@@ -64,7 +66,7 @@ def sign(low: Lowering, node: Node) -> None:
 
 def swish(low: Lowering, node: Node) -> None:
     """x · σ(αx); with α = 1 a Swish, otherwise three layers."""
-    source, alpha = low.input(node, 0), float(node.attrs.get("alpha", 1.0))
+    source, alpha = low.input(node, 0), 1.0 if node.op == "Silu" else float(attribute(node, "alpha"))
     if alpha == 1:
         low.emit(node, "Swish", [source], source.dims, to=node.outputs[0])
         return

@@ -10,14 +10,15 @@ from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, Value, int_list, norm
 from onnxslim_yolo.emit.ncnn.ops_elementwise import SQUARE, UNARY
 from onnxslim_yolo.emit.ncnn.ops_nn import emit_global_pool, linear
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
-from onnxslim_yolo.ir.graph import Node, has_input, input_constant
+from onnxslim_yolo.ir.attributes import attribute, is_computed, operand
+from onnxslim_yolo.ir.graph import Node, input_constant
 
 
 def softmax(low: Lowering, node: Node) -> None:
     """Softmax over one axis; before opset 13 over all axes from `axis` on (but not our own SoftmaxAxis)."""
     source = low.input(node, 0)
     old = low.graph.opset < 13 and node.op != "SoftmaxAxis"
-    axis = normal_axis(node, int(node.attrs.get("axis", 1 if old else -1)), len(source.shape))
+    axis = normal_axis(node, int(attribute(node, "axis")), len(source.shape))
     if old and any(extent != 1 for extent in source.shape[axis + 1 :]):
         size = int(np.prod(source.shape[axis:], dtype=np.int64))
         rows = int(np.prod(source.shape[:axis], dtype=np.int64))
@@ -67,12 +68,12 @@ def reduce(operation: int, single: int | None = None) -> Lower:
 
 
 def _axes(node: Node, rank: int) -> list[int]:
-    given = input_constant(node, 1)
-    if has_input(node, 1) and given is None:
+    if is_computed(node, "axes"):
         raise unsupported(node, "its axes are computed")
-    axes = int_list(given if given is not None else node.attrs.get("axes", []))
+    given = operand(node, "axes")
+    axes = [] if given is None else int_list(given)
     if not axes:
-        if node.attrs.get("noop_with_empty_axes", 0):
+        if attribute(node, "noop_with_empty_axes"):
             raise unsupported(node, "no axes")
         return list(range(rank))
     return sorted(normal_axis(node, axis, rank) for axis in axes)

@@ -11,7 +11,9 @@ from onnxslim_yolo.emit.ncnn.format import Param, Weight
 from onnxslim_yolo.emit.ncnn.layout import Dims
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, Value, int_list, unsupported
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
+from onnxslim_yolo.ir.attributes import PER_AXIS, attribute, per_axis
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant, is_empty
+from onnxslim_yolo.ops.linear import groups_of
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,18 @@ class Window:
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
 
-def _pair(node: Node, key: str, default: int, rank: int) -> tuple[int, int]:
-    values = int_list(node.attrs.get(key) or [default] * rank)
-    return (default, values[0]) if rank == 1 else (values[0], values[1])
+def _pair(node: Node, key: str, rank: int) -> tuple[int, int]:
+    values = per_axis(node, key, rank)
+    return (PER_AXIS[key], values[0]) if rank == 1 else (values[0], values[1])
 
 
 def window(node: Node, kernel: tuple[int, ...], in_size: Dims, out_size: Dims, *, transposed: bool = False) -> Window:
     """The node's window over one or two spatial axes (a 1-D window gets height 1), auto_pad resolved."""
     rank = len(kernel)
     shape = (1, kernel[0]) if rank == 1 else (kernel[0], kernel[1])
-    stride, dilation = _pair(node, "strides", 1, rank), _pair(node, "dilations", 1, rank)
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    auto = auto.decode() if isinstance(auto, bytes) else auto
-    pads = int_list(node.attrs.get("pads") or [0] * 2 * rank)
+    stride, dilation = _pair(node, "strides", rank), _pair(node, "dilations", rank)
+    auto = attribute(node, "auto_pad")
+    pads = per_axis(node, "pads", rank)
     top, left, bottom, right = (0, pads[0], 0, pads[1]) if rank == 1 else pads
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         totals = []
@@ -71,7 +72,7 @@ def conv(low: Lowering, node: Node) -> None:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, H, W) or (1, C, L)")
     if has_input(node, 2) and bias is None:
         raise unsupported(node, "the bias is not a constant")
-    group = int(node.attrs.get("group", 1))
+    group = groups_of(node)
     spatial = spatial_size(source.shape)
     win = window(node, weight.shape[2:], spatial, spatial_size(out_shape))
     if group == 1 and spatial == (1, 1) and win.kernel == (1, 1) and not any(win.pads):
@@ -99,7 +100,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, H, W) or (1, C, L)")
     if has_input(node, 2) and bias is None:
         raise unsupported(node, "the bias is not a constant")
-    group, spatial, out_spatial = int(node.attrs.get("group", 1)), spatial_size(source.shape), spatial_size(out_shape)
+    group, spatial, out_spatial = groups_of(node), spatial_size(source.shape), spatial_size(out_shape)
     win, extra = _transposed_window(node, weight.shape[2:], spatial, out_spatial)
     ordered = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1).transpose(0, 2, 1, 3)
     params: dict[int, Param] = {
@@ -120,9 +121,8 @@ def _transposed_window(node: Node, kernel: tuple[int, ...], size: Dims, out: Dim
 
     What there is too much of is cut off in front and behind, where it is odd one more in front (SAME_UPPER: behind).
     """
-    extra = _pair(node, "output_padding", 0, len(kernel))
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    auto = auto.decode() if isinstance(auto, bytes) else auto
+    extra = _pair(node, "output_padding", len(kernel))
+    auto = attribute(node, "auto_pad")
     if not node.attrs.get("output_shape") and auto in ("NOTSET", "VALID"):
         return window(node, kernel, size, out, transposed=True), extra
     plain = gs.Node(node.op, node.name, {k: v for k, v in node.attrs.items() if k not in ("pads", "auto_pad")})
@@ -162,14 +162,14 @@ def gemm(low: Lowering, node: Node) -> None:
     """InnerProduct with alpha and beta multiplied into the constants."""
     source, matrix = low.input(node, 0), input_constant(node, 1)
     bias = input_constant(node, 2)
-    if matrix is None or node.attrs.get("transA", 0) or (has_input(node, 2) and bias is None):
+    if matrix is None or attribute(node, "transA") or (has_input(node, 2) and bias is None):
         raise unsupported(node, "only (M, K) times a constant matrix plus a constant vector is supported")
-    matrix = matrix if node.attrs.get("transB", 0) else matrix.T
-    matrix = matrix * np.float32(node.attrs.get("alpha", 1.0))
+    matrix = matrix if attribute(node, "transB") else matrix.T
+    matrix = matrix * np.float32(attribute(node, "alpha"))
     if bias is not None:
         if bias.ndim > 1 and any(extent != 1 for extent in bias.shape[:-1]):
             raise unsupported(node, f"the bias has the shape {bias.shape}, expected one value an output")
-        bias = np.broadcast_to(bias.reshape(-1) * np.float32(node.attrs.get("beta", 1.0)), (matrix.shape[0],))
+        bias = np.broadcast_to(bias.reshape(-1) * np.float32(attribute(node, "beta")), (matrix.shape[0],))
     linear(low, node, source, matrix, bias)
 
 
@@ -182,7 +182,7 @@ def max_pool(low: Lowering, node: Node) -> None:
 
 def average_pool(low: Lowering, node: Node) -> None:
     """Pooling type 1. Padding counts only where ONNX says so."""
-    _pool(low, node, 1, count_pad=bool(node.attrs.get("count_include_pad", 0)))
+    _pool(low, node, 1, count_pad=bool(attribute(node, "count_include_pad")))
 
 
 def _pool(low: Lowering, node: Node, kind: int, *, count_pad: bool) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from onnxslim_yolo.emit.ncnn.format import Param, Weight
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, Value, normal_axis, unsupported
 from onnxslim_yolo.emit.ncnn.ops_nn import constant_weight
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, input_constant
 
 
@@ -16,7 +17,7 @@ def batch_norm(low: Lowering, node: Node) -> None:
     scale, shift, mean, variance = (constant_weight(node, index) for index in range(1, 5))
     source = _channels_first(low, node, source)
     weights = [Weight(values) for values in (scale, mean, variance, shift)]
-    params: dict[int, Param] = {0: scale.size, 1: float(node.attrs.get("epsilon", 1e-5))}
+    params: dict[int, Param] = {0: scale.size, 1: float(attribute(node, "epsilon"))}
     low.emit(node, "BatchNorm", [source], source.dims, params, weights, to=node.outputs[0])
 
 
@@ -37,7 +38,7 @@ def instance_norm(low: Lowering, node: Node) -> None:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, …)")
     rest = source.shape[2:]
     dims = (source.shape[1], *rest) if len(rest) == 2 else (source.shape[1], 1, int(np.prod(rest)))
-    params: dict[int, Param] = {0: scale.size, 1: float(node.attrs.get("epsilon", 1e-5)), 2: 1}
+    params: dict[int, Param] = {0: scale.size, 1: float(attribute(node, "epsilon")), 2: 1}
     low.emit(
         node, "InstanceNorm", [low.view(source, dims)], dims, params, [Weight(scale), Weight(shift)], to=node.outputs[0]
     )
@@ -49,21 +50,21 @@ def group_norm(low: Lowering, node: Node) -> None:
     source = _channels_first(low, node, source)
     groups, channels = int(node.attrs["num_groups"]), source.shape[1]
     scale, shift = (np.repeat(v, channels // v.size) for v in (scale.reshape(-1), shift.reshape(-1)))
-    params: dict[int, Param] = {0: groups, 1: channels, 2: float(node.attrs.get("epsilon", 1e-5)), 3: 1}
+    params: dict[int, Param] = {0: groups, 1: channels, 2: float(attribute(node, "epsilon")), 3: 1}
     low.emit(node, "GroupNorm", [source], source.dims, params, [Weight(scale), Weight(shift)], to=node.outputs[0])
 
 
 def layer_norm(low: Lowering, node: Node) -> None:
     """LayerNorm over all axes from `axis` on, merged into the innermost dim."""
     source, scale, shift = low.input(node, 0), constant_weight(node, 1), input_constant(node, 2)
-    axis = normal_axis(node, int(node.attrs.get("axis", -1)), len(source.shape))
+    axis = normal_axis(node, int(attribute(node, "axis")), len(source.shape))
     size = int(np.prod(source.shape[axis:], dtype=np.int64))
     rows = int(np.prod(source.shape[:axis], dtype=np.int64))
     scale = np.broadcast_to(scale, source.shape[axis:]).reshape(-1)
     shift = np.zeros(size, np.float32) if shift is None else np.broadcast_to(shift, source.shape[axis:]).reshape(-1)
     if source.dims[-1] != size:
         source = low.view(source, (size,) if rows == 1 else (rows, size))
-    params: dict[int, Param] = {0: size, 1: float(node.attrs.get("epsilon", 1e-5)), 2: 1}
+    params: dict[int, Param] = {0: size, 1: float(attribute(node, "epsilon")), 2: 1}
     low.emit(node, "LayerNorm", [source], source.dims, params, [Weight(scale), Weight(shift)], to=node.outputs[0])
 
 

@@ -6,7 +6,9 @@ from onnxslim_yolo.emit.ncnn.format import Param, Weight
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn.ops_nn import constant_weight, spatial_size, window
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, has_input, input_constant
+from onnxslim_yolo.ops.linear import groups_of
 
 
 def deform_conv(low: Lowering, node: Node) -> None:
@@ -20,7 +22,7 @@ def deform_conv(low: Lowering, node: Node) -> None:
     out_shape = shape_of(node.outputs[0], node)
     if len(source.shape) != 4 or source.shape[0] != 1 or weight.ndim != 4:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, H, W)")
-    if int(node.attrs.get("group", 1)) != 1 or int(node.attrs.get("offset_group", 1)) != 1:
+    if groups_of(node) != 1 or int(attribute(node, "offset_group")) != 1:
         raise unsupported(node, "it has groups, ncnn's has none")
     if has_input(node, 3) and bias is None:
         raise unsupported(node, "the bias is not a constant")
@@ -45,9 +47,9 @@ def grid_sample(low: Lowering, node: Node) -> None:
     source, grid, out_shape = low.input(node, 0), low.input(node, 1), shape_of(node.outputs[0], node)
     if len(source.shape) != 4 or source.shape[0] != 1:
         raise unsupported(node, f"the input has the shape {source.shape}, expected (1, C, H, W)")
-    mode, outside = (node.attrs.get(k, v) for k, v in (("mode", "linear"), ("padding_mode", "zeros")))
+    mode, outside = (attribute(node, key) for key in ("mode", "padding_mode"))
     mode, outside = (v.decode() if isinstance(v, bytes) else str(v) for v in (mode, outside))
-    params: dict[int, Param] = {0: _SAMPLINGS[mode], 1: _OUTSIDES[outside], 2: int(node.attrs.get("align_corners", 0))}
+    params: dict[int, Param] = {0: _SAMPLINGS[mode], 1: _OUTSIDES[outside], 2: int(attribute(node, "align_corners"))}
     views = [low.view(source, source.shape[1:]), low.view(grid, grid.shape[1:])]
     low.emit(node, "GridSample", views, out_shape[1:], params, to=node.outputs[0])
 

@@ -26,7 +26,8 @@ from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, Value, int_list, norm
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.emit.ncnn.resize import resize
 from onnxslim_yolo.emit.ncnn.slice import crop, slice_, split
-from onnxslim_yolo.ir.graph import Node, constant_of, has_input, input_constant
+from onnxslim_yolo.ir.attributes import attribute, is_computed, operand, permutation
+from onnxslim_yolo.ir.graph import Node
 
 
 def reshape(low: Lowering, node: Node) -> None:
@@ -41,7 +42,7 @@ def transpose(low: Lowering, node: Node) -> None:
     groups, and with the blob still lying in (C, H, W) exactly ncnn's ShuffleChannel.
     """
     source, rank = low.input(node, 0), len(low.input(node, 0).shape)
-    perm = int_list(node.attrs.get("perm", list(reversed(range(rank)))))
+    perm = permutation(node, rank)
     source, sizes, order = _past_permutes(low, source, *merged(source.shape, perm))
     if order == sorted(order):
         low.alias(node.outputs[0], source, node)
@@ -134,8 +135,7 @@ def _pixel_shuffle(low: Lowering, node: Node, source: Value, sizes: Sequence[int
 
 def depth_to_space(low: Lowering, node: Node) -> None:
     """PixelShuffle; DCR is ncnn's mode 1, CRD its mode 0."""
-    mode = node.attrs.get("mode", "DCR")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
+    mode = attribute(node, "mode")
     _rearranged(low, node, "PixelShuffle", 0 if mode == "CRD" else 1)
 
 
@@ -220,8 +220,7 @@ def pad(low: Lowering, node: Node) -> None:
     if not pads:
         low.alias(node.outputs[0], source, node)
         return
-    mode = node.attrs.get("mode", "constant")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
+    mode = attribute(node, "mode")
     if mode not in _PAD_MODES:
         raise unsupported(node, f"mode '{mode}'")
     source, where = low.showing(node, source, list(pads))
@@ -229,16 +228,15 @@ def pad(low: Lowering, node: Node) -> None:
     dims = list(source.dims)
     for axis, (before, after) in pads.items():
         dims[where[axis]] += before + after
-    value = input_constant(node, 2)
-    fill = float(node.attrs.get("value", 0.0) if value is None else value.reshape(-1)[0])
+    value = operand(node, "constant_value")
+    fill = 0.0 if value is None else float(value.reshape(-1)[0])
     params: dict[int, Param] = {**sides, 4: _PAD_MODES[mode], 5: fill}
     low.emit(node, "Padding", [source], tuple(dims), params, to=node.outputs[0])
 
 
 def _pads(node: Node, rank: int) -> dict[int, tuple[int, int]]:
-    given = input_constant(node, 1) if node.attrs.get("pads") is None else np.asarray(node.attrs["pads"])
-    axes = input_constant(node, 3)
-    if given is None or (has_input(node, 2) and constant_of(node.inputs[2]) is None):
+    given, axes = operand(node, "pads"), operand(node, "axes")
+    if given is None or is_computed(node, "constant_value"):
         raise unsupported(node, "its pads are computed")
     pads, half = int_list(given), np.asarray(given).size // 2
     which = range(rank) if axes is None else [normal_axis(node, axis, rank) for axis in int_list(axes)]

@@ -30,6 +30,7 @@ from onnxslim_yolo.ir.graph import (
     sole_producer,
     static_shape,
 )
+from onnxslim_yolo.ops.linear import groups_of
 
 Sides = tuple[int, int]
 """Elements before and after an axis."""
@@ -115,7 +116,7 @@ def _without(window: Window, sides: Sides) -> Window:
 def _unconvolve(graph: gs.Graph, node: Node) -> bool:
     weight = input_constant(node, 1) if node.op == "Conv" and len(node.inputs) == 2 else None
     windows = windows_of(node, weight.shape[2:]) if weight is not None else None
-    if weight is None or windows is None or int(node.attrs.get("group", 1)) != weight.shape[0]:
+    if weight is None or windows is None or groups_of(node) != weight.shape[0]:
         return False
     if weight.shape[1] != 1 or (weight != 1).any() or any((w.taps, w.stride) != (1, 1) for w in windows):
         return False

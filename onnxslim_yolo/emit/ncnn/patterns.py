@@ -21,12 +21,12 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.activations import find_activations
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.emit.ncnn.rewrites import rewrite_movement
+from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import (
     Node,
     Tensor,
     constant_of,
     detach,
-    input_constant,
     is_constant,
     producer,
     sole_consumer,
@@ -90,7 +90,7 @@ def hard_swish(graph: gs.Graph, node: Node) -> Match | None:
         gate = sole_producer(graph, other, "HardSigmoid")
         if gate is None or gate.inputs[0] is not x:
             continue
-        alpha, beta = gate.attrs.get("alpha", 0.2), gate.attrs.get("beta", 0.5)
+        alpha, beta = attribute(gate, "alpha"), attribute(gate, "beta")
         if alpha > 0:
             return Match(node, "HardSwish", [x], {"alpha": float(alpha), "beta": float(beta)})
     return None
@@ -98,7 +98,7 @@ def hard_swish(graph: gs.Graph, node: Node) -> Match | None:
 
 def swish(graph: gs.Graph, node: Node) -> Match | None:
     """ONNX's own operator since opset 24."""
-    if node.op == "Swish" and float(node.attrs.get("alpha", 1.0)) == 1.0:
+    if node.op == "Swish" and float(attribute(node, "alpha")) == 1.0:
         return Match(node, "Silu", [node.inputs[0]])
     return None
 
@@ -165,9 +165,9 @@ def _is_square(tensor: Tensor, x: Tensor) -> bool:
 def _trailing_axes(node: Node, x: Tensor) -> int | None:
     """The axis from which on a reduction takes everything, if it does and keeps the rank."""
     rank = len(shape_of(x))
-    given = input_constant(node, 1)
-    axes = sorted(int(axis) % rank for axis in (node.attrs.get("axes", []) if given is None else given.reshape(-1)))
-    if not axes or not node.attrs.get("keepdims", 1) or axes != list(range(axes[0], rank)):
+    given = operand(node, "axes")
+    axes = sorted(int(axis) % rank for axis in (() if given is None else given.reshape(-1)))
+    if not axes or not attribute(node, "keepdims") or axes != list(range(axes[0], rank)):
         return None
     return axes[0]
 

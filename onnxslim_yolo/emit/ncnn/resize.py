@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxslim_yolo.analysis.enlarged import scales_of
 from onnxslim_yolo.emit.ncnn.format import Param
 from onnxslim_yolo.emit.ncnn.lower import Lowering, unsupported
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
+from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Array, Node
 
 TOLERANCE = 1e-4
@@ -27,10 +27,12 @@ def resize(low: Lowering, node: Node) -> None:
         return
     if len(source.shape) not in (3, 4) or source.shape[0] != 1 or source.shape[:2] != out_shape[:2]:
         raise unsupported(node, f"from {source.shape} to {out_shape}")
-    mode, transform, rounding = (_text(node, key, default) for key, default in _attrs(node))
-    if node.attrs.get("antialias", 0) or mode not in ("nearest", "linear", "bilinear", "cubic"):
-        raise unsupported(node, f"mode '{mode}'" + (" with antialias" if node.attrs.get("antialias", 0) else ""))
-    if mode == "cubic" and (node.attrs.get("cubic_coeff_a", CUBIC) != CUBIC or node.attrs.get("exclude_outside", 0)):
+    mode, transform, rounding = (
+        str(attribute(node, key)) for key in ("mode", "coordinate_transformation_mode", "nearest_mode")
+    )
+    if attribute(node, "antialias") or mode not in ("nearest", "linear", "bilinear", "cubic"):
+        raise unsupported(node, f"mode '{mode}'" + (" with antialias" if attribute(node, "antialias") else ""))
+    if mode == "cubic" and (attribute(node, "cubic_coeff_a") != CUBIC or attribute(node, "exclude_outside")):
         raise unsupported(node, f"cubic with another coefficient than {CUBIC}, or weights that leave out the outside")
     size = (1, source.shape[2]) if len(source.shape) == 3 else source.shape[2:]
     out = (1, out_shape[2]) if len(source.shape) == 3 else out_shape[2:]
@@ -57,20 +59,9 @@ def resize(low: Lowering, node: Node) -> None:
     low.emit(node, "Interp", [view], (source.shape[1], *out), params, to=node.outputs[0])
 
 
-def _attrs(node: Node) -> tuple[tuple[str, str], ...]:
-    transform = "asymmetric" if node.op == "Upsample" or len(node.inputs) == 2 else "half_pixel"
-    rounding = "floor" if node.op == "Upsample" or len(node.inputs) == 2 else "round_prefer_floor"
-    return ("mode", "nearest"), ("coordinate_transformation_mode", transform), ("nearest_mode", rounding)
-
-
-def _text(node: Node, key: str, default: str) -> str:
-    value = node.attrs.get(key, default)
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _scales(node: Node, size: tuple[int, ...], out: tuple[int, ...]) -> list[float]:
     """Out per in, per spatial axis: as given, else from the sizes."""
-    given = scales_of(node)
+    given = operand(node, "scales")
     if given is not None and given.size >= 3:
         tail = [float(value) for value in given.reshape(-1)[2:]]
         return [1.0, *tail] if len(tail) == 1 else tail

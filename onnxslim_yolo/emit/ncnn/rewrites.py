@@ -18,6 +18,7 @@ from onnxslim_yolo.emit.ncnn.gather import shuffle_groups
 from onnxslim_yolo.emit.ncnn.pads import restore_pads
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.emit.ncnn.stem import split_stems
+from onnxslim_yolo.ir.attributes import attribute, per_axis, permutation, softmax_axes
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
@@ -30,6 +31,7 @@ from onnxslim_yolo.ir.graph import (
     sole_consumer,
     sole_producer,
 )
+from onnxslim_yolo.ops.linear import groups_of
 
 ELEMENTWISE = frozenset({"Sigmoid", "Relu", "LeakyRelu", "Tanh", "Exp", "HardSigmoid", "HardSwish"})
 
@@ -52,8 +54,8 @@ def _focus(graph: gs.Graph) -> int:
         wide = np.zeros((weight.shape[0], channels, 2 * kernel[0], 2 * kernel[1]), weight.dtype)
         for index, (down, right) in enumerate(order):
             wide[:, :, down::2, right::2] = weight[:, index * channels : (index + 1) * channels]
-        strides = [2 * step for step in conv.attrs.get("strides", [1, 1])]
-        pads = [2 * pad for pad in conv.attrs.get("pads", [0, 0, 0, 0])]
+        strides = [2 * step for step in per_axis(conv, "strides", 2)]
+        pads = [2 * pad for pad in per_axis(conv, "pads", 2)]
         conv.attrs = {**conv.attrs, "kernel_shape": list(wide.shape[2:]), "strides": strides, "pads": pads}
         conv.inputs = [source, gs.Constant(f"{conv.inputs[1].name}__focus", wide), *conv.inputs[2:]]
         count += 1
@@ -61,14 +63,14 @@ def _focus(graph: gs.Graph) -> int:
 
 
 def _plain(conv: Node) -> bool:
-    auto = conv.attrs.get("auto_pad", "NOTSET")
-    dilations = list(conv.attrs.get("dilations", [1, 1]))
-    return auto in ("NOTSET", b"NOTSET") and dilations == [1, 1] and int(conv.attrs.get("group", 1)) == 1
+    auto = attribute(conv, "auto_pad")
+    dilations = per_axis(conv, "dilations", 2)
+    return auto == "NOTSET" and dilations == [1, 1] and groups_of(conv) == 1
 
 
 def _phases(concat: Node) -> tuple[Tensor, list[tuple[int, int]]] | None:
     """The image that the four operands are the phases of, and the (down, right) offset of each."""
-    if len(concat.inputs) != 4 or int(concat.attrs.get("axis", 0)) % 4 != 1:
+    if len(concat.inputs) != 4 or int(attribute(concat, "axis")) % 4 != 1:
         return None
     found = [_phase(tensor) for tensor in concat.inputs]
     sources = {id(each[0]) for each in found if each is not None}
@@ -102,7 +104,7 @@ def _shuffles(graph: gs.Graph) -> int:
     for node in graph.nodes:
         indices = input_constant(node, 1) if node.op == "Gather" else None
         if indices is not None and indices.ndim == 1:
-            axis = int(node.attrs.get("axis", 0)) % len(shape_of(node.inputs[0]))
+            axis = int(attribute(node, "axis")) % len(shape_of(node.inputs[0]))
             groups[id(node.inputs[0]), axis].append(node)
     count = 0
     for (_, axis), gathers in groups.items():
@@ -146,7 +148,7 @@ def _sandwiches(graph: gs.Graph) -> int:
         after = sole_consumer(graph, node.outputs[0])
         if before is None or after is None or after.op != "Transpose":
             continue
-        first, second = (list(each.attrs.get("perm", [])) for each in (before, after))
+        first, second = (permutation(each, len(shape_of(each.outputs[0]))) for each in (before, after))
         if not first or [first[axis] for axis in second] != list(range(len(first))):
             continue
         if node.op == "Softmax":
@@ -163,5 +165,5 @@ def _sandwiches(graph: gs.Graph) -> int:
 
 def _softmax_axis(graph: gs.Graph, node: Node, rank: int) -> int | None:
     """The axis of a softmax over one axis; before opset 13 it is over all axes from there on."""
-    axis = int(node.attrs.get("axis", -1 if graph.opset >= 13 else 1)) % rank
-    return axis if graph.opset >= 13 or axis == rank - 1 else None
+    axis, *more = softmax_axes(node, rank, graph.opset)
+    return None if more else axis

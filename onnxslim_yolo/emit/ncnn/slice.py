@@ -9,7 +9,8 @@ from onnxslim_yolo.emit.ncnn.format import Param
 from onnxslim_yolo.emit.ncnn.layout import dim_of_axis, dim_of_outer_factor
 from onnxslim_yolo.emit.ncnn.lower import Lowering, Value, int_list, normal_axis, unsupported
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
-from onnxslim_yolo.ir.graph import Node, Tensor, has_input, input_constant, is_empty
+from onnxslim_yolo.ir.attributes import attribute, is_computed, operand
+from onnxslim_yolo.ir.graph import Node, Tensor, is_empty
 
 FAR = 1 << 30
 
@@ -91,15 +92,14 @@ def subsample(low: Lowering, node: Node, source: Value, steps: Mapping[int, int]
 
 
 def _bounds(node: Node, shape: Sequence[int]) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
-    if "starts" in node.attrs:
-        starts, ends = int_list(node.attrs["starts"]), int_list(node.attrs["ends"])
-        axes, steps = int_list(node.attrs.get("axes", list(range(len(starts))))), [1] * len(starts)
-    else:
-        if any(has_input(node, index) and input_constant(node, index) is None for index in range(1, 5)):
-            raise unsupported(node, "its bounds are computed")
-        starts, ends = int_list(input_constant(node, 1)), int_list(input_constant(node, 2))
-        axes = int_list(input_constant(node, 3)) if has_input(node, 3) else list(range(len(starts)))
-        steps = int_list(input_constant(node, 4)) if has_input(node, 4) else [1] * len(starts)
+    names = ("starts", "ends", "axes", "steps")
+    if any(is_computed(node, name) for name in names):
+        raise unsupported(node, "its bounds are computed")
+    starts, ends, axes, steps = (None if v is None else int_list(v) for v in (operand(node, name) for name in names))
+    if starts is None or ends is None:
+        raise unsupported(node, "it has no bounds")
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
     ranges: dict[int, tuple[int, int]] = {}
     by_axis: dict[int, int] = {}
     for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
@@ -115,7 +115,7 @@ def _bounds(node: Node, shape: Sequence[int]) -> tuple[dict[int, tuple[int, int]
 def split(low: Lowering, node: Node) -> None:
     """Slice layer; a Crop where only one piece is used."""
     source = low.input(node, 0)
-    axis = normal_axis(node, int(node.attrs.get("axis", 0)), len(source.shape))
+    axis = normal_axis(node, int(attribute(node, "axis")), len(source.shape))
     sizes = [shape_of(tensor, node)[axis] for tensor in node.outputs if not is_empty(tensor)]
     if len(sizes) != len(node.outputs):
         raise unsupported(node, "an output of the split is omitted")

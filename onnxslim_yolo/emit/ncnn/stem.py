@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, input_constant, static_shape
+from onnxslim_yolo.ops.linear import groups_of
 
 KERNELS = frozenset({6})
 PHASES = 4
@@ -44,7 +45,7 @@ def _split(graph: gs.Graph, conv: Node) -> bool:
     weight = input_constant(conv, 1)
     windows = windows_of(conv, weight.shape[2:]) if weight is not None else None
     shape = static_shape(conv.inputs[0])
-    if weight is None or windows is None or shape is None or len(windows) != 2 or int(conv.attrs.get("group", 1)) != 1:
+    if weight is None or windows is None or shape is None or len(windows) != 2 or groups_of(conv) != 1:
         return False
     if not becomes_phases(weight.shape[1], weight.shape[2:]):
         return False

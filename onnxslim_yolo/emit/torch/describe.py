@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.ir.attributes import attribute, former_inputs, per_axis
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, is_empty
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.saved_module import TRACED_ROWS, Description
@@ -55,11 +56,12 @@ class _Writer:
         slots = SLOTS.get(node.op, ())
         path = self._path(node) if slots and isinstance(node.inputs[1], gs.Constant) else ""
         whole = path and node.op in ("Conv", "BatchNormalization") and self._is_module(node)
+        given = [self._source(node, k, t, path, bool(whole)) for k, t in enumerate(node.inputs)]
         entry: dict[str, Any] = {
             "op": node.op,
             "name": node.name,
             "module": path if whole else "",
-            "inputs": [self._source(node, k, t, path, bool(whole)) for k, t in enumerate(node.inputs)],
+            "inputs": [*given, *_former(node, len(given))],
             "outputs": [tensor.name for tensor in node.outputs],
             "attributes": {key: _plain(value) for key, value in node.attrs.items() if not _is_tensor(value)},
         }
@@ -96,8 +98,8 @@ class _Writer:
         if node.op == "BatchNormalization":
             shape = self.shapes.get(id(node.inputs[0]))
             return shape is not None and len(shape) == 4
-        pads = list(node.attrs.get("pads") or [0] * 4)
-        auto = node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        pads = per_axis(node, "pads", 2)
+        auto = attribute(node, "auto_pad") in ("NOTSET", "VALID")
         weight = input_constant(node, 1)
         return auto and weight is not None and weight.ndim == 4 and pads[:2] == pads[2:]
 
@@ -158,6 +160,13 @@ def is_expectation(weight: Array) -> bool:
     """Whether a convolution computes the expectation over bins (DFL): one row 0, 1, 2, …; it is not to be trained."""
     row = weight.reshape(-1)
     return weight.shape[0] == 1 and len(row) > 2 and bool((row == np.arange(len(row))).all())
+
+
+def _former(node: Node, first: int) -> list[dict[str, Any] | None]:
+    """What older operators say in attributes, as the inputs from `first` on that say it now."""
+    found = former_inputs(node)
+    places = range(first, max(found, default=first - 1) + 1)
+    return [{"static": found[k].tolist(), "dtype": str(found[k].dtype)} if k in found else None for k in places]
 
 
 def _plain(value: Any) -> Any:
