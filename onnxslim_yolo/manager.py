@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxslim_yolo.analysis.kept import forget
 from onnxslim_yolo.errors import OnnxSlimError, PassError
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.files.spelling import spell
@@ -89,8 +90,10 @@ class PassManager:
             rewrites = step.run(model)
             if rewrites:
                 model.graph.nodes = toposort(model.graph)
-                if self.check and effect_of(step) != "plan":
-                    check_graph(model.graph)
+                if effect_of(step) != "plan":
+                    forget(model.graph)
+                    if self.check:
+                        check_graph(model.graph)
         except InvariantError as error:
             message = f"left a broken graph: {error} (passes before it: {history})"
             raise PassError(message, pass_name=step.name, file=model.source.file, hint=_BUG_HINT) from error

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.kept import kept
 from onnxslim_yolo.analysis.labelling import AxisUse, Balance, Labelling, opaque
 from onnxslim_yolo.analysis.movement import CannotMoveError, Shape, collapse
 from onnxslim_yolo.analysis.rules import RULES
@@ -121,11 +122,16 @@ def concrete_shapes(graph: gs.Graph, batch: int = 1) -> dict[int, Shape | None]:
 
 
 def analyse_channels(graph: gs.Graph) -> Channels:
-    """Label every tensor of the graph. The graph is in topological order, with shapes inferred.
+    """Label every tensor of the graph, which is in topological order, with shapes inferred. Kept until it changes.
 
     Raises:
         InputError: the shapes contradict each other.
     """
+    found = kept(graph, "channels", lambda: _analyse(graph))
+    return replace(found, uses=list(found.uses))  # a plan adds the constants that it makes to its own
+
+
+def _analyse(graph: gs.Graph) -> Channels:
     state = Labelling(graph, concrete_shapes(graph))
     for node in graph.nodes:
         rule = RULES.get(node.op, opaque) if node.domain in (None, "", "ai.onnx") else opaque

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis import moment_spatial as spatial
 from onnxslim_yolo.analysis.contraction import may_pad
 from onnxslim_yolo.analysis.folding import cast, element_type
+from onnxslim_yolo.analysis.kept import kept
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
@@ -52,7 +53,7 @@ def _batch_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     gamma, beta, mu, var = (_per_channel(v, rank) for v in (gamma, beta, mu, var))
     before = analysis.of(node.inputs[0])
     scale = gamma / np.sqrt(var + float(attribute(node, "epsilon")))
-    still = (var < analysis.variance_floor) & (_left(gamma, var, float(attribute(node, "epsilon"))) <= STILL)
+    still = analysis.below_floor(var) & (_left(gamma, var, float(attribute(node, "epsilon"))) <= STILL)
     exact = before.exact | (gamma == 0) | still
     mean = np.where(gamma == 0, beta, np.where(before.exact, beta + (before.mean - mu) * scale, beta))
     # With the running variance far below ε, the normalised variance is var/(var+ε), not 1.
@@ -254,5 +255,10 @@ RULES: dict[str, Rule] = {
 
 
 def moments_of(graph: gs.Graph, shapes: dict[int, Shape | None], variance_floor: float = 0.0) -> MomentAnalysis:
-    """Moments of every tensor of a graph; arguments as of `MomentAnalysis`."""
-    return MomentAnalysis(graph, shapes, RULES, variance_floor)
+    """Moments of every tensor of a graph; arguments as of `MomentAnalysis`. Kept until the graph changes."""
+    return kept(
+        graph,
+        "moments",
+        lambda: MomentAnalysis(graph, shapes, RULES, variance_floor),
+        lambda found: found.answers(shapes, variance_floor),
+    )

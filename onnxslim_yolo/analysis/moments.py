@@ -15,7 +15,7 @@ on the way, and a variance that float16 has rounded to 0 may have been 3e-8: whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -84,11 +84,24 @@ class MomentAnalysis:
         self._rules = rules
         self._shapes = shapes
         self.variance_floor = variance_floor
+        self.least_variance = np.inf
         self._moments: dict[int, Moments] = {}
         self._keepalive = list(graph.nodes)
         with np.errstate(all="ignore"):
             for node in graph.nodes:
                 self._visit(node)
+        # Samples are for functions of functions, and take as much as a hundred of these.
+        self._moments = {key: replace(m, samples=None, base=0) for key, m in self._moments.items()}
+
+    def answers(self, shapes: dict[int, Shape | None], variance_floor: float) -> bool:
+        """Whether the analysis with these arguments is this one: no variance lies between the two floors."""
+        low, high = sorted((variance_floor, self.variance_floor))
+        return (low == high or self.least_variance >= high) and shapes == self._shapes
+
+    def below_floor(self, variance: Array) -> Array:
+        """Which running variances count as zero."""
+        self.least_variance = min(self.least_variance, float(np.fmin.reduce(variance, axis=None, initial=np.inf)))
+        return np.asarray(variance < self.variance_floor)
 
     def of(self, tensor: Tensor) -> Moments:
         """What is known about a tensor; all NaN if nothing."""

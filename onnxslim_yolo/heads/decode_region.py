@@ -6,7 +6,8 @@ learned are the convolutions that only take an expectation: weights 0, 1, 2, …
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -246,19 +247,35 @@ def part_of(graph: gs.Graph, nodes: Sequence[Node], inputs: Sequence[Tensor], ou
 
 def run_part(graph: gs.Graph, feeds: dict[str, Array], what: str) -> list[Array]:
     """Run such a graph; raises UnrecognisedError, which names `what`, where that fails."""
+    return part_runner(graph, what)(feeds)
+
+
+def part_runner(graph: gs.Graph, what: str) -> Callable[[dict[str, Array]], list[Array]]:
+    """Such a graph, ready to be run more than once. Raises as `run_part`, and so does what it returns."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
+    with _refused(what):
         data = gs.export_onnx(graph, do_type_check=False).SerializeToString()
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        values: list[Array] = session.run(None, feeds)
+
+    def run(feeds: dict[str, Array]) -> list[Array]:
+        with _refused(what):
+            values: list[Array] = session.run(None, feeds)
+        return values
+
+    return run
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         reason = str(error).strip().splitlines()[0][:200]
         raise UnrecognisedError(f"{what} cannot be run by itself: {reason}") from error
-    return values
 
 
 def _dtype(tensor: Tensor) -> np.dtype[np.generic]:

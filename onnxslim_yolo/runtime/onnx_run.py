@@ -126,8 +126,8 @@ def image_like(shape: Any, rng: np.random.Generator, dtype: Any = None) -> Array
     image = np.zeros(dims)
     if len(dims) == 4:
         for cell in (64, 16, 4, 1):
-            coarse = rng.random([*dims[:2], -(-dims[2] // cell), -(-dims[3] // cell)])
-            image += np.kron(coarse, np.ones((1, 1, cell, cell)))[:, :, : dims[2], : dims[3]] / 4
+            coarse = rng.random([*dims[:2], -(-dims[2] // cell), -(-dims[3] // cell)]) / 4
+            image += coarse.repeat(cell, axis=2).repeat(cell, axis=3)[:, :, : dims[2], : dims[3]]
     else:
         image = rng.random(dims)
     kind = np.dtype(np.float32 if dtype is None else dtype)

@@ -7,12 +7,13 @@ measured. Only the tail behind them is run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, run_part
+from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, part_runner
 from onnxslim_yolo.ir.graph import (
     Array,
     Node,
@@ -21,7 +22,7 @@ from onnxslim_yolo.ir.graph import (
     is_constant,
     is_empty,
     producer,
-    replace_constant,
+    set_input,
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.verify.columns import Feeds
@@ -60,10 +61,11 @@ def controls(tail: Tail, values: Feeds, rulers: dict[str, Ruler]) -> list[Contro
     if not tail.layers:
         return []
     try:
-        plain = tail.run(values, None)
+        run = tail.runner(values)
+        plain = run(None)
         shown: dict[str, Control] = {}
         for node in tail.layers[:: -(-len(tail.layers) // MOST)]:
-            spoiled = tail.run(values, node)
+            spoiled = run(node)
             for found in _shown(node.name, plain, spoiled, rulers):
                 known = shown.get(found.kind)
                 if known is None or found.worst > known.worst:
@@ -137,16 +139,33 @@ class Tail:
         known = {tensor.name for tensor in (*self.model.graph.inputs, *self.model.graph.outputs)}
         return [tensor.name for tensor in self.inputs() if tensor.name not in known]
 
-    def run(self, values: Feeds, spoil: Node | None) -> Feeds:
-        """The outputs, with one layer's weights 1 % off, up or down at random."""
-        part = part_of(self.model.graph, self._nodes, self.inputs(), self.model.graph.outputs)
-        if spoil is not None:
-            twin = next(node for node in part.nodes if node.name == spoil.name)
-            index, weight = _weight(twin)
-            replace_constant(twin, index, spoiled_weight(weight), f"{twin.name}__spoiled")
-        feeds = {tensor.name: values[tensor.name] for tensor in self.inputs()}
-        results = run_part(part, feeds, "its tail")
-        return {tensor.name: value for tensor, value in zip(self.model.graph.outputs, results, strict=True)}
+    def runner(self, values: Feeds) -> Callable[[Node | None], Feeds]:
+        """Computes the outputs from what the tail reads, with one layer's weights 1 % off where one is given.
+
+        One session for all: the weights are fed to it.
+
+        Raises:
+            UnrecognisedError: the tail cannot be run by itself. So does what is returned.
+        """
+        outputs = self.model.graph.outputs
+        part = part_of(self.model.graph, self._nodes, self.inputs(), outputs)
+        twins = {node.name: node for node in part.nodes}
+        weights = {}
+        for layer in self.layers:
+            index, weight = _weight(layer)
+            name = f"{layer.name}__weight"
+            set_input(twins[layer.name], index, gs.Variable(name, weight.dtype, weight.shape))
+            part.inputs.append(twins[layer.name].inputs[index])
+            weights[name] = weight
+        run = part_runner(part, "its tail")
+        plain = weights | {tensor.name: values[tensor.name] for tensor in self.inputs()}
+
+        def spoiled(layer: Node | None) -> Feeds:
+            name = "" if layer is None else f"{layer.name}__weight"
+            results = run(plain | ({name: spoiled_weight(weights[name])} if name else {}))
+            return {tensor.name: value for tensor, value in zip(outputs, results, strict=True)}
+
+        return spoiled
 
 
 def _spoilable(node: Node) -> bool:

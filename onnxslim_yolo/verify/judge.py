@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.graph import Array, static_shape
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.runtime.onnx_run import run_onnx
+from onnxslim_yolo.runtime.onnx_run import bytes_of, run_onnx
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts
 from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
-from onnxslim_yolo.verify.ruler import NOISE, Ruler, noise_between, rulers_of
+from onnxslim_yolo.verify.ruler import NOISE, Ruler, noise_between, rulers_of, with_noise
 from onnxslim_yolo.verify.shown_logits import shown_logits
 
 Runnable = Model | onnx.ModelProto
@@ -66,7 +66,8 @@ def judge_of(reference: Runnable, feeds: Sequence[Feeds], *, exact: bool = False
         exact: leave out measuring what rounding costs, and compare to the last digits.
     """
     model = reference if isinstance(reference, Model) else Model.from_onnx(reference)
-    native = run_onnx(reference, list(feeds))
+    data = bytes_of(reference)  # once for both sessions
+    native = run_onnx(data, list(feeds))
     expected, half = native, is_half(model)
     if half:
         expected = _in_float32(model, list(feeds)) or native
@@ -75,12 +76,12 @@ def judge_of(reference: Runnable, feeds: Sequence[Feeds], *, exact: bool = False
     rulers = rulers_of(native, meaning)
     noise: dict[str, Array] = {}
     if not exact:
-        again = run_onnx(reference, list(feeds[-1:]), optimise=True)
+        again = run_onnx(data, list(feeds[-1:]), optimise=True)
         noise = noise_between(native[-1:], again, rulers)
     if half:
         cost = noise_between(expected, native, rulers)
         noise = {n: np.maximum(noise.get(n, np.zeros(1)), cost[n] * HALF_NOISE / NOISE) for n in cost}
-    return Judge(expected, rulers_of(native, meaning, noise), sorts(model.graph))
+    return Judge(expected, with_noise(rulers, noise), sorts(model.graph))
 
 
 def _in_float32(model: Model, feeds: list[Feeds]) -> list[Feeds] | None:
@@ -91,7 +92,9 @@ def _in_float32(model: Model, feeds: list[Feeds]) -> list[Feeds] | None:
 
 
 def _sized(model: Model, feed: Feeds) -> Model:
-    """A copy with the inputs' sizes as they are fed, so that what is shown has them, too."""
+    """The model with its inputs sized as they are fed, so that what is shown is, too: a copy where it is not so."""
+    if all(tensor.name not in feed or static_shape(tensor) == feed[tensor.name].shape for tensor in model.graph.inputs):
+        return model
     copy = model.copy()
     for tensor in copy.graph.inputs:
         if tensor.name in feed:

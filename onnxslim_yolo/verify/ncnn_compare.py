@@ -7,7 +7,7 @@ magnitude where it does not vary), so a tensor of large mean and small variation
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +176,7 @@ def verify_pair(
     feeds: Sequence[Mapping[str, Array]],
     judge: Judge,
     *,
+    rounding: Callable[[], Judge] | None = None,
     tolerance: float = TOLERANCE,
     threads: int = 1,
     timeout: float = DEFAULT_TIMEOUT,
@@ -184,6 +185,7 @@ def verify_pair(
 
     Args:
         model: the graph with its weights as the pair stores them. judge: of its outputs for `feeds`.
+        rounding: the same with what rounding costs the graph, asked where `judge` is not content without.
 
     Raises:
         VerificationError: a column is off by more than `tolerance` and more than rounding explains.
@@ -207,7 +209,9 @@ def verify_pair(
     bad = [each for each in found if not each.worst <= tolerance]
     if bad and all(np.isfinite(each.worst) for each in bad):
         # A network may amplify rounding more than most do: how much is seen by two ways in which ncnn itself computes.
-        found = own.with_noise(noise_between(got, outputs(exact=False), rulers)).compare(got, tolerance)
+        floors = rulers if rounding is None else rounding().rulers
+        wider = Judge(wanted, {name: floors[name] for name in rulers}, judge.ordered).with_floor(ROUNDING)
+        found = wider.with_noise(noise_between(got, outputs(exact=False), rulers)).compare(got, tolerance)
         bad = [each for each in found if not each.worst <= tolerance]
     if not bad:
         return found

@@ -16,7 +16,7 @@ movement, or by floor / tolerance where that is more. A column whose floor is ab
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ from onnxslim_yolo.verify.columns import Feeds, Meaning
 
 LEAST = 1e-6
 """Probabilities are taken to lie between this and 1 − this."""
+
+SIGMOID = 2.0**-21
+"""What onnxruntime's Sigmoid may be off by, whatever it yields."""
 
 ROUNDINGS = 8.0
 """Units in the last place that any column may be off by."""
@@ -78,22 +81,36 @@ class Ruler:
 
     def rows(self, expected: Array, got: Array) -> Array:
         """`delta` of tables whose columns are last."""
-        a, b = expected.astype(np.float64), got.astype(np.float64)
+        # Columns first: a mask of rows is picked and worked on in one piece. What is equal takes no logarithms.
+        a, b = (np.ascontiguousarray(table.T, np.float64) for table in (expected, got))
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-        scores = self.meaning.scores
+        delta = np.zeros(a.shape)
+        apart = ~same.all(axis=1)
         with np.errstate(invalid="ignore"):
-            delta = np.abs(a - b)
-            if scores.any():
-                p, q = (np.clip(x[:, scores], LEAST, 1 - LEAST) for x in (a, b))
-                apart = np.maximum(np.abs(logit(p) - logit(q)) - np.maximum(self._slack(p), self._slack(q)), 0.0)
-                # Beyond [0, 1] nothing is a probability: its logit says nothing.
-                outside = np.abs(b[:, scores] - 0.5) > 0.5 + 4 * self.unit
-                delta[:, scores] = np.where(outside, np.inf, apart)
-        delta = np.where(np.isnan(delta), np.inf, delta)
-        return np.where(same, 0.0, delta)
+            delta[apart] = np.abs(a[apart] - b[apart])
+            if self.meaning.scores.any():
+                scores = self.meaning.scores & apart
+                delta[scores] = self._logits_apart(a[scores], b[scores])
+        delta[np.isnan(delta)] = np.inf
+        delta[same] = 0.0
+        return np.asarray(delta.T)
+
+    def _logits_apart(self, expected: Array, got: Array) -> Array:
+        """|logit p − logit q| = |log(1 + (p − q) / (q (1 − p)))|, less what rounding of an element is.
+
+        By the mean value theorem that is nothing where p and q are no farther apart than `SIGMOID`: no logarithm then.
+        """
+        # Beyond [0, 1] nothing is a probability: its logit says nothing.
+        outside = np.abs(got - 0.5) > 0.5 + 4 * self.unit
+        apart = np.where(outside, np.inf, 0.0)
+        far = ~(outside | (np.abs(expected - got) <= SIGMOID))
+        p, q = (np.clip(x[far], LEAST, 1 - LEAST) for x in (expected, got))
+        between = np.abs(np.log1p((p - q) / (q * (1 - p))))
+        apart[far] = np.maximum(between - np.maximum(self._slack(p), self._slack(q)), 0.0)
+        return apart
 
     def _slack(self, p: Array) -> Array:
-        return np.asarray((self.unit * p + 2.0**-21) / (p * (1 - p)))
+        return np.asarray((self.unit * p + SIGMOID) / (p * (1 - p)))
 
 
 def logit(p: Array) -> Array:
@@ -119,12 +136,15 @@ def rulers_of(
     for name, what in meaning.items():
         values = [run[name] for run in runs if name in run]
         unit = max(unit_of(value.dtype) for value in values)
-        measured = (noise or {}).get(name, np.zeros(what.count))
         movement, largest = _movement(values, what)
-        floor = np.maximum(ROUNDINGS * unit * largest, NOISE * measured)
         highest = np.max([what.table(value).max(axis=0, initial=0.0) for value in values], axis=0)
-        found[name] = Ruler(what, movement, floor, unit, what.scores & (highest < FIRES))
-    return found
+        found[name] = Ruler(what, movement, ROUNDINGS * unit * largest, unit, what.scores & (highest < FIRES))
+    return with_noise(found, noise or {})
+
+
+def with_noise(rulers: dict[str, Ruler], noise: dict[str, Array]) -> dict[str, Ruler]:
+    """The same rulers where rounding is seen to cost a column this much (of `noise_between`)."""
+    return {n: replace(r, floor=np.maximum(r.floor, NOISE * noise.get(n, 0.0))) for n, r in rulers.items()}
 
 
 def noise_between(first: Sequence[Feeds], second: Sequence[Feeds], rulers: dict[str, Ruler]) -> dict[str, Array]:

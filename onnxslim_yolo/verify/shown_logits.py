@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, run_part
+from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, part_runner
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
@@ -96,8 +96,8 @@ def _masks(model: Model, walk: _Walk) -> dict[str, Array]:
     ends = _sizes(model, walk)
     found = {t.name: np.ones(ends[t.name][0], dtype=bool) for t in graph.outputs if _makes_score(t)}
     if moved:
-        part = part_of(graph, nodes, walk.ends, moved)
-        high, low = (run_part(part, _markers(walk, ends, value), "the outputs' arrangement") for value in (1.0, 0.5))
+        run = part_runner(part_of(graph, nodes, walk.ends, moved), "the outputs' arrangement")
+        high, low = (run(_markers(walk, ends, value)) for value in (1.0, 0.5))
         for tensor, a, b in zip(moved, high, low, strict=True):
             if a.dtype.kind == "f":
                 found[tensor.name] = (a == 1) & (b < 1)

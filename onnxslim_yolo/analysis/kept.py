@@ -1,0 +1,147 @@
+"""What an analysis found is kept for as long as the graph is what it was.
+
+A graph is many objects that anybody may edit, so nobody has to tell when it changes: all that an analysis can read is
+written down, and compared when the analysis is asked for again. That is every node with its operator, attributes,
+inputs and outputs, every tensor with its name, type and shape, every constant with a check sum of its bytes. Objects
+are compared by identity, since analyses know them so, and what was written down keeps them alive: no other object can
+take over an identity. Of a graph that holds anything else nothing is kept.
+
+Only the newest state of a graph is kept, on the graph itself; a copy begins without.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.ir.graph import Array, Tensor
+
+_ATTRIBUTE = "_onnxslim_yolo_kept"
+
+Found = TypeVar("Found")
+
+
+def kept(
+    graph: gs.Graph, name: str, compute: Callable[[], Found], fits: Callable[[Found], bool] = lambda found: True
+) -> Found:
+    """What `compute` finds of the graph as it is now; what it found before, where nothing has changed since.
+
+    Args:
+        name: of the analysis.
+        compute: reads nothing but the graph and what `fits` looks at. What it returns is shared: nobody edits it.
+        fits: whether something found before answers this question, too.
+    """
+    memory: _Memory | None = getattr(graph, _ATTRIBUTE, None)
+    if memory is not None and memory.state == State.of(graph):
+        for found in memory.found.get(name, ()):
+            if fits(found):
+                return found  # type: ignore[no-any-return]
+    found = compute()
+    state = State.of(graph)  # now, since constants are loaded when they are first read
+    if state is None:
+        return found
+    if memory is None or memory.state != state:
+        memory = _Memory(state)
+        setattr(graph, _ATTRIBUTE, memory)
+    memory.found.setdefault(name, []).append(found)
+    return found
+
+
+def forget(graph: gs.Graph) -> None:
+    """Let go of what was kept, which holds on to the graph as it was."""
+    if hasattr(graph, _ATTRIBUTE):
+        delattr(graph, _ATTRIBUTE)
+
+
+@dataclass(frozen=True)
+class State:
+    """All of a graph that an analysis can read.
+
+    Attributes:
+        facts: nested tuples, equal where nothing has changed.
+        alive: the objects whose identities stand there.
+    """
+
+    facts: tuple[Any, ...]
+    alive: list[Any] = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, graph: gs.Graph) -> State | None:
+        """The present state; None of a graph with something in it that is not known here."""
+        reader = _Reader()
+        try:
+            return cls(reader.graph(graph), reader.alive)
+        except _UnknownError:
+            return None
+
+
+@dataclass
+class _Memory:
+    state: State
+    found: dict[str, list[Any]] = field(default_factory=dict)
+
+
+class _UnknownError(Exception):
+    """Something whose changes could not be seen."""
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.alive: list[Any] = []
+        self._seen: set[int] = set()
+
+    def graph(self, graph: gs.Graph) -> tuple[Any, ...]:
+        if graph.functions:
+            raise _UnknownError
+        facts: list[Any] = [graph.opset, repr(graph.import_domains)]
+        facts += [self._tensors(graph.inputs), self._tensors(graph.outputs)]
+        for node in graph.nodes:
+            self.alive.append(node)
+            attributes = tuple((key, self._value(value)) for key, value in node.attrs.items())
+            names = (id(node), node.op, node.name, node.domain)
+            facts.append((*names, attributes, self._tensors(node.inputs), self._tensors(node.outputs)))
+        return tuple(facts)
+
+    def _tensors(self, tensors: list[Tensor]) -> tuple[Any, ...]:
+        return tuple(id(tensor) if id(tensor) in self._seen else self._tensor(tensor) for tensor in tensors)
+
+    def _tensor(self, tensor: Tensor) -> tuple[Any, ...]:
+        self._seen.add(id(tensor))
+        self.alive.append(tensor)
+        if isinstance(tensor, gs.Constant):
+            return id(tensor), tensor.name, self._value(tensor._values)
+        shape = None if tensor.shape is None else tuple(map(self._value, tensor.shape))
+        return id(tensor), tensor.name, str(tensor.dtype), shape
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, float):
+            return float(value).hex()  # 0 and −0 differ, NaN is NaN
+        if isinstance(value, np.generic):
+            return value.dtype.str, value.tobytes()
+        if value is None or isinstance(value, (bool, int, str, bytes, type, np.dtype)):
+            return type(value), value
+        if isinstance(value, (list, tuple)):
+            return tuple(map(self._value, value))
+        if isinstance(value, np.ndarray):
+            self.alive.append(value)
+            return id(value), value.shape, value.dtype.str, _check_sum(value)
+        if type(value).__name__ == "LazyValues":  # a part of the file, which nobody edits
+            self.alive.append(value)
+            return id(value)
+        if isinstance(value, gs.Constant):
+            return self._tensor(value)
+        if isinstance(value, gs.Graph):
+            self.alive.append(value)
+            return id(value), self.graph(value)
+        raise _UnknownError
+
+
+def _check_sum(array: Array) -> int:
+    if array.dtype.hasobject:
+        raise _UnknownError
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
