@@ -10,6 +10,7 @@ from typing import Any, Literal
 from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.ir.input_format import parse_input
+from onnxslim_yolo.latency.devices import DEVICES, NAMES, DeviceName
 from onnxslim_yolo.load import LoadOptions
 
 EMITTERS = ("onnx", "ncnn", "torch")
@@ -35,7 +36,7 @@ class CompileOptions:
         target_macs, target_params: share of the source's MACs or parameters to come down to, instead of `prune`.
         scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
-        isa: the instruction set that `snap="auto"` is for.
+        device: the machine that the result is for, by name (see `latency.devices`); `isa` is another word for it.
         target: the runtime to be fast on.
         compensate: "none", "constant", or "reconstruct", which needs `calib`.
         calib: unlabelled images (a folder, a list, a data.yaml) for "reconstruct", importance "output" and allocation
@@ -50,6 +51,7 @@ class CompileOptions:
         measure: time the result against its source even if no limit asks for it.
         passes: a textual pipeline instead of the default one.
         verify: run what is written and compare it with the source.
+        run_on: a command that starts the Python in which the pair is run as well (see `runtime.launchers`).
         verify_each: compare after every pass as well.
         dump_to: a folder for the graph after every pass.
         limit_memory, limit_work: bytes and multiply-adds that one run of the model may take, as its shapes tell before
@@ -76,7 +78,7 @@ class CompileOptions:
     floor: int = 1
     keep: tuple[str, ...] = ()
     snap: Literal["none", "pow2", "auto"] | int = "auto"
-    isa: Literal["host", "avx512", "avx2", "neon-fp16", "neon"] = "host"
+    device: DeviceName = "host"
     target: Literal["ncnn", "onnxruntime"] = "ncnn"
     compensate: Literal["none", "constant", "reconstruct"] = "constant"
     calib: Path | None = None
@@ -91,6 +93,7 @@ class CompileOptions:
     measure: bool = False
     passes: str | None = None
     verify: bool = True
+    run_on: str | None = None
     verify_each: bool = False
     dump_to: Path | None = None
     limit_memory: float | None = None
@@ -103,6 +106,12 @@ class CompileOptions:
         _one_of("allocate", self.allocate, ("global", "curves"))
         _one_of("aggregate", self.aggregate, ("mean", "max", "sum"))
         _one_of("target", self.target, ("ncnn", "onnxruntime"))
+        _one_of("--for", self.device, NAMES)
+        if DEVICES.get(self.device, DEVICES["neon"]).isa is None and self.target_latency and self.table is None:
+            hint = "give --target-macs, or a table of it with --table"
+            raise UsageError(f"the time that {self.device} takes cannot be predicted", hint=hint)
+        if self.run_on is not None and "ncnn" not in self.emit:
+            raise UsageError("--run-on runs NCNN pairs, and --emit names none", hint="--emit onnx,ncnn")
         _one_of("compensate", self.compensate, ("none", "constant", "reconstruct"))
         wanting = [("--compensate", self.compensate, "reconstruct"), ("--importance", self.importance, "output")]
         for option, value, needs in (*wanting, ("--allocate", self.allocate, "curves")):
@@ -183,6 +192,10 @@ class CompileOptions:
 def options_from(options: dict[str, Any]) -> CompileOptions:
     """CompileOptions from loose Python values: paths as text, `imgsz` as one number, lists for tuples."""
     values = dict(options)
+    if "isa" in values:
+        if "device" in values:
+            raise UsageError("give `device`, or its older name `isa`, not both")
+        values["device"] = values.pop("isa")
     known = [option.name for option in fields(CompileOptions)]
     for key in values:
         if key not in known:

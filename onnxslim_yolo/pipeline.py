@@ -142,7 +142,7 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         # A floor of the user's own says which channels stay, instead.
         carry=CARRY if options.prune != "dead" and options.floor == 1 else 0.0,
     )
-    snap = SnapWidths(to=options.snap, isa=options.isa, runtime=options.target, table=options.table)
+    snap = SnapWidths(to=options.snap, isa=options.device, runtime=options.target, table=options.table)
     target = _target(options)
     steps = _to_target(target, prune, snap, options, model) if target is not None else [prune, snap]
     if target is None and prune.ratio == "dead":
@@ -179,7 +179,7 @@ def _to_target(
         target=limit,
         cost=cost,
         runtime=options.target,
-        isa=options.isa,
+        isa=options.device,
         table=options.table,
         scope=options.scope,
         importance=options.importance,
@@ -203,5 +203,5 @@ def _folding(options: CompileOptions | None = None) -> list[Pass]:
     """
     move = ConvBeforeResize()
     if options is not None and (_target(options) or ("latency",))[0] == "latency":
-        move = ConvBeforeResize(runtime=options.target, isa=options.isa, table=options.table)
+        move = ConvBeforeResize(runtime=options.target, isa=options.device, table=options.table)
     return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), move]

@@ -37,6 +37,7 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.devices import DeviceName
 from onnxslim_yolo.latency.moved import better_left
 from onnxslim_yolo.latency.shipped import table_for
 
@@ -54,7 +55,7 @@ class ConvBeforeResize:
     name: ClassVar[str] = "conv-before-resize"
 
     runtime: Literal["any", "ncnn", "onnxruntime"] = "any"
-    isa: Literal["host", "avx512", "avx2", "neon-fp16", "neon"] = "host"
+    isa: DeviceName = "host"
     table: Path | None = None
 
     def run(self, model: Model) -> int:

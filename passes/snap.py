@@ -34,15 +34,14 @@ from onnxslim_yolo.analysis.importance import measure
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.packing import PACK, Runtime, host_isa
+from onnxslim_yolo.latency.devices import DeviceName, device_of
+from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.auto_widths import widths_by_latency, wished
 from onnxslim_yolo.pruning.not_slower import given_back
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.problem import units_of
-
-Isa = Literal["host", "avx512", "avx2", "neon-fp16", "neon"]
 
 SMALLEST = 4
 """No finer grid than this: below four channels no runtime fills a register."""
@@ -54,7 +53,7 @@ class SnapWidths:
 
     Args:
         to: "pow2", a number N for multiples of N, "auto" for what is fast on `runtime` and `isa`, or "none".
-        isa: the instruction set that "auto" is for; "host" asks this machine.
+        isa: the device, or the instruction set, that "auto" is for; "host" asks this machine.
         runtime: the runtime that "auto" is for.
         table: a file of latencies for "auto", made by `onnxslim-yolo profile`, instead of the one shipped.
         odd: what to do with whole groups off the grid: "keep" them, cut them "down", or grow them "up" by zeros.
@@ -64,7 +63,7 @@ class SnapWidths:
     effect: ClassVar[Effect] = "plan"
 
     to: Literal["none", "pow2", "auto"] | int = "auto"
-    isa: Isa = "host"
+    isa: DeviceName = "host"
     odd: Literal["keep", "down", "up"] = "keep"
     runtime: Runtime = "ncnn"
     table: Path | None = None
@@ -101,6 +100,8 @@ class SnapWidths:
 
     def _by_latency(self, model: Model, plan: Plan) -> bool:
         """Choose widths by latency; False where there is too little to judge by."""
+        if device_of(self.isa).isa is None and self.table is None:
+            return False  # nothing tells an accelerator's time: its grid is all that is known
         table = table_for(self.runtime, self.isa, self.table)
         chosen = widths_by_latency(model.graph, plan, table)
         if chosen is None:
@@ -131,7 +132,7 @@ class SnapWidths:
 
     def _step(self) -> int:
         if self.to == "auto":
-            return PACK[host_isa() if self.isa == "host" else self.isa]
+            return device_of(self.isa).grid
         return self.to if isinstance(self.to, int) else 8
 
     def _grid(self, width: int) -> list[int]:

@@ -23,12 +23,12 @@ from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.costs import Costs, Multiplications, Parameters
+from onnxslim_yolo.latency.devices import DeviceName
 from onnxslim_yolo.latency.layers import layers_of
-from onnxslim_yolo.latency.packing import Runtime, host_isa
+from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import PruneChannels
-from onnxslim_yolo.passes.snap import Isa
 from onnxslim_yolo.pruning.allocate import most_important
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.problem import Unit, WidthProblem
@@ -55,7 +55,7 @@ class PruneToTarget:
     target: str = "0.7x"
     cost: Literal["latency", "macs", "params"] = "latency"
     runtime: Runtime = "ncnn"
-    isa: Isa = "host"
+    isa: DeviceName = "host"
     table: Path | None = None
     scope: Literal["all", "no-residual"] = "all"
     importance: AnyKind = "auto"
@@ -112,7 +112,7 @@ class PruneToTarget:
         return int((before & ~plan.keep).sum())
 
     def _costs(self) -> Costs:
-        isa = host_isa() if self.isa == "host" else self.isa
+        isa = self.isa
         if self.cost == "latency":
             return table_for(self.runtime, isa, self.table)
         return Multiplications(isa) if self.cost == "macs" else Parameters(isa)

@@ -43,7 +43,7 @@ def key_of(path: Path, options: CompileOptions) -> str:
         "options": options.as_json(),
         "files": [[file.name, _digest(file)] for file in _files_read(path, options)],
     }
-    if options.isa == "host":
+    if options.device == "host":
         from onnxslim_yolo.latency import host_isa
 
         facts["isa"] = host_isa()

@@ -32,6 +32,8 @@ ONLY_BY_HAND = ("summary", "cache", "run-on", "limit-memory", "limit-work")
 """What only the command line sets, or a file that it names: where results go, what is run, what it may cost."""
 _LISTS = ("imgsz", "emit", "passes")
 """Options that take several words, separated by commas on the command line."""
+_OLDER = {"isa": "for"}
+"""Keys by other names that they had."""
 _EXPECTED = {
     bool: "true or false",
     int: "a whole number",
@@ -157,7 +159,8 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _option(key: str, options: Mapping[str, Option], path: Path) -> Option:
-    option = options.get(key) or options.get(key.replace("_", "-"))
+    plain = key.replace("_", "-")
+    option = options.get(key) or options.get(_OLDER.get(plain, plain))
     if option is not None:
         return option
     if key == "trust":

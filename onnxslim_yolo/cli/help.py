@@ -11,6 +11,7 @@ EXAMPLES = {
     "compile": (
         "onnxslim-yolo compile yolov8n.onnx --prune 0.5",
         "onnxslim-yolo compile best.pt --prune 0.7 --snap pow2 -o out",
+        "onnxslim-yolo compile best.pt --prune 0.5 --for pi5",
         "onnxslim-yolo compile yolov4-tiny.cfg --emit ncnn --head raw",
         "onnxslim-yolo compile model.onnx --target-macs 0.8x --calib images --compensate reconstruct",
         "onnxslim-yolo compile model.onnx --prune 0.5 --budget budget.toml --json > report.json",
@@ -41,6 +42,7 @@ EXAMPLES = {
     ),
     "profile": (
         "onnxslim-yolo profile model.onnx",
+        "onnxslim-yolo profile model.onnx --run-on 'ssh pi@raspberrypi.local python3 -' -o pi.json",
         "onnxslim-yolo profile yolov5n.onnx yolov8n.onnx --target onnxruntime -o board.json",
     ),
     "diff": (
@@ -62,7 +64,7 @@ PANELS = {
         *("prune", "target_latency", "target_macs", "target_params", "scope", "keep", "floor"),
         *("importance", "normalise", "allocate"),
     ),
-    "Device": ("target", "isa", "snap", "table"),
+    "Device": ("target", "device", "snap", "table", "run_on"),
     "Compensation": ("compensate", "calib"),
     "Output": ("output", "name", "emit", "ncnn_weights", "head"),
     "Limits, and when it fails": (
@@ -105,16 +107,16 @@ def examples(command: str) -> str:
     return "\n\n".join(("[bold]Examples[/]", *EXAMPLES[command]))
 
 
-def choice(values: str, text: str) -> Any:
+def choice(values: str, text: str, *flags: str) -> Any:
     """An option of one of several words, which the shell completes.
 
     Args:
         values: as shown, "none|pow2|N": what is in capitals stands for something else, and is not offered.
-        text: its help.
+        text: its help. flags: how it is spelt, where the parameter's name does not say it.
     """
     words = [word for word in values.split("|") if not word.isupper()]
 
     def matching(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]
 
-    return typer.Option(metavar=values, help=text, autocompletion=matching)
+    return typer.Option(*flags, metavar=values, help=text, autocompletion=matching)

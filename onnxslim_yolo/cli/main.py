@@ -28,6 +28,7 @@ from onnxslim_yolo.cli.shared import (
     OutputFormat,
     Pixels,
     Quiet,
+    RunOn,
     Verbose,
     app,
     err,
@@ -40,6 +41,7 @@ from onnxslim_yolo.cli.shared import (
 )
 from onnxslim_yolo.cli.streams import ending_on_signals, flush_output, give_up_output, prepare_streams, system_error
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
+from onnxslim_yolo.latency.devices import SHOWN
 from onnxslim_yolo.options import EMITTERS
 
 
@@ -129,10 +131,7 @@ def compile_command(
     floor: Annotated[int, typer.Option(help="The least channels any tensor keeps.")] = 1,
     normalise: Annotated[bool, typer.Option("--normalise", help="Rank channels relative to their layer.")] = False,
     snap: Annotated[str, choice("none|pow2|N|auto", "Widths that channels are rounded to.")] = "auto",
-    isa: Annotated[
-        str,
-        choice("host|avx512|avx2|neon-fp16|neon", "What --snap auto is for; neon-fp16: Raspberry Pi 5, neon: Pi 4."),
-    ] = "host",
+    device: Annotated[str, choice(SHOWN, "The machine that the result is for.", "--for", "--isa")] = "host",
     target: Annotated[str, choice("ncnn|onnxruntime", "The runtime to be fast on.")] = "ncnn",
     allocate: Annotated[str, choice("global|curves", "How widths are chosen.")] = "global",
     compensate: Annotated[
@@ -158,6 +157,7 @@ def compile_command(
         str | None, typer.Option(metavar="SPEC", help="A textual pipeline instead of the default.")
     ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not run what is written.")] = False,
+    run_on: RunOn = None,
     verify_each: Annotated[bool, typer.Option("--verify-each", help="Compare after every pass.")] = False,
     print_after_all: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Dump the graph after every pass.")

@@ -8,7 +8,8 @@ A layer takes  c₀ + max(arithmetic, memory)  µs, where
 
 Pooling and depthwise layers work on k² taps an element and, unpacked, on one channel at a time; that is where the worst
 cliffs are. The constants were fitted to one-layer networks on an AVX-512 core (ncnn 1.0.20261020, onnxruntime 1.31) and
-stand for others only in proportion: good for choosing widths, not for promising milliseconds.
+stand for others only in proportion: good for choosing widths, not for promising milliseconds. Those of ARM in ncnn
+come from counted instructions (see `neon`); onnxruntime interleaves no channels there, so that its widths are smooth.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from math import prod
 
 from onnxslim_yolo.latency.layers import Family, LayerKey
-from onnxslim_yolo.latency.packing import ALIGNMENT, Runtime, lanes_of, pack_of, padded
+from onnxslim_yolo.latency.neon import depthwise, multiplied
+from onnxslim_yolo.latency.packing import ALIGNMENT, Runtime, blocks_of, lanes_of, pack_of, padded
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ CONSTANTS: dict[Runtime, Constants] = {
     "ncnn": Constants(2.0, 5.3, 2.6, 1.1, 1.35, 1.0, 8.0, 6.0, 0.12),
     "onnxruntime": Constants(3.0, 5.5, 1.0, 1.05, 1.45, 0.8, 2.0, 4.0, 0.12),
 }
+ARM: dict[str, Constants] = {
+    "neon-fp16": Constants(2.0, 2.7, 3.4, 1.0, 1.0, 1.7, 3.4, 3.0, 0.1),
+    "neon": Constants(3.0, 1.7, 3.4, 1.0, 1.0, 0.9, 3.4, 1.5, 0.06),
+}
+"""Of ncnn on ARM: a Cortex-A76 in fp16, a Cortex-A72 in fp32."""
+
+REGISTER = 4
+"""fp32 numbers in an ARM register: what onnxruntime computes with there, whatever arithmetic there is."""
+
 REORDERED = 3.0e3
 """Elements per µs that onnxruntime converts between blocked and plain layout."""
 
@@ -69,6 +80,25 @@ class AnalyticModel:
         """Channels in a register."""
         return lanes_of(self.isa)
 
+    @property
+    def blocks(self) -> int:
+        """Channels that the runtime interleaves."""
+        return blocks_of(self.runtime, self.isa)
+
+    @property
+    def constants(self) -> Constants:
+        """What is fitted for this runtime and instruction set."""
+        return ARM[self.isa] if self._on_arm else CONSTANTS[self.runtime]
+
+    @property
+    def _on_arm(self) -> bool:
+        return self.runtime == "ncnn" and self.isa in ARM
+
+    @property
+    def _vector(self) -> int:
+        """Numbers that one instruction computes."""
+        return REGISTER if self.blocks == 1 else self.lanes
+
     def predict(self, key: LayerKey) -> float:
         """µs of one layer."""
         return self.estimate(key.family, key.ins, key.outs) + self.conversion(key.family, key.ins, key.outs)
@@ -81,7 +111,7 @@ class AnalyticModel:
         (onnxruntime's `nchwc_transformer.cc`). What a neighbour hands over is not known here: where a width is no
         multiple of 4, the layers around are taken to be in plain layout, too.
         """
-        if self.runtime != "onnxruntime":
+        if self.runtime != "onnxruntime" or self.blocks == 1:
             return 0.0
         blocks = [width % self.lanes == 0 for width in (*ins, *outs)]
         moved = 0.0
@@ -93,18 +123,22 @@ class AnalyticModel:
 
     def estimate(self, family: Family, ins: tuple[float, ...], outs: tuple[float, ...]) -> float:
         """µs for widths that need not be whole (a fraction falls in the class of the nearest whole number)."""
-        constants = CONSTANTS[self.runtime]
+        constants = self.constants
         elements = family.area * sum(outs)
         if family.kind in ("conv", "group-conv", "deconv", "matmul"):
             work = self._multiply(family, ins[0], outs[0], constants)
         elif family.kind in ("depthwise", "maxpool", "avgpool"):
-            work = elements * prod(family.kernel) / (constants.taps * 1e3 * self.lanes)
-            if self._pack(outs[0]) == 1 and family.kind != "avgpool":
+            work = elements * prod(family.kernel) / (constants.taps * 1e3 * self._vector)
+            if self._on_arm and family.kind == "depthwise":
+                work *= depthwise(self.lanes, outs[0])
+            elif self.blocks == 1:
+                pass  # nothing is interleaved: every width is like any other
+            elif self._pack(outs[0]) == 1 and family.kind != "avgpool":
                 work *= min(constants.lonely, self.lanes)
             elif self._pack(outs[0]) < self.lanes:
                 work *= self.lanes / self._pack(outs[0]) / 1.3 if self.runtime == "ncnn" else 1.2
         elif family.op in EXPENSIVE:
-            work = elements / (constants.exponentials * 1e3 * self.lanes)
+            work = elements / (constants.exponentials * 1e3 * self._vector)
         elif family.op == "view":
             work = elements * (0.25 if self.runtime == "ncnn" else 0.0) / (constants.bandwidth * 1e3)
         else:
@@ -114,15 +148,21 @@ class AnalyticModel:
         return constants.call + max(work, memory)
 
     def _pack(self, width: float) -> int:
-        return pack_of(self.runtime, self.lanes, int(width + 0.5))
+        return pack_of(self.runtime, self.blocks, int(width + 0.5))
 
     def _multiply(self, family: Family, cin: float, cout: float, constants: Constants) -> float:
         taps = prod(family.kernel)
-        wide = padded(self.runtime, self.lanes, cout) if self._pack(cin) > 1 else cout
+        wide = padded(self.runtime, self.blocks, cout) if self._pack(cin) > 1 else cout
         macs = family.area * taps * cin * wide / family.groups
         if family.kind == "deconv":
             macs /= prod(family.stride)
-        rate = constants.macs * 1e3 * self.lanes
+        rate = constants.macs * 1e3 * self._vector
+        if self.blocks == 1:
+            return macs / rate
+        if self._on_arm:
+            factor, winograd = multiplied(family, self.lanes, cin, cout)
+            alone = 2.0 if family.kind == "group-conv" and self._pack(min(cin, cout)) == 1 else 1.0
+            return macs * factor * alone / (rate * constants.winograd if winograd else rate)
         if family.kind == "conv" and family.kernel == (3, 3) and family.stride == (1, 1) and min(cin, cout) >= 8:
             rate *= constants.winograd
         sides = (cin,) if self.runtime == "onnxruntime" else (cin, cout)

@@ -2,7 +2,8 @@
 
 ncnn interleaves `elempack` channels: as many as a register holds where that divides the width, else the next smaller of
 16, 8, 4, 1 (its `Layer::support_packing`). onnxruntime interleaves blocks of 16 (AVX-512) or 8 (NCHWc): outputs are
-padded up to whole blocks, inputs need a multiple of 4, and what does not fit runs unblocked.
+padded up to whole blocks, inputs need a multiple of 4, and what does not fit runs unblocked. On ARM64 it interleaves
+nothing (see `blocks_of`).
 
 Latency is smooth in the width within one class of packs and jumps between classes. So tables are interpolated within a
 class only.
@@ -10,11 +11,22 @@ class only.
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import Literal
 
-from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.latency.devices import host_isa, isa_of
+
+__all__ = [
+    "ALIGNMENT",
+    "PACK",
+    "RUNTIMES",
+    "Runtime",
+    "blocks_of",
+    "host_isa",
+    "lanes_of",
+    "pack_of",
+    "packs_of",
+    "padded",
+]
 
 Runtime = Literal["ncnn", "onnxruntime"]
 RUNTIMES: tuple[Runtime, ...] = ("ncnn", "onnxruntime")
@@ -39,7 +51,7 @@ def pack_of(runtime: Runtime, lanes: int, width: int) -> int:
 def packs_of(runtime: Runtime, lanes: int) -> tuple[int, ...]:
     """All classes, the best first."""
     if runtime == "onnxruntime":
-        return tuple(dict.fromkeys((lanes, ALIGNMENT, 1)))
+        return tuple(dict.fromkeys((lanes, ALIGNMENT, 1))) if lanes > 1 else (1,)
     return (*(pack for pack in (16, 8, 4) if pack <= lanes), 1)
 
 
@@ -51,24 +63,17 @@ def padded(runtime: Runtime, lanes: int, width: float) -> float:
 
 
 def lanes_of(isa: str) -> int:
-    """Channels a register holds under an instruction set.
+    """Channels a register holds under an instruction set, or on a device.
 
     Raises:
-        UsageError: the instruction set is not known.
+        UsageError: there is no such.
     """
-    if isa not in PACK:
-        raise UsageError(f"unknown instruction set '{isa}'", hint=f"one of {', '.join(PACK)}")
-    return PACK[isa]
+    return PACK[isa if isa in PACK else isa_of(isa)]
 
 
-def host_isa() -> str:
-    """The widest instruction set of this machine that runtimes use."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return "neon-fp16"
-    if platform.machine().lower().startswith("arm"):
-        return "neon"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "avx2"
-    return "avx512" if "avx512f" in flags else "avx2"
+def blocks_of(runtime: Runtime, isa: str) -> int:
+    """Channels that a runtime interleaves, which decides the classes of widths.
+
+    onnxruntime's blocked kernels exist for ARM64 behind a build option that is off: nothing is interleaved there.
+    """
+    return 1 if runtime == "onnxruntime" and isa_of(isa).startswith("neon") else lanes_of(isa)

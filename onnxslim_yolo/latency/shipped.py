@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.latency.packing import Runtime, host_isa
+from onnxslim_yolo.latency.devices import isa_of
+from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.latency.table_format import read_table
 
@@ -26,15 +27,15 @@ def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None) -> 
 
     Args:
         runtime: what the model will run in.
-        isa: the instruction set it will run on; "host" is this machine's.
+        isa: the device that it will run on, or an instruction set; "host" is this machine.
         path: a table file that goes before any other.
 
     Raises:
         InputError: the file is no table.
-        UsageError: the file is a table of another runtime.
+        UsageError: the file is a table of another runtime, or there is no such device.
     """
     if path is None:
-        return _shipped(runtime, host_isa() if isa == "host" else isa)
+        return _shipped(runtime, isa)
     table = read_table(path)
     if table.runtime != runtime:
         raise UsageError(
@@ -45,6 +46,11 @@ def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None) -> 
 
 
 @cache
-def _shipped(runtime: Runtime, isa: str) -> LatencyTable:
-    path = DATA / f"{runtime}-{isa}.json"
-    return read_table(path) if path.is_file() else LatencyTable.analytic(runtime, isa)
+def _shipped(runtime: Runtime, name: str) -> LatencyTable:
+    """A device's own table, else its instruction set's, else the analytic model."""
+    isa = isa_of(name)
+    for stem in (name, isa):
+        path = DATA / f"{runtime}-{stem}.json"
+        if path.is_file():
+            return read_table(path)
+    return LatencyTable.analytic(runtime, isa)

@@ -34,7 +34,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.latency.analytic import AnalyticModel
 from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
-from onnxslim_yolo.latency.packing import Runtime, lanes_of, pack_of, packs_of, padded
+from onnxslim_yolo.latency.packing import Runtime, blocks_of, lanes_of, pack_of, packs_of, padded
 
 FORMAT, VERSION = "onnxslim-yolo/latency", 1
 SQUARE = frozenset({"conv", "group-conv", "deconv"})
@@ -95,6 +95,11 @@ class LatencyTable:
     def lanes(self) -> int:
         """Channels in a register of the machine."""
         return lanes_of(self.isa)
+
+    @cached_property
+    def blocks(self) -> int:
+        """Channels that the runtime interleaves there."""
+        return blocks_of(self.runtime, self.isa)
 
     @cached_property
     def model(self) -> AnalyticModel:
@@ -170,7 +175,7 @@ class LatencyTable:
             return us, ((_mean(first),), (_mean(second),))
         parts = ins if family.kind == "concat" else outs
         width = round(sum(parts) / len(parts)) if len(parts) > 1 and family.kind in ("concat", "split") else parts[0]
-        weakest = min(parts, key=lambda part: (pack_of(self.runtime, self.lanes, part), part))
+        weakest = min(parts, key=lambda part: (pack_of(self.runtime, self.blocks, part), part))
         near = _bracket(*self._axis(grid.ins, width, pack_like=weakest))
         us = sum(w * grid.us[(c,)] for c, w in near)
         at_width = _mean(near)
@@ -196,12 +201,12 @@ class LatencyTable:
         self, measured: Widths, width: int, beside: int | None = None, pack_like: int | None = None
     ) -> tuple[list[tuple[float, int]], float]:
         """Measured widths of a width's class as (coordinate, width), and the width's own coordinate."""
-        wanted = pack_of(self.runtime, self.lanes, width if pack_like is None else pack_like)
-        same = _of_class(self.runtime, self.lanes, measured, wanted)
-        stairs = beside is not None and self.runtime == "onnxruntime" and pack_of(self.runtime, self.lanes, beside) > 1
+        wanted = pack_of(self.runtime, self.blocks, width if pack_like is None else pack_like)
+        same = _of_class(self.runtime, self.blocks, measured, wanted)
+        stairs = beside is not None and self.runtime == "onnxruntime" and pack_of(self.runtime, self.blocks, beside) > 1
 
         def coordinate(c: int) -> float:
-            return padded(self.runtime, self.lanes, c) if stairs else float(c)
+            return padded(self.runtime, self.blocks, c) if stairs else float(c)
 
         return [(coordinate(c), c) for c in same], coordinate(width)
 

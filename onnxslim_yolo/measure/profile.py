@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
-from onnxslim_yolo.latency.packing import RUNTIMES, Runtime, host_isa, lanes_of
+from onnxslim_yolo.latency.packing import RUNTIMES, Runtime, blocks_of, host_isa
 from onnxslim_yolo.latency.table import Grid, LatencyTable, cell_widths
 from onnxslim_yolo.measure.measurer import Measurer
 from onnxslim_yolo.measure.networks import can_measure
@@ -60,11 +60,11 @@ def profile(
         raise UsageError(f"unknown target '{target}'", hint=f"one of {', '.join(RUNTIMES)}")
     if run_on is None:
         _require_cores(threads, os.cpu_count() or 1)
-    isa = host_isa()
+    isa: str = host_isa()
     graphs = list(graphs)
     families = families_of(graphs)
     if measure is not None:
-        grids = measure_families(families, target, lanes_of(isa), measure, progress)
+        grids = measure_families(families, target, blocks_of(target, isa), measure, progress)
         return LatencyTable(target, isa, threads, "", "", grids)
     from onnxslim_yolo.measure.machine import machine
 
@@ -77,7 +77,7 @@ def profile(
             isa, release, cpu = board.isa, getattr(board, target), board.cpu
             if not release:
                 raise UsageError(f"--run-on: no {target} in that Python", hint=f"pip install {target}, there")
-        grids = measure_families(families, target, lanes_of(isa), measurer, progress)
+        grids = measure_families(families, target, blocks_of(target, isa), measurer, progress)
         layers = LatencyTable(target, isa, threads, release, cpu, grids)
         wholes = []
         for graph in graphs:

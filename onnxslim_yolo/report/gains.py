@@ -61,7 +61,9 @@ def predict_latency(model: Model, baseline: Model, options: CompileOptions, *, s
     """Predicted latency, `before` and `after`; with `say`, a note where the table plainly calls the result slower."""
     from onnxslim_yolo.measure.predicted import predicted_verdict
 
-    before, after = (predicted_latency(m.graph, options.target, options.isa, options.table) for m in (baseline, model))
+    before, after = (
+        predicted_latency(m.graph, options.target, options.device, options.table) for m in (baseline, model)
+    )
     slower = predicted_verdict(before, after, options.target)
     if say and slower is not None:
         model.note(slower)
@@ -72,7 +74,7 @@ def enter_latency(
     report: dict[str, Any], latency: dict[str, dict[str, Any]], graphs: dict[str, gs.Graph], options: CompileOptions
 ) -> None:
     """Enter predictions into a report's `before` and `after`, in place: what `predict_latency` gave, and by layer."""
-    table = table_for(options.target, options.isa, options.table)
+    table = table_for(options.target, options.device, options.table)
     for key, graph in graphs.items():
         report[key] |= latency[key]
         add_latency(report[key], graph, table)

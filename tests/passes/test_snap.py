@@ -8,9 +8,9 @@ import pytest
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.packing import PACK, host_isa
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
-from onnxslim_yolo.passes.snap import PACK, host_isa
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from tests.numeric import assert_same, build
 from tests.passes.cutting import classes_of, onnx_text, run, shapes

@@ -1,0 +1,105 @@
+"""Machines by name, and what follows from a name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.latency import devices
+from onnxslim_yolo.latency.devices import DEVICES, NAMES, SHOWN, device_of, host_isa
+from onnxslim_yolo.latency.packing import blocks_of
+from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.options import options_from
+from onnxslim_yolo.passes.snap import SnapWidths
+from tests.command import command
+from tests.passes.test_snap import kept, planned
+
+
+def test_every_name_is_a_device_with_a_grid() -> None:
+    assert set(NAMES) == {*DEVICES, "host"} and set(SHOWN.split("|")) <= set(NAMES)
+    for name in NAMES:
+        device = device_of(name)
+        assert device.grid >= 4 and device.half == (device.isa == "neon-fp16")
+        assert device.isa is not None or (device.note and device.source)
+        assert table_for("ncnn", name).predict_layers([]) == 0
+    with pytest.raises(UsageError, match="no device 'pi6'"):
+        device_of("pi6")
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("pi5", 24), ("pi4", 20), ("rk3588", 24), ("hexagon", 32), ("ascend", 16), ("artpec8", 18), ("tinpu", 20)],
+)
+def test_a_name_decides_the_grid(name: str, width: int) -> None:
+    model, _ = planned(64, 21 if name not in ("hexagon", "artpec8") else 30 if name == "hexagon" else 19)
+    SnapWidths(to="auto", isa=name).run(model)  # type: ignore[arg-type]
+    assert kept(model) == width
+
+
+@pytest.mark.parametrize(
+    ("machine", "hwcap", "isa"),
+    [
+        ("aarch64", 1 << 10, "neon-fp16"),
+        ("aarch64", 0xFF, "neon"),
+        ("armv7l", 0, "neon"),
+        ("arm64", 1 << 10, "neon-fp16"),
+    ],
+)
+def test_host_reads_what_the_processor_has(monkeypatch: pytest.MonkeyPatch, machine: str, hwcap: int, isa: str) -> None:
+    class Library:
+        @staticmethod
+        def __call__(_: object) -> object:
+            def getauxval(kind: int) -> int:
+                assert kind == 16
+                return hwcap
+
+            return type("C", (), {"getauxval": staticmethod(getauxval)})
+
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(devices.ctypes, "CDLL", Library())
+    assert host_isa() == isa
+
+
+def test_host_asks_the_system_where_the_library_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: object) -> object:
+        raise OSError
+
+    monkeypatch.setattr(devices.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(devices.ctypes, "CDLL", none)
+    for words, isa in (({"fp", "asimdhp"}, "neon-fp16"), ({"fp", "asimd"}, "neon")):
+        monkeypatch.setattr(devices, "_cpuinfo", lambda words=words: words)
+        assert host_isa() == isa
+
+
+def test_onnxruntime_interleaves_nothing_on_arm() -> None:
+    assert [blocks_of("onnxruntime", name) for name in ("pi5", "pi4", "x86-avx512", "avx2")] == [1, 1, 16, 8]
+    assert [blocks_of("ncnn", name) for name in ("pi5", "pi4", "x86-avx512", "avx2")] == [8, 4, 16, 8]
+
+
+def test_isa_is_another_word_for_device() -> None:
+    assert options_from({"isa": "neon"}).device == "neon"
+    with pytest.raises(UsageError, match="not both"):
+        options_from({"isa": "neon", "device": "pi4"})
+    for options in ({"device": "pi6"}, {"device": "hexagon", "target_latency": "0.5x"}):
+        with pytest.raises(UsageError):
+            options_from(options)
+
+
+def test_a_found_file_names_the_device_and_never_the_launcher(tmp_path: Path) -> None:
+    config = tmp_path / "onnxslim-yolo.toml"
+    config.write_text('isa = "pi4"\n')
+    done = command("compile", "m.onnx", "--print-config", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["options"]["for"] == "pi4"
+    config.write_text('for = "pi5"\nrun-on = "sh -c \'touch owned\'"\n')
+    done = command("compile", "m.onnx", cwd=tmp_path)
+    assert done.returncode == 2 and "'run-on' cannot be set" in done.stderr and not (tmp_path / "owned").exists()
+
+
+def test_run_on_needs_a_pair() -> None:
+    with pytest.raises(UsageError, match="--emit names none"):
+        options_from({"run_on": "python -", "emit": ("onnx",)})
+    assert oy.__version__
