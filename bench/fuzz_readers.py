@@ -38,7 +38,8 @@ from onnxslim_yolo.report.html import render_html
 from onnxslim_yolo.report.read import read_report
 from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.training.apply_plan import apply_plan, read_plan
-from onnxslim_yolo.verify.detector import _ncnn_metadata, cut_by_emitter, declared_size
+from onnxslim_yolo.verify.detector import _ncnn_metadata, cut_by_emitter
+from onnxslim_yolo.verify.input_size import declared_size
 from tests.load.darknet_files import TINY_YOLOV4, TINY_YOLOV4_CONVOLUTIONS, random_weights
 from tests.report.sample import sample
 from tests.test_bad_input import good

@@ -37,6 +37,7 @@ from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
+from onnxslim_yolo.verify.open_size import Written, with_open_size
 
 Progress = Callable[[str], None]
 
@@ -151,17 +152,22 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         _require_runnable(reference, options.reference or path)
     if options.reference is not None:
         _require_same(model, reference, options.reference)
-    chain, probe = Chain(reference), CompensationProbe()
+    chain, probe, source = Chain(reference), CompensationProbe(), model.copy()
     progress("passes")
     baseline, trainable, records = _run_passes(model, reference, options, chain, probe, progress)
     name, folder = options.name_for(path), options.folder_for(path)
     with staging(folder) as stage:
         progress("emit")
-        result, ncnn = write_artefacts(model, trainable, stage, name, options)
+        opened = Written(model)
+        if "onnx" in options.emit:
+            opened = with_open_size(model, source, reference, baseline, chain, verify=options.verify)
+        result, ncnn = write_artefacts(model, opened.model, trainable, stage, name, options)
         verification = None
         if options.verify:
             progress("verify")
-            verification = _verify(path, result, ncnn, chain, options, baseline)
+            verification, opened = _verify(path, result, ncnn, chain, options, baseline, opened)
+        for note in opened.notes:
+            model.note(note)
         compensation = [gain.as_json() for gain in probe.measure(options.calib)]
         gains = measure_gains(result, baseline, reference, options, progress)
         latency = predict_latency(model, baseline, options, say="speed" not in gains)
@@ -250,11 +256,22 @@ def _observer(
 
 
 def _verify(
-    path: Path, result: Result, ncnn: NcnnFiles | None, chain: Chain, options: CompileOptions, source: Model
-) -> Verification:
+    path: Path,
+    result: Result,
+    ncnn: NcnnFiles | None,
+    chain: Chain,
+    options: CompileOptions,
+    source: Model,
+    opened: Written,
+) -> tuple[Verification, Written]:
+    """Verify what was written; a file that is wrong with its size open is written again with its size fixed."""
     try:
         found = verify_files(result.model, result.onnx, ncnn, chain, source=source, calib=options.calib)
     except VerificationError as error:
+        if result.onnx is not None and opened.model is not result.model:
+            result.model.save(result.onnx)
+            fixed = opened.stays_fixed(result.model, f"open it fails: {error.message}")
+            return _verify(path, result, ncnn, chain, options, source, fixed)
         if options.verify_each:
             raise
         culprit = _bisect(path, options)
@@ -263,7 +280,8 @@ def _verify(
         raise VerificationError(f"{error.message}; {culprit}", file=path, hint=error.hint) from error
     for note in source.notes:  # which images could not be read
         result.model.note(note)
-    return found
+    found.checks += opened.checks
+    return found, opened
 
 
 def _bisect(path: Path, options: CompileOptions) -> str | None:

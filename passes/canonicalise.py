@@ -132,10 +132,8 @@ def _size_note(name: str, sides: Sequence[int], guessed: bool) -> str:
     """What is said where a file leaves its input's height or width open."""
     size = f"{sides[0]}x{sides[1]}"
     if guessed:
-        return (
-            f"{GUESSED} {size}, for '{name}' leaves it open; --imgsz says otherwise. What is written takes {size} only"
-        )
-    return f"'{name}' leaves its size open: what is written takes {size} only"
+        return f"{GUESSED} {size}, for '{name}' leaves it open; --imgsz says otherwise"
+    return f"'{name}' leaves its size open: it is compiled at {size}"
 
 
 def _stored_size(model: Model) -> tuple[tuple[int, int], bool]:

@@ -142,7 +142,7 @@ def benchmark(
     _check_usage(models, names, rounds)
     if run_on is None:
         _check_threads(threads, cores_here())
-    entries = [_entry(path, size, form, asked) for path in models]
+    entries = _at_one_size(models, size, form, asked)
     request = {
         "entries": [*entries, entries[0]],
         "threads": threads,
@@ -186,6 +186,23 @@ def _check_threads(threads: int, cores: int) -> None:
         raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {most}")
 
 
+def _at_one_size(
+    models: Sequence[Path], size: tuple[int, int] | None, form: InputFormat | None, asked: Asked | None
+) -> list[dict[str, Any]]:
+    """What the child is told of each model; those that leave their size open are run at the others'."""
+    from onnxslim_yolo.verify.input_size import FIXED, common_size
+
+    entries = [_entry(path, size, form, asked) for path in models]
+    sure = [entry.pop("sure", FIXED) for entry in entries]
+    found = [((entry["size"][0], entry["size"][1]), known) for entry, known in zip(entries, sure, strict=True)]
+    wanted = None if size is not None else common_size(found)
+    if wanted is None:
+        return entries
+    again = [_entry(p, wanted, form, asked) if s != wanted and k != FIXED else e
+             for p, e, (s, k) in zip(models, entries, found, strict=True)]  # fmt: skip
+    return [{key: value for key, value in entry.items() if key != "sure"} for entry in again]
+
+
 def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None, asked: Asked | None) -> dict[str, Any]:
     if path.is_dir() or path.suffix == ".param":
         return _ncnn_entry(path, size, form)
@@ -199,7 +216,7 @@ def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None, a
     if asked is not None:
         require_affordable(path, path, size, asked)
     network = open_onnx(path, path, size, form=form)
-    facts = {"file": str(path), "model": path, "size": list(network.size)}
+    facts = {"file": str(path), "model": path, "size": list(network.size), "sure": network.sure}
     return {"runtime": "onnxruntime", **facts, **_pixels(network.form)}
 
 

@@ -13,6 +13,7 @@ from onnxslim_yolo.measure.benchmark import benchmark
 from onnxslim_yolo.measure.evaluate import evaluate
 from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
+from onnxslim_yolo.verify.input_size import FIXED
 
 
 def measure_speed(source: Model, result: Path, *, rounds: int = 21, threads: int = 1) -> dict[str, Any]:
@@ -62,10 +63,13 @@ def measure_accuracy(reference: onnx.ModelProto, files: list[Path], data: Path) 
     with tempfile.TemporaryDirectory(prefix="onnxslim-map-") as text:
         base = Path(text) / "source.onnx"
         onnx.save(reference, str(base))
-        rows = {"source": base} | {path.name: path for path in files}
+        networks = {path.name: open_network(path) for path in files}
+        source = open_network(base)
+        if source.sure != FIXED:  # where it leaves its size open, it is seen at the result's
+            source = open_network(base, size=next(iter(networks.values())).size)
         results = {}
-        for name, path in rows.items():
-            result = evaluate(Detector(open_network(path), nc=len(dataset.names)), dataset)
+        for name, network in ({"source": source} | networks).items():
+            result = evaluate(Detector(network, nc=len(dataset.names)), dataset)
             results[name] = {"map50": result.map50, "map": result.map}
     worst = min(row["map50"] for name, row in results.items() if name != "source")
     drop = results["source"]["map50"] - worst

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 
 def write_artefacts(
-    model: Model, trainable: Model, stage: Path, name: str, options: CompileOptions
+    model: Model, opened: Model, trainable: Model, stage: Path, name: str, options: CompileOptions
 ) -> tuple[Result, NcnnFiles | None]:
     """Write the model in every form asked for into the folder `stage`.
 
     Args:
         model: the compiled graph. Remarks of the conversion are noted on it.
+        opened: the same as it is written as ONNX, its size open where its source's is.
         trainable: the graph as cut, for the module.
 
     Raises:
@@ -39,7 +40,7 @@ def write_artefacts(
     """
     result, ncnn = Result(model=model, folder=stage, trainable=trainable), None
     if "onnx" in options.emit:
-        result.onnx = model.save(stage / f"{name}.onnx")
+        result.onnx = opened.save(stage / f"{name}.onnx")
     if "ncnn" in options.emit:
         from onnxslim_yolo.emit.ncnn.write import write_ncnn
 

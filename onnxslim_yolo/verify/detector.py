@@ -23,8 +23,8 @@ from onnxslim_yolo.ir.input_format import UNIT, InputFormat, input_format_of
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_run import Arithmetic
 from onnxslim_yolo.verify.affordable import require_affordable
+from onnxslim_yolo.verify.input_size import DECLARED, FIXED, GUESSED, input_size
 
-DEFAULT_SIZE = 640
 SLOW = 600.0
 """Seconds that a board, or an emulator, may take for one image."""
 
@@ -51,6 +51,7 @@ class Network:
         run: the network itself.
         form: what it is fed for a pixel.
         notes: what of this was guessed.
+        sure: how sure its size is: `FIXED` in the file, `DECLARED` in its metadata, or else `GUESSED`.
     """
 
     file: Path
@@ -59,6 +60,7 @@ class Network:
     run: Runner
     form: InputFormat = UNIT
     notes: tuple[str, ...] = ()
+    sure: int = FIXED
 
 
 @dataclass
@@ -185,8 +187,11 @@ def open_onnx(
         return [np.asarray(output, np.float32) if output.dtype == np.float16 else output for output in outputs]
 
     shown, notes = _shown_format(source, form, metadata)
-    where, guessed = _input_size(file, inputs[0].shape[2:], size, metadata)
-    return Network(file, where, metadata, run, shown, (*notes, *guessed))
+    declared = inputs[0].shape[2:]
+    where, guessed = input_size(file, declared, size, metadata)
+    known = all(isinstance(dim, int) and dim > 0 for dim in declared)
+    sure = FIXED if known else GUESSED if guessed else DECLARED
+    return Network(file, where, metadata, run, shown, (*notes, *guessed), sure)
 
 
 _TYPES = {
@@ -253,7 +258,7 @@ def _ncnn_size(path: Path, size: tuple[int, int] | None) -> tuple[tuple[int, int
     net = read_ncnn(*ncnn_files(path))
     # Parameters 0 and 1 of an Input layer are width and height; 0 stands for any.
     sides = [(layer.integer(1), layer.integer(0)) for layer in net.layers if layer.type == "Input"]
-    return _input_size(path, sides[0] if sides else [None, None], size, _ncnn_metadata(path))
+    return input_size(path, sides[0] if sides else [None, None], size, _ncnn_metadata(path))
 
 
 def _ncnn_metadata(path: Path) -> dict[str, str]:
@@ -293,34 +298,6 @@ def _open_checkpoint(
     if asked is not None:
         require_affordable(proto, path, size, asked)
     return open_onnx(proto.SerializeToString(), path, size, threads, form)
-
-
-def _input_size(
-    file: Path, declared: Sequence[Any], wanted: tuple[int, int] | None, metadata: Mapping[str, str]
-) -> tuple[tuple[int, int], tuple[str, ...]]:
-    """(h, w), and a note where it was guessed."""
-    fixed = tuple(dim for dim in declared if isinstance(dim, int) and dim > 0)
-    if len(fixed) == 2:
-        if wanted is not None and wanted != fixed:
-            raise UsageError(
-                f"{file}: the input is fixed to {fixed[0]}x{fixed[1]}, asked for was {wanted[0]}x{wanted[1]}"
-            )
-        return (fixed[0], fixed[1]), ()
-    known = wanted or declared_size(metadata)
-    if known is not None:
-        return known, ()
-    note = f"the file leaves the input's size open: {DEFAULT_SIZE}x{DEFAULT_SIZE} is taken; --imgsz says otherwise"
-    return (DEFAULT_SIZE, DEFAULT_SIZE), (note,)
-
-
-def declared_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """The image size that a file's metadata declares (`imgsz: [h, w]`), or None."""
-    numbers = metadata.get("imgsz", "").strip("[]() ").replace(",", " ").split()
-    if len(numbers) not in (1, 2) or not all(
-        number.isdecimal() and len(number) < 10 and int(number) > 0 for number in numbers
-    ):
-        return None
-    return int(numbers[0]), int(numbers[-1])
 
 
 __all__ = ["Detector", "Network", "Runner", "class_names", "open_network", "open_onnx"]

@@ -65,9 +65,17 @@ def judge_of(reference: Runnable, feeds: Sequence[Feeds], *, exact: bool = False
     Args:
         exact: leave out measuring what rounding costs, and compare to the last digits.
     """
-    model = reference if isinstance(reference, Model) else Model.from_onnx(reference)
     data = bytes_of(reference)  # once for both sessions
     native = run_onnx(data, list(feeds))
+    again = None if exact else run_onnx(data, list(feeds[-1:]), optimise=True)
+    return judge_from(reference, feeds, native, again)
+
+
+def judge_from(
+    reference: Runnable, feeds: Sequence[Feeds], native: list[Feeds], again: list[Feeds] | None = None
+) -> Judge:
+    """The same from outputs that are known: of every input, and optimised (None: not measured) of the last."""
+    model = reference if isinstance(reference, Model) else Model.from_onnx(reference)
     expected, half = native, is_half(model)
     if half:
         expected = _in_float32(model, list(feeds)) or native
@@ -75,8 +83,7 @@ def judge_of(reference: Runnable, feeds: Sequence[Feeds], *, exact: bool = False
     meaning = meanings(expected, head_of(expected, _size(feeds[0]), model.metadata), masks)
     rulers = rulers_of(native, meaning)
     noise: dict[str, Array] = {}
-    if not exact:
-        again = run_onnx(data, list(feeds[-1:]), optimise=True)
+    if again is not None:
         noise = noise_between(native[-1:], again, rulers)
     if half:
         cost = noise_between(expected, native, rulers)

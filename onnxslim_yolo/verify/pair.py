@@ -25,6 +25,7 @@ from onnxslim_yolo.verify.compare import TOLERANCE, Difference, sorts
 from onnxslim_yolo.verify.detector import Network, open_network
 from onnxslim_yolo.verify.feeds import firing_feed
 from onnxslim_yolo.verify.half import in_float32, is_half
+from onnxslim_yolo.verify.input_size import FIXED, common_size
 from onnxslim_yolo.verify.judge import Judge, judge_of
 from onnxslim_yolo.verify.ncnn_compare import ROUNDING, half_weights
 from onnxslim_yolo.verify.ruler import Ruler, noise_between, rulers_of
@@ -54,9 +55,18 @@ def compare_models(
     Raises:
         InputError: a file is broken, or the models differ in input size or number of outputs.
     """
-    a = open_network(first, size=size, form=form, asked=asked)
     fp32: Arithmetic | None = None if run_on is None else "fp32"
-    b = open_network(second, size=size, form=form, asked=asked, run_on=run_on, arithmetic=fp32)
+
+    def opened(path: Path, at: tuple[int, int] | None) -> Network:
+        if path is first:
+            return open_network(path, size=at, form=form, asked=asked)
+        return open_network(path, size=at, form=form, asked=asked, run_on=run_on, arithmetic=fp32)
+
+    a, b = opened(first, size), opened(second, size)
+    wanted = None if size is not None else common_size([(n.size, n.sure) for n in (a, b)])
+    if wanted is not None:
+        a = opened(first, wanted) if a.size != wanted and a.sure != FIXED else a
+        b = opened(second, wanted) if b.size != wanted and b.sure != FIXED else b
     if a.size != b.size:
         raise InputError(
             f"takes {b.size[0]}x{b.size[1]} pixels, {first.name} takes {a.size[0]}x{a.size[1]}", file=second

@@ -12,7 +12,8 @@ from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.head import Head
-from onnxslim_yolo.verify.detector import Detector, _ncnn_metadata, cut_by_emitter, declared_size, open_network
+from onnxslim_yolo.verify.detector import Detector, _ncnn_metadata, cut_by_emitter, open_network
+from onnxslim_yolo.verify.input_size import declared_size
 from tests.zoo import model_path
 
 IMAGE = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
