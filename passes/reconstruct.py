@@ -23,7 +23,6 @@ from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Namer, Node, input_constant, revalue
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer
@@ -175,11 +174,10 @@ def apply_correction(model: Model, node: Node, correction: Correction, name: Nam
         revalue(node, 2, (beta * scale + correction.shift).astype(beta.dtype))
         return
     layer = LinearLayer.with_weight(node, weight)
-    scaled = layer.stored(layer.blocks * scale.reshape(layer.groups, -1, 1, 1))
+    scaled = layer.stored(layer.blocks * layer.per_output(scale))
     revalue(node, 1, scaled.astype(weight.dtype))
     bias = input_constant(node, 2) if len(node.inputs) > 2 else None
     if bias is not None:
         revalue(node, 2, (bias * scale).astype(bias.dtype))
     # The layer's own outputs are shifted: what Gemm multiplies the shift by is divided out again.
-    alpha = float(attribute(node, "alpha")) if node.op == "Gemm" else 1.0
-    shift_outputs(model, node, correction.shift / alpha, name)
+    shift_outputs(model, node, correction.shift / layer.factors[0], name)

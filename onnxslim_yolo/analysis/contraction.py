@@ -13,7 +13,7 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, input_constant
-from onnxslim_yolo.ops.linear import LinearLayer, matrix_of
+from onnxslim_yolo.ops.linear import LinearLayer, is_steady, matrix_of
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,14 @@ def contractions(channels: Channels) -> list[Contraction]:
         axis = int(np.argmax(np.asarray(labels.shape) > 1))
         taps = _taps(node) if index == 0 else None
         reads = _reads(node, index, labels.size)
-        # ConvTranspose's taps overlap: positions differ in how many of them they receive.
-        steady = node.op != "ConvTranspose" and not may_pad(node)
+        steady = is_steady(node)
         found.append(Contraction(node, index, labels.reshape(-1), axis, taps, reads, steady))
     return found
 
 
 def _taps(node: Node) -> Array | None:
-    layer = LinearLayer.of(node) if node.op != "DeformConv" else None
-    return None if layer is None else matrix_of(layer)
+    layer = LinearLayer.of(node)
+    return None if layer is None or not layer.samples_in_place else matrix_of(layer)
 
 
 def _reads(node: Node, index: int, size: int) -> Array:
@@ -71,9 +70,3 @@ def _reads(node: Node, index: int, size: int) -> Array:
         return np.asarray((weight != 0).any(axis=tuple(k for k in range(weight.ndim) if k != inner)))
     layer = LinearLayer.of(node)
     return np.ones(size, dtype=bool) if layer is None else np.asarray(matrix_of(layer, absolute=True).any(axis=0))
-
-
-def may_pad(node: Node) -> bool:
-    """Whether a convolution or a pooling may pad."""
-    auto = attribute(node, "auto_pad")
-    return any(node.attrs.get("pads") or ()) or auto not in ("NOTSET", "VALID", None)

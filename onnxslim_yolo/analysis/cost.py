@@ -50,11 +50,8 @@ def cost_of(graph: gs.Graph) -> Cost:
 
 
 def _macs(node: Node, layer: LinearLayer | None, out: Shape, before: Shape) -> int:
-    """A weight is applied once a position: of the output, or, for ConvTranspose, of the input."""
     if layer is None and node.op in ("Gemm", "MatMul"):
         return int(np.prod(out)) * int(before[-2 if attribute(node, "transA") else -1])
     if layer is None:
         return 0
-    if node.op == "ConvTranspose":
-        return int(np.prod(before)) * layer.outputs // layer.groups * layer.taps
-    return int(np.prod(out)) * layer.inputs // layer.groups * layer.taps
+    return layer.macs(before, out)

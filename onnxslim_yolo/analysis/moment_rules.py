@@ -6,7 +6,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis import moment_spatial as spatial
-from onnxslim_yolo.analysis.contraction import may_pad
 from onnxslim_yolo.analysis.folding import cast, element_type
 from onnxslim_yolo.analysis.kept import kept
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS, align, elementwise
@@ -14,7 +13,8 @@ from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant, is_empty
-from onnxslim_yolo.ops.linear import LinearLayer
+from onnxslim_yolo.ops.linear import LinearLayer, is_steady
+from onnxslim_yolo.ops.spatial import may_pad
 
 
 def _move(analysis: MomentAnalysis, node: Node) -> list[Moments]:
@@ -108,7 +108,7 @@ def _linear(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     spread = alpha**2 * _applied(taps**2, np.where(np.isnan(variance), 0.0, variance))
     blind = _applied(reads, np.isnan(mean)) > 0
     # Zero padding: a constant input stays constant at the borders only if it is zero.
-    steady = exact & ((mean == 0) | (not may_pad(node)))
+    steady = exact & ((mean == 0) | is_steady(node))
     unsteady = _applied(reads, ~steady) > 0
     # A pixel's channels are taken for independent; those of a token, or of a pooled map, are not.
     spread = np.where(blind | (layer.channel_axis != 1), np.nan, spread)

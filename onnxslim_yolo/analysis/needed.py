@@ -131,7 +131,7 @@ def _elementwise(needs: NeededChannels, node: Node) -> list[Array | None] | None
 
 def _linear(needs: NeededChannels, node: Node) -> list[Array | None] | None:
     layer, shape = LinearLayer.of(node), needs.shape(node.inputs[0])
-    if layer is None or node.op == "DeformConv" or shape is None:
+    if layer is None or not layer.samples_in_place or shape is None:
         return None
     if layer.channel_axis % len(shape) != 1 or layer.inputs != shape[1]:
         return None

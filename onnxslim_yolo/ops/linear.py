@@ -1,25 +1,58 @@
 """A layer that sums over channels, however ONNX spells it: y = α·W·x + β·b, with W as blocks.
 
-`blocks` has the shape (groups, outputs a group, inputs a group, taps) in float64, for Conv, ConvTranspose, Gemm and
-MatMul alike; `stored` is its inverse. What four operators spell in four ways (which axis of the weight makes channels,
-which reads them; transB; groups; the transposed layout of ConvTranspose; a MatMul without a bias) is told here.
+`blocks` has the shape (groups, outputs a group, inputs a group, taps) in float64, for Conv, ConvTranspose, DeformConv,
+Gemm and MatMul alike; `stored` is its inverse. What they spell in different ways (which axis of the weight makes
+channels, which reads them; transB; groups; the transposed layout of ConvTranspose; where the bias is) is told here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
-from onnxslim_yolo.ir.attributes import attribute
+from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
+from onnxslim_yolo.ops.spatial import may_pad
 
-LINEAR = ("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+PLAIN = (*CONVOLUTIONS, "Gemm", "MatMul")
+"""Those that read the same places whatever they are fed."""
+LINEAR = (*PLAIN, "DeformConv")
 
 
 def groups_of(node: Node) -> int:
     """Of how many parts that share nothing a linear layer consists."""
     return int(attribute(node, "group") or 1)
+
+
+def factors_of(node: Node) -> tuple[float, float]:
+    """α and β: what Gemm multiplies the product and the bias by; 1 elsewhere."""
+    alpha, beta = (attribute(node, name) if node.op == "Gemm" else 1 for name in ("alpha", "beta"))
+    return float(alpha), float(beta)
+
+
+def bias_place(node: Node) -> int:
+    """Which input the bias is, where the operator has one."""
+    return 3 if node.op == "DeformConv" else 2
+
+
+def output_axis(node: Node) -> int | None:
+    """The axis of inputs and outputs along which channels lie, from the front; None where the rank is not known."""
+    if node.op != "MatMul":
+        return 1
+    shape = node.outputs[0].shape
+    return None if shape is None else len(shape) - 1
+
+
+def is_steady(node: Node) -> bool:
+    """Whether a constant input gives a constant output everywhere.
+
+    Padding is zeros; taps of a transposed convolution overlap differently at different positions; a deformable one may
+    look beyond the edge.
+    """
+    return node.op not in ("ConvTranspose", "DeformConv") and not may_pad(node)
 
 
 @dataclass(frozen=True)
@@ -57,9 +90,19 @@ class LinearLayer:
         return self.node.op in ("Conv", "DeformConv") or bool(attribute(self.node, "transB"))
 
     @property
+    def reading_axis(self) -> int:
+        """The axis of the stored weight along which the channels that it reads lie (a group's: Conv)."""
+        return 1 if self.outputs_first else 0
+
+    @property
     def channel_axis(self) -> int:
         """The axis of inputs and outputs along which channels lie: the last one of matrices, else axis 1."""
         return -1 if self.node.op in ("Gemm", "MatMul") else 1
+
+    @property
+    def samples_in_place(self) -> bool:
+        """Whether it reads the same places whatever it is fed."""
+        return self.node.op in PLAIN
 
     @property
     def blocks(self) -> Array:
@@ -82,6 +125,14 @@ class LinearLayer:
         flat = blocks.reshape(-1, *blocks.shape[2:])
         return np.asarray(flat.reshape(self.weight.shape) if self.outputs_first else flat[..., 0].T)
 
+    def per_output(self, values: Array) -> Array:
+        """One value a channel that it makes, to multiply `blocks` by."""
+        return values.reshape(self.groups, -1, 1, 1)
+
+    def per_input(self, values: Array) -> Array:
+        """One value a channel that it reads, to multiply `blocks` by."""
+        return values.reshape(self.groups, 1, -1, 1)
+
     @property
     def outputs(self) -> int:
         """How many channels it makes."""
@@ -102,30 +153,35 @@ class LinearLayer:
         return int(np.prod(self.weight.shape[2:], dtype=np.int64)) if self.channel_axis == 1 else 1
 
     @property
+    def overlap(self) -> int:
+        """Among how many outputs the taps of one channel are shared out: the strides of a ConvTranspose, else 1."""
+        return prod(per_axis(self.node, "strides", self.weight.ndim - 2)) if self.node.op == "ConvTranspose" else 1
+
+    def macs(self, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+        """Multiply-accumulates: a weight is applied once a position of the output, or of ConvTranspose's input."""
+        if self.node.op == "ConvTranspose":
+            return prod(before) * self.outputs // self.groups * self.taps
+        return prod(after) * self.inputs // self.groups * self.taps
+
+    @property
     def is_depthwise(self) -> bool:
         """Whether every input channel is a group of its own."""
         return self.groups > 1 and self.groups == self.inputs
 
     @property
     def factors(self) -> tuple[float, float]:
-        """α and β: what Gemm multiplies the product and the bias by."""
-        alpha, beta = (attribute(self.node, name) if self.node.op == "Gemm" else 1 for name in ("alpha", "beta"))
-        return float(alpha), float(beta)
+        """α and β: what the product and the bias are multiplied by."""
+        return factors_of(self.node)
 
     @property
     def has_computed_bias(self) -> bool:
         """Whether something is added that is no constant."""
-        return has_input(self.node, self.bias_index) and self.bias is None
-
-    @property
-    def bias_index(self) -> int:
-        """Which input the bias is, where the operator has one."""
-        return 3 if self.node.op == "DeformConv" else 2
+        return has_input(self.node, bias_place(self.node)) and self.bias is None
 
     @property
     def bias(self) -> Array | None:
         """What is added, as stored; None where nothing constant is."""
-        return None if self.node.op == "MatMul" else input_constant(self.node, self.bias_index)
+        return None if self.node.op == "MatMul" else input_constant(self.node, bias_place(self.node))
 
 
 def matrix_of(layer: LinearLayer, *, absolute: bool = False) -> Array:

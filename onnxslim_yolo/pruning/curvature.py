@@ -23,6 +23,7 @@ from onnxslim_yolo.heads.metric import HeadMetric
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import output_axis
 from onnxslim_yolo.pruning.calibration import Images
 
 SEED = 0
@@ -75,7 +76,7 @@ def curvatures(
 
 
 def _axis(node: Node) -> int:
-    return len(shape_of(node.outputs[0])) - 1 if node.op == "MatMul" else 1
+    return output_axis(node) or 1
 
 
 def _width(node: Node) -> int:

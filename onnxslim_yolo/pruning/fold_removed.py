@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.analysis.contraction import Contraction
-from onnxslim_yolo.ir.attributes import per_axis
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.pruning.calibration import Statistics
@@ -59,7 +58,10 @@ def fold(
         lost = block[:, removed] @ mean[removed] - block[:, known] @ (predict @ mean[~removed & finite])
         block[:, ~removed & finite] += block[:, known] @ predict
         shift[g] = lost
-    return Folded(weight_of(place.node, blocks, weight.shape, taps), _per_output(place.node, shift, weight, taps))
+    layer = LinearLayer.with_weight(place.node, weight)
+    # Rows that are kernel positions of one output add up; a transposed convolution adds every stride-th of them.
+    total = shift.reshape(layer.outputs, -1).sum(axis=1) / layer.overlap
+    return Folded(weight_of(place.node, blocks, weight.shape, taps), total)
 
 
 def regression(covariance: Array, removed: Array, kept: Array, ridge: float) -> Array:
@@ -74,7 +76,7 @@ def regression(covariance: Array, removed: Array, kept: Array, ridge: float) -> 
 def matrices(node: Node, weight: Array, taps: int) -> Array:
     """A weight as (groups, rows, columns), float64, fresh. Rows are outputs, times kernel positions if `taps` is
     1."""
-    blocks = _layer(node, weight).blocks
+    blocks = LinearLayer.with_weight(node, weight).blocks
     groups, outputs, inputs, positions = blocks.shape
     if taps == 1 or node.op == "ConvTranspose":
         return np.array(blocks.transpose(0, 1, 3, 2).reshape(groups, outputs * positions, inputs))
@@ -83,25 +85,10 @@ def matrices(node: Node, weight: Array, taps: int) -> Array:
 
 def weight_of(node: Node, blocks: Array, shape: tuple[int, ...], taps: int) -> Array:
     """The inverse of `matrices`."""
-    layer = _layer(node, np.empty(shape))
+    layer = LinearLayer.with_weight(node, np.empty(shape))
     groups, positions = len(blocks), layer.taps
     if taps == 1 or node.op == "ConvTranspose":
         split = blocks.reshape(groups, -1, positions, layer.inputs // groups).transpose(0, 1, 3, 2)
     else:
         split = blocks.reshape(groups, -1, layer.inputs // groups, positions)
     return layer.stored(split)
-
-
-def _layer(node: Node, weight: Array) -> LinearLayer:
-    return LinearLayer.with_weight(node, weight)
-
-
-def _per_output(node: Node, shift: Array, weight: Array, taps: int) -> Array:
-    """Rows that are kernel positions of one output add up; a transposed convolution adds only every stride-th of
-    them."""
-    if node.op in ("Gemm", "MatMul"):
-        return shift.reshape(-1)
-    if node.op == "ConvTranspose":
-        overlap = float(np.prod(per_axis(node, "strides", weight.ndim - 2)))
-        return np.asarray(shift.reshape(len(shift), weight.shape[1], -1).sum(axis=2).reshape(-1) / overlap)
-    return np.asarray(shift.reshape(weight.shape[0], -1).sum(axis=1))

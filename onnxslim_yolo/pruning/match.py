@@ -34,6 +34,7 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import PLAIN, output_axis
 from onnxslim_yolo.pruning.calibration import Images, thin, thinned
 
 LARGEST_SCALE = 4.0
@@ -66,16 +67,15 @@ def _layers(model: Model) -> list[Node]:
     return [
         node
         for node in model.graph.nodes
-        if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        if node.op in PLAIN
         and len(node.inputs) > 1
         and (weight := input_constant(node, 1)) is not None
         and weight.ndim > 1
     ]
 
 
-def output_axis(node: Node) -> int:
-    """The axis of a layer's output along which its channels lie."""
-    return len(node.outputs[0].shape) - 1 if node.op == "MatMul" else 1
+def _axis(node: Node) -> int:
+    return output_axis(node) or 1
 
 
 def output_moments(model: Model, nodes: Sequence[Node], images: Images) -> Moments:
@@ -85,7 +85,7 @@ def output_moments(model: Model, nodes: Sequence[Node], images: Images) -> Momen
     graph = copy_graph(model.graph)
     twins = {node.name: node for node in graph.nodes}
     name = Namer(graph)
-    taps = {node.name: thin(graph, twins[node.name].outputs[0], output_axis(node), name) for node in nodes}
+    taps = {node.name: thin(graph, twins[node.name].outputs[0], _axis(node), name) for node in nodes}
     graph.nodes = toposort(graph)
     graph.outputs = [gs.Variable(tap, np.float32) for tap in taps.values()]
     runner = session(Model(graph=graph), optimise=True, threads=1)
@@ -93,7 +93,7 @@ def output_moments(model: Model, nodes: Sequence[Node], images: Images) -> Momen
     seen: dict[str, list[Array]] = {node.name: [] for node in nodes}
     for image in images:
         for node, value in zip(nodes, runner.run(list(taps.values()), {feed: image}), strict=True):
-            axis = output_axis(node)
+            axis = _axis(node)
             rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float64)
             seen[node.name].append(
                 np.stack([rows.sum(axis=0), (rows**2).sum(axis=0), np.full(rows.shape[1], len(rows))])
@@ -113,7 +113,7 @@ def corrections(model: Model, source: Moments, images: Images) -> list[Correctio
     for node in matchable(model):
         if node.name not in source:
             continue
-        axis = output_axis(node)
+        axis = _axis(node)
         outputs = stages.run_to(node)
         rows = [thinned(value, axis).astype(np.float64) for value in outputs]
         mean, variance = _moments(

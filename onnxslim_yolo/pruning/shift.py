@@ -6,18 +6,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Namer, Node, has_input, input_constant, revalue, set_input, sole_consumer
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import ADDED, set_origin
+from onnxslim_yolo.ops.linear import factors_of
 
 
 def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     """Add `shift` to what the node yields per output channel."""
     if not np.any(shift):
         return False
-    scale = float(attribute(node, "alpha")) if node.op == "Gemm" else 1.0
-    shift = shift * scale
+    alpha, beta = factors_of(node)
+    shift = shift * alpha
     reader = sole_consumer(model.graph, node.outputs[0])
     if node.op == "MatMul":
         return _shift_matmul(model, node, shift, name)
@@ -25,7 +25,6 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
         bias = input_constant(node, 2)
         if bias is None:
             return False
-        beta = float(attribute(node, "beta")) if node.op == "Gemm" else 1.0
         full = np.broadcast_to(bias, np.broadcast_shapes(bias.shape, shift.shape))
         revalue(node, 2, (full + shift / beta).astype(bias.dtype))
         _label(model, node, 2)

@@ -13,12 +13,12 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.graph import Node, Tensor, is_constant, is_empty, producer, tensors, toposort
+from onnxslim_yolo.ops.linear import PLAIN
 from onnxslim_yolo.report.layers import block_name
 
 MOST_NODES = 20_000
 MOST_BLOCKS = 300
 """More blocks than this nobody lays out while somebody waits."""
-_MULTIPLIES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 Network = dict[str, Any]
 
@@ -49,7 +49,7 @@ def _assigned(nodes: list[Node]) -> dict[int, str]:
         name = block_name(node.name)
         read = {id(p): p for tensor in node.inputs if (p := producer(tensor)) is not None}
         alone = next(iter(read.values())) if len(read) == 1 else None
-        if not name and alone is not None and node.op not in _MULTIPLIES:
+        if not name and alone is not None and node.op not in PLAIN:
             name = found[id(alone)]
         found[id(node)] = name or node.name
     return found

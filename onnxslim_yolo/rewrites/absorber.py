@@ -12,7 +12,6 @@ fewer taps meet. MatMul has no bias: on matrices it becomes a Gemm, otherwise th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from onnxslim_yolo.analysis.affine import Affine
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Namer, Node, has_input, input_constant, replace_constant
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, bias_place, is_steady, output_axis
 
 FP16_ROUNDING = 2.0**-11
 """Relative rounding error of a float16; a weight that loses more than that was pushed into the subnormals."""
@@ -45,14 +44,35 @@ class Absorbed:
 
 def absorb_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
     """A layer with a following affine map along `axis` absorbed, or None where that is impossible."""
-    absorb = _AFTER.get(node.op)
-    return None if absorb is None or not _has_float_weight(node) else _representable(absorb(node, affine, axis))
+    layer = _layer(node)
+    if layer is None or not _fits(affine, axis, layer.node, layer.outputs):
+        return None
+    wide = affine.widened(layer.outputs)
+    weight = layer.stored(layer.blocks * layer.per_output(wide.scale))
+    if node.op == "MatMul":
+        kept = Absorbed(node, weight, None, node.op, left=affine.shift) if affine.scales else None
+        return _representable(_matrix(node, weight, affine, wide.shift) or kept)
+    needed = layer.bias is not None or affine.shifts
+    bias = layer.factors[1] * _bias(layer) * wide.scale + wide.shift if needed else None
+    return _representable(Absorbed(node, weight, bias, node.op))
 
 
 def absorb_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
     """A layer with a preceding affine map along `axis` absorbed, or None where that is impossible."""
-    absorb = _BEFORE.get(node.op)
-    return None if absorb is None or not _has_float_weight(node) else _representable(absorb(node, affine, axis))
+    layer = _layer(node)
+    if layer is None or attribute(node, "transA") or not _fits(affine, axis, node, layer.inputs):
+        return None
+    wide = affine.widened(layer.inputs)
+    weight = layer.stored(layer.blocks * layer.per_input(wide.scale))
+    carried = (layer.blocks * layer.per_input(wide.shift)).reshape(layer.outputs, -1).sum(axis=1)
+    if node.op == "MatMul":
+        return _representable(_matrix(node, weight, affine, carried) or _scaled_only(node, weight, affine))
+    if not affine.shifts:
+        return _representable(Absorbed(node, weight, None, node.op))
+    if not is_steady(node):
+        return _representable(_scaled_only(node, weight, affine))
+    alpha, beta = layer.factors
+    return _representable(Absorbed(node, weight, beta * _bias(layer) + alpha * carried, node.op))
 
 
 def apply(absorbed: Absorbed, namer: Namer) -> None:
@@ -60,8 +80,9 @@ def apply(absorbed: Absorbed, namer: Namer) -> None:
     node = absorbed.node
     replace_constant(node, 1, absorbed.weight)
     if absorbed.bias is not None:
-        has_bias = has_input(node, 2)
-        replace_constant(node, 2, absorbed.bias, None if has_bias else namer(bias_name(node.inputs[1].name)))
+        place = bias_place(node)
+        has_bias = has_input(node, place)
+        replace_constant(node, place, absorbed.bias, None if has_bias else namer(bias_name(node.inputs[1].name)))
     if absorbed.op == "Gemm":
         node.attrs = {**({} if node.op == "MatMul" else node.attrs), "beta": 1.0}
     node.op = absorbed.op
@@ -79,11 +100,13 @@ def cast(values: Array, dtype: np.dtype[np.generic]) -> Array:
         return np.ascontiguousarray(values.astype(dtype))
 
 
-def _has_float_weight(node: Node) -> bool:
-    weight = input_constant(node, 1)
-    if weight is None or not np.issubdtype(weight.dtype, np.floating):
-        return False
-    return not has_input(node, 2) or input_constant(node, 2) is not None
+def _layer(node: Node) -> LinearLayer | None:
+    """The layer that a node is, of constant floats."""
+    weight = input_constant(node, 1) if node.op in LINEAR else None
+    if weight is None or not np.issubdtype(weight.dtype, np.floating) or (node.op == "MatMul" and weight.ndim != 2):
+        return None
+    layer = LinearLayer.with_weight(node, weight)
+    return None if layer.has_computed_bias else layer
 
 
 def _representable(found: Absorbed | None) -> Absorbed | None:
@@ -105,112 +128,15 @@ def _representable(found: Absorbed | None) -> Absorbed | None:
     return replace(found, weight=rounded[0], bias=rounded[1] if found.bias is not None else None, left=left)
 
 
-def _weight(node: Node) -> Array:
-    return node.inputs[1].values.astype(np.float64)  # type: ignore[attr-defined, no-any-return]
+def _bias(layer: LinearLayer) -> Array:
+    return np.zeros(layer.outputs) if layer.bias is None else layer.bias.astype(np.float64)
 
 
-def _bias(node: Node, channels: int) -> Array:
-    values = input_constant(node, 2) if has_input(node, 2) else None
-    return np.zeros(channels) if values is None else values.astype(np.float64)
-
-
-def _needs_bias(node: Node, affine: Affine) -> bool:
-    return has_input(node, 2) or affine.shifts
-
-
-def _conv_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight = _weight(node)
-    if not _fits(affine, axis, 1, weight.shape[0]):
-        return None
-    wide = affine.widened(weight.shape[0])
-    bias = _bias(node, wide.scale.size) * wide.scale + wide.shift
-    weight *= wide.scale.reshape(-1, *(1,) * (weight.ndim - 1))
-    return Absorbed(node, weight, bias if _needs_bias(node, affine) else None, node.op)
-
-
-def _conv_transpose_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, groups = _weight(node), groups_of(node)
-    channels = weight.shape[1] * groups
-    if not _fits(affine, axis, 1, channels):
-        return None
-    wide = affine.widened(channels)
-    bias = _bias(node, channels) * wide.scale + wide.shift
-    blocks = weight.reshape(groups, -1, *weight.shape[1:])
-    scale = wide.scale.reshape(groups, 1, weight.shape[1], *(1,) * (weight.ndim - 2))
-    return Absorbed(node, (blocks * scale).reshape(weight.shape), bias if _needs_bias(node, affine) else None, node.op)
-
-
-def _gemm_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, transposed = _weight(node), bool(attribute(node, "transB"))
-    channels = weight.shape[0 if transposed else 1]
-    if not _fits(affine, axis, 1, channels):
-        return None
-    wide = affine.widened(channels)
-    bias = float(attribute(node, "beta")) * _bias(node, channels) * wide.scale + wide.shift
-    weight *= wide.scale[:, None] if transposed else wide.scale
-    return Absorbed(node, weight, bias if _needs_bias(node, affine) else None, node.op)
-
-
-def _matmul_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, shape = _weight(node), node.inputs[0].shape
-    if weight.ndim != 2 or shape is None or not _fits(affine, axis, len(shape) - 1, weight.shape[1]):
-        return None
-    weight *= affine.widened(weight.shape[1]).scale
+def _matrix(node: Node, weight: Array, affine: Affine, shift: Array) -> Absorbed | None:
+    """A MatMul has no bias: of matrices it becomes a Gemm, where that is needed. None of what has more axes."""
     if not affine.shifts:
-        return Absorbed(node, weight, None, "MatMul")
-    if len(shape) == 2:
-        return Absorbed(node, weight, affine.widened(weight.shape[1]).shift, "Gemm")
-    return Absorbed(node, weight, None, "MatMul", left=affine.shift) if affine.scales else None
-
-
-def _conv_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, groups = _weight(node), groups_of(node)
-    channels = weight.shape[1] * groups
-    if not _fits(affine, axis, 1, channels):
-        return None
-    wide = affine.widened(channels)
-    blocks = weight.reshape(groups, -1, *weight.shape[1:])
-    ones = (1,) * (weight.ndim - 2)
-    scaled = (blocks * wide.scale.reshape(groups, 1, -1, *ones)).reshape(weight.shape)
-    if not affine.shifts:
-        return Absorbed(node, scaled, None, node.op)
-    if _is_padded(node):
-        return _scaled_only(node, scaled, affine)
-    carried = (blocks * wide.shift.reshape(groups, 1, -1, *ones)).reshape(weight.shape[0], -1).sum(1)
-    return Absorbed(node, scaled, _bias(node, weight.shape[0]) + carried, node.op)
-
-
-def _conv_transpose_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight = _weight(node)
-    if not _fits(affine, axis, 1, weight.shape[0]):
-        return None
-    weight *= affine.widened(weight.shape[0]).scale.reshape(-1, *(1,) * (weight.ndim - 1))
-    return _scaled_only(node, weight, affine) if affine.shifts else Absorbed(node, weight, None, node.op)
-
-
-def _gemm_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight = _weight(node)
-    matrix = weight.T if attribute(node, "transB") else weight
-    if attribute(node, "transA") or not _fits(affine, axis, 1, matrix.shape[0]):
-        return None
-    wide = affine.widened(matrix.shape[0])
-    carried = float(attribute(node, "alpha")) * (wide.shift @ matrix)
-    bias = float(attribute(node, "beta")) * _bias(node, matrix.shape[1]) + carried
-    matrix *= wide.scale[:, None]
-    return Absorbed(node, weight, bias if affine.shifts else None, node.op)
-
-
-def _matmul_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
-    weight, shape = _weight(node), node.inputs[0].shape
-    if weight.ndim != 2 or shape is None or not _fits(affine, axis, len(shape) - 1, weight.shape[0]):
-        return None
-    wide = affine.widened(weight.shape[0])
-    scaled = weight * wide.scale[:, None]
-    if not affine.shifts:
-        return Absorbed(node, scaled, None, "MatMul")
-    if len(shape) == 2:
-        return Absorbed(node, scaled, wide.shift @ weight, "Gemm")
-    return _scaled_only(node, scaled, affine)
+        return Absorbed(node, weight, None, node.op)
+    return Absorbed(node, weight, shift, "Gemm") if output_axis(node) == 1 else None
 
 
 def _scaled_only(node: Node, weight: Array, affine: Affine) -> Absorbed | None:
@@ -220,25 +146,6 @@ def _scaled_only(node: Node, weight: Array, affine: Affine) -> Absorbed | None:
     return Absorbed(node, weight, None, node.op, left=affine.shift / affine.scale)
 
 
-def _fits(affine: Affine, axis: int, expected: int, channels: int) -> bool:
-    return affine.is_uniform or (axis == expected and max(affine.scale.size, affine.shift.size) == channels)
-
-
-def _is_padded(node: Node) -> bool:
-    auto = attribute(node, "auto_pad")
-    return auto.startswith("SAME") or (auto == "NOTSET" and any(node.attrs.get("pads") or ()))
-
-
-_Absorb = Callable[[Node, Affine, int], Absorbed | None]
-_AFTER: dict[str, _Absorb] = {
-    "Conv": _conv_after,
-    "ConvTranspose": _conv_transpose_after,
-    "Gemm": _gemm_after,
-    "MatMul": _matmul_after,
-}
-_BEFORE: dict[str, _Absorb] = {
-    "Conv": _conv_before,
-    "ConvTranspose": _conv_transpose_before,
-    "Gemm": _gemm_before,
-    "MatMul": _matmul_before,
-}
+def _fits(affine: Affine, axis: int, node: Node, channels: int) -> bool:
+    along = axis == output_axis(node) and max(affine.scale.size, affine.shift.size) == channels
+    return output_axis(node) is not None and (affine.is_uniform or along)

@@ -20,7 +20,6 @@ from functools import partial
 
 import numpy as np
 
-from onnxslim_yolo.analysis.contraction import may_pad
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.needed import POOLS, UNARY, NeededChannels
@@ -37,7 +36,7 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import made_by_cutting, origin_of
-from onnxslim_yolo.ops.linear import LinearLayer, matrix_of
+from onnxslim_yolo.ops.linear import CONVOLUTIONS, LinearLayer, is_steady, matrix_of
 from onnxslim_yolo.pruning.shift import shift_outputs
 from onnxslim_yolo.rewrites.dead_operands import MayGo, constant_value
 from onnxslim_yolo.rewrites.emptied import without_part
@@ -97,7 +96,7 @@ def _follow(node: Node, found: _Range, needs: NeededChannels, moments: MomentAna
     if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1 or len(starts) != 1:
         return False
     start = starts.pop()
-    if node.op in ("Conv", "ConvTranspose"):
+    if node.op in CONVOLUTIONS:
         return places == [0] and _reader(node, start, found, moments)
     if node.op == "Concat":
         shapes = [needs.shape(tensor) for tensor in node.inputs]
@@ -142,13 +141,12 @@ def _reader(node: Node, start: int, found: _Range, moments: MomentAnalysis) -> b
     exact = along(known.exact, 1, layer.inputs)[here] & np.isfinite(value)
     columns = matrix_of(layer)[:, here]
     unread = ~matrix_of(layer, absolute=True)[:, here].any(axis=0)
-    steady = node.op == "Conv" and not may_pad(node)
-    if not (unread | (exact & ((value == 0) | steady))).all():
+    if not (unread | (exact & ((value == 0) | is_steady(node)))).all():
         return False
     used = exact & ~unread & (value != 0)
     if used.any():
         found.shifts.append((node, np.asarray(columns[:, used] @ value[used])))
-    found.cuts.append((node, 1, 0 if node.op == "ConvTranspose" else 1, start))
+    found.cuts.append((node, 1, layer.reading_axis, start))
     return True
 
 

@@ -102,7 +102,7 @@ def clear_rows(graph: gs.Graph, needs: NeededChannels) -> int:
     for node in nodes_of(graph, *LINEAR):
         layer, needed = LinearLayer.of(node), needs.of(node.outputs[0])
         shape = needs.shape(node.outputs[0])
-        if layer is None or node.op == "DeformConv" or shape is None or len(node.inputs[1].outputs) != 1:
+        if layer is None or not layer.samples_in_place or shape is None or len(node.inputs[1].outputs) != 1:
             continue
         if layer.channel_axis % len(shape) != 1 or needed.size != layer.outputs or needed.all():
             continue

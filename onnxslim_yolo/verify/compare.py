@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.graph import Array, input_constant, nodes_of, replace_constant
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import PLAIN
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx
 from onnxslim_yolo.verify.columns import meanings
 from onnxslim_yolo.verify.ruler import FIRES, Ruler, rulers_of
@@ -179,7 +180,7 @@ def control(model: Model, feeds: list[Feeds], reference: list[Feeds], *, layers:
     """
     linear = [
         node
-        for node in nodes_of(model.graph, "Conv", "Gemm", "MatMul", "ConvTranspose")
+        for node in nodes_of(model.graph, *PLAIN)
         if (weight := input_constant(node, 1)) is not None and weight.dtype.kind == "f"
     ]
     if not linear:

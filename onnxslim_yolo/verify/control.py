@@ -25,10 +25,9 @@ from onnxslim_yolo.ir.graph import (
     set_input,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import PLAIN
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.ruler import Ruler
-
-LINEAR = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 
 SPOILED_BY = 0.01
 
@@ -169,7 +168,7 @@ class Tail:
 
 
 def _spoilable(node: Node) -> bool:
-    return node.op in LINEAR and any(True for _ in _weights(node))
+    return node.op in PLAIN and any(True for _ in _weights(node))
 
 
 def _weight(node: Node) -> tuple[int, Array]:

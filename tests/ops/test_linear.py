@@ -7,7 +7,7 @@ import pytest
 
 from onnxslim_yolo.ir.graph import nodes_of
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, matrix_of
+from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, is_steady, matrix_of
 from tests.kinds import text_of
 from tests.numeric import build, run_onnx
 
@@ -54,6 +54,25 @@ def test_blocks_say_what_the_runtime_computes(case: str) -> None:
 def test_what_is_no_layer(body: str) -> None:
     model = build(text_of("float[4,4] x", "float[a,b] y", "float[4,4] w", body))
     assert LinearLayer.of(model.graph.nodes[0]) is None
+
+
+def test_a_constant_is_steady_where_nothing_pads_overlaps_or_moves() -> None:
+    rows = {
+        "y = Conv(x, w)": True,
+        "y = Conv<pads=[0,0,1,0]>(x, w)": False,
+        'y = Conv<auto_pad="SAME_UPPER">(x, w)': False,
+        'y = Conv<auto_pad="VALID">(x, w)': True,
+        "y = ConvTranspose<strides=[2,2]>(x, w)": False,
+    }
+    for body, steady in rows.items():
+        model = build(text_of("float[1,4,5,5] x", "float[a,b,c,d] y", "float[4,4,3,3] w", body))
+        assert is_steady(model.graph.nodes[0]) is steady
+        ones = run_onnx(model, {"x": np.ones((1, 4, 5, 5), np.float32)})["y"]
+        assert bool(ones.std(axis=(2, 3)).max() < 1e-6) == steady
+    for body, made in (("y = Conv<strides=[2,2]>(x, w)", 1), ("y = ConvTranspose<strides=[2,2]>(x, w)", 4)):
+        assert (
+            layer_of(build(text_of("float[1,4,5,5] x", "float[a,b,c,d] y", "float[4,4,3,3] w", body))).overlap == made
+        )
 
 
 def test_biases() -> None:

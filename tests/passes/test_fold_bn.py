@@ -52,6 +52,16 @@ def behind(case: str, float_type: str = "float") -> str:
     return text.replace("float[", f"{float_type}[")
 
 
+def test_behind_a_deformable_convolution() -> None:
+    """Its bias stands behind its offsets."""
+    for bias, given in (("", ""), (", float[8] c.bias", ", c.bias")):
+        weights = f"float[8,6,3,3] c.weight, float[1,18,5,5] o{bias}, {BN.format(8)}"
+        body = f"h = DeformConv(x, c.weight, o{given}) y = BatchNormalization(h, {TAIL})"
+        model = build(graph("float[1,6,7,7] x", "float[1,8,5,5] y", weights, body).replace(": 17", ": 19"))
+        after = check_rewrite(model, FoldBatchNorm())
+        assert ops(after) == ["DeformConv"] and set(constants(after)) == {"c.weight", "o", "c.bias"}
+
+
 @pytest.mark.parametrize("case", BEHIND)
 def test_behind_a_layer(case: str) -> None:
     after = check_rewrite(build(behind(case)), FoldBatchNorm())

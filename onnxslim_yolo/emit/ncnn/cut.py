@@ -13,8 +13,9 @@ from collections.abc import Collection, Sequence
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.graph import Node, Tensor, is_constant, is_empty, is_graph_output, producer, sweep
+from onnxslim_yolo.ops.linear import LINEAR
 
-LEARNED = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm"})
+LEARNED = frozenset(LINEAR) - {"MatMul"}
 MOVEMENT = frozenset(
     {
         "Split",

@@ -13,7 +13,7 @@ from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, Value, int_list, unsu
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.ir.attributes import PER_AXIS, attribute, per_axis
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant, is_empty
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import LinearLayer, groups_of
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         raise unsupported(node, "the bias is not a constant")
     group, spatial, out_spatial = groups_of(node), spatial_size(source.shape), spatial_size(out_shape)
     win, extra = _transposed_window(node, weight.shape[2:], spatial, out_spatial)
-    ordered = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1).transpose(0, 2, 1, 3)
+    ordered = LinearLayer.with_weight(node, weight).stored_blocks
     params: dict[int, Param] = {
         0: out_shape[1], 1: win.kernel[1], 11: win.kernel[0], 2: win.dilation[1], 12: win.dilation[0],
         3: win.stride[1], 13: win.stride[0], 4: win.pads[1], 14: win.pads[0], 15: win.pads[3], 16: win.pads[2],
@@ -164,12 +164,13 @@ def gemm(low: Lowering, node: Node) -> None:
     bias = input_constant(node, 2)
     if matrix is None or attribute(node, "transA") or (has_input(node, 2) and bias is None):
         raise unsupported(node, "only (M, K) times a constant matrix plus a constant vector is supported")
-    matrix = matrix if attribute(node, "transB") else matrix.T
-    matrix = matrix * np.float32(attribute(node, "alpha"))
+    layer = LinearLayer.with_weight(node, matrix)
+    matrix, (alpha, beta) = layer.stored_blocks[0, :, :, 0], map(np.float32, layer.factors)
+    matrix = matrix * alpha
     if bias is not None:
         if bias.ndim > 1 and any(extent != 1 for extent in bias.shape[:-1]):
             raise unsupported(node, f"the bias has the shape {bias.shape}, expected one value an output")
-        bias = np.broadcast_to(bias.reshape(-1) * np.float32(attribute(node, "beta")), (matrix.shape[0],))
+        bias = np.broadcast_to(bias.reshape(-1) * beta, (matrix.shape[0],))
     linear(low, node, source, matrix, bias)
 
 
