@@ -37,12 +37,14 @@ def kept(
         fits: whether something found before answers this question, too.
     """
     memory: _Memory | None = getattr(graph, _ATTRIBUTE, None)
-    if memory is not None and memory.state == State.of(graph):
+    state = None if memory is None else State.of(graph)
+    if memory is not None and memory.state == state:
         for found in memory.found.get(name, ()):
             if fits(found):
                 return found  # type: ignore[no-any-return]
     found = compute()
-    state = State.of(graph)  # now, since constants are loaded when they are first read
+    if state is None or state.unread:
+        state = State.of(graph)  # constants are loaded when they are first read, which changes no value
     if state is None:
         return found
     if memory is None or memory.state != state:
@@ -65,17 +67,19 @@ class State:
     Attributes:
         facts: nested tuples, equal where nothing has changed.
         alive: the objects whose identities stand there.
+        unread: whether a constant has not been loaded yet.
     """
 
     facts: tuple[Any, ...]
     alive: list[Any] = field(compare=False, repr=False)
+    unread: bool = field(compare=False, default=False)
 
     @classmethod
     def of(cls, graph: gs.Graph) -> State | None:
         """The present state; None of a graph with something in it that is not known here."""
         reader = _Reader()
         try:
-            return cls(reader.graph(graph), reader.alive)
+            return cls(reader.graph(graph), reader.alive, reader.unread)
         except _UnknownError:
             return None
 
@@ -93,6 +97,7 @@ class _UnknownError(Exception):
 class _Reader:
     def __init__(self) -> None:
         self.alive: list[Any] = []
+        self.unread = False
         self._seen: set[int] = set()
 
     def graph(self, graph: gs.Graph) -> tuple[Any, ...]:
@@ -132,6 +137,7 @@ class _Reader:
             return id(value), value.shape, value.dtype.str, _check_sum(value)
         if type(value).__name__ == "LazyValues":  # a part of the file, which nobody edits
             self.alive.append(value)
+            self.unread = True
             return id(value)
         if isinstance(value, gs.Constant):
             return self._tensor(value)

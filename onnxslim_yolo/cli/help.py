@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from onnxslim_yolo.cli.plain_values import read_plainly
 
 EXAMPLES = {
     "compile": (
@@ -92,6 +94,11 @@ class Command(TyperCommand):
                 option.rich_help_panel = panels.get(option.name or "", REST)
             self.params.sort(key=lambda each: order.index(getattr(each, "rich_help_panel", None) or order[0]))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed."""
+        read_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
     def get_help_option(self, ctx: Any) -> Any:
         """`--help`, which is a flag as well."""
         option = super().get_help_option(ctx)
@@ -100,6 +107,15 @@ class Command(TyperCommand):
             if self.name == "compile":
                 option.rich_help_panel = REST
         return option
+
+
+class Group(TyperGroup):
+    """The command of commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed before the command."""
+        read_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
 
 def examples(command: str) -> str:

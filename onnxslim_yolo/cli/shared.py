@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from onnxslim_yolo.cli.help import choice
+from onnxslim_yolo.cli.help import Group, choice
 from onnxslim_yolo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="onnxslim-yolo",
+    cls=Group,
     help="Prune, fuse and verify YOLO detectors, as ONNX and NCNN. Smaller, measurably faster, and still right.",
     no_args_is_help=True,
     rich_markup_mode="rich",

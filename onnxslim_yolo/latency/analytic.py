@@ -15,6 +15,7 @@ come from counted instructions (see `neon`); onnxruntime interleaves no channels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from onnxslim_yolo.latency.layers import Family, LayerKey
@@ -75,26 +76,26 @@ class AnalyticModel:
     runtime: Runtime
     isa: str
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         """Channels in a register."""
         return lanes_of(self.isa)
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Channels that the runtime interleaves."""
         return blocks_of(self.runtime, self.isa)
 
-    @property
+    @cached_property
     def constants(self) -> Constants:
         """What is fitted for this runtime and instruction set."""
         return ARM[self.isa] if self._on_arm else CONSTANTS[self.runtime]
 
-    @property
+    @cached_property
     def _on_arm(self) -> bool:
         return self.runtime == "ncnn" and self.isa in ARM
 
-    @property
+    @cached_property
     def _vector(self) -> int:
         """Numbers that one instruction computes."""
         return REGISTER if self.blocks == 1 else self.lanes
@@ -151,8 +152,8 @@ class AnalyticModel:
         return pack_of(self.runtime, self.blocks, int(width + 0.5))
 
     def _multiply(self, family: Family, cin: float, cout: float, constants: Constants) -> float:
-        taps = prod(family.kernel)
-        wide = padded(self.runtime, self.blocks, cout) if self._pack(cin) > 1 else cout
+        taps, packs = prod(family.kernel), (self._pack(cin), self._pack(cout))
+        wide = padded(self.runtime, self.blocks, cout) if packs[0] > 1 else cout
         macs = family.area * taps * cin * wide / family.groups
         if family.kind == "deconv":
             macs /= prod(family.stride)
@@ -165,11 +166,9 @@ class AnalyticModel:
             return macs * factor * alone / (rate * constants.winograd if winograd else rate)
         if family.kind == "conv" and family.kernel == (3, 3) and family.stride == (1, 1) and min(cin, cout) >= 8:
             rate *= constants.winograd
-        sides = (cin,) if self.runtime == "onnxruntime" else (cin, cout)
-        for side in sides:
-            pack = self._pack(side)
+        for pack in packs[:1] if self.runtime == "onnxruntime" else packs:
             macs *= constants.odd if pack == 1 else constants.partial if pack < self.lanes else 1.0
-        if self._pack(min(cin, cout)) == 1 and family.kind == "group-conv":
+        if family.kind == "group-conv" and self._pack(min(cin, cout)) == 1:
             macs *= 2.0
         return macs / rate
 

@@ -24,7 +24,7 @@ analytic in this table.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -199,16 +199,12 @@ class LatencyTable:
 
     def _axis(
         self, measured: Widths, width: int, beside: int | None = None, pack_like: int | None = None
-    ) -> tuple[list[tuple[float, int]], float]:
-        """Measured widths of a width's class as (coordinate, width), and the width's own coordinate."""
+    ) -> tuple[_Axis, float]:
+        """Measured widths of a width's class by coordinate, and the width's own coordinate."""
         wanted = pack_of(self.runtime, self.blocks, width if pack_like is None else pack_like)
-        same = _of_class(self.runtime, self.blocks, measured, wanted)
         stairs = beside is not None and self.runtime == "onnxruntime" and pack_of(self.runtime, self.blocks, beside) > 1
-
-        def coordinate(c: int) -> float:
-            return padded(self.runtime, self.blocks, c) if stairs else float(c)
-
-        return [(coordinate(c), c) for c in same], coordinate(width)
+        at = padded(self.runtime, self.blocks, width) if stairs else float(width)
+        return _axis_of(self.runtime, self.blocks, measured, wanted, stairs), at
 
     @cached_property
     def _alike(self) -> dict[Family, list[Family]]:
@@ -266,25 +262,36 @@ def _of_class(runtime: Runtime, lanes: int, measured: Widths, wanted: int) -> Wi
     return ()
 
 
+_Axis = tuple[tuple[float, ...], Widths]
+"""Coordinates, ascending, and the width at each."""
+
+
+@lru_cache(maxsize=4096)
+def _axis_of(runtime: Runtime, lanes: int, measured: Widths, wanted: int, stairs: bool) -> _Axis:
+    """The measured widths of a class; with stairs those that are padded to one width have one coordinate."""
+    widths = _of_class(runtime, lanes, measured, wanted)
+    points = sorted((padded(runtime, lanes, c) if stairs else float(c), c) for c in widths)
+    return tuple(at for at, _ in points), tuple(c for _, c in points)
+
+
 def _without_size(family: Family) -> Family:
     kernel = (0, 0) if family.kind == "avgpool" and family.area == 1 else family.kernel
     return Family(family.kind, family.op, kernel, family.stride, family.groups)
 
 
-def _bracket(points: list[tuple[float, int]], at: float) -> list[tuple[int, float]]:
+def _bracket(axis: _Axis, at: float) -> list[tuple[int, float]]:
     """The measured widths around a coordinate with their weights; one alone at either end."""
-    ordered = sorted(points)
-    place = bisect_right([c for c, _ in ordered], at)
-    if place and ordered[place - 1][0] == at:
-        same = [width for c, width in ordered if c == at]
+    places, widths = axis
+    place = bisect_right(places, at)
+    if place and places[place - 1] == at:
+        same = widths[bisect_left(places, at) : place]
         return [(width, 1 / len(same)) for width in same]
     if place == 0:
-        return [(ordered[0][1], 1.0)]
-    if place == len(ordered):
-        return [(ordered[-1][1], 1.0)]
-    (low, first), (high, second) = ordered[place - 1], ordered[place]
-    share = (at - low) / (high - low)
-    return [(first, 1 - share), (second, share)]
+        return [(widths[0], 1.0)]
+    if place == len(places):
+        return [(widths[-1], 1.0)]
+    share = (at - places[place - 1]) / (places[place] - places[place - 1])
+    return [(widths[place - 1], 1 - share), (widths[place], share)]
 
 
 def _mean(points: list[tuple[int, float]]) -> float:
