@@ -12,6 +12,7 @@ from onnxslim_yolo.analysis.cost import Cost
 from onnxslim_yolo.errors import UnsupportedError, UsageError
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.devices import device_of
 from onnxslim_yolo.load import CHECKPOINTS
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
@@ -66,8 +67,10 @@ def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
     from onnxslim_yolo.passes import Canonicalise, Head
 
     source = model
+    # Compiled on a PC for no machine in particular, a pair may end up on a phone.
+    half = options.device == "host" or device_of(options.device).half
     try:
-        pair = emit_ncnn(model, weights=options.ncnn_weights, cut=False)
+        pair = emit_ncnn(model, weights=options.ncnn_weights, cut=False, half=half)
     except UnsupportedError as error:
         raw = model.copy()
         if Head("raw").run(raw):
@@ -76,7 +79,7 @@ def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
             model.note(
                 f"ncnn: {error.message}; the head is cut to its raw maps, which onnxslim_yolo.postprocess decodes"
             )
-        pair = emit_ncnn(source, weights=options.ncnn_weights)
+        pair = emit_ncnn(source, weights=options.ncnn_weights, half=half)
     for note in pair.notes:
         model.note(note)
     return source, pair

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn.cut import cut as cut_tail
 from onnxslim_yolo.emit.ncnn.cut import learned_node, tail_of
+from onnxslim_yolo.emit.ncnn.defects import note_of, work_around
 from onnxslim_yolo.emit.ncnn.format import FP16_MAX, SHAPE_HINT, Layer, Weights, bin_bytes, fits_fp16, param_text
 from onnxslim_yolo.emit.ncnn.layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, unsupported
@@ -96,13 +97,14 @@ class NcnnModel:
     full: frozenset[str] = frozenset()
 
 
-def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True) -> NcnnModel:
+def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True, half: bool = True) -> NcnnModel:
     """Convert a model to ncnn.
 
     Args:
         model: a graph whose sizes are known apart from the batch.
         weights: the type of the weights of convolutions and linear layers; all else is fp32.
         cut: whether a post-processing tail that ncnn cannot express may be cut off.
+        half: whether it may run where there is fp16 arithmetic: ncnn's defects there are worked around.
 
     Raises:
         UnsupportedError: the graph has an operator, or a use of one, that ncnn lacks. Names the node and the way out.
@@ -120,7 +122,7 @@ def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True) -> N
     if failures:
         raise failures[0][1]
     cut_names = tuple(t.name for t in graph.outputs if not any(t is other for other in original))
-    return _finish(graph, lowering, weights, cut_names, notes)
+    return _finish(graph, lowering, weights, cut_names, notes, half)
 
 
 def _input_notes(graph: gs.Graph) -> list[str]:
@@ -216,13 +218,15 @@ def _cut(graph: gs.Graph, failures: list[tuple[Node, UnsupportedError]], notes: 
 
 
 def _finish(
-    graph: gs.Graph, lowering: Lowering, weights: Weights, cut_names: tuple[str, ...], notes: list[str]
+    graph: gs.Graph, lowering: Lowering, weights: Weights, cut_names: tuple[str, ...], notes: list[str], half: bool
 ) -> NcnnModel:
     inputs = [lowering.value(tensor) for tensor in graph.inputs]
     values = [lowering.value(tensor) for tensor in graph.outputs]
     outputs = [lowering.view(value, canonical_dims(value.shape)) for value in values]
     layers = tidy(lowering.layers, [value.blob for value in outputs], lowering.dims)
     _hint_shapes(layers, lowering.dims)
+    masked = work_around(layers, lowering.dims) if half else []
+    notes += [note_of(masked)] if masked else []
     layers, ends = insert_splits(layers, [value.blob for value in outputs])
     onnx_names = lowering.onnx_names()
     blobs = {blob: onnx_names[blob] for layer in layers for blob in layer.outputs if blob in onnx_names}

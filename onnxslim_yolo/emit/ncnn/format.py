@@ -29,6 +29,10 @@ FP16_SMALL = 2.0**-15
 MAX_NAME = 240
 SHAPE_HINT = 30
 """Any layer's parameter with its outputs' shapes: dimensions, w, h, c."""
+FEATURE_MASK = 31
+"""Any layer's parameter with what of the options it is loaded with does not hold for it."""
+NO_HALF_ARITHMETIC, NO_HALF_STORAGE = 1, 2
+"""Bits of it."""
 
 
 @dataclass(frozen=True)
