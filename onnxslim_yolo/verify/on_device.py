@@ -201,10 +201,11 @@ def check_there(
     if len(got[0]) != len(names):
         raise InputError(f"has {len(got[0])} outputs, {first.name} has {len(names)}", file=second)
     board = getattr(there.run, "board", None)
-    return compare_there(expected, got, names, _head(here, expected[0]), board=board)
+    return compare_there(expected, got, names, head_of(here, expected[0]), board=board)
 
 
-def _head(network: Network, outputs: Sequence[Array]) -> HeadSpec | None:
+def head_of(network: Network, outputs: Sequence[Array]) -> HeadSpec | None:
+    """How to decode a network's outputs, or None where that is not known."""
     try:
         return recognise(outputs, network.size, network.metadata)
     except (UnsupportedError, InputError):
@@ -223,4 +224,4 @@ def require_sound(there: There, file: Path) -> None:
     )
 
 
-__all__ = ["SLOW", "OutputThere", "There", "check_there", "compare_there", "matched", "require_sound"]
+__all__ = ["SLOW", "OutputThere", "There", "check_there", "compare_there", "head_of", "matched", "require_sound"]
