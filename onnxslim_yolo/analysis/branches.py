@@ -23,8 +23,9 @@ from onnxslim_yolo.analysis.linear import (
     sum_geometry,
 )
 from onnxslim_yolo.ir.graph import Node, Tensor, producer, sole_consumer
+from onnxslim_yolo.ops.arithmetic import SUMS
 
-SUM_OPS = ("Add", "Sum")
+SUM_OPS = SUMS
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,15 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant, is_constant, is_empty
+from onnxslim_yolo.ops.movement import VIEWS
+from onnxslim_yolo.ops.registry import RECURRENT
+from onnxslim_yolo.ops.spatial import POOLS, RESIZES
 
 POOL_TAP, ELEMENT, CUBIC = 60, 120, 2000
 QUICK_ELEMENT = 60
 QUICK = {
     *("BatchNormalization", "Sigmoid", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Mul", "Add", "Sub"),
-    *("Concat", "Split", "Slice", "Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten"),
+    *(*VIEWS, "Concat", "Split", "Slice", "Transpose", "Identity"),
 }
 """What runtimes vectorise or only move: detectors have one of them behind each convolution, or several."""
 OUTPUT_COPIES = 8
@@ -96,19 +99,19 @@ def _special(node: Node, inputs: list[Shape], outputs: list[Shape], made: int) -
         size = prod(first) if node.op == "ConvTranspose" and first is not None else made
         weight = inputs[2] if node.op == "DeformConv" and len(inputs) > 2 and second is None else second
         return size * prod(weight[1:]) if weight is not None else 0
-    if node.op in ("MaxPool", "AveragePool", "LpPool"):
+    if node.op in POOLS and not POOLS[node.op].whole:
         return POOL_TAP * made * _taps(node, first)
     if node.op in ("MatMul", "Gemm") and first:
         return made * int(first[-2 if attribute(node, "transA") and len(first) > 1 else -1])
     if node.op == "Einsum":
         return _einsum(node, inputs)
-    if node.op in ("Resize", "Upsample"):
+    if node.op in RESIZES:
         return made * (CUBIC if attribute(node, "mode") == "cubic" else 2 * ELEMENT)
     if node.op == "RoiAlign":
         return ELEMENT * made * max(1, int(attribute(node, "sampling_ratio") or 2)) ** 2
     if node.op == "LRN":
         return made * int(attribute(node, "size"))
-    if node.op in ("LSTM", "GRU", "RNN") and first and len(inputs) > 2:
+    if node.op in RECURRENT and first and len(inputs) > 2:
         weights = sum(prod(shape) for shape in inputs[1:3] if shape is not None)
         return weights * int(prod(first[:2]))
     return 0

@@ -8,20 +8,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.folding import fold
-from onnxslim_yolo.analysis.rules import ELEMENTWISE, REDUCTIONS
 from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Array, Node, constant_of, is_empty
 from onnxslim_yolo.ir.origins import Made, Move, Origin, Shape, broadcast, mixed, moved, origin_of, reduced
-
-_UNCHANGED = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
-_MOVES = frozenset(
-    (
-        *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "GatherElements", "GatherND"),
-        *("Split", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Trilu", "Compress", "ReverseSequence"),
-    )
-)
-_JOINS = {"Concat": None, "ScatterND": (0, 2), "ScatterElements": (0, 2), "Scatter": (0, 2), "Where": (1, 2)}
-"""Operators that move several operands: which inputs those are; None: all."""
+from onnxslim_yolo.ops.arithmetic import ELEMENTWISE
+from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.movement import JOINS, OF_ONE, SAME
+from onnxslim_yolo.ops.reductions import REDUCTIONS
 
 
 def origins_of_results(node: Node, results: Sequence[Array], opset: int) -> list[Origin | None]:
@@ -34,17 +27,17 @@ def origins_of_results(node: Node, results: Sequence[Array], opset: int) -> list
 
 def _origin(node: Node, output: int, value: Array, opset: int) -> Origin:
     data = [(origin_of(t), _shape(t)) for t in node.inputs if not is_empty(t) and _is_float(t)]
-    if node.op in _UNCHANGED:
+    if node.op in SAME:
         return origin_of(node.inputs[0])
-    if node.op in _MOVES:
+    if node.op in OF_ONE:
         move = _mover(node, 0, output, np.shape(value), opset)
         return Made((moved(origin_of(node.inputs[0]), _shape(node.inputs[0]), move),))
-    if node.op in _JOINS:
-        chosen = _JOINS[node.op] or tuple(range(len(node.inputs)))
+    if node.op in JOINS:
+        chosen = JOINS[node.op] or tuple(range(len(node.inputs)))
         moves = [_mover(node, k, output, np.shape(value), opset) for k in chosen]
         operands = [node.inputs[k] for k in chosen]
         return Made(tuple(moved(origin_of(t), _shape(t), move) for t, move in zip(operands, moves, strict=True)))
-    if node.op in ELEMENTWISE:
+    if node.op in FUNCTIONS or node.op in ELEMENTWISE:
         return broadcast(data)
     axes = _reduced_axes(node) if node.op in REDUCTIONS else None
     if axes is not None:
@@ -64,7 +57,7 @@ def _reduced_axes(node: Node) -> list[int] | None:
 def _mover(node: Node, data: int, output: int, result: Shape, opset: int) -> Move:
     """What the node does to its input `data`, on numbers: other data become 0, what says where (indices) stays."""
     op, attrs = node.op, dict(node.attrs)
-    count, joined = len(node.outputs), _JOINS.get(op, (0,)) or tuple(range(len(node.inputs)))
+    count, joined = len(node.outputs), JOINS.get(op, (0,)) or tuple(range(len(node.inputs)))
     inputs: list[Array | Shape | None] = []
     for index, tensor in enumerate(node.inputs):
         if is_empty(tensor) or (op == "Pad" and index == 2):  # padded with numbers' 0

@@ -8,7 +8,9 @@ import numpy as np
 
 from onnxslim_yolo.analysis.moments import NODES, WEIGHTS, MomentAnalysis, Moments, Rule, gaussian_samples, known
 from onnxslim_yolo.analysis.sign import is_positive
+from onnxslim_yolo.ir.attributes import operand
 from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant, is_empty
+from onnxslim_yolo.ops.arithmetic import ARITHMETIC, COMPARISONS, SUMS
 from onnxslim_yolo.ops.functions import FUNCTIONS as ROWS
 from onnxslim_yolo.ops.functions import apply
 
@@ -58,7 +60,7 @@ def _independent(node: Node, parts: list[Moments], exact: Array, function: Calla
     """Sums and products of independent variables; for other operators, what constants alone decide."""
     mean, variance = parts[0].mean, parts[0].variance
     for other in parts[1:]:
-        if node.op in ("Add", "Sum"):
+        if node.op in SUMS:
             mean, variance = mean + other.mean, variance + other.variance
         elif node.op == "Sub":
             mean, variance = mean - other.mean, variance + other.variance
@@ -67,7 +69,7 @@ def _independent(node: Node, parts: list[Moments], exact: Array, function: Calla
             mean, variance = mean * other.mean, square
         else:
             mean, variance = np.full_like(mean + other.mean, np.nan), np.full_like(variance + other.variance, np.nan)
-    if node.op not in ("Add", "Sum", "Sub", "Mul"):  # of constants alone it is known all the same
+    if node.op not in (*SUMS, "Sub", "Mul"):  # of constants alone it is known all the same
         mean = np.where(exact, np.asarray(function(node, *(part.mean for part in parts)), dtype=np.float64), np.nan)
     zero = _is_zero(node, parts)
     if zero.any():
@@ -88,10 +90,11 @@ def _is_zero(node: Node, factors: list[Moments]) -> Array:
 
 
 def _clip(node: Node, x: Array, *bounds: Array) -> Array:
-    low, high = node.attrs.get("min"), node.attrs.get("max")
-    given = [index for index in (1, 2) if has_input(node, index)]
-    for index, bound in zip(given, bounds, strict=False):
-        low, high = (bound, high) if index == 1 else (low, bound)
+    given, low, high = list(bounds), operand(node, "min"), operand(node, "max")
+    if has_input(node, 1):
+        low = given.pop(0)
+    if has_input(node, 2):
+        high = given.pop(0)
     x = x if low is None else np.maximum(x, low)
     return x if high is None else np.minimum(x, high)
 
@@ -123,32 +126,21 @@ def _rounding(function: Callable[[Array], Array]) -> Callable[..., Array]:
     return rounded
 
 
+def _of_operands(function: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda node, *operands: function(*operands)
+
+
 def _choose(node: Node, condition: Array, a: Array, b: Array) -> Array:
     return np.where(np.isnan(condition), np.nan, np.where(condition != 0, a, b))
 
 
 FUNCTIONS: dict[str, Callable[..., Array]] = {
     **{op: _row(op) for op in ROWS},
-    "Add": lambda n, *xs: sum(xs[1:], xs[0]),
-    "Sum": lambda n, *xs: sum(xs[1:], xs[0]),
-    "Mean": lambda n, *xs: sum(xs[1:], xs[0]) / len(xs),
-    "Sub": lambda n, a, b: a - b,
-    "Mul": lambda n, a, b: a * b,
-    "Div": lambda n, a, b: a / b,
-    "Pow": lambda n, a, b: np.power(a, b),
-    "Max": lambda n, *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
-    "Min": lambda n, *xs: np.minimum.reduce(np.broadcast_arrays(*xs)),
+    **{op: _of_operands(row.f) for op, row in ARITHMETIC.items()},
     "PRelu": lambda n, x, slope: np.where(x >= 0, x, slope * x),
     "Clip": _clip,
-    "Floor": _rounding(np.floor),
-    "Ceil": _rounding(np.ceil),
-    "Round": _rounding(np.round),
-    "Sign": _rounding(np.sign),
-    "Equal": _comparing(np.equal),
-    "Greater": _comparing(np.greater),
-    "GreaterOrEqual": _comparing(np.greater_equal),
-    "Less": _comparing(np.less),
-    "LessOrEqual": _comparing(np.less_equal),
+    **{op: _rounding(row.f) for op, row in ROWS.items() if not row.slope},
+    **{op: _comparing(function) for op, function in COMPARISONS.items()},
     "Not": lambda n, x: np.where(np.isnan(x), np.nan, x == 0),
     "Where": _choose,
 }

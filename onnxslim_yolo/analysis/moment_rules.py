@@ -13,8 +13,9 @@ from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, Rule, known
 from onnxslim_yolo.analysis.movement import MOVERS, Shape, axes_of
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant, is_empty
-from onnxslim_yolo.ops.linear import LinearLayer, is_steady
-from onnxslim_yolo.ops.spatial import may_pad
+from onnxslim_yolo.ops.linear import PLAIN, LinearLayer, is_steady
+from onnxslim_yolo.ops.reductions import REDUCTIONS
+from onnxslim_yolo.ops.spatial import POOLS, RESIZES, SAMPLERS, may_pad
 
 
 def _move(analysis: MomentAnalysis, node: Node) -> list[Moments]:
@@ -166,16 +167,24 @@ def _conv_transpose(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     return [known(value, np.full_like(value, np.nan), ~np.isnan(value))]
 
 
-def _reduce_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:
-    """Mean, maximum or minimum over positions: a constant stays that constant."""
-    before = analysis.of(node.inputs[0])
-    rank = before.mean.ndim
-    given = axes_of(node)
-    axes = sorted({axis % rank for axis in given}) if given else list(range(rank))
-    if any(before.mean.shape[axis] > 1 for axis in axes) or (analysis.shape(node.inputs[0])[0] != 1 and 0 in axes):
-        return []
-    gone = () if attribute(node, "keepdims") else tuple(axes)
-    return [known(*(np.squeeze(field, axis=gone) for field in (before.mean, before.variance, before.exact)))]
+def _reduce(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Over positions, a mean, maximum or minimum of a constant is that constant; others are computed of constants."""
+    before, shape, row = analysis.of(node.inputs[0]), analysis.shape(node.inputs[0]), REDUCTIONS[node.op]
+    rank, given = len(shape), axes_of(node)
+    if not given and attribute(node, "noop_with_empty_axes"):
+        return [before]
+    axes = tuple(sorted({axis % rank for axis in given})) if given else tuple(range(rank))
+    if 0 in axes and (shape[0] != 1 or not row.steady):
+        return []  # over the batch, which may be any
+    gone = () if attribute(node, "keepdims") else axes
+    if row.steady and all(before.mean.shape[axis] == 1 for axis in axes):
+        return [known(*(np.squeeze(field, axis=gone) for field in (before.mean, before.variance, before.exact)))]
+    times = float(np.prod([shape[k] / before.mean.shape[k] for k in axes]))
+    exact = before.exact.all(axis=axes, keepdims=True)
+    with np.errstate(all="ignore"):
+        value = np.where(exact, row.f(before.mean, times, axes), np.nan)
+    exact = exact & np.isfinite(value)
+    return [known(*(np.squeeze(field, axis=gone) for field in (value, np.full_like(value, np.nan), exact)))]
 
 
 def _depth_to_space(analysis: MomentAnalysis, node: Node) -> list[Moments]:
@@ -229,23 +238,16 @@ RULES: dict[str, Rule] = {
     **{op: _move for op in MOVERS if op != "Cast"},
     "Cast": _cast,
     "BatchNormalization": _batch_norm,
-    "Conv": _linear,
+    **dict.fromkeys(PLAIN, _linear),
     "ConvTranspose": _conv_transpose,
-    "Gemm": _linear,
     "MatMul": _matmul,
     "DepthToSpace": _depth_to_space,
-    "ReduceMean": _reduce_space,
-    "ReduceMax": _reduce_space,
-    "ReduceMin": _reduce_space,
-    "MaxPool": _pass_through,
-    "GlobalAveragePool": _pass_through,
-    "GlobalMaxPool": _pass_through,
+    **dict.fromkeys(REDUCTIONS, _reduce),
+    **{op: _pass_through if row.steady else spatial.zero_stays for op, row in POOLS.items()},
     "AveragePool": _average_pool,
-    "Resize": _resize,
-    "Upsample": _resize,
+    **dict.fromkeys(RESIZES, _resize),
+    **dict.fromkeys(SAMPLERS, spatial.zero_stays),
     "Pad": spatial.pad,
-    **dict.fromkeys(("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"), spatial.reduce_sums),
-    **dict.fromkeys(("GridSample", "RoiAlign", "LpPool", "GlobalLpPool"), spatial.zero_stays),
     "InstanceNormalization": spatial.instance_norm,
     "GroupNormalization": spatial.group_norm,
     "LayerNormalization": spatial.layer_norm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, known
-from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, expand_axis, pad_value, pad_widths
+from onnxslim_yolo.analysis.movement import CannotMoveError, expand_axis, pad_value, pad_widths
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
 
@@ -16,25 +16,6 @@ def _of_channels(analysis: MomentAnalysis, node: Node) -> Moments:
     if any(before.mean.shape[k] > 1 for k in range(before.mean.ndim) if k != 1):
         raise CannotMoveError("varies over space")
     return before
-
-
-def reduce_sums(analysis: MomentAnalysis, node: Node) -> list[Moments]:
-    """A sum of constants is one: ReduceSum, ReduceL1, ReduceL2, ReduceSumSquare."""
-    before, shape = analysis.of(node.inputs[0]), analysis.shape(node.inputs[0])
-    rank = len(shape)
-    given = axes_of(node)
-    if not given and attribute(node, "noop_with_empty_axes"):
-        return [before]
-    axes = tuple(sorted({axis % rank for axis in given})) if given else tuple(range(rank))
-    if 0 in axes:
-        return []  # over the batch, which may be any
-    terms = {"ReduceL1": np.abs, "ReduceL2": np.square, "ReduceSumSquare": np.square}.get(node.op, np.asarray)
-    times = np.prod([shape[k] / before.mean.shape[k] for k in axes])
-    total = np.asarray(terms(before.mean).sum(axis=axes, keepdims=True) * times)
-    exact = before.exact.all(axis=axes, keepdims=True)
-    value = np.where(exact, np.sqrt(total) if node.op == "ReduceL2" else total, np.nan)
-    gone = () if attribute(node, "keepdims") else axes
-    return [known(*(np.squeeze(field, axis=gone) for field in (value, np.full_like(value, np.nan), exact)))]
 
 
 def zero_stays(analysis: MomentAnalysis, node: Node) -> list[Moments]:

@@ -22,15 +22,15 @@ from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.movement import MOVERS, CannotMoveError, Shape
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, is_constant, is_empty
+from onnxslim_yolo.ops.arithmetic import ARITHMETIC
 from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
+from onnxslim_yolo.ops.movement import SAME, VIEWS
+from onnxslim_yolo.ops.norms import NORMS
+from onnxslim_yolo.ops.spatial import POOLS, RESIZES
 
-POOLS = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "Upsample")
-UNARY = frozenset((*FUNCTIONS, *POOLS, "BatchNormalization", "InstanceNormalization", "Cast", "Clip", "Dropout"))
+UNARY = frozenset((*FUNCTIONS, *POOLS, *RESIZES, *(op for op, row in NORMS.items() if row.by_channel), *SAME, "Clip"))
 """Operators of one map that work channel by channel; the rest of their inputs are parameters."""
-
-VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
-ELEMENTWISE = ("Add", "Sum", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Mean", "Pow")
 
 
 class NeededChannels:
@@ -179,7 +179,7 @@ def _taken(needs: NeededChannels, node: Node) -> list[Array | None] | None:
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(VIEWS, _view),
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys((*ARITHMETIC, "PRelu"), _elementwise),
     **dict.fromkeys(LINEAR, _linear),
     "Concat": _concat,
     "Split": _split,

@@ -11,13 +11,14 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, producer
+from onnxslim_yolo.ops.arithmetic import SUMS
 
 
 def residual_channels(graph: gs.Graph, channels: Channels) -> Array:
     """Per class, whether a shortcut ties it or the branch that a shortcut bridges makes it; shape (count,), bool."""
     found = np.zeros(channels.count, dtype=bool)
     for node in graph.nodes:
-        if node.op not in ("Add", "Sum"):
+        if node.op not in SUMS:
             continue
         operands = [tensor for tensor in node.inputs if not is_constant(tensor)]
         labels = [channels.labels_of(tensor) for tensor in operands]

@@ -13,7 +13,13 @@ from onnxslim_yolo.analysis import rules_linear, rules_movement, rules_norm, rul
 from onnxslim_yolo.analysis.labelling import Labelling, Rule, align, why
 from onnxslim_yolo.analysis.movement import MOVERS, varying_axes
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty
+from onnxslim_yolo.ops.arithmetic import ELEMENTWISE
 from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.movement import SHAPES
+from onnxslim_yolo.ops.norms import NORMS
+from onnxslim_yolo.ops.reductions import REDUCTIONS
+from onnxslim_yolo.ops.registry import RECURRENT, SORTING
+from onnxslim_yolo.ops.spatial import POOLS, SAMPLERS
 
 
 def _elementwise(state: Labelling, node: Node) -> None:
@@ -55,52 +61,22 @@ def _slice_constants(state: Labelling, node: Node, labels: Array, rank: int) -> 
                 state.use(node, index, own, labels.reshape(-1), "channel")
 
 
-_ELEMENTWISE = (
-    *FUNCTIONS,
-    *("Add", "And", "BitShift", "Clip", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Div", "Equal"),
-    *("Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod"),
-    *(
-        "Mul",
-        "Not",
-        "Or",
-        "PRelu",
-        "Pow",
-        "Sub",
-        "Sum",
-        "Where",
-        "Xor",
-    ),
-)
-
-_REDUCTIONS = (
-    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
-    *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
-)
-
 RULES: dict[str, Rule] = {
     **dict.fromkeys(MOVERS, rules_movement.move),
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(_REDUCTIONS, rules_norm.reduce),
+    **dict.fromkeys((*FUNCTIONS, *ELEMENTWISE), _elementwise),
+    **dict.fromkeys(REDUCTIONS, rules_norm.reduce),
     "Conv": rules_linear.conv,
     "ConvTranspose": rules_linear.conv_transpose,
     "DeformConv": rules_linear.deform_conv,
     "Gemm": rules_product.gemm,
     "MatMul": rules_product.matmul,
     "Attention": rules_product.attention,
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), rules_product.recurrent),
-    "BatchNormalization": rules_norm.batch_norm,
-    "InstanceNormalization": rules_norm.instance_norm,
+    **dict.fromkeys(RECURRENT, rules_product.recurrent),
+    **dict.fromkeys(NORMS, rules_norm.normalise),
+    "BatchNormalization": rules_norm.per_channel,
+    "InstanceNormalization": rules_norm.per_channel,
     "GroupNormalization": rules_norm.group_norm,
-    "LayerNormalization": rules_norm.normalise_over(rules_norm.layer_norm_axes),
-    "RMSNormalization": rules_norm.normalise_over(rules_norm.layer_norm_axes),
-    "MeanVarianceNormalization": rules_norm.normalise_over(rules_norm.mean_variance_axes),
-    "LpNormalization": rules_norm.normalise_over(rules_norm.norm_axis),
-    "LRN": rules_norm.normalise_over(rules_norm.channel_axis),
-    "Softmax": rules_norm.softmax,
-    "LogSoftmax": rules_norm.softmax,
-    "Hardmax": rules_norm.softmax,
-    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "Upsample"), rules_movement.spatial),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), rules_movement.spatial),
+    **dict.fromkeys((*POOLS, "Upsample"), rules_movement.spatial),
     "Resize": rules_movement.resize,
     "Concat": rules_movement.join,
     "Reshape": rules_movement.to_target,
@@ -108,17 +84,9 @@ RULES: dict[str, Rule] = {
     "Pad": rules_movement.pad,
     "CenterCropPad": rules_movement.center_crop_pad,
     "DepthToSpace": rules_movement.depth_to_space,
-    "Shape": rules_movement.shape_of,
-    "Size": rules_movement.shape_of,
-    "GridSample": rules_movement.sample,
-    "RoiAlign": rules_movement.sample,
-    "TopK": rules_movement.along_axis,
-    "ArgMax": rules_movement.along_axis,
-    "ArgMin": rules_movement.along_axis,
-    "CumSum": rules_movement.along_axis,
+    **dict.fromkeys(SHAPES, rules_movement.shape_of),
+    **dict.fromkeys(SAMPLERS, rules_movement.sample),
+    **dict.fromkeys(SORTING, rules_movement.along_axis),
     "GatherElements": rules_movement.gather_elements,
 }
 """Operator type → rule. Quantised operators and those with data-dependent shapes have none."""
-
-ELEMENTWISE = frozenset(_ELEMENTWISE)
-REDUCTIONS = frozenset(_REDUCTIONS)

@@ -12,13 +12,14 @@ from onnxslim_yolo.analysis.movement import (
     axis_of,
     collapse,
     concat,
+    numbers_of,
     pad_value,
     pad_widths,
     varying_axes,
 )
 from onnxslim_yolo.analysis.targets import entry_of, read_off
 from onnxslim_yolo.ir.attributes import attribute
-from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, is_empty, is_graph_output
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output
 
 
 def move(state: Labelling, node: Node) -> None:
@@ -221,12 +222,8 @@ def along_axis(state: Labelling, node: Node) -> None:
 
 
 def _axis(node: Node, rank: int) -> int:
-    if node.op != "CumSum":
-        return axis_of(node, rank)
-    axis = input_constant(node, 1)
-    if axis is None:
-        raise CannotMoveError("its axis is computed, not constant")
-    return int(axis.reshape(-1)[0]) % rank
+    given = numbers_of(node, "axis", "its axis is")
+    return given[0] % rank if given else 0
 
 
 def gather_elements(state: Labelling, node: Node) -> None:

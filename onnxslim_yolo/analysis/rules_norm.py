@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from onnxslim_yolo.analysis.labelling import Labelling, Rule, why
-from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, axis_of, varying_axes
-from onnxslim_yolo.ir.attributes import attribute, softmax_axes
+from onnxslim_yolo.analysis.labelling import Labelling, why
+from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, varying_axes
+from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, is_constant, is_empty
+from onnxslim_yolo.ops.norms import NORMS
+from onnxslim_yolo.ops.reductions import REDUCTIONS
 
 
-def batch_norm(state: Labelling, node: Node) -> None:
-    """BatchNormalization: one scale, shift, mean and variance a channel."""
-    channels = state.only_axis(node, node.inputs[0], 1)
-    if not all(is_constant(tensor) for tensor in node.inputs[1:5]):
+def per_channel(state: Labelling, node: Node) -> None:
+    """BatchNormalization, InstanceNormalization: no channel sees another, and some parameters hold one value each."""
+    channels, places = state.only_axis(node, node.inputs[0], 1), NORMS[node.op].per_channel
+    if not all(is_constant(node.inputs[index]) for index in places):
         raise CannotMoveError("its parameters are computed, not constant")
     if any(not is_empty(tensor) for tensor in node.outputs[1:]):
         raise CannotMoveError("is in training mode")
     state.put(node.outputs[0], state.get(node.inputs[0]))
     if channels.size > 1:
-        for index in range(1, 5):
-            state.use(node, index, 0, channels, "channel")
-
-
-def instance_norm(state: Labelling, node: Node) -> None:
-    """InstanceNormalization: one scale and shift a channel."""
-    channels = state.only_axis(node, node.inputs[0], 1)
-    if not all(is_constant(tensor) for tensor in node.inputs[1:3]):
-        raise CannotMoveError("its parameters are computed, not constant")
-    state.put(node.outputs[0], state.get(node.inputs[0]))
-    if channels.size > 1:
-        for index in (1, 2):
+        for index in places:
             state.use(node, index, 0, channels, "channel")
 
 
@@ -57,49 +46,16 @@ def group_norm(state: Labelling, node: Node) -> None:
     state.put(node.outputs[0], channels.reshape([1, -1] + [1] * (len(shape) - 2)))
 
 
-def normalise_over(axes: Callable[[Node, int], list[int]]) -> Rule:
-    """A rule for what normalises over some axes: channels there are frozen, elsewhere they pass."""
-
-    def rule(state: Labelling, node: Node) -> None:
-        rank = len(state.shape(node.inputs[0]))
-        over = {axis % rank for axis in axes(node, rank)}
-        labels = state.line(node, node.inputs[0], [k for k in range(rank) if k not in over])
-        if set(varying_axes(labels)) & over:
-            state.freeze(labels, why(node, "normalises over channels"))
-        for tensor in node.outputs:
-            if not is_empty(tensor):
-                state.put(tensor, labels if len(state.shape(tensor)) == rank else np.zeros(1, dtype=np.int64))
-
-    return rule
-
-
-def layer_norm_axes(node: Node, rank: int) -> list[int]:
-    """LayerNormalization: from its axis on."""
-    return list(range(axis_of(node, rank), rank))
-
-
-def channel_axis(node: Node, rank: int) -> list[int]:
-    """What is normalised over channels."""
-    return list(range(1, rank))
-
-
-def mean_variance_axes(node: Node, rank: int) -> list[int]:
-    """MeanVarianceNormalization: batch and space by default."""
-    return [int(axis) for axis in attribute(node, "axes")]
-
-
-def norm_axis(node: Node, rank: int) -> list[int]:
-    """LpNormalization: its axis, the last by default."""
-    return [axis_of(node, rank)]
-
-
-def softmax(state: Labelling, node: Node) -> None:
-    """Before opset 13, Softmax flattens everything from its axis on, which is 1 by default."""
-    normalise_over(lambda each, rank: softmax_axes(each, rank, state.graph.opset))(state, node)
-
-
-ADDS_UP = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"})
-"""Reductions to which a channel of zeros adds nothing (a mean being a sum over the source's number of channels)."""
+def normalise(state: Labelling, node: Node) -> None:
+    """What normalises over some axes: channels there are frozen, elsewhere they pass."""
+    rank = len(state.shape(node.inputs[0]))
+    over = {axis % rank for axis in NORMS[node.op].over(node, rank, int(state.graph.opset))}
+    labels = state.line(node, node.inputs[0], [k for k in range(rank) if k not in over])
+    if set(varying_axes(labels)) & over:
+        state.freeze(labels, why(node, "normalises over channels"))
+    for tensor in node.outputs:
+        if not is_empty(tensor):
+            state.put(tensor, labels if len(state.shape(tensor)) == rank else np.zeros(1, dtype=np.int64))
 
 
 def reduce(state: Labelling, node: Node) -> None:
@@ -112,7 +68,7 @@ def reduce(state: Labelling, node: Node) -> None:
     axes = {axis % rank for axis in given} if given else set(range(rank))
     labels = state.line(node, node.inputs[0], [k for k in range(rank) if k not in axes])
     if set(varying_axes(labels)) & axes:
-        if node.op not in ADDS_UP:
+        if not REDUCTIONS[node.op].adds_up:
             state.freeze(labels, why(node, "reduces over channels"))
         else:
             state.contract(node, 0)

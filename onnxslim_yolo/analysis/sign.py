@@ -6,24 +6,22 @@ import numpy as np
 
 from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, is_constant, producer
+from onnxslim_yolo.ops.arithmetic import ARITHMETIC
 from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.movement import OF_ONE
+from onnxslim_yolo.ops.norms import NORMS
+from onnxslim_yolo.ops.reductions import REDUCTIONS
+from onnxslim_yolo.ops.spatial import POOLS, RESIZES
 
-POSITIVE_OPS = frozenset(op for op, row in FUNCTIONS.items() if row.floor is not None and row.floor >= 0) | {
-    *("Softmax", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-}
+_FLOORS = {op: row.floor for rows in (FUNCTIONS, NORMS, REDUCTIONS) for op, row in rows.items()}
+POSITIVE_OPS = frozenset(op for op, floor in _FLOORS.items() if floor is not None and floor >= 0)
 """No negative output, whatever the input."""
 
-KEEPING_OPS = frozenset(
-    (
-        *("Add", "Sum", "Mul", "Div", "Max", "Min", "Concat"),
-        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean", "ReduceSum"),
-        *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"),
-        *("Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"),
-    )
-)
-"""No negative output if no (data) input is negative."""
-
-_DATA_FIRST = KEEPING_OPS - {"Add", "Sum", "Mul", "Div", "Max", "Min", "Concat"}
+_OF_ALL = frozenset(op for op, row in ARITHMETIC.items() if row.keeps_sign and op != "Pow") | {"Concat"}
+_OF_FIRST = frozenset(
+    (*POOLS, *(op for op, row in REDUCTIONS.items() if row.keeps_sign), *OF_ONE),
+) - {"Pad", "Cast", "CastLike"}  # a cast may wrap around
+"""No negative output if no operand is negative, or not their first."""
 
 
 def is_nonnegative(tensor: Tensor, depth: int = 32) -> bool:
@@ -38,11 +36,11 @@ def is_nonnegative(tensor: Tensor, depth: int = 32) -> bool:
         return True
     if node.op in ("Max", "Clip"):
         return _has_floor(node) or (node.op == "Clip" and is_nonnegative(node.inputs[0], depth - 1))
-    if node.op in ("Pad", "Resize", "Upsample"):
+    if node.op == "Pad" or node.op in RESIZES:
         return _keeps(node) and is_nonnegative(node.inputs[0], depth - 1)
-    if node.op not in KEEPING_OPS:
+    if node.op not in _OF_ALL | _OF_FIRST:
         return False
-    inputs = node.inputs[:1] if node.op in _DATA_FIRST else node.inputs
+    inputs = node.inputs[:1] if node.op in _OF_FIRST else node.inputs
     return all(is_nonnegative(data, depth - 1) for data in inputs)
 
 

@@ -19,8 +19,10 @@ from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
 from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
+from onnxslim_yolo.ops.arithmetic import ARITHMETIC
 from onnxslim_yolo.ops.functions import FUNCTIONS
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import CONVOLUTIONS, groups_of
+from onnxslim_yolo.ops.spatial import POOLS, RESIZES
 
 Pair = tuple[int, int]
 
@@ -80,7 +82,7 @@ FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Tanh"})
 UNARY = {op: row.kind for op, row in FUNCTIONS.items()} | {
     "Clip": "relu", "PRelu": "leaky", "BatchNormalization": "scale", "InstanceNormalization": "scale", "Pow": "exp",
 }  # fmt: skip
-BINARY = {"Add": "add", "Sub": "add", "Mul": "mul", "Div": "mul", "Max": "add", "Min": "add", "Sum": "add"}
+BINARY = {op: row.kind for op, row in ARITHMETIC.items() if op not in ("Pow", "Mean")}
 
 
 def layers_of(graph: gs.Graph) -> list[LayerKey]:
@@ -273,10 +275,9 @@ def _move(reader: _Reader, node: Node) -> Layer | None:
 
 
 RULES: dict[str, Callable[[_Reader, Node], Layer | None]] = {
-    "Conv": _convolution, "ConvTranspose": _convolution,
-    "MaxPool": _pooling, "AveragePool": _pooling, "GlobalAveragePool": _pooling, "GlobalMaxPool": _pooling,
-    "ReduceMean": _pooling,
-    "Resize": _resize, "Upsample": _resize,
+    **dict.fromkeys(CONVOLUTIONS, _convolution),
+    **{op: _pooling for op, row in POOLS.items() if row.steady}, "ReduceMean": _pooling,
+    **dict.fromkeys(RESIZES, _resize),
     "Concat": _concat, "Split": _split, "Slice": _split,
     "MatMul": _product, "Gemm": _product,
     **dict.fromkeys(UNARY, _unary), **dict.fromkeys(BINARY, _binary),

@@ -9,6 +9,7 @@ again. Functions are written so that `torch.onnx.export` gives back the operator
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn import functional  # noqa: TID253
 
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.attributes import attributes, window_numbers
+from onnxslim_yolo.load.graph_ops_norm import NORMS
 from onnxslim_yolo.load.graph_ops_shape import (
     Attributes,
     Operator,
@@ -26,7 +28,6 @@ from onnxslim_yolo.load.graph_ops_shape import (
     gather,
     numbers,
     pad,
-    reduce_axes,
     reshape,
     resize,
     slice_axes,
@@ -118,13 +119,6 @@ def _hard_sigmoid(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     return torch.clamp(inputs[0] * alpha + beta, 0.0, 1.0)
 
 
-def _layer_norm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x = inputs[0]
-    axis = attrs["axis"] % x.dim()
-    bias = inputs[2] if len(inputs) > 2 else None
-    return functional.layer_norm(x, x.shape[axis:], inputs[1], bias, attrs["epsilon"])
-
-
 def _top_k(inputs: Sequence[Any], attrs: Attributes) -> tuple[Tensor, ...]:
     axis, largest, ordered = attrs["axis"], attrs["largest"], attrs["sorted"]
     return tuple(torch.topk(inputs[0], numbers(inputs[1])[0], axis, bool(largest), bool(ordered)))
@@ -132,11 +126,6 @@ def _top_k(inputs: Sequence[Any], attrs: Attributes) -> tuple[Tensor, ...]:
 
 def _prelu(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     return functional.prelu(inputs[0], inputs[1].reshape(-1))
-
-
-def _batch_norm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, weight, bias, mean, var = inputs[:5]
-    return functional.batch_norm(x, mean, var, weight, bias, False, 0.0, attrs["epsilon"])
 
 
 def _row(row: Function) -> Operator:
@@ -192,13 +181,10 @@ OPS: dict[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
-    "BatchNormalization": _batch_norm,
-    "LayerNormalization": _layer_norm,
+    **NORMS,
     "MatMul": _binary(torch.matmul),
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
-    "GlobalAveragePool": lambda inputs, attrs: functional.adaptive_avg_pool2d(inputs[0], 1),
-    "GlobalMaxPool": lambda inputs, attrs: functional.adaptive_max_pool2d(inputs[0], 1),
     "Pad": pad,
     "Resize": resize,
     "Reshape": reshape,
@@ -213,6 +199,7 @@ OPS: dict[str, Operator] = {
     "Unsqueeze": unsqueeze,
     "Expand": expand,
     "Identity": _unary(lambda x: x),
+    "CastLike": lambda inputs, attrs: tensor(inputs[0]).to(tensor(inputs[1]).dtype),
     "Cast": lambda inputs, attrs: tensor(inputs[0]).to(_DTYPES[attrs["to"]]),
     **{op: _row(row) for op, row in FUNCTIONS.items() if row.torch is not None},
     "Selu": _selu,
@@ -223,27 +210,25 @@ OPS: dict[str, Operator] = {
     "PRelu": _prelu,
     "HardSigmoid": _hard_sigmoid,
     "Not": _unary(torch.logical_not),
-    "Softmax": lambda inputs, attrs: torch.softmax(inputs[0], attrs["axis"]),
     "Add": _binary(lambda a, b: a + b),
+    "Sum": lambda inputs, attrs: sum(map(tensor, inputs[1:]), tensor(inputs[0])),
+    "Mean": lambda inputs, attrs: sum(map(tensor, inputs[1:]), tensor(inputs[0])) / len(inputs),
     "Sub": _binary(lambda a, b: a - b),
     "Mul": _binary(lambda a, b: a * b),
     "Div": _binary(lambda a, b: a / b if tensor(a).is_floating_point() else torch.div(a, b, rounding_mode="trunc")),
     "Pow": _binary(lambda a, b: a**b),
     "Mod": _binary(lambda a, b: a % b),
-    "Min": _binary(lambda a, b: torch.minimum(tensor(a), tensor(b))),
-    "Max": _binary(lambda a, b: torch.maximum(tensor(a), tensor(b))),
+    "Min": lambda inputs, attrs: reduce(torch.minimum, map(tensor, inputs)),
+    "Max": lambda inputs, attrs: reduce(torch.maximum, map(tensor, inputs)),
     "Equal": _binary(lambda a, b: a == b),
     "Less": _binary(lambda a, b: a < b),
+    "LessOrEqual": _binary(lambda a, b: a <= b),
+    "GreaterOrEqual": _binary(lambda a, b: a >= b),
     "Greater": _binary(lambda a, b: a > b),
     "And": _binary(lambda a, b: torch.logical_and(tensor(a), tensor(b))),
     "Or": _binary(lambda a, b: torch.logical_or(tensor(a), tensor(b))),
     "Xor": _binary(lambda a, b: torch.logical_xor(tensor(a), tensor(b))),
     "Where": lambda inputs, attrs: torch.where(*(tensor(value) for value in inputs)),
-    "ReduceMean": reduce_axes(lambda x, axes, keep: x.mean(axes, keep)),
-    "ReduceSum": reduce_axes(lambda x, axes, keep: x.sum(axes, keep)),
-    "ReduceMax": reduce_axes(lambda x, axes, keep: x.amax(axes, keep)),
-    "ReduceMin": reduce_axes(lambda x, axes, keep: x.amin(axes, keep)),
     "TopK": _top_k,
-    "DepthToSpace": lambda inputs, attrs: functional.pixel_shuffle(inputs[0], attrs["blocksize"]),
 }
 """Operator → function."""

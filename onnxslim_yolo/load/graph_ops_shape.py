@@ -114,16 +114,6 @@ def _axes(inputs: Sequence[Any]) -> list[int] | None:
     return numbers(inputs[1]) if len(inputs) > 1 and inputs[1] is not None else None
 
 
-def reduce_axes(run: Callable[..., Tensor]) -> Operator:
-    """A reduction over axes as an operator."""
-
-    def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-        axes = _axes(inputs) or list(range(inputs[0].dim()))
-        return run(inputs[0], axes, bool(attrs["keepdims"]))
-
-    return operator
-
-
 def squeeze(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Squeeze."""
     x, axes = inputs[0], _axes(inputs)

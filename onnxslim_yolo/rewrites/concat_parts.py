@@ -22,7 +22,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import MomentAnalysis
-from onnxslim_yolo.analysis.needed import POOLS, UNARY, NeededChannels
+from onnxslim_yolo.analysis.needed import UNARY, NeededChannels
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import (
     Array,
@@ -37,6 +37,7 @@ from onnxslim_yolo.ir.graph import (
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import made_by_cutting, origin_of
 from onnxslim_yolo.ops.linear import CONVOLUTIONS, LinearLayer, is_steady, matrix_of
+from onnxslim_yolo.ops.spatial import RESIZES
 from onnxslim_yolo.pruning.shift import shift_outputs
 from onnxslim_yolo.rewrites.dead_operands import MayGo, constant_value
 from onnxslim_yolo.rewrites.emptied import without_part
@@ -113,7 +114,7 @@ def _follow(node: Node, found: _Range, needs: NeededChannels, moments: MomentAna
             return False
         found.cuts += [(node, k, 0, start) for k in range(1, 5)]
     elif node.op in UNARY:
-        resized = node.op in POOLS and len(node.inputs) > 3  # `sizes` counts the channels, too
+        resized = node.op in RESIZES and len(node.inputs) > 3  # `sizes` counts the channels, too
         if places != [0] or node.op == "InstanceNormalization" or resized or len(node.outputs) > 1:
             return False
     elif node.op not in ("Mul", "Add") or not _beside(node, places):

@@ -31,9 +31,10 @@ from onnxslim_yolo.ir.graph import (
     set_input,
 )
 from onnxslim_yolo.ir.origins import ADDED, set_origin
+from onnxslim_yolo.ops.arithmetic import ARITHMETIC, SUMS
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
 
-_OPERATORS = ("Add", "Sum", "Sub", "Mul", "Div", "Max", "Min", "Mean")
+_OPERATORS = tuple(op for op in ARITHMETIC if op != "Pow")
 
 MayGo = Callable[[Tensor], bool]
 """Whether what computes a tensor may be left out."""
@@ -53,7 +54,7 @@ def _drop_one(graph: gs.Graph, node: Node, moments: MomentAnalysis, may_go: MayG
     left = [tensor for k, tensor in enumerate(node.inputs) if k not in gone]
     if not gone or not any(_same_shape(tensor, node.outputs[0]) for tensor in left):
         return 0
-    zeros = [k for k in gone if not np.any(values[k]) and (node.op in ("Add", "Sum") or (node.op == "Sub" and k == 1))]
+    zeros = [k for k in gone if not np.any(values[k]) and (node.op in SUMS or (node.op == "Sub" and k == 1))]
     for k in gone:
         value = values[k]
         if k not in zeros and value is not None:

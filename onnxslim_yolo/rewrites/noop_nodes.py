@@ -21,6 +21,7 @@ from onnxslim_yolo.ir.graph import (
     is_graph_output,
     static_shape,
 )
+from onnxslim_yolo.ops.movement import VIEWS
 
 
 def drop_noops(graph: gs.Graph) -> int:
@@ -50,7 +51,7 @@ def _does_nothing(node: Node) -> bool:
         training = input_constant(node, 2)
         unused_mask = all(not tensor.outputs for tensor in node.outputs[1:])
         return unused_mask and (not has_input(node, 2) or (training is not None and not training.any()))
-    if node.op in ("Reshape", "Flatten", "Expand", "Squeeze", "Unsqueeze"):
+    if node.op in (*VIEWS, "Expand"):
         return _same_shape(node)
     if node.op == "Cast":
         return node.inputs[0].dtype is not None and node.inputs[0].dtype == node.outputs[0].dtype

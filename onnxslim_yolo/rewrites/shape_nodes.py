@@ -14,7 +14,6 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.folded_origin import origins_of_results
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT, fold
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
-from onnxslim_yolo.analysis.rules import ELEMENTWISE
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import (
     Namer,
@@ -33,12 +32,16 @@ from onnxslim_yolo.ir.graph import (
     static_shape,
 )
 from onnxslim_yolo.ir.origins import Origin, set_origin
+from onnxslim_yolo.ops.arithmetic import ELEMENTWISE
+from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.movement import REPEATS
+from onnxslim_yolo.ops.spatial import RESIZES
 
 LEAST_GROWTH = 256
 GROWTH_SHARE = 8
 """Elements that folding may add to a graph, and to how many weights one such element may come."""
 
-_REPEATING = ELEMENTWISE | {"Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample"}
+_REPEATING = frozenset((*FUNCTIONS, *ELEMENTWISE, *REPEATS, *RESIZES, "ConstantOfShape", "Range"))
 """Operators that make a map of a few numbers. A Pad or a Gather of weights makes weights: no more than there are."""
 
 

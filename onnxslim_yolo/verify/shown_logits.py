@@ -18,13 +18,9 @@ from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, part_r
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
+from onnxslim_yolo.ops.movement import OF_ONE
 
-MOVING = frozenset(
-    (
-        *("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split"),
-        *("Slice", "Gather", "GatherElements", "GatherND", "Expand", "ReduceMax", "TopK", "Tile", "Pad"),
-    )
-)
+MOVING = frozenset((*OF_ONE, "Concat", "ReduceMax", "TopK"))
 """Operators that hand on values of their first input (Concat: of all)."""
 
 SCORES = frozenset(("Sigmoid", "Softmax"))

@@ -12,6 +12,7 @@ from onnxslim_yolo.emit.ncnn.ops_nn import emit_global_pool, linear
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.ir.attributes import attribute, is_computed, operand
 from onnxslim_yolo.ir.graph import Node, input_constant
+from onnxslim_yolo.ops.reductions import REDUCTIONS
 
 
 def softmax(low: Lowering, node: Node) -> None:
@@ -127,19 +128,13 @@ def _transposed_source(low: Lowering, value: Value) -> Value | None:
     return low.named(layer.inputs[0], (*value.dims[:-2], value.dims[-1], value.dims[-2]))
 
 
+ONE = {**UNARY, "Square": SQUARE}
+"""What a single element undergoes."""
+
 MATH_OPS: dict[str, Lower] = {
     "Softmax": softmax,
     "SoftmaxAxis": softmax,
     "LogSoftmax": softmax,
-    "ReduceSum": reduce(0),
-    "ReduceSumSquare": reduce(2, single=SQUARE),
-    "ReduceMean": reduce(3),
-    "ReduceMax": reduce(4),
-    "ReduceMin": reduce(5),
-    "ReduceProd": reduce(6),
-    "ReduceL1": reduce(7, single=UNARY["Abs"]),
-    "ReduceL2": reduce(8, single=UNARY["Abs"]),
-    "ReduceLogSum": reduce(9, single=UNARY["Log"]),
-    "ReduceLogSumExp": reduce(10),
+    **{op: reduce(row.ncnn, ONE.get(row.one or "")) for op, row in REDUCTIONS.items()},
     "MatMul": matmul,
 }

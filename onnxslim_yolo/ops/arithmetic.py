@@ -1,0 +1,61 @@
+"""Element-wise operators of several operands: arithmetic, comparisons, logic, choices. One row an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """One arithmetic operator.
+
+    Attributes:
+        f: of the operands, which are broadcast.
+        kind: as which kind of layer runtimes are timed: "add" or "mul".
+        keeps_sign: no value is negative if no operand is.
+        many: takes any number of operands.
+    """
+
+    f: Callable[..., Array]
+    kind: str = "add"
+    keeps_sign: bool = False
+    many: bool = False
+
+
+def _sum(*xs: Array) -> Array:
+    return np.asarray(sum(xs[1:], xs[0]))
+
+
+ARITHMETIC: dict[str, Arithmetic] = {
+    "Add": Arithmetic(np.add, keeps_sign=True),
+    "Sum": Arithmetic(_sum, keeps_sign=True, many=True),
+    "Mean": Arithmetic(lambda *xs: _sum(*xs) / len(xs), keeps_sign=True, many=True),
+    "Sub": Arithmetic(np.subtract),
+    "Mul": Arithmetic(np.multiply, "mul", keeps_sign=True),
+    "Div": Arithmetic(np.divide, "mul", keeps_sign=True),
+    "Max": Arithmetic(lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)), keeps_sign=True, many=True),
+    "Min": Arithmetic(lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)), keeps_sign=True, many=True),
+    "Pow": Arithmetic(np.power, "mul", keeps_sign=True),
+}
+"""Operator → what it is."""
+
+SUMS = ("Add", "Sum")
+COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+}
+LOGIC = ("And", "Or", "Xor", "Not", "IsInf", "IsNaN")
+BITS = ("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
+BOUNDED = ("Clip", "PRelu")
+"""Functions of one map that take parameters as inputs."""
+ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, *LOGIC, *BITS, *BOUNDED, "Mod", "Where")
+"""All that are no function of one input alone."""

@@ -1,0 +1,21 @@
+"""Operators that move elements and compute nothing: where each comes from is told in `analysis.movement`."""
+
+from __future__ import annotations
+
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+"""The same elements in the same order, in another shape."""
+SAME = ("Identity", "Dropout", "Cast", "CastLike")
+"""Every element stays where it is, apart from its type."""
+PICKS = ("Slice", "Gather", "GatherElements", "GatherND", "Split", "Compress")
+"""Some of the elements."""
+REPEATS = ("Expand", "Tile")
+BLOCKS = ("DepthToSpace", "SpaceToDepth")
+JOINS = {"Concat": None, "ScatterND": (0, 2), "ScatterElements": (0, 2), "Scatter": (0, 2), "Where": (1, 2)}
+"""Operators that move several operands: which inputs those are; None: all."""
+
+OF_ONE = (*VIEWS, *SAME, *PICKS, *REPEATS, *BLOCKS, "Transpose", "Trilu", "ReverseSequence", "Pad")
+"""Operators that move what their first input holds."""
+MOVEMENTS = (*OF_ONE, "Concat", "ScatterND", "ScatterElements", "Scatter", "CenterCropPad")
+
+SHAPES = ("Shape", "Size")
+"""What says how large something is: of no element at all."""
