@@ -248,6 +248,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(RESIZES, _resize),
     **dict.fromkeys(SAMPLERS, spatial.zero_stays),
     "Pad": spatial.pad,
+    **dict.fromkeys(("RMSNormalization", "LRN"), spatial.zero_stays),
+    **dict.fromkeys(("CumSum", "CenterCropPad"), spatial.zeros_beside),
     "InstanceNormalization": spatial.instance_norm,
     "GroupNormalization": spatial.group_norm,
     "LayerNormalization": spatial.layer_norm,

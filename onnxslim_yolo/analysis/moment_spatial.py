@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxslim_yolo.analysis.moments import MomentAnalysis, Moments, known
-from onnxslim_yolo.analysis.movement import CannotMoveError, expand_axis, pad_value, pad_widths
+from onnxslim_yolo.analysis.movement import CannotMoveError, expand_axis, numbers_of, pad_value, pad_widths
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
 
@@ -28,6 +28,13 @@ def zero_stays(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     value = np.where(zero, before.mean, np.nan)
     shape = value.shape[:2] + (1,) * (rank - 2)
     return [known(value.reshape(shape), np.full(shape, np.nan), zero.reshape(shape))]
+
+
+def zeros_beside(analysis: MomentAnalysis, node: Node) -> list[Moments]:
+    """Running sums of zeros, and zeros put around them, along any axis but the channels': CumSum, CenterCropPad."""
+    axes = numbers_of(node, "axis" if node.op == "CumSum" else "axes") or range(len(analysis.shape(node.inputs[0])))
+    along = {axis % len(analysis.shape(node.inputs[0])) for axis in axes}
+    return [] if along & {0, 1} else zero_stays(analysis, node)
 
 
 def instance_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:

@@ -217,7 +217,7 @@ OPS: dict[str, Operator] = {
     "Mul": _binary(lambda a, b: a * b),
     "Div": _binary(lambda a, b: a / b if tensor(a).is_floating_point() else torch.div(a, b, rounding_mode="trunc")),
     "Pow": _binary(lambda a, b: a**b),
-    "Mod": _binary(lambda a, b: a % b),
+    "Mod": lambda inputs, attrs: _binary(torch.fmod if attrs["fmod"] else lambda a, b: a % b)(inputs, attrs),
     "Min": lambda inputs, attrs: reduce(torch.minimum, map(tensor, inputs)),
     "Max": lambda inputs, attrs: reduce(torch.maximum, map(tensor, inputs)),
     "Equal": _binary(lambda a, b: a == b),
