@@ -29,6 +29,7 @@ from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
 from onnxslim_yolo.runtime.progress import tell
+from onnxslim_yolo.runtime.replies import GarbledError, reply_of
 
 Runtime = Literal["onnxruntime", "ncnn"]
 CHILD = Path(__file__).with_name("benchmark_child.py")
@@ -316,6 +317,17 @@ def _sent(child: Child | LaunchedChild, entries: list[dict[str, Any]]) -> list[d
     return [{k: names[v] if isinstance(v, Path) else v for k, v in entry.items()} for entry in entries]
 
 
+_ERROR = {"error": str, "model": str}
+_RESULT = {
+    "result": {
+        "rounds": [[float]],
+        "cores": [int],
+        "flushed": bool,
+        "layers": [[{"name": str, "type": str, "ms": float}]],
+    }
+}
+
+
 def _converse(
     child: Child | LaunchedChild,
     request: dict[str, Any],
@@ -327,11 +339,15 @@ def _converse(
         sink.write(json.dumps(request | {"entries": entries}) + "\n")
     with child.stdout as source:
         for line in source:
-            message = json.loads(line)
+            message = reply_of(line, (_ERROR, _RESULT, {"round": int}))
             if "error" in message:
                 raise InputError(message["error"], file=message["model"])
             if "result" in message:
                 result: dict[str, Any] = message["result"]
+                times, layers = result["rounds"], result["layers"]
+                whole = len(times) == rounds and all(len(row) == len(entries) for row in times)
+                if not whole or (request["layers"] and len(layers) != len(entries)):
+                    raise GarbledError
                 return result
             tell("rounds", message["round"], rounds)
             if progress is not None:

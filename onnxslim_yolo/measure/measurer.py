@@ -22,6 +22,7 @@ from onnxslim_yolo.measure.networks import ncnn_network, onnx_network
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
+from onnxslim_yolo.runtime.replies import GarbledError, reply_of
 
 CHILD = Path(__file__).with_name("profile_child.py")
 MOST_REFUSED = 100
@@ -108,7 +109,10 @@ class Measurer:
             if isinstance(child, LaunchedChild) and (lost := child.lost("measuring")) is not None:
                 raise lost
             raise EOFError
-        times: list[float | None] = json.loads(line)["us"]
+        times: list[float | None] = reply_of(line, {"us": [(float, None)]})["us"]
+        nets = request.get("nets", [None])
+        if len(times) != request.get("count", len(nets) if isinstance(nets, list) else 1):
+            raise GarbledError
         return times
 
     def _start(self) -> Child | LaunchedChild:

@@ -55,14 +55,14 @@ def board_of(facts: Mapping[str, Any]) -> Board:
     notes, ours = [], version("ncnn")
     if facts["ncnn"] != ours:
         notes.append(f"--run-on: ncnn {facts['ncnn']} there, {ours} here")
-    machine, flags = str(facts.get("machine", "")).lower(), facts.get("flags") or []
+    machine, flags = str(facts.get("machine", "")).lower(), facts.get("flags")
     half = bool(facts.get("half"))
     return Board(
         cpu=str(facts.get("cpu", "")),
         machine=machine,
         system=str(facts.get("system", "")),
         half=half,
-        isa=_isa(machine, half, flags),
+        isa=_isa(machine, half, flags if isinstance(flags, list) else []),
         cores=int(facts.get("cores", 1)),
         ncnn=str(facts["ncnn"]),
         onnxruntime=str(facts.get("onnxruntime") or ""),

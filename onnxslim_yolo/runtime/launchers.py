@@ -32,16 +32,20 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.runtime.boards import Board, board_of
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.pipes import StoppableReader, StoppableWriter
+from onnxslim_yolo.runtime.replies import reply_of
 
 PRELUDE = Path(__file__).with_name("launched_child.py")
 STARTS_WITHIN = 90.0
 """Seconds from the launcher's start to its child's first word: a sleepy board, a password, an emulator."""
+ENDS_WITHIN = 1.0
+"""Seconds that a launcher which answers nothing any more has to end, so that its exit status can be said."""
 NOISE = 1 << 20
 """Bytes that may come before the first word."""
 OLDEST = (3, 8)
 CRASH = "Fatal Python error"
 """How a Python that crashes begins its last words."""
 MARK = b"onnxslim-yolo: ready "
+_FACTS = {"python": str, "cores": int, "numpy": (str, None), "ncnn": (str, None)}
 _LINE = (
     'import sys; _ = sys.stdout.write("onnxslim-" + "yolo: ready %d.%d\\n" % sys.version_info[:2]); '
     '_ = sys.stdout.flush(); exec(compile(sys.stdin.buffer.read({size}), "launched_child.py", "exec"))\n'
@@ -85,7 +89,7 @@ class LaunchedChild:
             ) from error
         self._reads = io.BufferedReader(StoppableReader(self._file(self.process.stdout), self._woken))
         self._writes = io.BufferedWriter(StoppableWriter(self._file(self.process.stdin), self._woken))
-        self.stdout: IO[Any] = io.TextIOWrapper(self._reads, "utf-8") if text else self._reads
+        self.stdout: IO[Any] = io.TextIOWrapper(self._reads, "utf-8", errors="replace") if text else self._reads
         self.stdin: IO[Any] = io.TextIOWrapper(self._writes, "utf-8") if text else self._writes
         try:
             self.board = self._started(script, dict(environment or {}), STARTS_WITHIN if within is None else within)
@@ -126,6 +130,8 @@ class LaunchedChild:
                 raise EOFError
         numbers = line[line.index(MARK) + len(MARK) :].split(b".")
         found = tuple(int(number) for number in numbers)
+        if len(found) != 2:
+            raise EOFError
         if found < OLDEST:
             self.kill()
             wanted = ".".join(map(str, OLDEST))
@@ -135,7 +141,7 @@ class LaunchedChild:
         line = self._reads.readline()
         if not line:
             raise EOFError
-        return board_of(json.loads(line))
+        return board_of(reply_of(line, _FACTS))
 
     def _send(self, data: bytes) -> None:
         self._writes.write(data)
@@ -157,7 +163,7 @@ class LaunchedChild:
 
     def _ended(self) -> str:
         try:
-            code: int | None = self.process.wait(1)
+            code: int | None = self.process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
             code = None
         said = self.said().splitlines()

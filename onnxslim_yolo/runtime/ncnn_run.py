@@ -8,7 +8,6 @@ import signal
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -21,12 +20,17 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
 from onnxslim_yolo.runtime.ncnn_reader import NcnnNet, read_ncnn
+from onnxslim_yolo.runtime.replies import blob_size, reply_of, require
 
 CHILD = Path(__file__).with_name("ncnn_child.py")
 DEFAULT_TIMEOUT = 120.0
 Arithmetic = Literal["default", "fp32", "fp16", "bf16"]
 """What ncnn computes in. "default" is its own choice, which is fp16 where the processor has such instructions."""
 LOG_CHARACTERS = 400
+_REPLIES: dict[str, Any] = {
+    "load": {"inputs": [str], "outputs": [str]},
+    "run": {"outputs": [{"name": str, "shape": [int]}]},
+}
 
 
 class NcnnSession:
@@ -149,11 +153,13 @@ class NcnnSession:
         line = source.readline()
         if not line:
             raise EOFError
-        reply: dict[str, Any] = json.loads(line)
+        reply = reply_of(line, {"ok": bool})
+        require(reply, _REPLIES[request["do"]] if reply["ok"] else {"message": str})
         results: dict[str, Array] = {}
         for each in reply.get("outputs", []) if request["do"] == "run" else []:
-            data = source.read(4 * prod(each["shape"]))
-            if len(data) != 4 * prod(each["shape"]):
+            size = 4 * blob_size(each["shape"])
+            data = source.read(size)
+            if len(data) != size:
                 raise EOFError
             results[each["name"]] = np.frombuffer(data, np.float32).reshape(each["shape"])
         return reply, results
