@@ -129,8 +129,8 @@ def _table(rows: list[dict[str, Any]], wrong: list[dict[str, Any]]) -> str:
     intro = (
         "COCO at 320 px (FastestDet 352, yolov5n-640 640) on 96 images of val.txt, BCCD on 72, digits on 120. With "
         "images: `--calib` (32, of which 4 are held out and seen twice) and `--compensate reconstruct`. “Alike”: of "
-        "the scores’ columns the least (see onnxslim_yolo/verify/alive.py). The thresholds were chosen from a first run of "
-        "seven networks; FastestDet and YOLOv5n at 640 px were run first when the thresholds had been fixed: held out."
+        "the scores’ columns the least (see onnxslim_yolo/verify/alive.py). The thresholds were chosen from a first "
+        "run of seven networks; FastestDet and YOLOv5n at 640 px were first run after that: they are held out."
     )
     head = ["| network | images | ratio | mAP50 left | verdict | exit | detections kept | alike | size |"]
     head.append("|---|---|---:|---:|---|---:|---:|---:|---:|")

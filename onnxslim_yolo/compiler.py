@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxslim_yolo.analysis.cost import cost_of
@@ -135,10 +136,14 @@ def _source_fails(path: Path, options: CompileOptions) -> str | None:
     try:
         PassManager(preparation(options)).run(model)
         limits.require(model)
-        run_onnx(reference, image_like_feeds(model, 1))
+        outputs = run_onnx(reference, image_like_feeds(model, 1))[0]
     except OnnxSlimError as error:
         guess = next((note for note in model.notes if note.startswith(GUESSED)), "")
         return f"{error.message}{guess and f' ({guess})'}"
+    for name, value in outputs.items():
+        lost = 1 - np.isfinite(value).mean() if value.dtype.kind == "f" and value.size else 0.0
+        if lost > 0.5:
+            return f"its output '{name}' is NaN or infinite in {lost:.0%} of its places on an ordinary image"
     return None
 
 

@@ -139,8 +139,7 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         calib=options.calib,
         exact=options.prune != "dead",
         absorb=options.prune == "dead" or options.compensate != "none",
-        # A floor of the user's own says which channels stay, instead.
-        carry=CARRY if options.prune != "dead" and options.floor == 1 else 0.0,
+        carry=_carry(options),
     )
     snap = SnapWidths(to=options.snap, isa=options.device, runtime=options.target, table=options.table)
     target = _target(options)
@@ -152,6 +151,12 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
     elif options.compensate == "reconstruct":
         steps.append(Reconstruct(options.calib))
     return [DropDead(options.keep), *steps, SliceChannels()]
+
+
+def _carry(options: CompileOptions) -> float:
+    """The share of every tensor's importance that stays; a floor of the user's own says which channels do, instead."""
+    lossy = options.prune != "dead" or _target(options) is not None
+    return CARRY if lossy and options.floor == 1 else 0.0
 
 
 Cost = Literal["latency", "macs", "params"]
@@ -188,6 +193,7 @@ def _to_target(
         floor=options.floor,
         keep=options.keep,
         calib=options.calib,
+        carry=_carry(options),
     )
     return [knapsack]
 

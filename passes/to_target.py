@@ -36,6 +36,7 @@ from onnxslim_yolo.pruning.ranking import AnyKind
 
 _TARGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(x|ms)")
 _WAY_OUT = "a higher target, --scope all, or fewer --keep"
+_LET_GO = "; --floor 2 lets go of the channels, too, that carry most of a tensor"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PruneToTarget:
         target: "0.6x", a share of the source's cost in (0, 1]; for latency also "12ms" on the table's machine.
         cost: "latency" (predicted), "macs" or "params".
         runtime, isa, table: whose latency; see the pass `snap`.
-        scope, importance, aggregate, normalise, floor, keep, calib: see the pass `prune`.
+        scope, importance, aggregate, normalise, floor, keep, calib, carry: see the pass `prune`.
     """
 
     name: ClassVar[str] = "prune-to"
@@ -64,6 +65,7 @@ class PruneToTarget:
     floor: int = 1
     keep: tuple[str, ...] = ()
     calib: Path | None = None
+    carry: float = 0.0
 
     def __post_init__(self) -> None:
         if parse_target(self.target)[1] == "ms" and self.cost != "latency":
@@ -78,7 +80,7 @@ class PruneToTarget:
         # Importance by itself, not per MAC: the knapsack weighs it against the cost.
         prune = PruneChannels(
             0.0, self.scope, self.importance, self.aggregate, self.normalise, self.floor, self.keep,
-            per="none", calib=self.calib,
+            per="none", calib=self.calib, carry=self.carry,
         )  # fmt: skip
         prune.run(model)
         plan = open_plan(model)
@@ -104,7 +106,7 @@ class PruneToTarget:
                 f"{self.cost} cannot come down to {self._words(limit)}: pruning all that can be leaves "
                 f"{self._words(after)} of {self._words(source)} ({costs.name})",
                 file=model.source.file,
-                hint=_WAY_OUT,
+                hint=_WAY_OUT + (_LET_GO if self.carry else ""),
             )
         plan.lossless = plan.lossless and bool(plan.keep.all())
         plan.wanted = plan.keep.copy()

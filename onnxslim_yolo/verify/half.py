@@ -6,9 +6,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Array, copy_graph, tensors
+from onnxslim_yolo.ir.graph import Array, copy_graph, input_constant, nodes_of, revalue, tensors
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.verify.columns import Feeds
+
+LINEAR = ("Conv", "Gemm", "MatMul", "ConvTranspose")
+
+UNIT = 2.0**-11
+"""Of float16: half the distance of 1 to the next number."""
 
 _FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -34,6 +39,23 @@ def in_float32(model: Model) -> Model:
             elif isinstance(value, gs.Constant) and _half(value):
                 node.attrs[name] = gs.Constant(value.name, np.asarray(value.values).astype(np.float32))
     return Model(graph=graph, metadata=dict(model.metadata), source=model.source)
+
+
+def rounded_again(model: Model, seed: int = 0) -> Model:
+    """The same with every float16 weight of a linear layer moved by half its last place, up or down at random.
+
+    So much any fold costs that scales weights (a BatchNorm, a division of the image): they are rounded once more.
+    """
+    moved = in_float32(model)
+    rng = np.random.default_rng(seed)
+    was_half = {tensor.name for tensor in tensors(model.graph) if _half(tensor)}
+    for node in nodes_of(moved.graph, *LINEAR):
+        for index in range(len(node.inputs)):
+            value = input_constant(node, index)
+            if value is not None and node.inputs[index].name in was_half:
+                signs = rng.choice([-UNIT, UNIT], size=value.shape)
+                revalue(node, index, (value * (1 + signs)).astype(np.float32))
+    return moved
 
 
 def feeds_in_float32(feeds: list[Feeds]) -> list[Feeds]:

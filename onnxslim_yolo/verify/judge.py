@@ -2,7 +2,7 @@
 
 What rounding costs is measured on the reference itself: onnxruntime with its graph optimisations against onnxruntime
 without. A float16 reference stands for the float32 evaluation of its weights, and what float16 makes of that is counted
-as rounding, too.
+as rounding, too, and so is what rounding every weight once more makes, as folding does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import bytes_of, run_onnx
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts
-from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
+from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half, rounded_again
 from onnxslim_yolo.verify.ruler import NOISE, Ruler, noise_between, rulers_of, with_noise
 from onnxslim_yolo.verify.shown_logits import shown_logits
 
@@ -87,6 +87,10 @@ def judge_from(
         noise = noise_between(native[-1:], again, rulers)
     if half:
         cost = noise_between(expected, native, rulers)
+        again = _in_float32(rounded_again(model), list(feeds[-1:]))
+        sharp = {name: replace(ruler, unit=0.0) for name, ruler in rulers.items()}  # nothing is let off by element
+        moved = {} if again is None else noise_between(expected[-1:], again, sharp)
+        cost = {n: np.maximum(cost[n], moved.get(n, 0.0)) for n in cost}
         noise = {n: np.maximum(noise.get(n, np.zeros(1)), cost[n] * HALF_NOISE / NOISE) for n in cost}
     return Judge(expected, with_noise(rulers, noise), sorts(model.graph))
 

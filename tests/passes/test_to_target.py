@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,8 @@ from onnxslim_yolo.passes.to_target import parse_target
 from onnxslim_yolo.pipeline import parse_pipeline, remainder
 from onnxslim_yolo.pruning.plan import open_plan
 from tests.latency.models import zoo
+from tests.numeric import build
+from tests.passes.cutting import onnx_text
 
 
 def network():
@@ -130,3 +134,26 @@ def test_a_ratio_for_a_share_counts_what_is_merged_and_moved(name):
     options = CompileOptions(target_macs=0.6, snap="none", importance="gamma", compensate="none")
     PassManager(remainder(options, model)).run(model)
     assert 0.58 < cost_of(model.graph).macs / whole <= 0.6
+
+
+def test_a_tensor_keeps_the_channels_that_carry_a_share_of_it():
+    """Two channels that carry nearly all stay, whatever they cost; a floor of one's own says otherwise."""
+    weights = "float[20,3,3,3] a.weight, float[20] a.scale, float[20] a.b, float[20] a.m, float[20] a.var"
+    body = (
+        "c = Conv<pads=[1,1,1,1]>(x, a.weight) n = BatchNormalization(c, a.scale, a.b, a.m, a.var) r = Relu(n) "
+        "y = Conv(r, b.weight)"
+    )
+    text = onnx_text("float[1,3,32,32] x", "float[1,9,32,32] y", f"{weights}, float[9,20,1,1] b.weight", body)
+    scale = np.full(20, 0.01)
+    scale[[3, 7]] = 1.0
+    for carry, stay in ((0.0, 0), (0.95, 2)):
+        model = build(text, values={"a.scale": scale})
+        with pytest.raises(UsageError, match="cannot come down") as refused:
+            PruneToTarget("0.001x", cost="macs", importance="gamma", carry=carry).run(model)
+        assert ("--floor 2" in (refused.value.hint or "")) == bool(carry)
+        PruneToTarget("0.7x", cost="macs", importance="gamma", carry=carry).run(model)
+        assert open_plan(model).keep.sum() >= stay
+    options = CompileOptions(target_macs=0.5)
+    steps = {floor: remainder(replace(options, floor=floor), zoo("yolov8n")) for floor in (1, 2)}
+    found = {floor: next(s.carry for s in made if isinstance(s, PruneToTarget)) for floor, made in steps.items()}
+    assert found == {1: 0.1, 2: 0.0}

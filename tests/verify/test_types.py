@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxslim_yolo as oy
+from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
 from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
@@ -84,6 +85,70 @@ def test_a_mistake_in_float16_is_noticed(kind: str, tmp_path: Path) -> None:
     weight.values = (weight.values * np.float16(1.1)).astype(np.float16)
     (found,) = judge.compare(run_onnx(model, feeds))
     assert found.worst > 1e-4 and not found.blind
+
+
+FRONTS = {
+    "div": ((("Div", 255.0),), 0),
+    "mul": ((("Mul", 1 / 255),), 1),
+    "sub-div": ((("Sub", 128.0), ("Div", 58.4)), 2),
+    "per-channel": ((("Div", [58.4, 57.1, 57.4]),), 3),
+}
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_folding_rounds_float16_weights_once_more(front: str, tmp_path: Path) -> None:
+    """Scores shown as they are: what folding the image's scale into half weights costs is known, a mistake is not."""
+    steps, seed = FRONTS[front]
+    rng = np.random.default_rng(seed)
+    nodes, now = [helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16)], "h"
+    weights = {"w": rng.normal(0, 0.3, (4, 3, 3, 3)), "b": rng.normal(0, 0.3, 4)}
+    for k, (op, value) in enumerate(steps):
+        weights[f"s{k}"] = np.array(value) if np.ndim(value) == 0 else np.array(value).reshape(1, 3, 1, 1)
+        nodes.append(helper.make_node(op, [now, f"s{k}"], [f"i{k}"]))
+        now = f"i{k}"
+    nodes += [helper.make_node("Conv", [now, "w", "b"], ["c"], pads=[1] * 4), helper.make_node("Sigmoid", ["c"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [1, 4, 32, 32])],
+        [numpy_helper.from_array(np.asarray(value, np.float16), name) for name, value in weights.items()],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    result = oy.compile(path, out=tmp_path / "out", emit="onnx", verify_each=True)
+    assert all(check["passed"] for check in result.report["verification"]["checks"])
+    assert result.model.graph.nodes[-2].op == "Conv" and len(result.model.graph.nodes) < len(nodes)
+    model = Model.from_onnx(onnx.load(path))
+    feeds = image_like_feeds(model)
+    conv = next(node for node in model.graph.nodes if node.op == "Conv")
+    judge = judge_of(model, feeds)
+    conv.inputs[1].values = (np.asarray(conv.inputs[1].values) * np.float16(1.01)).astype(np.float16)
+    (found,) = judge.compare(run_onnx(model, feeds))
+    assert found.worst > 1e-4 and not found.blind
+
+
+def test_a_source_that_computes_no_numbers_is_a_bad_input(tmp_path: Path) -> None:
+    """A channel that is constant, normalised by its deviation: NaN, which every output of the next layer gets."""
+    rng = np.random.default_rng(0)
+    w, v = (rng.normal(0, 0.3, shape).astype(np.float32) for shape in ((8, 3, 3, 3), (6, 8, 1, 1)))
+    w[2] = 0
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("MeanVarianceNormalization", ["c"], ["m"], axes=[0, 2, 3]),
+        helper.make_node("Conv", ["m", "v"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("y", 1, [1, 6, 32, 32])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(v, "v")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    with pytest.raises(InputError, match="'y' is NaN or infinite in 100% of its places"):
+        oy.compile(path, out=tmp_path / "out", emit="onnx", prune=0.3, will_train=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
