@@ -21,6 +21,7 @@ EFFECTS = {
     "exact": "Exact: the model computes the same function before and after.",
     "plan": "Changes the plan only, not the graph.",
     "slice": "Exact in this sense: the result computes what the model computes with the removed channels masked.",
+    "blocks": "Exact in this sense: the result computes what the model computes with the removed blocks masked.",
     "head": "Other outputs of the same network.",
     "approximate": "An approximation: the loss that it leaves is reported, not checked as an equality.",
 }

@@ -34,6 +34,7 @@ class CompileOptions:
         target_latency: predicted latency to come down to, instead of `prune`: "0.6x" of the source's, or "12ms".
         table: a file of latencies made by `onnxslim-yolo profile`, instead of the shipped one.
         target_macs, target_params: share of the source's MACs or parameters to come down to, instead of `prune`.
+        depth: whether whole blocks are candidates: "auto", "none" or "only" (see the pass `drop-blocks`).
         scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
         device: the machine that the result is for, by name (see `latency.devices`); `isa` is another word for it.
@@ -70,6 +71,7 @@ class CompileOptions:
     table: Path | None = None
     target_macs: float | None = None
     target_params: float | None = None
+    depth: Literal["auto", "none", "only"] = "auto"
     scope: Literal["all", "no-residual"] = "all"
     importance: Literal["auto", "gamma", "weight", "variance", "output"] = "auto"
     allocate: Literal["global", "curves"] = "global"
@@ -101,6 +103,7 @@ class CompileOptions:
 
     def __post_init__(self) -> None:
         self.load_options()
+        _one_of("depth", self.depth, ("auto", "none", "only"))
         _one_of("scope", self.scope, ("all", "no-residual"))
         _one_of("importance", self.importance, ("auto", "gamma", "weight", "variance", "output"))
         _one_of("allocate", self.allocate, ("global", "curves"))

@@ -16,6 +16,7 @@ from onnxslim_yolo.passes import (
     Activations,
     Canonicalise,
     ConvBeforeResize,
+    DropBlocks,
     DropDead,
     FocusToConv,
     FoldAffine,
@@ -46,6 +47,7 @@ PASSES: tuple[type[Pass], ...] = (
     FocusToConv,
     SppToSppf,
     DropDead,
+    DropBlocks,
     PruneChannels,
     PruneToTarget,
     SnapWidths,
@@ -143,6 +145,8 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
     )
     snap = SnapWidths(to=options.snap, isa=options.device, runtime=options.target, table=options.table)
     target = _target(options)
+    if options.depth == "only" and target is None and prune.ratio != "dead":
+        return [DropDead(options.keep), *_blocks(options), SliceChannels()]
     steps = _to_target(target, prune, snap, options, model) if target is not None else [prune, snap]
     if target is None and prune.ratio == "dead":
         steps.append(AbsorbConstants(scope="exact"))
@@ -150,7 +154,36 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         steps.append(AbsorbConstants())
     elif options.compensate == "reconstruct":
         steps.append(Reconstruct(options.calib))
-    return [DropDead(options.keep), *steps, SliceChannels()]
+    return [DropDead(options.keep), *_blocks(options), *steps, SliceChannels()]
+
+
+def _blocks(options: CompileOptions) -> list[Pass]:
+    """Whole blocks, where something is asked for that they can be weighed against."""
+    target = _target(options)
+    ratio = options.prune if isinstance(options.prune, float) and target is None else None
+    if options.depth == "none" or (target is None and not ratio):
+        return []
+    if options.depth == "auto" and target is not None and _by_ratio(options, target):
+        return []  # the ratio that meets the limit is of the network with all blocks
+    found = DropBlocks(
+        target="1x" if target is None else target[1],
+        cost="latency" if target is None else target[0],
+        runtime=options.target,
+        isa=options.device,
+        table=options.table,
+        scope=options.scope,
+        importance=options.importance,
+        aggregate=options.aggregate,
+        normalise=options.normalise,
+        floor=options.floor,
+        keep=options.keep,
+        calib=options.calib,
+        carry=_carry(options),
+        depth=options.depth,
+        ratio=ratio,
+        means=options.compensate != "none",
+    )
+    return [found]
 
 
 def _carry(options: CompileOptions) -> float:
@@ -171,12 +204,17 @@ def _target(options: CompileOptions) -> tuple[Cost, str] | None:
     return None if options.target_params is None else ("params", f"{options.target_params:g}x")
 
 
+def _by_ratio(options: CompileOptions, target: tuple[Cost, str]) -> bool:
+    """Whether a limit is met by one ratio over the network, on a grid or by curves of the user's choice."""
+    return (options.snap != "auto" or options.allocate == "curves") and target[0] != "latency"
+
+
 def _to_target(
     target: tuple[Cost, str], prune: PruneChannels, snap: SnapWidths, options: CompileOptions, model: Model
 ) -> list[Pass]:
     """Widths as a knapsack; where the user wants another grid than `auto`, the ratio that meets the limit on it."""
     cost, limit = target
-    if (options.snap != "auto" or options.allocate == "curves") and cost != "latency":
+    if _by_ratio(options, target):
         from onnxslim_yolo.reach import reach
 
         return [reach(model, prune, snap, _folding(), macs=options.target_macs, params=options.target_params), snap]

@@ -17,7 +17,8 @@ class Pass(Protocol):
 
     A pass may say what its result has to be compared with by a class attribute `effect`: "exact" (the default: the
     same function), "plan" (only the plan changes), "slice" (the function of the model with the removed channels
-    masked), "head" (other outputs of the same network) or "approximate" (a loss that is reported, not checked).
+    masked), "blocks" (of the model with those blocks masked that the plan has got), "head" (other outputs of the same
+    network) or "approximate" (a loss that is reported, not checked).
     """
 
     name: ClassVar[str]
@@ -27,7 +28,7 @@ class Pass(Protocol):
         ...
 
 
-Effect = Literal["exact", "plan", "slice", "approximate", "head"]
+Effect = Literal["exact", "plan", "slice", "blocks", "approximate", "head"]
 
 
 def effect_of(step: Pass) -> Effect:

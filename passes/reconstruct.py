@@ -73,9 +73,11 @@ class Reconstruct:
         if model.plan is None or model.plan.applied:
             return 0
         plan = open_plan(model)
-        if plan.absorbed or plan.keep.all():
+        if plan.absorbed or (plan.keep.all() and not plan.blocks):
             return 0
-        if plan.dead_only:  # nothing is lost that weights could make up for; constants go into biases, exactly
+        if (
+            plan.dead_only and not plan.blocks
+        ):  # nothing is lost that weights could make up for; constants go into biases, exactly
             return AbsorbConstants(scope="exact").run(model)
         if self.calib is None:
             raise UsageError("reconstruct needs calibration images", hint="give them with --calib DIR")
@@ -91,7 +93,9 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
     Args:
         images: what moments are matched on. views: what is folded by; None for the images.
     """
-    source = output_moments(model, matchable(model), images) if options.match else {}
+    # Blocks that went shift what comes after them: moments are those of the network with them.
+    whole = Model(graph=plan.came) if plan.blocks and plan.came is not None else model
+    source = output_moments(whole, matchable(whole), images) if options.match else {}
     places = cut_places(plan)
     statistics = collect(model, places, images if views is None else views, window=options.window)
     shifts = fold_places(model, plan, places, statistics, options.ridge)

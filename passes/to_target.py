@@ -29,7 +29,7 @@ from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import PruneChannels
-from onnxslim_yolo.pruning.allocate import most_important
+from onnxslim_yolo.pruning.allocate import Allocation, most_important
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.problem import Unit, WidthProblem
 from onnxslim_yolo.pruning.ranking import AnyKind
@@ -77,28 +77,15 @@ class PruneToTarget:
         Raises:
             UsageError: the limit cannot be met, or nothing in the graph can be pruned, or its shapes are not known.
         """
-        # Importance by itself, not per MAC: the knapsack weighs it against the cost.
-        prune = PruneChannels(
-            0.0, self.scope, self.importance, self.aggregate, self.normalise, self.floor, self.keep,
-            per="none", calib=self.calib, carry=self.carry,
-        )  # fmt: skip
-        prune.run(model)
+        self.prune().run(model)
         plan = open_plan(model)
-        before, costs = plan.keep.copy(), self._costs()
-        problem = WidthProblem.of(model.graph, plan, costs, step=costs.lanes, saturating=True)
-        if not problem.terms:
-            raise UsageError(
-                f"{self.cost} cannot be predicted: shapes are not known", file=model.source.file, hint="--imgsz"
+        before, costs = plan.keep.copy(), self.costs()
+        problem, source, limit = self.problem(model, plan, costs)
+        if problem.latency(problem.planned) > limit:
+            found = self.solve(problem, limit)
+            plan.keep = complete(
+                plan.channels, problem.keep(plan, list(found.choice)), plan.importance, floor=self.floor
             )
-        # As it came: the problem counts convolutions where `conv-before-resize` will put them, which on maps of a few
-        # pixels costs more than it saves.
-        came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(plan.came or model.graph))
-        fused = problem.latency(problem.planned)
-        source = max(came, fused)
-        number, unit = parse_target(self.target)
-        limit = number * source if unit == "x" else number * 1000
-        if fused > limit:
-            self._choose(problem, plan, limit)
         after = problem.latency([int(plan.keep[u.order].sum()) for u in problem.units])
         if after > limit * (1 + 1e-9):
             plan.keep = before
@@ -113,16 +100,45 @@ class PruneToTarget:
         model.note(f"{self.cost}: {self._words(source)} as it came, {self._words(after)} pruned ({costs.name})")
         return int((before & ~plan.keep).sum())
 
-    def _costs(self) -> Costs:
+    def prune(self) -> PruneChannels:
+        """What ranks the channels: importance by itself, not per MAC, which the knapsack weighs against the cost."""
+        return PruneChannels(
+            0.0, self.scope, self.importance, self.aggregate, self.normalise, self.floor, self.keep,
+            per="none", calib=self.calib, carry=self.carry,
+        )  # fmt: skip
+
+    def problem(self, model: Model, plan: Plan, costs: Costs) -> tuple[WidthProblem, float, float]:
+        """The widths to choose, what the source costs, and the limit.
+
+        Raises:
+            UsageError: its shapes are not known.
+        """
+        problem = WidthProblem.of(model.graph, plan, costs, step=costs.lanes, saturating=True)
+        if not problem.terms:
+            raise UsageError(
+                f"{self.cost} cannot be predicted: shapes are not known", file=model.source.file, hint="--imgsz"
+            )
+        # As it came: the problem counts convolutions where `conv-before-resize` will put them, which on maps of a few
+        # pixels costs more than it saves.
+        came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(plan.came or model.graph))
+        source = max(came, problem.latency(problem.planned))
+        number, unit = parse_target(self.target)
+        return problem, source, number * source if unit == "x" else number * 1000
+
+    def candidates(self, problem: WidthProblem) -> list[list[int]]:
+        """Per unit, the widths to choose among."""
+        return [_candidates(unit, problem.costs.lanes, self.floor) for unit in problem.units]
+
+    def solve(self, problem: WidthProblem, limit: float) -> Allocation:
+        """The widths that lose least at the limit; the cheapest where none meets it."""
+        return most_important(problem, self.candidates(problem), limit, list(problem.planned))
+
+    def costs(self) -> Costs:
+        """Where the cost of a layer comes from."""
         isa = self.isa
         if self.cost == "latency":
             return table_for(self.runtime, isa, self.table)
         return Multiplications(isa) if self.cost == "macs" else Parameters(isa)
-
-    def _choose(self, problem: WidthProblem, plan: Plan, limit: float) -> None:
-        candidates = [_candidates(u, problem.costs.lanes, self.floor) for u in problem.units]
-        found = most_important(problem, candidates, limit, list(problem.planned))
-        plan.keep = complete(plan.channels, problem.keep(plan, list(found.choice)), plan.importance, floor=self.floor)
 
     def _words(self, cost: float) -> str:
         return f"{cost / 1000:.2f} ms" if self.cost == "latency" else f"{cost / 1e6:.2f} M"

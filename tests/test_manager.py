@@ -135,7 +135,7 @@ def test_options_are_listed_as_they_are_spelt() -> None:
 def test_every_pass_is_a_documented_frozen_dataclass() -> None:
     for cls in PASSES:
         assert isinstance(cls(), Pass) and (cls.__doc__ or "").strip()
-        assert effect_of(cls()) in ("exact", "plan", "slice", "approximate", "head")
+        assert effect_of(cls()) in ("exact", "plan", "slice", "blocks", "approximate", "head")
         for option in cls.__dataclass_fields__:  # type: ignore[attr-defined]
             with pytest.raises(AttributeError):
                 setattr(cls(), option, None)

@@ -39,9 +39,13 @@ class UnionFind:
 
     def union(self, first: Array, second: Array) -> None:
         """Merge the sets of `first[i]` and `second[i]` for every i (arrays of one shape, without label 0)."""
-        pairs = np.unique(np.stack([first.reshape(-1), second.reshape(-1)]), axis=1)
-        for a, b in pairs.T.tolist():
-            self._merge(a, b)
+        # As one number each, and without what follows an equal one, pairs are told apart quickly.
+        keys = (first * self._size + second)[first != second]
+        if not keys.size:
+            return
+        changes = np.concatenate([[True], keys[1:] != keys[:-1]])
+        for key in np.unique(keys[changes]).tolist():
+            self._merge(*divmod(key, self._size))
 
     def _merge(self, a: int, b: int) -> None:
         parent = self._parent

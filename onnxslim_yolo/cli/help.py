@@ -63,7 +63,7 @@ EXAMPLES = {
 PANELS = {
     "Input": ("imgsz", "pixels", "weights", "trust", "reference"),
     "What to cut": (
-        *("prune", "target_latency", "target_macs", "target_params", "scope", "keep", "floor"),
+        *("prune", "target_latency", "target_macs", "target_params", "depth", "scope", "keep", "floor"),
         *("importance", "normalise", "allocate"),
     ),
     "Device": ("target", "device", "snap", "table", "run_on"),

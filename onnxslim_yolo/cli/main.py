@@ -123,6 +123,7 @@ def compile_command(
         str | None, typer.Option(metavar="0.7x", help="Come down to this share of the MACs.")
     ] = None,
     target_params: Annotated[str | None, typer.Option(metavar="0.5x", help="The same for parameters.")] = None,
+    depth: Annotated[str, choice("auto|none|only", "Whole blocks as candidates.")] = "auto",
     scope: Annotated[str, choice("all|no-residual", "What may be pruned.")] = "all",
     importance: Annotated[str, choice("auto|gamma|weight|variance|output", "How channels are ranked.")] = "auto",
     keep: Annotated[

@@ -61,15 +61,23 @@ def measured_variance(channels: Channels, places: Sequence[Contraction], statist
 
 def _add_shares(total: Array, place: Contraction, variance: Array) -> bool:
     """Add each input channel's share of a contraction's output variance to its class; False without a weight."""
+    shares = position_shares(place, variance)
+    if shares is None:
+        return False
+    own = place.classes != NO_CHANNEL
+    np.add.at(total, place.classes[own], shares[own])
+    return True
+
+
+def position_shares(place: Contraction, variance: Array) -> Array | None:
+    """What share each input channel has of a contraction's output variance, shape (n,); None without a weight."""
     energy = column_energy(place)
     if energy is None:
-        return False
+        return None
     finite = np.isfinite(variance)
     typical = float(variance[finite].mean()) if finite.any() else 1.0
     share = np.where(finite, variance, typical) * energy
-    own = place.classes != NO_CHANNEL
-    np.add.at(total, place.classes[own], (share / max(float(share.sum()), 1e-30))[own])
-    return True
+    return np.asarray(share / max(float(share.sum()), 1e-30))
 
 
 def column_energy(place: Contraction) -> Array | None:

@@ -2,15 +2,21 @@
 
 Before every contraction a Mul with a mask of ones and zeros is put on the input, so that exactly the terms are left out
 that slicing leaves out. Nothing else of the graph changes, and nothing of the slicing code is used.
+
+Of a masked block (see `analysis.blocks`) the contribution is zero, or its mean: an operand or a part is multiplied by
+0, and the mean added; the end of a chain gets added what its start is away from it. The nodes stay.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.blocks import Block, end_of, node_named, stand_in
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
-from onnxslim_yolo.ir.graph import Namer, copy_graph, toposort
+from onnxslim_yolo.ir.graph import Namer, Node, Tensor, copy_graph, replace_uses, tensors, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.plan import Plan
 
@@ -43,3 +49,37 @@ def masked(model: Model, plan: Plan) -> Model:
         copy.inputs = inputs
     graph.nodes = toposort(graph)
     return Model(graph=graph, metadata=dict(model.metadata), source=model.source)
+
+
+def mask_blocks(model: Model, blocks: Sequence[Block]) -> Model:
+    """A copy of the model in which these blocks contribute nothing. Nothing of the code that takes them out is used."""
+    masked = Model(graph=copy_graph(model.graph), metadata=dict(model.metadata), source=model.source)
+    name, instead = Namer(masked.graph), dict[str, Tensor]()
+    for block in blocks:
+        node = node_named(masked.graph, block.node)
+        if node is not None:
+            _mask(masked.graph, node, block, name, instead)
+    masked.graph.nodes = toposort(masked.graph)
+    return masked
+
+
+def _mask(graph: gs.Graph, node: Node, block: Block, name: Namer, instead: dict[str, Tensor]) -> None:
+    """Mask one block; `instead`: what took the place of ends masked before."""
+    end = end_of(block, node)
+    result = gs.Variable(name(f"{end.name}_masked"), end.dtype, end.shape)
+    if block.kind != "chain":
+        zero = gs.Constant(name("nothing"), np.zeros((), dtype=end.dtype or np.float32))
+        graph.nodes.append(gs.Node("Mul", name(f"{node.name}_masking"), {}, [end, zero], [result]))
+        if block.mean:
+            shifted = gs.Variable(name(f"{end.name}_mean"), end.dtype, end.shape)
+            mean = stand_in(block, end, name(f"{node.name}_mean"))
+            graph.nodes.append(gs.Node("Add", name(f"{node.name}_mean"), {}, [result, mean], [shifted]))
+            result = shifted
+        node.inputs = [result if k == block.index else tensor for k, tensor in enumerate(node.inputs)]
+        return
+    start = instead.get(block.start) or next(t for t in tensors(graph) if t.name == block.start)
+    away = gs.Variable(name(f"{end.name}_away"), end.dtype, end.shape)
+    replace_uses(graph, end, result)
+    instead[end.name] = result
+    graph.nodes.append(gs.Node("Sub", name(f"{node.name}_away"), {}, [start, end], [away]))
+    graph.nodes.append(gs.Node("Add", name(f"{node.name}_masking"), {}, [end, away], [result]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.blocks import Block
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
 from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.ir.graph import TRANSPOSED, Array
@@ -71,6 +72,7 @@ class Plan:
             channels that `kept` cannot tell.
         groups: after slicing: every group's widths.
         removed_nodes: names of layers of the source that were taken out whole.
+        blocks: the blocks that were taken out though they contribute something.
         layers: the names of all layers that the source had when the first of them was taken out.
         came: the graph as it was before layers were taken out, for whoever needs what it cost; None: as it is.
         gone: how many prunable channels went with those layers.
@@ -96,6 +98,7 @@ class Plan:
     kept: dict[str, Cut] = field(default_factory=dict)
     shapes: dict[str, tuple[Shape, Shape | None]] = field(default_factory=dict)
     removed_nodes: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
     layers: tuple[str, ...] = ()
     came: gs.Graph | None = None
     gone: int = 0
@@ -132,6 +135,7 @@ class Plan:
         """What an earlier plan of the same model recorded stays recorded."""
         self.kept, self.shapes, self.removed_nodes = earlier.kept, earlier.shapes, earlier.removed_nodes
         self.came, self.gone, self.layers = earlier.came, earlier.gone, earlier.layers
+        self.blocks = earlier.blocks
 
     @property
     def removed_modules(self) -> list[str]:

@@ -39,11 +39,15 @@ from onnxslim_yolo.rewrites.channel_counts import UPDATES
 from onnxslim_yolo.rewrites.cutter import Cutter
 
 
-def without_part(model: Model, concat: Node, index: int) -> gs.Graph | None:
-    """The model's graph without one part of a Concat, its shapes stale; None where the part has to stay."""
+def without_part(model: Model, concat: Node, index: int, *, dead: bool = True) -> gs.Graph | None:
+    """The model's graph without one part of a Concat, its shapes stale; None where the part has to stay.
+
+    Args:
+        dead: only if it is; otherwise as if it were zero.
+    """
     work = Model(graph=copy_graph(model.graph))
     node = next(n for n in work.graph.nodes if n.name == concat.name)
-    probe = _probe(work.graph, node, index)
+    probe = _probe(work.graph, node, index, 1.0 if dead else 0.0)
     channels = analyse_channels(work.graph)
     labels = channels.labels_of(probe)
     classes = np.zeros(0, dtype=np.int64) if labels is None else np.unique(labels[labels != NO_CHANNEL])
@@ -63,11 +67,11 @@ def without_part(model: Model, concat: Node, index: int) -> gs.Graph | None:
     return work.graph if _cut(work, plan, empty) else None
 
 
-def _probe(graph: gs.Graph, node: Node, index: int) -> Tensor:
-    """Put a pointwise convolution that changes nothing in front of one input; returns what it yields."""
+def _probe(graph: gs.Graph, node: Node, index: int, factor: float) -> Tensor:
+    """Put a pointwise convolution in front of one input that multiplies it; returns what it yields."""
     before, name = node.inputs[index], Namer(graph)
     width, spatial = int(before.shape[1]), len(before.shape) - 2
-    weight = np.eye(width, dtype=before.dtype).reshape(width, width, *[1] * spatial)
+    weight = (factor * np.eye(width)).astype(before.dtype).reshape(width, width, *[1] * spatial)
     probe = gs.Variable(name(f"{before.name}_part"), before.dtype, list(before.shape))
     graph.nodes.append(gs.Node("Conv", name("part"), {}, [before, gs.Constant(name("part"), weight)], [probe]))
     node.inputs = [probe if k == index else tensor for k, tensor in enumerate(node.inputs)]

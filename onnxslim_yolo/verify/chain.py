@@ -2,6 +2,7 @@
 
 Exact passes must leave the function as it was. Some passes change it on purpose, and there the chain gets a new link:
 
+* `drop-blocks`: from here on the reference is the model with those blocks *masked*;
 * `slice` (unless only dead channels go): from here on the reference is the model with the removed channels *masked*;
 * `absorb` and other approximate passes: from here on the reference is the model as that pass left it;
 * `head`: the outputs themselves change; the reference is the model as that pass left it.
@@ -21,14 +22,14 @@ import onnx
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
-from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.mask import mask_blocks, masked
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, told_apart, worst_of
 from onnxslim_yolo.verify.judge import Judge, judge_of
 
 Runnable = Model | onnx.ModelProto
 
-CHANGING: frozenset[Effect] = frozenset(("slice", "approximate", "head"))
+CHANGING: frozenset[Effect] = frozenset(("slice", "blocks", "approximate", "head"))
 """Effects after which there may be a new link; other passes leave the function as it was."""
 
 
@@ -56,6 +57,12 @@ class Chain:
         if effect not in CHANGING:
             return
         if plan is not None and plan.lossless and effect in ("slice", "approximate"):
+            return
+        if effect == "blocks":
+            had = () if plan is None else plan.blocks
+            self._link(before, step.name)
+            gone = () if after.plan is None else after.plan.blocks[len(had) :]
+            self.reference, self.label = mask_blocks(before, gone), "masked source"
             return
         if effect == "slice":
             if plan is not None and not plan.applied and plan.removed:

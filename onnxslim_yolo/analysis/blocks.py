@@ -1,0 +1,216 @@
+"""Blocks that a network can do without and stay whole: found from the graph, no names.
+
+1. *branch*: an operand of an Add or Sum that is computed from another operand of it, which has the result's shape.
+   Without it that operand is the result.
+2. *part*: an operand of a Concat along the channels, with others beside it. Without it what reads the Concat reads
+   the rest.
+3. *chain*: layers in a row between two tensors of one shape. Without them the first is the second.
+
+A block is what is computed for its end alone; it has a linear layer at least. Its contribution is the operand, the
+part, or the difference between the two tensors. What a branch contributes on average may stay behind, as a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.ir.graph import (
+    Node,
+    Tensor,
+    consumers,
+    is_constant,
+    is_graph_output,
+    producer,
+    sole_consumer,
+    static_shape,
+)
+from onnxslim_yolo.ir.origins import ADDED, set_origin
+from onnxslim_yolo.ops.linear import LINEAR
+
+LONGEST_CHAIN = 2
+"""Linear layers of a chain at most: two convolutions that were trained in a row hardly ever compute an identity."""
+
+Kind = Literal["branch", "part", "chain"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block, by names, so that it is found in a copy of the graph as well.
+
+    Attributes:
+        kind: see the module.
+        node: name of the node that reads its end: the sum, the Concat; of a chain the one that yields it.
+        index: which of the node's inputs the end is; -1 for a chain.
+        start: name of the tensor that a chain begins with; "" otherwise.
+        nodes: names of the nodes that go with it, in the graph's order. The sum goes too, if two were summed.
+        layers: the linear ones of these.
+        mean: per channel, what stands in a branch's place: a constant that is added; empty for nothing.
+    """
+
+    kind: Kind
+    node: str
+    index: int
+    start: str
+    nodes: tuple[str, ...]
+    layers: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+
+
+def find_blocks(graph: gs.Graph) -> list[Block]:
+    """All of them, in the graph's order; they may lie within each other."""
+    return [*_branches(graph), *_parts(graph), *_chains(graph)]
+
+
+def alone_for(graph: gs.Graph, tensor: Tensor) -> list[Node]:
+    """The nodes that compute a tensor and nothing else that is read, in the graph's order."""
+    first = producer(tensor)
+    if first is None or any(output.outputs for output in first.outputs if output is not tensor):
+        return []
+    found = {id(first)}
+    nodes = [first]
+    returned = {id(output) for output in graph.outputs}
+    above = _ancestors(first)
+    for node in reversed(graph.nodes):
+        if id(node) not in above or id(node) in found or any(id(output) in returned for output in node.outputs):
+            continue
+        readers = [reader for output in node.outputs for reader in consumers(output)]
+        if readers and all(id(reader) in found for reader in readers):
+            found.add(id(node))
+            nodes.append(node)
+    return nodes[::-1]
+
+
+def node_named(graph: gs.Graph, name: str) -> Node | None:
+    """The node of that name, if there is one."""
+    return next((node for node in graph.nodes if node.name == name), None)
+
+
+def end_of(block: Block, node: Node) -> Tensor:
+    """What a block contributes to the result of its node: an operand, or of a chain the result itself."""
+    return node.outputs[0] if block.kind == "chain" else node.inputs[block.index]
+
+
+def stand_in(block: Block, end: Tensor, name: str) -> gs.Constant:
+    """The constant that a branch leaves behind; it broadcasts to the branch's end."""
+    dtype = np.dtype(np.float32 if end.dtype is None else end.dtype)
+    axes = (1, len(block.mean), *[1] * (len(end.shape) - 2))
+    constant = gs.Constant(name, np.asarray(block.mean, dtype=dtype).reshape(axes))
+    set_origin(constant, ADDED)
+    return constant
+
+
+def _ancestors(node: Node) -> set[int]:
+    found: set[int] = set()
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if id(here) not in found:
+            found.add(id(here))
+            stack += [before for before in map(producer, here.inputs) if before is not None]
+    return found
+
+
+def _block(kind: Kind, node: Node, index: int, start: str, nodes: list[Node]) -> Block | None:
+    layers = tuple(n.name for n in nodes if n.op in LINEAR)
+    return Block(kind, node.name, index, start, tuple(n.name for n in nodes), layers) if layers else None
+
+
+def _branches(graph: gs.Graph) -> Iterator[Block]:
+    for node in graph.nodes:
+        shape = static_or_open(node.outputs[0]) if node.op in ("Add", "Sum") else None
+        if shape is None or len(node.inputs) < 2:
+            continue
+        whole = [t for t in node.inputs if not is_constant(t) and static_or_open(t) == shape]
+        for index, end in enumerate(node.inputs):
+            others = [t for t in whole if t is not end]
+            if sole_consumer(graph, end) is not node or not any(end is t for t in whole) or not others:
+                continue
+            nodes = alone_for(graph, end)
+            if not any(t is other for n in nodes for t in n.inputs for other in others):
+                continue
+            found = _block("branch", node, index, "", nodes)
+            if found is not None:
+                yield found
+
+
+def _parts(graph: gs.Graph) -> Iterator[Block]:
+    for node in graph.nodes:
+        rank = len(node.outputs[0].shape or ()) if node.op == "Concat" else 0
+        if rank < 4 or int(node.attrs["axis"]) not in (1, 1 - rank) or is_graph_output(graph, node.outputs[0]):
+            continue
+        if len({id(tensor) for tensor in node.inputs}) < 2:
+            continue
+        for index, end in enumerate(node.inputs):
+            if sole_consumer(graph, end) is not node:
+                continue
+            found = _block("part", node, index, "", alone_for(graph, end))
+            if found is not None:
+                yield found
+
+
+def _chains(graph: gs.Graph) -> Iterator[Block]:
+    for last in graph.nodes:
+        end = last.outputs[0]
+        if is_graph_output(graph, end) or static_or_open(end) is None or len(end.shape) != 4 or _goes_on(graph, end):
+            continue
+        nodes, start = _chain_to(end)
+        joined = any(n.op in ("Add", "Sum") and any(t is start for t in n.inputs) for n in consumers(end))
+        found = None if start is None or joined else _block("chain", last, -1, start.name, nodes)
+        if found is not None:
+            yield found
+
+
+def _goes_on(graph: gs.Graph, end: Tensor) -> bool:
+    """Whether what reads a tensor still belongs to the layer that made it."""
+    reader = sole_consumer(graph, end)
+    if reader is None:
+        return any(n.op == "Sigmoid" for n in consumers(end))
+    return not any(n.op in LINEAR for n in (reader,)) and len([t for t in reader.inputs if not is_constant(t)]) == 1
+
+
+def _chain_to(end: Tensor) -> tuple[list[Node], Tensor | None]:
+    """The layers in a row that end in a tensor, and the first tensor before them of its shape; None if there is
+    none."""
+    shape, nodes, linear = static_or_open(end), list[Node](), 0
+    here = end
+    while (node := producer(here)) is not None:
+        step = _before(node)
+        if step is None:
+            break
+        here, passed = step
+        nodes = [*passed, *nodes]
+        linear += node.op in LINEAR
+        if linear and static_or_open(here) == shape and producer(here) is not None:
+            return nodes, here
+        if linear >= LONGEST_CHAIN or len(here.outputs) != 1:
+            break
+    return [], None
+
+
+def _before(node: Node) -> tuple[Tensor, list[Node]] | None:
+    """What a node of a row is computed from, and the nodes between: itself, or x·sigmoid(x) as two."""
+    computed = [t for t in node.inputs if not is_constant(t) and t.name]
+    if len(node.outputs) == 1 and len(computed) == 1:
+        return computed[0], [node]
+    if node.op == "Mul" and len(computed) == 2:
+        for gate, data in (computed, computed[::-1]):
+            before = producer(gate)
+            if before is not None and before.op == "Sigmoid" and before.inputs[0] is data and len(gate.outputs) == 1:
+                return (data, [before, node]) if len(data.outputs) == 2 else None
+    return None
+
+
+def static_or_open(tensor: Tensor) -> tuple[int, ...] | None:
+    """A tensor's shape, an open batch as 0; None where more is open."""
+    shape = tensor.shape
+    if shape is None or len(shape) < 3 or static_shape(tensor) is None:
+        numbers = None if shape is None or len(shape) < 3 else list(shape[1:])
+        if numbers is None or not all(isinstance(n, int) for n in numbers):
+            return None
+        return (0, *numbers)
+    return static_shape(tensor)

@@ -1,0 +1,171 @@
+"""What a block matters, by the measure that channels are ranked by, so that both can be weighed against each other.
+
+A block contributes to a result's channels; the readers of that result lose a share of what they read. With v(c) the
+importance of channel c, d(c) the share of it that is due to readers behind the result, and s(c) the share of the
+result's variance that is the block's own,
+
+    I(block) = Σ_c  v(c)·d(c)·s(c)
+
+s is Var(end) / (Var(end) + Var(rest)) for a branch, 1 for a part, and 2 for a chain, whose end is replaced by something
+of the same size that has nothing to do with it. Variances are those of `analysis.moments`. By γ, a branch or a part
+that ends in a BatchNormalization is worth the sum of its |γ|. With images, what the detector loses without the block is
+measured, in the unit of what it is measured to lose by widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.blocks import Block, end_of, node_named
+from onnxslim_yolo.analysis.channels import NO_CHANNEL
+from onnxslim_yolo.analysis.contraction import contractions
+from onnxslim_yolo.analysis.dead import along
+from onnxslim_yolo.analysis.moment_rules import moments_of
+from onnxslim_yolo.analysis.moments import MomentAnalysis
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, input_constant, producer
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.pruning.head_error import HeadError
+from onnxslim_yolo.pruning.importance_variance import average, position_shares
+from onnxslim_yolo.pruning.mask import mask_blocks
+from onnxslim_yolo.pruning.plan import Plan
+
+CHAIN = 2.0
+"""Var(end − start) in units of Var(end)."""
+
+CAUTION = 2.0
+"""Shares of variance add up what is lost to readers one by one; what a block that is missing does to all that follows,
+they do not know. Where nothing is measured, it counts as much again."""
+
+UNKNOWN = 0.5
+"""The share of a branch whose variance is not known."""
+
+
+def block_losses(
+    model: Model, plan: Plan, blocks: Sequence[Block], head: HeadError | None = None, unit: float | None = None
+) -> list[float]:
+    """What is lost with each block, in the unit of the plan's importance; infinite where that is not known.
+
+    Args:
+        plan: ranked, its importance by itself and not per MAC.
+        head: measures what the detector loses; None: without images.
+        unit: importance per loss as measured by the head; None where that is not known.
+    """
+    moments = moments_of(model.graph, plan.channels.shapes)
+    shares = _Shares(plan, moments)
+    found = []
+    for block in blocks:
+        node = node_named(model.graph, block.node)
+        if node is None:
+            raise ValueError(f"there is no node '{block.node}'")
+        gamma = last_gamma(end_of(block, node)) if plan.importance_kind == "gamma" and block.kind != "chain" else None
+        if gamma is not None:
+            found.append(float(np.abs(gamma).sum()))
+            continue
+        loss, variance = shares.of(model.graph, block, node)
+        if head is not None:
+            error = head.error(mask_blocks(model, [block]))
+            alike = float(average(np.array([error]), np.array([variance]))[0]) if np.isfinite(variance) else np.inf
+            found.append(alike if unit is None else unit * error)
+        else:
+            found.append(CAUTION * loss)
+    return found
+
+
+def block_means(model: Model, plan: Plan, blocks: Sequence[Block]) -> list[Array | None]:
+    """What each block's end is on average, per channel, without data; None where that is not known."""
+    moments = moments_of(model.graph, plan.channels.shapes)
+    found: list[Array | None] = []
+    for block in blocks:
+        node = node_named(model.graph, block.node)
+        shape = None if node is None else plan.channels.shapes.get(id(end_of(block, node)))
+        if node is None or shape is None:
+            found.append(None)
+            continue
+        mean = moments.of(end_of(block, node)).mean
+        known = np.isfinite(mean).all() and all(size == 1 for k, size in enumerate(mean.shape) if k != 1)
+        found.append(np.broadcast_to(mean.reshape(-1), (shape[1],)) if known else None)
+    return found
+
+
+class _Shares:
+    """The contractions' shares of variance by place, shared by all blocks."""
+
+    def __init__(self, plan: Plan, moments: MomentAnalysis) -> None:
+        self._plan, self._moments = plan, moments
+        self._places = []
+        self._total = np.zeros(plan.channels.count)
+        for place in contractions(plan.channels):
+            variance = along(moments.of(place.node.inputs[place.index]).variance, place.axis, len(place.classes))
+            shares = position_shares(place, variance)
+            if shares is not None:
+                own = place.classes != NO_CHANNEL
+                self._places.append((id(place.node), place.classes[own], shares[own]))
+                np.add.at(self._total, place.classes[own], shares[own])
+
+    def of(self, graph: gs.Graph, block: Block, node: Node) -> tuple[float, float]:
+        """(importance, share of variance) that a block makes up."""
+        plan, end = self._plan, end_of(block, node)
+        labels = plan.channels.labels_of(end)
+        if labels is None or labels.size == 1 or (labels == NO_CHANNEL).any():
+            return np.inf, np.inf
+        classes, behind = labels.reshape(-1), np.zeros(plan.channels.count)
+        following = _following(graph, node)
+        for key, own, shares in self._places:
+            if key in following:
+                np.add.at(behind, own, shares)
+        due = (behind / np.maximum(self._total, 1e-30))[classes]
+        values, mine = plan.importance[classes], self._own(block, node, end, len(classes))
+        if not np.isfinite(values).all():
+            return np.inf, np.inf
+        # A class that stands at several places of the end counts once.
+        first = np.unique(classes, return_index=True)[1]
+        weight = (due * mine)[first]
+        return float((values[first] * weight).sum()), float((self._total[classes][first] * weight).sum())
+
+    def _own(self, block: Block, node: Node, end: Tensor, width: int) -> Array:
+        """The block's share of the result's variance, per channel."""
+        if block.kind != "branch":
+            return np.full(width, CHAIN if block.kind == "chain" else 1.0)
+        own = self._variance(end, width)
+        rest = sum((self._variance(t, width) for k, t in enumerate(node.inputs) if k != block.index), np.zeros(width))
+        share = own / np.maximum(own + rest, 1e-30)
+        return np.where(np.isfinite(share), share, UNKNOWN)
+
+    def _variance(self, tensor: Tensor, width: int) -> Array:
+        variance = self._moments.of(tensor).variance
+        if variance.size not in (1, width):
+            return np.full(width, np.nan)
+        return np.broadcast_to(variance.reshape(-1), (width,))
+
+
+def _following(graph: gs.Graph, node: Node) -> set[int]:
+    """The nodes, by `id`, that a node's result reaches."""
+    found: set[int] = set()
+    stack: list[Node] = [node]
+    while stack:
+        here = stack.pop()
+        for reader in (r for output in here.outputs for r in consumers(output)):
+            if id(reader) not in found:
+                found.add(id(reader))
+                stack.append(reader)
+    return found
+
+
+def last_gamma(end: Tensor) -> Array | None:
+    """γ of the BatchNormalization that a tensor is, or is an activation of; None where it is of none or of several."""
+    norms = {id(norm): norm for norm in _norms_above(end, 4)}
+    (only,) = norms.values() if len(norms) == 1 else (None,)
+    return None if only is None else input_constant(only, 1)
+
+
+def _norms_above(end: Tensor, steps: int) -> Iterable[Node]:
+    node = producer(end)
+    if node is None or node.op not in (*FUNCTIONS, "BatchNormalization", "Clip", "Mul", "PRelu") or not steps:
+        return []
+    if node.op == "BatchNormalization":
+        return [node]
+    return [norm for tensor in node.inputs for norm in _norms_above(tensor, steps - 1)]

@@ -1,0 +1,53 @@
+"""What of the source went whole, noted in a model's plan by the passes that take layers out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.analysis.channels import analyse_channels
+from onnxslim_yolo.ir.graph import TRANSPOSED
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import LINEAR
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.removed import as_modules
+from onnxslim_yolo.pruning.source_terms import leaf_names
+
+Layers = dict[str, set[str]]
+"""The source's initializers by the layer they belong to, in the graph's order."""
+
+
+def layers_of(graph: gs.Graph) -> Layers:
+    """The layers that a graph has weights of."""
+    found: Layers = defaultdict(set)
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            for name in leaf_names(tensor) if isinstance(tensor, gs.Constant) else ():
+                stem, dot, _ = name.removesuffix(TRANSPOSED).rpartition(".")
+                found[stem if dot else node.name if node.op in LINEAR else name].add(name)
+    return found
+
+
+def record_removed(model: Model, came: gs.Graph, before: Layers) -> list[str]:
+    """Note in the plan what is no longer there; returns it by modules.
+
+    Args:
+        came: the graph before, which the plan keeps where it has none yet; `before`: its layers.
+    """
+    left = set[str]().union(*layers_of(model.graph).values())
+    removed = [layer for layer, names in before.items() if names.isdisjoint(left)]
+    if not removed:
+        return []
+    plan = open_plan(model)
+    plan.removed_nodes += tuple(name for name in removed if name not in plan.removed_nodes)
+    plan.layers = plan.layers or tuple(before)
+    if plan.came is None:
+        plan.came, channels = came, analyse_channels(came)
+        plan.gone = max(0, int(channels.prunable.sum()) - int(plan.channels.prunable.sum()))
+    return as_modules(removed, plan.layers)
+
+
+def listed(names: list[str]) -> str:
+    """The first of them, and how many more."""
+    return ", ".join(f"'{name}'" for name in names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")

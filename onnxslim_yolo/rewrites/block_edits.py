@@ -1,0 +1,80 @@
+"""Taking blocks out of a graph (see `analysis.blocks`): the operand, the part or the chain is gone, and what was
+computed for it alone. The result is the graph with the block masked (`pruning.mask`), exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxslim_yolo.analysis.blocks import Block, node_named, stand_in
+from onnxslim_yolo.ir.graph import (
+    Namer,
+    Node,
+    bypass,
+    replace_uses,
+    set_input,
+    sweep,
+    tensors,
+    toposort,
+)
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.rewrites.emptied import without_part
+
+
+def take_out(model: Model, blocks: Sequence[Block]) -> list[Block]:
+    """Take blocks out, in place; returns those that went.
+
+    One that lies within another is gone with it. One without which the graph would not stay whole stays, and of two
+    that are the same layers the first goes.
+    """
+    gone = []
+    for block in sorted(blocks, key=lambda block: (-len(block.nodes), block.node, block.index)):
+        left = {node.name for node in model.graph.nodes}
+        node = node_named(model.graph, block.node)
+        if node is None and left.isdisjoint(block.nodes):
+            gone.append(block)
+        elif node is not None and not left.isdisjoint(block.nodes) and _take_one(model, node, block):
+            gone.append(block)
+            _tidy(model)
+    return gone
+
+
+def _take_one(model: Model, node: Node, block: Block) -> bool:
+    graph = model.graph
+    if block.kind == "chain":
+        start = next((t for t in tensors(graph) if t.name == block.start), None)
+        if start is None:
+            return False
+        replace_uses(graph, node.outputs[0], start)
+        return True
+    index = _index(node, block)
+    if index is None:
+        return False
+    if block.kind == "branch" and block.mean:
+        end = node.inputs[index]
+        set_input(node, index, stand_in(block, end, Namer(graph)(f"{end.name}_mean")))
+        return True
+    if block.kind == "branch":
+        node.inputs = [tensor for k, tensor in enumerate(node.inputs) if k != index]
+        if len(node.inputs) == 1:
+            bypass(graph, node)
+        return True
+    found = without_part(model, node, index, dead=False)
+    if found is not None:
+        model.graph = found
+    return found is not None
+
+
+def _index(node: Node, block: Block) -> int | None:
+    """Where the block's end is read now: other operands may have gone."""
+    for index, tensor in enumerate(node.inputs):
+        if tensor.inputs and tensor.inputs[0].name == block.nodes[-1]:
+            return index
+    return None
+
+
+def _tidy(model: Model) -> None:
+    sweep(model.graph)
+    model.graph.nodes = toposort(model.graph)
+    reinfer(model.graph)

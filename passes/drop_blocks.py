@@ -1,0 +1,241 @@
+"""drop-blocks: take whole blocks out where that loses less than narrowing layers would.
+
+A block is a residual branch, a part of a Concat, or a chain between two tensors of one shape (see `analysis.blocks`);
+what it matters is measured as it is for channels (see `pruning.block_loss`). With a limit on a cost, "gone" is one more
+choice of the knapsack over widths (see `pruning.depth`): `prune-to`, which has to follow with the same limit, chooses
+the widths of what is left. With `depth=only` blocks go until the limit is met, those that save most per importance
+first, and no width has to change. With calibration images, what the detector loses either way is measured, and blocks
+go only where that is less. With a ratio, branches and parts go that training has left below the threshold at
+which `prune` of that ratio cuts: every |γ| of the BatchNormalization that they end in.
+
+The result computes what the model with these blocks masked does: their contribution zero, or, of a branch, its mean by
+the BatchNormalization's statistics, where there are no images to make up for it by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from onnxslim_yolo.analysis.blocks import Block, end_of, find_blocks, node_named
+from onnxslim_yolo.analysis.importance import measure
+from onnxslim_yolo.analysis.residual import residual_channels
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.ir.graph import Array, copy_graph
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes.protocol import Effect
+from onnxslim_yolo.passes.prune import matches_layer
+from onnxslim_yolo.passes.reconstruct import Reconstruct, reconstruct
+from onnxslim_yolo.passes.to_target import PruneToTarget
+from onnxslim_yolo.pruning.allocate import Allocation
+from onnxslim_yolo.pruning.block_loss import block_losses, block_means, last_gamma
+from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.pruning.depth import Offer, choose_blocks, marginal_price, offers
+from onnxslim_yolo.pruning.head_error import HeadError
+from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.plan import Plan, open_plan
+from onnxslim_yolo.pruning.ranking import SPARSE, Ranking
+from onnxslim_yolo.pruning.recorded import layers_of, listed, record_removed
+from onnxslim_yolo.rewrites.block_edits import take_out
+
+FITTED = 8
+"""So many calibration images compensation is fitted on, and as many others are measured, before blocks go."""
+
+SMALL = 1e-2
+"""What a part or a chain may yield on average where no images tell how to make up for it."""
+
+IMAGES = 16
+"""So many calibration images, evenly picked, are run without each block."""
+
+
+@dataclass(frozen=True)
+class DropBlocks(PruneToTarget):
+    """Take blocks out for a limit on latency, multiply-accumulates or parameters, or by a ratio.
+
+    Args:
+        depth: "auto", widths change as well; or "only".
+        ratio: instead of a target: the share of channels of which `prune` asks.
+        means: what a branch yields on average stays behind, as a constant.
+    """
+
+    name: ClassVar[str] = "drop-blocks"
+    effect: ClassVar[Effect] = "blocks"
+
+    depth: Literal["auto", "only"] = "auto"
+    ratio: float | None = None
+    means: bool = True
+
+    def run(self, model: Model) -> int:
+        """Edit in place; return the number of blocks taken out. What went is noted in the model's plan.
+
+        Raises:
+            UsageError: with `depth=only`, the limit cannot be met by blocks.
+        """
+        blocks = self._allowed(model)
+        if model.plan is not None and model.plan.blocks:
+            return 0
+        if not blocks and self.depth == "auto":
+            return 0
+        chosen = self._below_threshold(model, blocks) if self.ratio is not None else self._for_target(model, blocks)
+        return self._take_out(model, chosen) if chosen else 0
+
+    def _allowed(self, model: Model) -> list[Block]:
+        """The blocks that may go: none with a layer that is to be kept, or out of scope, or that is returned."""
+        channels = open_plan(model).channels
+        nodes = {node.name: node for node in model.graph.nodes}
+        kept = {name for name, n in nodes.items() if any(matches_layer(pattern, n) for pattern in self.keep)}
+        found = [block for block in find_blocks(model.graph) if kept.isdisjoint(block.nodes)]
+        fixed = ~channels.prunable
+        if self.scope == "no-residual":
+            fixed |= residual_channels(model.graph, channels)
+
+        def free(block: Block) -> bool:
+            labels = channels.labels_of(end_of(block, nodes[block.node]))
+            return labels is not None and labels.size > 1 and not fixed[labels[labels >= 0]].any()
+
+        return self._with_means(model, [block for block in found if free(block)])
+
+    def _with_means(self, model: Model, blocks: list[Block]) -> list[Block]:
+        """Without images to make up by, only blocks whose mean is known and can stay: a branch's, or what is near 0."""
+        if self.calib is not None:
+            return blocks
+        means = block_means(model, open_plan(model), blocks) if blocks else []
+        found = []
+        for block, mean in zip(blocks, means, strict=True):
+            if mean is None or (block.kind != "branch" and np.abs(mean).max() > SMALL):
+                continue
+            shown = self.means and block.kind == "branch" and bool(mean.any())
+            found.append(replace(block, mean=tuple(mean.tolist())) if shown else block)
+        return found
+
+    def _below_threshold(self, model: Model, blocks: Sequence[Block]) -> list[Block]:
+        plan = open_plan(model)
+        found = measure(plan.channels, "gamma", self.aggregate)
+        values = np.sort(found.values[plan.channels.prunable & found.has_gamma])
+        if self.importance not in ("auto", "gamma") or not self.ratio or not values.size:
+            return []
+        threshold = min(float(values[min(int(self.ratio * len(values)), len(values) - 1)]), SPARSE)
+        return [block for block in blocks if _all_below(model, block, threshold)]
+
+    def _for_target(self, model: Model, blocks: Sequence[Block]) -> list[Block]:
+        self.prune().run(model)
+        plan = open_plan(model)
+        problem, source, limit = self.problem(model, plan, self.costs())
+        whole = Allocation(tuple(problem.planned), problem.latency(problem.planned), problem.lost(problem.planned))
+        if whole.latency <= limit:
+            return []
+        if self.depth == "only":
+            ranked = offers(model.graph, plan, blocks, self._losses(model, plan, blocks), problem, whole)
+            return self._until(model, ranked, limit, source)
+        widths = self.solve(problem, limit)
+        alone = widths if widths.latency <= limit * (1 + 1e-9) else None
+        price = marginal_price(problem, widths, self.candidates(problem))
+        roughly = offers(model.graph, plan, blocks, block_losses(model, plan, blocks), problem, widths)
+        ranked = [offer for offer in roughly if alone is None or offer.worth > price]
+        probe = None if self.calib is None or not ranked else _Probe.of(self, model)
+        if probe is not None:
+            few = [offer.block for offer in ranked]
+            losses = self._losses(model, plan, few, None if alone is None else alone.lost / max(probe.by_widths, 1e-9))
+            ranked = offers(model.graph, plan, few, losses, problem, widths)
+
+        def solve(chosen: Sequence[Block]) -> tuple[list[Block], Allocation | None]:
+            trial = model.copy()
+            gone = take_out(trial, chosen)
+            there = open_plan(trial)
+            smaller, _, _ = self.problem(trial, there, problem.costs)
+            found = self.solve(smaller, limit)
+            return gone, found if found.latency <= limit * (1 + 1e-9) else None
+
+        chosen = choose_blocks(ranked, price, alone, solve)
+        return chosen if probe is None or alone is None else self._if_better(model, chosen, probe)
+
+    def _if_better(self, model: Model, chosen: list[Block], probe: _Probe) -> list[Block]:
+        """The blocks if the detector loses less without them than by widths alone at the same limit, as measured: a sum
+        of losses foretells the order of two networks that differ so much only roughly."""
+        by_blocks = probe.error(self, model, chosen) if chosen else 0.0
+        if by_blocks < probe.by_widths:
+            return chosen
+        model.note(
+            f"no block goes: on calibration images the detector loses {by_blocks:.3f} without {len(chosen)} of them, "
+            f"{probe.by_widths:.3f} by widths alone"
+        )
+        return []
+
+    def planned(self, model: Model, blocks: Sequence[Block]) -> Model:
+        """A copy without these blocks, its widths planned for the limit."""
+        trial = model.copy()
+        if blocks:
+            self._take_out(trial, blocks)
+        PruneToTarget(**{f.name: getattr(self, f.name) for f in fields(PruneToTarget)}).run(trial)
+        return trial
+
+    def _losses(self, model: Model, plan: Plan, blocks: Sequence[Block], unit: float | None = None) -> list[float]:
+        if self.calib is None:
+            return block_losses(model, plan, blocks)
+        head = HeadError.of(model, CalibrationImages(self.calib, model, IMAGES, "fit"))
+        return block_losses(model, plan, blocks, head, unit)
+
+    def _until(self, model: Model, ranked: Sequence[Offer], limit: float, source: float) -> list[Block]:
+        """The first blocks without which the limit is met."""
+        trial, gone, cost = model.copy(), list[Block](), source
+        for offer in ranked:
+            gone += [block for block in take_out(trial, [offer.block]) if block not in gone]
+            problem, _, _ = self.problem(trial, open_plan(trial), self.costs())
+            cost = problem.latency(problem.planned)
+            if cost <= limit:
+                return gone
+        raise UsageError(
+            f"{self.cost} cannot come down to {self._words(limit)} by whole blocks: without all {len(gone)} that can "
+            f"go it is {self._words(cost)} of {self._words(source)}",
+            file=model.source.file,
+            hint="--depth auto narrows layers as well",
+        )
+
+    def _take_out(self, model: Model, chosen: Sequence[Block]) -> int:
+        came, before, ranked = copy_graph(model.graph), layers_of(model.graph), open_plan(model).ranking
+        gone = take_out(model, chosen)
+        if not gone:
+            return 0
+        removed = record_removed(model, came, before)
+        plan = open_plan(model)
+        plan.blocks, plan.lossless = (*plan.blocks, *gone), False
+        if isinstance(ranked, Ranking):
+            plan.ranking = replace(ranked, values=plan.importance, curves=(), order=np.zeros(0, dtype=np.int64))
+        model.note(f"{len(gone)} block{'s' if len(gone) > 1 else ''} taken out: {listed(removed)}")
+        return len(gone)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Measures plans: compensation is fitted on one half of some calibration images, the loss measured on the other.
+
+    Attributes:
+        by_widths: what the detector loses by widths alone.
+    """
+
+    head: HeadError
+    images: Sequence[Array]
+    by_widths: float
+
+    @classmethod
+    def of(cls, step: DropBlocks, model: Model) -> _Probe | None:
+        if step.calib is None:
+            return None
+        images = list(CalibrationImages(step.calib, model, 2 * FITTED, "fit"))
+        probe = cls(HeadError.of(model, images[1::2] or images), images[::2], 0.0)
+        return replace(probe, by_widths=probe.error(step, model, ()))
+
+    def error(self, step: DropBlocks, model: Model, blocks: Sequence[Block]) -> float:
+        """What is lost at the limit without these blocks."""
+        trial = step.planned(model, blocks)
+        reconstruct(trial, open_plan(trial), self.images, Reconstruct(step.calib))
+        return self.head.error(masked(trial, open_plan(trial)))
+
+
+def _all_below(model: Model, block: Block, threshold: float) -> bool:
+    node = node_named(model.graph, block.node)
+    gamma: Array | None = None if node is None or block.kind == "chain" else last_gamma(end_of(block, node))
+    return gamma is not None and bool((np.abs(gamma) <= threshold).all())

@@ -1,0 +1,158 @@
+"""drop-blocks: whole blocks for a limit or below a threshold; what must stay stays; the plan says what went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.analysis.blocks import find_blocks
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes import DropBlocks, PruneChannels, PruneToTarget, SliceChannels
+from onnxslim_yolo.pruning.mask import mask_blocks
+from tests.numeric import assert_same, build, differences, random_feeds, run_onnx
+from tests.passes.cutting import onnx_text, run
+from tests.passes.test_drop_dead import conv, layer, left
+
+WIDTH = 16
+LAYERS = [*(f"{stem}{k}" for k in range(3) for stem in "pq"), "h"]
+WEIGHTS = ", ".join([conv("stem", 3, WIDTH), *(conv(name, WIDTH, WIDTH) for name in LAYERS[:-1]), conv("h", WIDTH, 4)])
+
+
+def body() -> str:
+    """A stem, three residual blocks, a head."""
+    text, here = [layer("stem", "x")], "stem"
+    for k in range(3):
+        text += [layer(f"p{k}", here), layer(f"q{k}", f"p{k}"), f"r{k} = Add({here}, q{k})"]
+        here = f"r{k}"
+    return " ".join([*text, layer("h", here, act=False), "y = Relu(h)"])
+
+
+def scaled(factor: float, blocks: tuple[int, ...] = (1,)) -> dict[str, Array]:
+    """Blocks of which the last γ are that small."""
+    rng = np.random.default_rng(1)
+    values = {f"{name}.gamma": rng.uniform(0.5, 1.5, 4 if name == "h" else WIDTH) for name in ("stem", *LAYERS)}
+    return values | {f"q{k}.gamma": factor * rng.uniform(0.5, 1, WIDTH) for k in blocks}
+
+
+def model(values: dict[str, Array] | None = None) -> Model:
+    text = onnx_text("float[1,3,32,32] x", "float[1,4,32,32] y", WEIGHTS, body(), 17)
+    return build(text, values=scaled(0.02) if values is None else values)
+
+
+def test_blocks_are_found_by_their_shortcuts() -> None:
+    before = model()
+    weights = {node.name: node.inputs[1].name for node in before.graph.nodes if node.op == "Conv"}
+    found = [[weights[name].split(".")[0] for name in block.layers] for block in find_blocks(before.graph)]
+    assert found == [["p0", "q0"], ["p1", "q1"], ["p2", "q2"]]
+
+
+@pytest.mark.parametrize("importance", ["auto", "gamma", "variance"])
+def test_the_block_that_matters_least_goes_for_a_limit(importance: str) -> None:
+    before = model()
+    step = DropBlocks(target="0.75x", cost="macs", importance=importance)  # type: ignore[arg-type]
+    after = run(before, step)
+    assert not {"p1", "q1"} & left(after)
+    assert {"p0", "q0", "p2", "q2"} <= left(after)
+    assert after.plan is not None and not after.plan.lossless
+    assert_same(mask_blocks(before, after.plan.blocks), after)
+    feeds = random_feeds(before)
+    assert max(differences(run_onnx(before, feeds), run_onnx(after, feeds)).values()) > 1e-4
+    assert step.run(after) == 0
+    last = run(after, PruneToTarget(target="0.75x", cost="macs"), SliceChannels())
+    assert oy_macs(last) <= 0.75 * oy_macs(before)
+
+
+def oy_macs(one: Model) -> int:
+    from onnxslim_yolo.analysis.cost import cost_of
+
+    return cost_of(one.graph).macs
+
+
+def test_without_blocks_more_is_lost() -> None:
+    """The same limit by widths alone: the small block's channels cannot buy what the block does."""
+    wide, deep = model(), model()
+    PruneToTarget(target="0.75x", cost="macs").run(wide)
+    DropBlocks(target="0.75x", cost="macs").run(deep)
+    PruneToTarget(target="0.75x", cost="macs").run(deep)
+    assert wide.plan is not None and deep.plan is not None
+    assert wide.plan.removed > deep.plan.removed
+
+
+def test_blocks_that_matter_stay() -> None:
+    after = run(model(scaled(3.0, (0, 1, 2))), DropBlocks(target="0.9x", cost="macs", importance="gamma"))
+    assert {name for name in LAYERS if name != "h"} <= left(after)
+    assert after.plan is None or not after.plan.blocks
+
+
+def test_only_blocks() -> None:
+    after = run(model(), DropBlocks(target="0.5x", cost="macs", depth="only"))
+    assert after.plan is not None and len(after.plan.blocks) == 2 and after.plan.keep.all()
+    with pytest.raises(UsageError, match="by whole blocks"):
+        run(model(), DropBlocks(target="0.05x", cost="macs", depth="only"))
+
+
+def test_what_training_left_below_the_threshold_goes_by_a_ratio() -> None:
+    small = scaled(0.001)
+    assert not {"p1", "q1"} & left(run(model(small), DropBlocks(ratio=0.3)))
+    assert {"p1", "q1"} <= left(run(model(small | {"q1.gamma": np.r_[np.full(15, 0.001), 1.0]}), DropBlocks(ratio=0.3)))
+    assert {"p1", "q1"} <= left(run(model(scaled(0.9)), DropBlocks(ratio=0.3)))
+
+
+@pytest.mark.parametrize("options", [{"keep": ("p1",)}, {"scope": "no-residual"}])
+def test_what_is_to_stay_stays(options: dict[str, object]) -> None:
+    after = run(model(), DropBlocks(target="0.75x", cost="macs", **options))  # type: ignore[arg-type]
+    assert {"p1", "q1"} <= left(after)
+
+
+def test_compiled_with_depth(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    onnx.save(model().to_onnx(), source)
+    reports = {}
+    for depth in ("none", "auto"):
+        out = tmp_path / depth
+        result = oy.compile(source, out=out, target_macs=0.75, depth=depth, will_train=True)
+        plan = json.loads((out / "m.plan.json").read_text())
+        reports[depth] = result.report
+        assert plan["removed"] == result.report["pruning"]["gone"]
+        assert all(check["passed"] for check in result.report["verification"]["checks"])
+    assert reports["none"]["pruning"]["gone"] == [] and reports["auto"]["pruning"]["gone"] == ["p1", "q1"]
+    labels = [check["label"] for check in reports["auto"]["verification"]["checks"]]
+    assert "source = before drop-blocks" in labels and any(label.startswith("masked source") for label in labels)
+    again = oy.compile(source, out=tmp_path / "again", target_macs=0.75, will_train=True)
+    assert again.onnx is not None
+    assert again.onnx.read_bytes() == (tmp_path / "auto" / "m.onnx").read_bytes()
+
+
+def test_a_wrong_removal_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masked source is made by other code: taking out another block than the plan says fails."""
+    from onnxslim_yolo.passes import drop_blocks
+
+    right = drop_blocks.take_out
+
+    def wrong(one: Model, blocks: list[object]) -> list[object]:
+        others = [block for block in find_blocks(one.graph) if block not in blocks]
+        right(one, others[:1])
+        return list(blocks)
+
+    source = tmp_path / "m.onnx"
+    onnx.save(model().to_onnx(), source)
+    monkeypatch.setattr(drop_blocks, "take_out", wrong)
+    with pytest.raises(oy.OnnxSlimError):
+        oy.compile(source, out=tmp_path / "out", target_macs=0.75, emit="onnx", will_train=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pruning_by_channels_is_as_before_where_no_block_is_small() -> None:
+    plain, deep = model(scaled(1.0)), model(scaled(1.0))
+    PruneChannels(0.3).run(plain)
+    DropBlocks(ratio=0.3).run(deep)
+    PruneChannels(0.3).run(deep)
+    assert plain.plan is not None and deep.plan is not None
+    assert np.array_equal(plain.plan.keep, deep.plan.keep)
