@@ -10,6 +10,7 @@ from onnxslim_yolo.analysis.moments import NODES, WEIGHTS, MomentAnalysis, Momen
 from onnxslim_yolo.analysis.sign import is_positive
 from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant, is_empty
+from onnxslim_yolo.ops import arithmetic
 from onnxslim_yolo.ops.arithmetic import ARITHMETIC, COMPARISONS, SUMS
 from onnxslim_yolo.ops.functions import FUNCTIONS as ROWS
 from onnxslim_yolo.ops.functions import apply
@@ -126,8 +127,8 @@ def _rounding(function: Callable[[Array], Array]) -> Callable[..., Array]:
     return rounded
 
 
-def _of_operands(function: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda node, *operands: function(*operands)
+def _of_operands(op: str) -> Callable[..., Array]:
+    return lambda node, *operands: arithmetic.apply(op, node.attrs, *operands)
 
 
 def _choose(node: Node, condition: Array, a: Array, b: Array) -> Array:
@@ -136,7 +137,7 @@ def _choose(node: Node, condition: Array, a: Array, b: Array) -> Array:
 
 FUNCTIONS: dict[str, Callable[..., Array]] = {
     **{op: _row(op) for op in ROWS},
-    **{op: _of_operands(row.f) for op, row in ARITHMETIC.items()},
+    **{op: _of_operands(op) for op in ARITHMETIC},
     "PRelu": lambda n, x, slope: np.where(x >= 0, x, slope * x),
     "Clip": _clip,
     **{op: _rounding(row.f) for op, row in ROWS.items() if not row.slope},

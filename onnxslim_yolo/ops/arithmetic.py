@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from onnxslim_yolo.ir.attributes import attributes, defaults
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -16,7 +18,7 @@ class Arithmetic:
     """One arithmetic operator.
 
     Attributes:
-        f: of the operands, which are broadcast.
+        f: of the operands, which are broadcast, and of the attributes by name.
         kind: as which kind of layer runtimes are timed: "add" or "mul".
         keeps_sign: no value is negative if no operand is.
         many: takes any number of operands.
@@ -46,6 +48,18 @@ ARITHMETIC: dict[str, Arithmetic] = {
 """Operator → what it is."""
 
 SUMS = ("Add", "Sum")
+
+
+def apply(op: str, given: Mapping[str, object], *operands: Array) -> Array:
+    """The operator's values, under a node's attributes."""
+    said = attributes(op, given)
+    names = [name for name in defaults(op) if name in said and name not in DROPPED]
+    return np.asarray(ARITHMETIC[op].f(*operands, **{name: said[name] for name in names}))
+
+
+DROPPED = ("broadcast", "consumed_inputs")
+"""Attributes of the first opsets, from before operands were broadcast by themselves."""
+
 COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
     "Equal": np.equal,
     "Greater": np.greater,
