@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.moments import NODES, WEIGHTS, MomentAnalysis, Moments, Rule, gaussian_samples, known
 from onnxslim_yolo.analysis.sign import is_positive
-from onnxslim_yolo.ir.attributes import attribute, operand
+from onnxslim_yolo.ir.attributes import operand
 from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant, is_empty
 from onnxslim_yolo.ops import arithmetic
 from onnxslim_yolo.ops.arithmetic import ARITHMETIC, COMPARISONS, SUMS
@@ -143,6 +143,5 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     **{op: _rounding(row.f) for op, row in ROWS.items() if not row.slope},
     **{op: _comparing(function) for op, function in COMPARISONS.items()},
     "Not": lambda n, x: np.where(np.isnan(x), np.nan, x == 0),
-    "Mod": lambda n, a, b: np.fmod(a, b) if attribute(n, "fmod") else np.mod(a, b),
     "Where": _choose,
 }

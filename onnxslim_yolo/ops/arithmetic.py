@@ -44,6 +44,7 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "Max": Arithmetic(lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)), keeps_sign=True, many=True),
     "Min": Arithmetic(lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)), keeps_sign=True, many=True),
     "Pow": Arithmetic(np.power, "mul", keeps_sign=True),
+    "Mod": Arithmetic(lambda a, b, fmod: np.fmod(a, b) if fmod else np.mod(a, b), "mul", keeps_sign=True),
 }
 """Operator → what it is."""
 
@@ -71,5 +72,5 @@ LOGIC = ("And", "Or", "Xor", "Not", "IsInf", "IsNaN")
 BITS = ("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 BOUNDED = ("Clip", "PRelu")
 """Functions of one map that take parameters as inputs."""
-ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, *LOGIC, *BITS, *BOUNDED, "Mod", "Where")
+ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, *LOGIC, *BITS, *BOUNDED, "Where")
 """All that are no function of one input alone."""
