@@ -5,8 +5,8 @@
 A mutant is one change of one place: a comparison turned round or made strict, + for −, `and` for `or`, a condition
 negated, a number one more, a boolean turned, a `return` of nothing. Places are drawn evenly over all that could be
 changed in `analysis/`, `passes/`, `emit/` and `pruning/`. Only the tests of the folder that mirrors the file run: those
-that import the module first, then the rest. A mutant that does not end within the time is counted as killed, for it
-hangs. The tree is copied: nothing here is touched.
+that import the module, or what imports it. A mutant whose tests do not end within the time counts as surviving.
+The tree is copied: nothing here is touched.
 """
 
 from __future__ import annotations
@@ -124,18 +124,26 @@ def drawn(count: int, seed: int) -> list[Mutant]:
 
 
 def mirrored(path: Path) -> list[str]:
-    """The tests of a file: those of its folder that import it first, then the others."""
+    """The tests of a file: those of its folder that import it, or what imports it, or else the folder."""
     room = next(room for room in ROOMS if path.is_relative_to(room))
-    files = [p for folder in ROOMS[room] for p in sorted((ROOT / folder).glob("test_*.py"))]
+    files = {p: p.read_text(encoding="utf-8") for folder in ROOMS[room] for p in (ROOT / folder).glob("test_*.py")}
+    code = {p: p.read_text(encoding="utf-8") for p in (ROOT / room).rglob("*.py")}
+    wanted = {_dotted(path)}
+    for _ in range(3):
+        near = [p for p, text in files.items() if any(name in text for name in wanted) or path.stem in p.stem]
+        if near:
+            return sorted(str(p.relative_to(ROOT)) for p in near)
+        wanted |= {_dotted(p.relative_to(ROOT)) for p, text in code.items() if any(name in text for name in wanted)}
+    return sorted(str(p.relative_to(ROOT)) for p in files)
+
+
+def _dotted(path: Path) -> str:
     module = ".".join(path.with_suffix("").parts)
-    dotted = module if module.startswith("onnxslim_yolo") else f"onnxslim_yolo.{module}"
-    near = [p for p in files if dotted in p.read_text(encoding="utf-8") or path.stem in p.stem]
-    rest = [p for p in files if p not in near]
-    return [str(p.relative_to(ROOT)) for p in (*near, *rest)]
+    return module if module.startswith("onnxslim_yolo") else f"onnxslim_yolo.{module}"
 
 
 def killed(mutant: Mutant, tree: Path) -> str:
-    """What killed the mutant: a test, or the time; "" where nothing did."""
+    """The test that killed the mutant; "" where none did."""
     path = tree / mutant.path
     original = path.read_text(encoding="utf-8")
     parsed = ast.parse(original)
@@ -146,7 +154,7 @@ def killed(mutant: Mutant, tree: Path) -> str:
     try:
         run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        return "time"
+        return ""
     finally:
         path.write_text(original, encoding="utf-8")
     if run.returncode == 0:

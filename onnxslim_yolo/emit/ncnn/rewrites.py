@@ -1,7 +1,6 @@
 """Data movement that is cheaper said otherwise, rewritten in the emitter's private copy of the graph.
 
-Focus     Conv(Concat of the four phases x[.., i::2, j::2]) = Conv of x with a kernel twice as large at twice the
-          stride: W'[o, c, 2u + i, 2v + j] = W[o, phase(i, j)·C + c, u, v], pads doubled. The same products are summed.
+Focus     a space-to-depth in front of a convolution: the pass `focus-to-conv`.
 Shuffles  several Gathers whose indices together are a channel shuffle = one Gather of all of them, then a Split.
 Sandwich  Transpose(f(Transpose(x))) with inverse permutations and f a Softmax or element-wise = f on the moved axis.
 Pads      see `ncnn_pads`. Stems: `ncnn_stem`.
@@ -18,85 +17,31 @@ from onnxslim_yolo.emit.ncnn.gather import shuffle_groups
 from onnxslim_yolo.emit.ncnn.pads import restore_pads
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.emit.ncnn.stem import split_stems
-from onnxslim_yolo.ir.attributes import attribute, per_axis, permutation, softmax_axes
+from onnxslim_yolo.ir.attributes import attribute, permutation, softmax_axes
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
     Node,
-    Tensor,
-    constant_of,
     detach,
     input_constant,
-    producer,
     sole_consumer,
     sole_producer,
 )
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes.focus import FocusToConv
 
 ELEMENTWISE = frozenset({"Sigmoid", "Relu", "LeakyRelu", "Tanh", "Exp", "HardSigmoid", "HardSwish"})
 
 
 def rewrite_movement(graph: gs.Graph) -> int:
     """Apply them all. Returns how many rewrites were made."""
-    return _focus(graph) + _shuffles(graph) + _sandwiches(graph) + restore_pads(graph) + split_stems(graph)
-
-
-def _focus(graph: gs.Graph) -> int:
-    count = 0
-    for concat in [node for node in graph.nodes if node.op == "Concat"]:
-        conv = sole_consumer(graph, concat.outputs[0])
-        weight = input_constant(conv, 1) if conv is not None else None
-        phases = _phases(concat)
-        if conv is None or conv.op != "Conv" or weight is None or phases is None or not _plain(conv):
-            continue
-        source, order = phases
-        channels, kernel = weight.shape[1] // 4, weight.shape[2:]
-        wide = np.zeros((weight.shape[0], channels, 2 * kernel[0], 2 * kernel[1]), weight.dtype)
-        for index, (down, right) in enumerate(order):
-            wide[:, :, down::2, right::2] = weight[:, index * channels : (index + 1) * channels]
-        strides = [2 * step for step in per_axis(conv, "strides", 2)]
-        pads = [2 * pad for pad in per_axis(conv, "pads", 2)]
-        conv.attrs = {**conv.attrs, "kernel_shape": list(wide.shape[2:]), "strides": strides, "pads": pads}
-        conv.inputs = [source, gs.Constant(f"{conv.inputs[1].name}__focus", wide), *conv.inputs[2:]]
-        count += 1
-    return count
-
-
-def _plain(conv: Node) -> bool:
-    auto = attribute(conv, "auto_pad")
-    dilations = per_axis(conv, "dilations", 2)
-    return auto == "NOTSET" and dilations == [1, 1] and groups_of(conv) == 1
-
-
-def _phases(concat: Node) -> tuple[Tensor, list[tuple[int, int]]] | None:
-    """The image that the four operands are the phases of, and the (down, right) offset of each."""
-    if len(concat.inputs) != 4 or int(attribute(concat, "axis")) % 4 != 1:
-        return None
-    found = [_phase(tensor) for tensor in concat.inputs]
-    sources = {id(each[0]) for each in found if each is not None}
-    offsets = [each[1] for each in found if each is not None]
-    if len(sources) != 1 or sorted(offsets) != [(0, 0), (0, 1), (1, 0), (1, 1)] or found[0] is None:
-        return None
-    shape = shape_of(found[0][0])
-    return (found[0][0], offsets) if shape[2] % 2 == 0 and shape[3] % 2 == 0 else None
-
-
-def _phase(tensor: Tensor) -> tuple[Tensor, tuple[int, int]] | None:
-    """Follow Slices with step 2 along the last two of four axes, one axis a node or both at once."""
-    offsets: dict[int, int] = {}
-    while (node := producer(tensor)) is not None and node.op == "Slice" and len(node.inputs) == 5:
-        bounds = [constant_of(given) for given in node.inputs[1:]]
-        starts, ends, axes, steps = ([] if given is None else given.reshape(-1).tolist() for given in bounds)
-        shape = shape_of(node.inputs[0])
-        for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
-            axis %= len(shape)
-            if len(shape) != 4 or axis in offsets or axis < 2 or step != 2 or start not in (0, 1) or end < shape[axis]:
-                return None
-            offsets[axis] = start
-        if not starts:
-            return None
-        tensor = node.inputs[0]
-    return (tensor, (offsets[2], offsets[3])) if set(offsets) == {2, 3} else None
+    return (
+        FocusToConv().run(Model(graph))
+        + _shuffles(graph)
+        + _sandwiches(graph)
+        + restore_pads(graph)
+        + split_stems(graph)
+    )
 
 
 def _shuffles(graph: gs.Graph) -> int:
