@@ -33,6 +33,7 @@ from onnxslim_yolo.report.budget import budget_of, violations
 from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.report.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.report.network import network_of
+from onnxslim_yolo.report.slim_file import enter_slim, require_checkpoint
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
@@ -110,6 +111,7 @@ def _guessed_size(path: Path, options: CompileOptions) -> str | None:
 def _read(path: Path, options: CompileOptions) -> tuple[Model, onnx.ModelProto]:
     """The model, and what everything after is compared with: the author's export where one is given."""
     model, proto = read_model(path, options.load_options())
+    model.equal_parts = "ultralytics" in options.emit
     if options.reference is None:
         return model, proto
     model.note(f"compared with {options.reference.name}, not with what was read of {path.name}")
@@ -150,6 +152,7 @@ def _source_fails(path: Path, options: CompileOptions) -> str | None:
 def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     started = time.perf_counter()
     options.folder_for(path)  # a name that cannot be written is refused before any work
+    require_checkpoint(path, options)
     progress("load")
     model, reference = _read(path, options)
     budget_of(options)  # a broken file is refused before any work
@@ -166,7 +169,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         opened = Written(model)
         if "onnx" in options.emit:
             opened = with_open_size(model, source, reference, baseline, chain, verify=options.verify)
-        result, ncnn = write_artefacts(model, opened.model, trainable, stage, name, options)
+        result, ncnn = write_artefacts(path, model, opened.model, trainable, stage, name, options)
         verification = None
         if options.verify:
             progress("verify")
@@ -185,6 +188,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         }
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)} | gains
+        enter_slim(result, baseline, _split(remainder(options, baseline))[0])
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
         result.report["source"] |= source_sizes(path, options, reference, result.report)
         enter_verdict(result.report, options, alive, lambda: looks_sparse(baseline))
@@ -194,6 +198,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     result.onnx = None if result.onnx is None else folder / result.onnx.name
     result.ncnn = None if result.ncnn is None else folder / result.ncnn.name
     result.torch = None if result.torch is None else folder / result.torch.name
+    result.ultralytics = None if result.ultralytics is None else folder / result.ultralytics.name
     return result
 
 

@@ -13,7 +13,7 @@ from onnxslim_yolo.ir.input_format import parse_input
 from onnxslim_yolo.latency.devices import DEVICES, NAMES, DeviceName
 from onnxslim_yolo.load import LoadOptions
 
-EMITTERS = ("onnx", "ncnn", "torch")
+EMITTERS = ("onnx", "ncnn", "torch", "ultralytics")
 PATHS = ("out", "weights", "reference", "table", "calib", "data", "budget", "dump_to")
 """The options that are files or folders: text will do."""
 

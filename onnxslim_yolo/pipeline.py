@@ -154,7 +154,9 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         steps.append(AbsorbConstants())
     elif options.compensate == "reconstruct":
         steps.append(Reconstruct(options.calib))
-    return [DropDead(options.keep), *_blocks(options), *steps, SliceChannels()]
+    # What Ultralytics' code calls has to be there: layers keep a channel instead of going whole.
+    whole = [] if "ultralytics" in options.emit else [DropDead(options.keep), *_blocks(options)]
+    return [*whole, *steps, SliceChannels()]
 
 
 def _blocks(options: CompileOptions) -> list[Pass]:

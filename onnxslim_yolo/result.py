@@ -20,7 +20,9 @@ class Result:
         model: the compiled graph.
         folder: where the files are.
         trainable: the graph as cut, before anything is fused: BatchNorms are still there.
-        onnx, ncnn, torch: the ONNX file, the NCNN folder, the saved module; None where not asked for.
+        onnx, ncnn, torch, ultralytics: the ONNX file, the NCNN folder, the saved module, the checkpoint for
+            Ultralytics; None where not asked for.
+        slim: what is known about that checkpoint.
         plan, report: the contents of NAME.plan.json and NAME.report.json.
         timings: wall `seconds` of the compilation, and of each pass in the report's order. Files do not hold them, so
             that the same input and options give the same bytes.
@@ -31,6 +33,8 @@ class Result:
     onnx: Path | None = None
     ncnn: Path | None = None
     torch: Path | None = None
+    ultralytics: Path | None = None
+    slim: dict[str, Any] | None = None
     trainable: Model | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)

@@ -51,7 +51,10 @@ EXAMPLES = {
         "onnxslim-yolo diff old.report.json new.report.json",
         'onnxslim-yolo diff old.report.json new.report.json >> "$GITHUB_STEP_SUMMARY"',
     ),
-    "apply-plan": ("onnxslim-yolo apply-plan best-slim/best.plan.json best.pt -o slim-weights.pt",),
+    "apply-plan": (
+        "onnxslim-yolo apply-plan best-slim/best.plan.json best.pt -o slim-weights.pt",
+        "onnxslim-yolo apply-plan best-slim/best.plan.json best.pt --as ultralytics -o slim.pt",
+    ),
     "sweep": (
         "onnxslim-yolo sweep best.pt --prune 0.2,0.4,0.6 --snap none,auto",
         "onnxslim-yolo sweep best.pt --data data.yaml --measure --against yolov5n.pt --jobs 4",

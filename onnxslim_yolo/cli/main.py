@@ -140,7 +140,7 @@ def compile_command(
     ] = "constant",
     calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
     emit: Annotated[
-        str, typer.Option(metavar=",".join(EMITTERS), help="What to write, of these; torch: a module to train.")
+        str, typer.Option(metavar=",".join(EMITTERS), help="What to write, of these; the last two: to train.")
     ] = "onnx,ncnn",
     ncnn_weights: Annotated[str, choice("fp16|fp32", "How ncnn's weights are stored.")] = "fp16",
     head: Annotated[str, choice("keep|raw|decoded", "Where the network ends.")] = "keep",

@@ -219,16 +219,22 @@ def profile(
 def apply_plan_command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="NAME.plan.json of a compilation.")],
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint whose weights are cut.")],
-    output: Annotated[Path, typer.Option("-o", "--out", help="The state_dict to write.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    form: Annotated[
+        str, typer.Option("--as", metavar="state|ultralytics", help="A state_dict, or a checkpoint for Ultralytics.")
+    ] = "state",
     debug: Debug = False,
 ) -> None:
-    """Cut a checkpoint's weights as a plan says, and write them as a state_dict."""
+    """Cut a checkpoint's weights as a plan says, and write them as a state_dict or for Ultralytics."""
     settle(debug)
     from onnxslim_yolo.files.atomic import resolved
     from onnxslim_yolo.training.apply_plan import apply_plan_file
+    from onnxslim_yolo.training.slim_checkpoint import write_slim_checkpoint
 
+    if form not in ("state", "ultralytics"):
+        raise UsageError(f"--as takes state or ultralytics, not '{form}'")
     if resolved(output) == resolved(checkpoint):
         raise InputError("would overwrite the checkpoint it reads", file=output)
     with spinner("reading"):
-        apply_plan_file(plan, checkpoint, output)
+        (apply_plan_file if form == "state" else write_slim_checkpoint)(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)

@@ -40,6 +40,7 @@ class Model:
         plan: which channels stay, in the *source's* terms; None until a pass has planned something.
         source: where the model was read from.
         notes: what passes want people to know: remarks and refusals, in order of appearance.
+        equal_parts: whether plans have to suit the code that the graph was traced from (see `analysis.module_parts`).
     """
 
     graph: gs.Graph
@@ -50,6 +51,7 @@ class Model:
     notes: list[str] = field(default_factory=list)
     model_version: int = 0
     domain: str = ""
+    equal_parts: bool = False
 
     @classmethod
     def from_onnx(cls, proto: onnx.ModelProto, source: Source | None = None) -> Model:
@@ -113,6 +115,7 @@ class Model:
             notes=list(self.notes),
             model_version=self.model_version,
             domain=self.domain,
+            equal_parts=self.equal_parts,
         )
 
     def note(self, text: str) -> None:

@@ -113,7 +113,7 @@ def _with_yaml(checkpoint: Checkpoint, model_yaml: Path | None) -> Checkpoint:
 
 def _from_tree(archive: Archive) -> Checkpoint:
     root = archive.root
-    record = _module_record(root)
+    record = module_record(root)
     read = TensorReader(archive)
     if record is not None:
         return _from_module(record, root if isinstance(root, dict) else {}, read)
@@ -131,7 +131,8 @@ def _from_tree(archive: Archive) -> Checkpoint:
     return Checkpoint(module=None, state_dict=tensors, names=_names(plain.get("names")), metadata=_small(plain))
 
 
-def _module_record(root: Any) -> Record | None:
+def module_record(root: Any) -> Record | None:
+    """The whole model among what a checkpoint holds; the averaged one where there are two."""
     if is_module(root):
         return unwrapped(root)
     if not isinstance(root, dict):

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.blocks import Block
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
 from onnxslim_yolo.analysis.labelling import AxisUse
+from onnxslim_yolo.analysis.module_parts import module_balances
 from onnxslim_yolo.ir.graph import TRANSPOSED, Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Cut, Shape
@@ -170,7 +171,7 @@ def open_plan(model: Model) -> Plan:
     plan = model.plan
     if plan is not None and not plan.applied and _fits(plan, model):
         return plan
-    fresh = Plan.full(analyse_channels(model.graph))
+    fresh = Plan.full(_channels(model))
     if plan is not None and not plan.applied:
         _transfer(plan, fresh)
     if plan is not None:
@@ -184,11 +185,19 @@ def reopen_plan(model: Model) -> Plan:
     plan = model.plan
     if plan is None or plan.applied:
         return open_plan(model)
-    fresh = Plan.full(analyse_channels(model.graph))
+    fresh = Plan.full(_channels(model))
     _transfer(plan, fresh)
     fresh.take_over(plan)
     model.plan = fresh
     return fresh
+
+
+def _channels(model: Model) -> Channels:
+    """The analysis of a model's graph, with what its own code demands where a plan has to suit that."""
+    channels = analyse_channels(model.graph)
+    if model.equal_parts:
+        channels.balances += module_balances(model.graph, channels)
+    return channels
 
 
 def _fits(plan: Plan, model: Model) -> bool:

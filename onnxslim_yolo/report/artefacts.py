@@ -17,6 +17,7 @@ from onnxslim_yolo.load import CHECKPOINTS
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pruning.plan import plan_as_json
+from onnxslim_yolo.report.slim_file import write_slim
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.verify.files import NcnnFiles, Verification
 
@@ -27,11 +28,18 @@ if TYPE_CHECKING:
 
 
 def write_artefacts(
-    model: Model, opened: Model, trainable: Model, stage: Path, name: str, options: CompileOptions
+    path: Path,
+    model: Model,
+    opened: Model,
+    trainable: Model,
+    stage: Path,
+    name: str,
+    options: CompileOptions,
 ) -> tuple[Result, NcnnFiles | None]:
     """Write the model in every form asked for into the folder `stage`.
 
     Args:
+        path: the input.
         model: the compiled graph. Remarks of the conversion are noted on it.
         opened: the same as it is written as ONNX, its size open where its source's is.
         trainable: the graph as cut, for the module.
@@ -50,6 +58,8 @@ def write_artefacts(
         ncnn = NcnnFiles(result.ncnn, pair, source)
     if "torch" in options.emit:
         result.torch = _save_module(trainable, stage / f"{name}.pt")
+    if "ultralytics" in options.emit:
+        write_slim(path, trainable, stage, name, result)
     return result, ncnn
 
 

@@ -44,6 +44,8 @@ def build_report(
     files = {} if result.onnx is None else {result.onnx.name: result.onnx.stat().st_size}
     if result.torch is not None:
         files[result.torch.name] = result.torch.stat().st_size
+    if result.ultralytics is not None:
+        files[result.ultralytics.name] = result.ultralytics.stat().st_size
     if result.ncnn is not None:
         files |= {f"{result.ncnn.name}/{f.name}": f.stat().st_size for f in sorted(result.ncnn.iterdir())}
     return {

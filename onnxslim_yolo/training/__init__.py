@@ -1,1 +1,5 @@
-"""Sparsity training, and plans on other people's checkpoints."""
+"""Sparsity training, fine-tuning of what was pruned, and plans on other people's checkpoints."""
+
+from onnxslim_yolo.training.slim_trainer import SlimTrainer
+
+__all__ = ["SlimTrainer"]

@@ -1,0 +1,54 @@
+"""What Ultralytics' module computes with pruned widths, against what it has to compute; and a control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.verify.compare import TOLERANCE, compare, worst_of
+
+Outputs = list[list[Array]]
+"""Per image what the network returns, in order."""
+
+ALLOWED = 10
+"""Times the tolerance of files of one network: torch adds up in another order than onnxruntime, and halves differ."""
+
+
+def sorted_out(arrays: Mapping[str, Array]) -> dict[str, Outputs]:
+    """`NAME.IMAGE.OUTPUT` → per name, per image, the outputs."""
+    found: dict[str, Outputs] = {}
+    for key in sorted(arrays, key=lambda key: (key.split(".")[0], *map(int, key.split(".")[1:]))):
+        name, image, _ = key.split(".")
+        per_image = found.setdefault(name, [])
+        if len(per_image) <= int(image):
+            per_image.append([])
+        per_image[-1].append(arrays[key])
+    return found
+
+
+def require_equal(source: Path, wanted: Outputs, found: Mapping[str, Outputs], *, sorts: bool) -> float:
+    """The largest difference. Raises VerificationError where it is too large, or a control would not be noticed."""
+    names = [f"output{i}" for i in range(len(wanted[0]))]
+    runs = [dict(zip(names, outputs, strict=True)) for outputs in wanted]
+
+    def differences(of: str) -> float:
+        return worst_of(
+            compare(runs, [dict(zip(names, each, strict=False)) for each in found[of]], sorted_outputs=sorts)
+        )
+
+    worst, control = differences("slim"), differences("spoiled")
+    allowed = ALLOWED * TOLERANCE
+    if not worst <= allowed:
+        raise VerificationError(
+            f"Ultralytics' module with these widths does not compute what was planned: {worst:.1e} of its spread off, "
+            f"allowed {allowed:.0e}",
+            file=source,
+            hint="leave ultralytics out of --emit; --emit torch writes the network as a module",
+        )
+    if not control > allowed:
+        raise VerificationError(
+            f"a layer 1 % off changes the module's outputs by {control:.1e} only: they cannot be compared", file=source
+        )
+    return worst

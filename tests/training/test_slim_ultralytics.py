@@ -1,0 +1,141 @@
+"""The pruned checkpoint in a real Ultralytics: opens, predicts what the ONNX predicts, trains at its widths, exports.
+
+Opt-in (`-m peer`): ONNXSLIM_ULTRALYTICS_PYTHON names the interpreter of an environment with `ultralytics`, `ncnn`,
+`onnxruntime` and this package (tried with 8.4.190). Checkpoints are written there, with random weights; some of each
+family. What is done there stands in `ultralytics_side.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.peer
+
+SIDE = Path(__file__).with_name("ultralytics_side.py")
+FAMILIES = (
+    *("yolov8n", "yolov10n", "yolo11n", "yolo12n", "yolo26n", "yolov9t", "yolov5nu", "yolov6n", "yolov3-tinyu"),
+    *("yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls"),
+    *("yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo11n-cls"),
+)
+
+
+def python() -> str:
+    found = os.environ.get("ONNXSLIM_ULTRALYTICS_PYTHON")
+    if not found:
+        pytest.skip("ONNXSLIM_ULTRALYTICS_PYTHON is not set")
+    return found
+
+
+def run(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
+    own = {"YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(folder), "YOLO_AUTOINSTALL": "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [python(), *line], env={**os.environ, **own}, cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def side(folder: Path, *line: str) -> Any:
+    done = run(folder, str(SIDE), *line)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(next(row for row in reversed(done.stdout.splitlines()) if row.startswith("ANSWER"))[7:])
+
+
+def tool(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, "-m", "onnxslim_yolo", *line)
+
+
+_MADE: dict[str, Path] = {}
+
+
+def compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a checkpoint and, under `out`, of what compile made of it; once for all tests."""
+    if name not in _MADE:
+        folder = tmp_path_factory.mktemp(name)
+        side(folder, "write", str(folder), name)
+        emit = ("--emit", "onnx,ultralytics", "--will-train", "-q")
+        done = tool(folder, "compile", f"{name}.pt", "--prune", "0.3", *emit, "-o", "out")
+        assert done.returncode == 0, done.stderr[-2000:]
+        _MADE[name] = folder
+    return _MADE[name]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_predicts_what_the_onnx_predicts(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled(name, tmp_path_factory)
+    source, slim, exported = side(
+        folder, "predict", str(folder), f"{name}.pt", f"out/{name}-slim.pt", f"out/{name}.onnx"
+    )
+    assert slim.keys() == exported.keys()
+    for key, value in slim.items():
+        allowed = 1.0 if key in ("boxes", "points") else 1e-3
+        assert np.allclose(value, exported[key], atol=allowed, rtol=0), key
+        assert len(value)
+    assert str(source) != str(slim)  # and pruning shows
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolo11n-cls", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo26n"])
+def test_training_keeps_the_widths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled(name, tmp_path_factory)
+    before = side(folder, "facts", str(folder), f"out/{name}-slim.pt")
+    after = side(folder, "train", str(folder), f"out/{name}-slim.pt", "slim")
+    assert after == before
+    assert after["from"]["file"] == f"{name}.pt"
+
+
+def test_training_goes_on_where_it_was_stopped(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled("yolov8n", tmp_path_factory)
+    before = side(folder, "facts", str(folder), "out/yolov8n-slim.pt")
+    assert side(folder, "train", str(folder), "out/yolov8n-slim.pt", "resume") == before
+
+
+def test_a_plain_training_says_what_to_do_instead(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled("yolov8n", tmp_path_factory)
+    done = run(folder, str(SIDE), "train", str(folder), "out/yolov8n-slim.pt", "plain")
+    assert done.returncode
+    assert "SlimTrainer" in done.stderr.splitlines()[-1]
+
+
+def test_the_trained_network_compiles_again_and_is_pruned_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled("yolo12n", tmp_path_factory)
+    emit = ("--emit", "onnx,ultralytics", "--will-train", "-q")
+    done = tool(folder, "compile", "out/yolo12n-slim.pt", "--prune", "0.2", *emit, "-o", "again")
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, after = (
+        side(folder, "facts", str(folder), path) for path in ("out/yolo12n-slim.pt", "again/yolo12n-slim-slim.pt")
+    )
+    assert after["parameters"] < before["parameters"]
+    assert after["from"]["before that"] == before["from"]
+
+
+def test_exports_predict_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled("yolov8n", tmp_path_factory)
+    slim, *exported = side(folder, "export", str(folder), "out/yolov8n-slim.pt")
+    for each in exported:
+        assert np.allclose(slim["scores"][:20], each["scores"][:20], atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["yolov8n-seg", "yolo12n", "yolo26n-pose"])
+def test_a_plan_is_applied_to_the_same_widths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled(name, tmp_path_factory)
+    done = tool(folder, "apply-plan", f"out/{name}.plan.json", f"{name}.pt", "--as", "ultralytics", "-o", "applied.pt")
+    assert done.returncode == 0, done.stderr
+    made, applied = (side(folder, "facts", str(folder), path) for path in (f"out/{name}-slim.pt", "applied.pt"))
+    assert applied == made
+
+
+def test_plans_that_do_not_fit_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder, other = compiled("yolov8n", tmp_path_factory), compiled("yolo26n", tmp_path_factory)
+    line = ("--as", "ultralytics", "-o", "x.pt")
+    done = tool(folder, "apply-plan", "out/yolov8n.plan.json", str(other / "yolo26n.pt"), *line)
+    assert done.returncode == 2 and "another file" in done.stderr
+    done = tool(folder, "compile", "yolov8n.pt", "--prune", "0.3", "--emit", "onnx", "-q", "--will-train", "-o", "any")
+    assert done.returncode == 0
+    done = tool(folder, "apply-plan", "any/yolov8n.plan.json", "yolov8n.pt", *line)
+    assert done.returncode == 2 and "--emit ultralytics" in done.stderr, done.stderr  # its halves are unequal
+    assert not (folder / "x.pt").exists()

@@ -1,0 +1,164 @@
+"""What the tests of this folder do in an environment with Ultralytics: `python ultralytics_side.py STEP FOLDER …`.
+
+write FOLDER NAME [NC]   NAME.pt as its trainer leaves it, with random but calibrated weights
+data FOLDER [NC]         a data set of rectangles, FOLDER/data.yaml; `classes`: one of a folder per class
+predict FOLDER SLIM ONNX boxes, scores, classes, masks and points of both, as JSON
+train FOLDER SLIM STEP   trains two epochs with SlimTrainer; "plain": without; "resume": stopped after one, gone on with
+export FOLDER SLIM       ONNX and NCNN, by Ultralytics, and what they predict
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIZE = 96
+
+
+def picture(seed: int, size: int = SIZE) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    pixels = np.kron(rng.integers(0, 255, (size // 8, size // 8, 3)), np.ones((8, 8, 1)))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def data(folder: Path, task: str = "detect", nc: int = 3) -> Path:
+    for split in ("train", "val"):
+        for i in range(4):
+            if task == "classify":
+                place = folder / f"set/{split}/kind{i % nc}"
+                place.mkdir(parents=True, exist_ok=True)
+                picture(i).save(place / f"{i}.png")
+                continue
+            (folder / f"images/{split}").mkdir(parents=True, exist_ok=True)
+            (folder / f"labels/{split}").mkdir(parents=True, exist_ok=True)
+            picture(i).save(folder / f"images/{split}/{i}.png")
+            box = "0.5 0.5 0.5 0.5"
+            rest = {
+                "segment": "0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8",
+                "obb": "0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8",
+                "pose": f"{box} " + " ".join(["0.5 0.5 2"] * 17),
+            }.get(task, box)
+            (folder / f"labels/{split}/{i}.txt").write_text(f"{i % nc} {rest}\n")
+    if task == "classify":
+        return folder / "set"
+    extra = "kpt_shape: [17, 3]\n" if task == "pose" else ""
+    names = {i: f"kind{i}" for i in range(nc)}
+    (folder / "data.yaml").write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames: {names}\n{extra}")
+    return folder / "data.yaml"
+
+
+def write(folder: Path, name: str, nc: int = 3) -> None:
+    import torch
+    import ultralytics
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "load"))
+    from write_ultralytics import calibrate, soften
+
+    torch.manual_seed(0)
+    made = ultralytics.YOLO(f"{name}.yaml")
+    yaml = {**made.model.yaml, "nc": nc}
+    model = type(made.model)(yaml, nc=nc, verbose=False).eval()
+    model.names = {i: f"kind{i}" for i in range(nc)}
+    calibrate(model, torch.Generator().manual_seed(1), SIZE)
+    soften(model.model[-1])
+    model.task = made.task
+    torch.save(
+        {
+            "epoch": -1,
+            "model": None,
+            "ema": copy.deepcopy(model).half(),
+            "train_args": {"imgsz": SIZE, "task": made.task, "data": "data.yaml"},
+            "version": ultralytics.__version__,
+            "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+        },
+        folder / f"{name}.pt",
+    )
+
+
+def found(path: str, image: Path, task: str | None = None) -> dict[str, Any]:
+    from ultralytics import YOLO
+
+    yolo = YOLO(path, task=task)
+    one_to_one = path.endswith(".pt") and hasattr(yolo.model.model[-1], "one2one_cv2")
+    more = {"nms": False} if one_to_one else {}  # the towers that are exported
+    result = yolo.predict(image, imgsz=SIZE, conf=0.05, iou=0.7, max_det=100, verbose=False, **more)[0]
+    if result.probs is not None:
+        return {"probs": result.probs.data.tolist()}
+    boxes = result.obb if result.obb is not None else result.boxes
+    answer = {"boxes": (boxes.xywhr if result.obb is not None else boxes.xyxy).tolist()}
+    answer |= {"scores": boxes.conf.tolist(), "classes": boxes.cls.tolist()}
+    if result.masks is not None:
+        answer["masks"] = result.masks.data.float().mean((1, 2)).tolist()
+    if result.keypoints is not None:
+        answer["points"] = result.keypoints.data.tolist()
+    return answer
+
+
+def facts(path: str) -> dict[str, Any]:
+    from ultralytics import YOLO
+
+    yolo = YOLO(path)
+    return {
+        "parameters": sum(p.numel() for p in yolo.model.parameters()),
+        "task": yolo.task,
+        "names": yolo.names,
+        "from": getattr(yolo.model, "pruned_from", None),
+        "widths": [m.out_channels for m in yolo.model.modules() if hasattr(m, "out_channels")],
+    }
+
+
+def predict(folder: Path, *paths: str) -> list[Any]:
+    from ultralytics import YOLO
+
+    image = folder / "picture.png"
+    picture(7).save(image)
+    task = YOLO(paths[0]).task
+    return [found(path, image, task) for path in paths]
+
+
+def train(folder: Path, path: str, how: str) -> dict[str, Any]:
+    from ultralytics import YOLO
+
+    from onnxslim_yolo.training import SlimTrainer
+
+    yolo = YOLO(path)
+    settings = {"imgsz": SIZE, "batch": 2, "workers": 0, "plots": False, "val": True, "project": str(folder / "runs")}
+    settings |= {"data": str(data(folder, yolo.task)), "epochs": 2, "amp": False, "name": how, "verbose": False}
+    if how == "plain":
+        yolo.train(**settings)
+    elif how == "resume":
+
+        def stop(trainer: Any) -> None:
+            if trainer.epoch == 0:
+                raise KeyboardInterrupt
+
+        yolo.add_callback("on_model_save", stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            yolo.train(trainer=SlimTrainer, **settings)
+        again = YOLO(str(folder / f"runs/{how}/weights/last.pt"))
+        again.train(trainer=SlimTrainer, resume=True)
+    else:
+        yolo.train(trainer=SlimTrainer, **settings)
+    return facts(str(folder / f"runs/{how}/weights/last.pt"))
+
+
+def export(folder: Path, path: str) -> list[Any]:
+    from ultralytics import YOLO
+
+    written = [YOLO(path).export(format=form, imgsz=SIZE) for form in ("onnx", "ncnn")]
+    return predict(folder, path, *map(str, written))
+
+
+if __name__ == "__main__":
+    step, place, *rest = sys.argv[1:]
+    numbers = [int(each) if each.isdecimal() else each for each in rest]
+    outcome = {"write": write, "data": data, "predict": predict, "train": train, "export": export, "facts": None}[step]
+    answer = facts(rest[0]) if outcome is None else outcome(Path(place).resolve(), *numbers)
+    print("ANSWER", json.dumps(answer, default=str))
