@@ -6,6 +6,8 @@ The published channel counts at 70 % come from ../shared/seed-table.json. Latenc
 network has random ones, with γ drawn such that ranking at 70 % gives these counts (checked: but for two channels, by
 rounding): what the table keeps lies in [0.5, 1], what it removes in [0, 0.5]. "importance" is the share of the sum of γ
 that is kept.
+"sparse": what the table removes has γ of a thousandth, and so has the single channel that it keeps of some layers;
+"gone": those layers go, and what only they made of use.
 Predictions are the table's, of one thread. Writes bench/results/table-a.json and .md.
 """
 
@@ -26,7 +28,7 @@ from onnxslim_yolo.ir.graph import initializers
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency import table_for
 from onnxslim_yolo.measure.benchmark import benchmark
-from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
+from onnxslim_yolo.passes import DropBlocks, PruneChannels, SliceChannels, SnapWidths
 from onnxslim_yolo.pruning.plan import Plan
 
 RESULTS = Path(__file__).with_name("results")
@@ -39,6 +41,8 @@ ROWS: dict[str, tuple[float, str | int]] = {
     "0.7": (0.7, "none"),
     "0.7 pow2": (0.7, "pow2"),
     "0.7 auto": (0.7, "auto"),
+    "0.7 auto, sparse": (0.7, "auto"),
+    "0.7 auto, gone": (0.7, "auto"),
     "0.7 x4": (0.7, 4),
     "0.7 x8": (0.7, 8),
     "0.7 x16": (0.7, 16),
@@ -76,7 +80,7 @@ def measure(runtime: str, size: int, rounds: int, threads: list[int], seed: dict
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for index, (name, (ratio, snap)) in enumerate(ROWS.items()):
-            network, importance, widths = compiled(base, ratio, snap, runtime)
+            network, importance, widths = compiled(base, ratio, snap, runtime, name.partition(", ")[2])
             stem = Path(folder) / f"{index}"
             paths.append(write(network, stem, runtime))
             cost = cost_of(network.graph)
@@ -117,11 +121,23 @@ def with_published_gammas(model: Model, counts: dict[str, list[int]]) -> Model:
     return model
 
 
-def compiled(base: Model, ratio: float, snap: str | int, runtime: str) -> tuple[Model, float, list[int]]:
-    """The pruned, snapped and fused network, the share of importance it keeps, and the groups' widths."""
+def compiled(
+    base: Model, ratio: float, snap: str | int, runtime: str, kind: str = ""
+) -> tuple[Model, float, list[int]]:
+    """The pruned, snapped and fused network, the share of importance it keeps, and the groups' widths.
+
+    Args:
+        kind: "sparse": what the table removes has γ next to nothing, all of a layer of which it keeps one channel;
+            "gone": and such layers go, where the graph stays whole.
+    """
     model = base.copy()
     if not ratio:
         return fused(model), 1.0, []
+    if kind:
+        with_nothing_left(model)
+    if kind == "gone":
+        DropBlocks(ratio=ratio, scope="no-residual").run(model)
+        print(model.notes[-1])
     PruneChannels(ratio=ratio, scope="no-residual", importance="gamma").run(model)
     SnapWidths(to=snap, runtime=runtime).run(model)
     plan = model.plan
@@ -132,6 +148,17 @@ def compiled(base: Model, ratio: float, snap: str | int, runtime: str) -> tuple[
     widths = [group.kept for group in plan.group_plans() if not group.frozen]
     SliceChannels().run(model)
     return fused(model), kept, widths
+
+
+def with_nothing_left(model: Model) -> None:
+    """What the table removes has γ of a thousandth, as training with an L1 penalty leaves them."""
+    for name in json.loads(SEED.read_text())["channels"]:
+        for tensor in initializers(model.graph):
+            if tensor.name == f"{name}.weight":
+                small = tensor.values < 0.5
+                if small.sum() == small.size - 1:
+                    small[:] = True  # the one that is left is there because none may be
+                tensor.values = np.where(small, 1e-3 * tensor.values, tensor.values).astype(np.float32)
 
 
 def check_counts(plan: Plan) -> None:

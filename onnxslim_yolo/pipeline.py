@@ -184,6 +184,7 @@ def _blocks(options: CompileOptions) -> list[Pass]:
         depth=options.depth,
         ratio=ratio,
         means=options.compensate != "none",
+        zero=options.snap != "pow2",
     )
     return [found]
 

@@ -6,7 +6,8 @@ choice of the knapsack over widths (see `pruning.depth`): `prune-to`, which has 
 the widths of what is left. With `depth=only` blocks go until the limit is met, those that save most per importance
 first, and no width has to change. With calibration images, what the detector loses either way is measured, and blocks
 go only where that is less. With a ratio, branches and parts go that training has left below the threshold at
-which `prune` of that ratio cuts: every |γ| of the BatchNormalization that they end in.
+which `prune` of that ratio cuts: every |γ| of the BatchNormalization that they end in. So do layers of which every |γ|
+is next to nothing, where the graph stays whole: a width of 0 instead of one channel that is left for form's sake.
 
 The result computes what the model with these blocks masked does: their contribution zero, or, of a branch, its mean by
 the BatchNormalization's statistics, where there are no images to make up for it by.
@@ -20,12 +21,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.blocks import Block, end_of, find_blocks, node_named
+from onnxslim_yolo.analysis.blocks import Block, end_of, find_blocks, find_layers, node_named
 from onnxslim_yolo.analysis.importance import measure
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array, copy_graph
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes.drop_dead import DropDead
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import matches_layer
 from onnxslim_yolo.passes.reconstruct import Reconstruct, reconstruct
@@ -35,7 +37,7 @@ from onnxslim_yolo.pruning.block_loss import block_losses, block_means, last_gam
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.depth import Offer, choose_blocks, marginal_price, offers
 from onnxslim_yolo.pruning.head_error import HeadError
-from onnxslim_yolo.pruning.mask import masked
+from onnxslim_yolo.pruning.mask import mask_blocks, masked
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.ranking import SPARSE, Ranking
 from onnxslim_yolo.pruning.recorded import layers_of, listed, record_removed
@@ -58,6 +60,7 @@ class DropBlocks(PruneToTarget):
     Args:
         depth: "auto", widths change as well; or "only".
         ratio: instead of a target: the share of channels of which `prune` asks.
+        zero: with a ratio, layers may go of which nothing is left: what `snap` does with a width of 0.
         means: what a branch yields on average stays behind, as a constant.
     """
 
@@ -67,6 +70,7 @@ class DropBlocks(PruneToTarget):
     depth: Literal["auto", "only"] = "auto"
     ratio: float | None = None
     means: bool = True
+    zero: bool = True
 
     def run(self, model: Model) -> int:
         """Edit in place; return the number of blocks taken out. What went is noted in the model's plan.
@@ -74,20 +78,23 @@ class DropBlocks(PruneToTarget):
         Raises:
             UsageError: with `depth=only`, the limit cannot be met by blocks.
         """
-        blocks = self._allowed(model)
         if model.plan is not None and model.plan.blocks:
             return 0
-        if not blocks and self.depth == "auto":
+        blocks = self._allowed(model)
+        if not blocks and self.depth == "auto" and self.ratio is None:
             return 0
         chosen = self._below_threshold(model, blocks) if self.ratio is not None else self._for_target(model, blocks)
         return self._take_out(model, chosen) if chosen else 0
 
     def _allowed(self, model: Model) -> list[Block]:
         """The blocks that may go: none with a layer that is to be kept, or out of scope, or that is returned."""
+        return self._with_means(model, self._free(model, find_blocks(model.graph)))
+
+    def _free(self, model: Model, blocks: list[Block]) -> list[Block]:
         channels = open_plan(model).channels
         nodes = {node.name: node for node in model.graph.nodes}
         kept = {name for name, n in nodes.items() if any(matches_layer(pattern, n) for pattern in self.keep)}
-        found = [block for block in find_blocks(model.graph) if kept.isdisjoint(block.nodes)]
+        found = [block for block in blocks if kept.isdisjoint(block.nodes)]
         fixed = ~channels.prunable
         if self.scope == "no-residual":
             fixed |= residual_channels(model.graph, channels)
@@ -96,18 +103,19 @@ class DropBlocks(PruneToTarget):
             labels = channels.labels_of(end_of(block, nodes[block.node]))
             return labels is not None and labels.size > 1 and not fixed[labels[labels >= 0]].any()
 
-        return self._with_means(model, [block for block in found if free(block)])
+        return [block for block in found if free(block)]
 
     def _with_means(self, model: Model, blocks: list[Block]) -> list[Block]:
-        """Without images to make up by, only blocks whose mean is known and can stay: a branch's, or what is near 0."""
+        """Without images to make up by, only blocks whose mean is known and can stay, or is near 0."""
         if self.calib is not None:
             return blocks
         means = block_means(model, open_plan(model), blocks) if blocks else []
         found = []
         for block, mean in zip(blocks, means, strict=True):
-            if mean is None or (block.kind != "branch" and np.abs(mean).max() > SMALL):
+            stays = block.kind in ("branch", "layer")
+            if mean is None or (not stays and np.abs(mean).max() > SMALL):
                 continue
-            shown = self.means and block.kind == "branch" and bool(mean.any())
+            shown = self.means and stays and bool(mean.any())
             found.append(replace(block, mean=tuple(mean.tolist())) if shown else block)
         return found
 
@@ -118,7 +126,9 @@ class DropBlocks(PruneToTarget):
         if self.importance not in ("auto", "gamma") or not self.ratio or not values.size:
             return []
         threshold = min(float(values[min(int(self.ratio * len(values)), len(values) - 1)]), SPARSE)
-        return [block for block in blocks if _all_below(model, block, threshold)]
+        layers = self._with_means(model, self._free(model, find_layers(model.graph))) if self.zero else []
+        small = [block for block in blocks if _all_below(model, block, threshold)]
+        return small + [block for block in layers if _all_below(model, block, min(threshold, SMALL))]
 
     def _for_target(self, model: Model, blocks: Sequence[Block]) -> list[Block]:
         self.prune().run(model)
@@ -196,7 +206,8 @@ class DropBlocks(PruneToTarget):
 
     def _take_out(self, model: Model, chosen: Sequence[Block]) -> int:
         came, before, ranked = copy_graph(model.graph), layers_of(model.graph), open_plan(model).ranking
-        gone = take_out(model, chosen)
+        gone = take_out(model, [block for block in chosen if block.kind != "layer"])
+        gone += [block for block in chosen if block.kind == "layer" and _leaves(model, block, self.keep)]
         if not gone:
             return 0
         removed = record_removed(model, came, before)
@@ -233,6 +244,20 @@ class _Probe:
         trial = step.planned(model, blocks)
         reconstruct(trial, open_plan(trial), self.images, Reconstruct(step.calib))
         return self.head.error(masked(trial, open_plan(trial)))
+
+
+def _leaves(model: Model, block: Block, keep: tuple[str, ...]) -> bool:
+    """Take a layer out: masked, it is dead, and has to go with everything that only it made of use (`drop-dead`)."""
+    names = {node.name for node in model.graph.nodes}
+    if block.node not in names:
+        return names.isdisjoint(block.nodes)
+    trial = mask_blocks(model, [block])
+    DropDead(keep).run(trial)
+    left = {node.name for node in trial.graph.nodes}
+    if not left <= names or not left.isdisjoint(block.layers):
+        return False
+    model.graph = trial.graph
+    return True
 
 
 def _all_below(model: Model, block: Block, threshold: float) -> bool:

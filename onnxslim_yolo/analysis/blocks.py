@@ -6,6 +6,8 @@
    the rest.
 3. *chain*: layers in a row between two tensors of one shape. Without them the first is the second.
 
+4. *layer*: a layer whose channels all go, a width of 0. Whether the graph stays whole without it shows on trying.
+
 A block is what is computed for its end alone; it has a linear layer at least. Its contribution is the operand, the
 part, or the difference between the two tensors. What a branch contributes on average may stay behind, as a constant.
 """
@@ -30,12 +32,13 @@ from onnxslim_yolo.ir.graph import (
     static_shape,
 )
 from onnxslim_yolo.ir.origins import ADDED, set_origin
+from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.linear import LINEAR
 
 LONGEST_CHAIN = 2
 """Linear layers of a chain at most: two convolutions that were trained in a row hardly ever compute an identity."""
 
-Kind = Literal["branch", "part", "chain"]
+Kind = Literal["branch", "part", "chain", "layer"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Block:
 
     Attributes:
         kind: see the module.
-        node: name of the node that reads its end: the sum, the Concat; of a chain the one that yields it.
-        index: which of the node's inputs the end is; -1 for a chain.
+        node: name of the node that reads its end: the sum, the Concat; of a chain or a layer the one that yields it.
+        index: which of the node's inputs the end is; -1 for a chain or a layer, which the node yields.
         start: name of the tensor that a chain begins with; "" otherwise.
         nodes: names of the nodes that go with it, in the graph's order. The sum goes too, if two were summed.
         layers: the linear ones of these.
@@ -64,6 +67,26 @@ class Block:
 def find_blocks(graph: gs.Graph) -> list[Block]:
     """All of them, in the graph's order; they may lie within each other."""
     return [*_branches(graph), *_parts(graph), *_chains(graph)]
+
+
+def find_layers(graph: gs.Graph) -> list[Block]:
+    """The layers that end in a BatchNormalization or an activation of one, in the graph's order."""
+    found = []
+    for norm in graph.nodes:
+        last = _activated(graph, norm) if norm.op == "BatchNormalization" else None
+        if last is not None and not is_graph_output(graph, last.outputs[0]):
+            block = _block("layer", last, -1, "", alone_for(graph, last.outputs[0]))
+            found += [] if block is None else [block]
+    return found
+
+
+def _activated(graph: gs.Graph, norm: Node) -> Node | None:
+    """The activation behind a BatchNormalization, x·sigmoid(x) as the product; the norm itself without one."""
+    readers = consumers(norm.outputs[0])
+    if len(readers) == 2 and {reader.op for reader in readers} == {"Sigmoid", "Mul"}:
+        return next(reader for reader in readers if reader.op == "Mul")
+    reader = sole_consumer(graph, norm.outputs[0])
+    return reader if reader is not None and (reader.op in FUNCTIONS or reader.op == "Clip") else norm
 
 
 def alone_for(graph: gs.Graph, tensor: Tensor) -> list[Node]:
@@ -91,8 +114,8 @@ def node_named(graph: gs.Graph, name: str) -> Node | None:
 
 
 def end_of(block: Block, node: Node) -> Tensor:
-    """What a block contributes to the result of its node: an operand, or of a chain the result itself."""
-    return node.outputs[0] if block.kind == "chain" else node.inputs[block.index]
+    """What a block contributes to the result of its node: an operand, or of a chain or a layer the result itself."""
+    return node.outputs[0] if block.index < 0 else node.inputs[block.index]
 
 
 def stand_in(block: Block, end: Tensor, name: str) -> gs.Constant:

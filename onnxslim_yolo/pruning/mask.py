@@ -68,14 +68,16 @@ def _mask(graph: gs.Graph, node: Node, block: Block, name: Namer, instead: dict[
     end = end_of(block, node)
     result = gs.Variable(name(f"{end.name}_masked"), end.dtype, end.shape)
     if block.kind != "chain":
+        if block.index >= 0:
+            node.inputs = [result if k == block.index else tensor for k, tensor in enumerate(node.inputs)]
+        else:
+            replace_uses(graph, end, result)
         zero = gs.Constant(name("nothing"), np.zeros((), dtype=end.dtype or np.float32))
-        graph.nodes.append(gs.Node("Mul", name(f"{node.name}_masking"), {}, [end, zero], [result]))
+        inner = gs.Variable(name(f"{end.name}_nothing"), end.dtype, end.shape) if block.mean else result
+        graph.nodes.append(gs.Node("Mul", name(f"{node.name}_masking"), {}, [end, zero], [inner]))
         if block.mean:
-            shifted = gs.Variable(name(f"{end.name}_mean"), end.dtype, end.shape)
             mean = stand_in(block, end, name(f"{node.name}_mean"))
-            graph.nodes.append(gs.Node("Add", name(f"{node.name}_mean"), {}, [result, mean], [shifted]))
-            result = shifted
-        node.inputs = [result if k == block.index else tensor for k, tensor in enumerate(node.inputs)]
+            graph.nodes.append(gs.Node("Add", name(f"{node.name}_mean"), {}, [inner, mean], [result]))
         return
     start = instead.get(block.start) or next(t for t in tensors(graph) if t.name == block.start)
     away = gs.Variable(name(f"{end.name}_away"), end.dtype, end.shape)

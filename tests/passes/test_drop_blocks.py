@@ -156,3 +156,38 @@ def test_pruning_by_channels_is_as_before_where_no_block_is_small() -> None:
     PruneChannels(0.3).run(deep)
     assert plain.plan is not None and deep.plan is not None
     assert np.array_equal(plain.plan.keep, deep.plan.keep)
+
+
+NARROW = (
+    f"{layer('stem', 'x')} {layer('a', 'stem')} {layer('b', 'a', 1)} {layer('c', 'stem', 1)} "
+    f"r = Concat<axis=1>(b, c) {layer('h', 'r', 1, act=False)} y = Relu(h)"
+)
+
+
+def narrow(**values: Array) -> Model:
+    """A Concat of two branches, of which `a` is the first layer of one."""
+    weights = ", ".join(
+        [conv("stem", 3, 8), conv("a", 8, 6), conv("b", 6, 8, 1), conv("c", 8, 8, 1), conv("h", 16, 4, 1)]
+    )
+    plain = {f"{name}.gamma": np.linspace(0.5, 1.5, n) for name, n in (("stem", 8), ("a", 6), ("b", 8), ("c", 8))}
+    text = onnx_text("float[1,3,16,16] x", "float[1,4,16,16] y", weights, NARROW, 17)
+    return build(text, values=plain | {"h.gamma": np.ones(4)} | values)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+def test_a_layer_of_which_nothing_is_left_goes_with_what_it_alone_fed(beta: float) -> None:
+    """`a` is all but a constant then, which a pointwise `b` hands on as one, and so it goes, too."""
+    before = narrow(**{"a.gamma": np.full(6, 1e-4), "a.beta": np.full(6, beta)})
+    after = run(before, DropBlocks(ratio=0.3))
+    assert not {"a", "b"} & left(after)
+    assert after.plan is not None
+    assert_same(mask_blocks(before, after.plan.blocks), after)
+    feeds = random_feeds(before)
+    assert max(differences(run_onnx(before, feeds), run_onnx(after, feeds)).values()) > 1e-6
+    assert {"a", "b"} <= left(run(before, DropBlocks(ratio=0.3, zero=False)))
+
+
+@pytest.mark.parametrize("gamma", [np.r_[np.full(5, 1e-4), 0.5], np.full(6, 0.05)])
+def test_a_layer_that_still_yields_something_stays(gamma: Array) -> None:
+    after = run(narrow(**{"a.gamma": gamma, "a.beta": np.zeros(6)}), DropBlocks(ratio=0.3))
+    assert {"a", "b"} <= left(after)
