@@ -105,14 +105,12 @@ def _pad(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     return {0: value}
 
 
-def _resize(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    factors = [b // a for a, b in zip(shape, out, strict=True)]
-    whole = all(a * f == b for a, b, f in zip(shape, out, factors, strict=True))
-    if len(shape) != 4 or factors[:2] != [1, 1] or not whole or attribute(node, "mode") != "nearest":
-        raise refusal(node, "only whole factors, to the nearest")
-    ones = np.ones((shape[1], 1, *factors[2:]), dtype=np.float32)
-    return {0: adjoint.add("Conv", [given(values), ones], strides=factors[2:], group=shape[1])}
+def _gather_elements(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    """Positions that are computed (the best queries): what was picked goes back to where it was, summed."""
+    if adjoint.graph.opset < 16:
+        raise refusal(node, "before opset 16 nothing is summed where it came from")
+    zeros, axis = np.zeros(shape_of(node.inputs[0]), dtype=np.float32), int(attribute(node, "axis"))
+    return {0: adjoint.add("ScatterElements", [zeros, node.inputs[1], given(values)], axis=axis, reduction="add")}
 
 
 MOVEMENTS: dict[str, Rule] = {
@@ -124,7 +122,7 @@ MOVEMENTS: dict[str, Rule] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "Expand": _expand,
     "Pad": _pad,
-    "Resize": _resize,
 }

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.adjoint_movement import MOVEMENTS
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
+from onnxslim_yolo.analysis.adjoint_norm import NORMALISATIONS, REDUCTIONS
+from onnxslim_yolo.analysis.adjoint_windows import WINDOWS, pads_of, spread_windows
 from onnxslim_yolo.analysis.movement import axes_of
 from onnxslim_yolo.ir.attributes import attribute, per_axis, softmax_axes
 from onnxslim_yolo.ir.graph import Node, input_constant, is_constant, is_empty
@@ -25,18 +26,11 @@ STEP = 1e-2
 
 def _conv(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     weight = input_constant(node, 1)
-    if weight is None or attribute(node, "auto_pad") not in ("NOTSET", "VALID"):
-        raise refusal(node, "its weight or its padding is not constant")
-    rank = weight.ndim - 2
-    attrs = _geometry(node, rank)
+    if weight is None:
+        raise refusal(node, "its weight is not constant")
     size, out = shape_of(node.inputs[0])[2:], shape_of(node.outputs[0])[2:]
-    kernel, pads = weight.shape[2:], attrs["pads"]
-    reach = [
-        (out[k] - 1) * attrs["strides"][k] - pads[k] - pads[k + rank] + (kernel[k] - 1) * attrs["dilations"][k] + 1
-        for k in range(rank)
-    ]
-    attrs["output_padding"] = [size[k] - reach[k] for k in range(rank)]
-    return {0: adjoint.add("ConvTranspose", [given(values), weight], **attrs)}
+    attrs = _geometry(node, weight.ndim - 2) | {"pads": pads_of(node, size, out, weight.shape[2:])}
+    return {0: spread_windows(adjoint, given(values), weight, attrs, size, out)}
 
 
 def _conv_transpose(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
@@ -163,49 +157,6 @@ def _mean(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     return {0: adjoint.add("Mul", [value, share])}
 
 
-def _average_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    kernel = list(node.attrs["kernel_shape"])
-    inside = not any(per_axis(node, "pads", len(kernel))) or attribute(node, "count_include_pad")
-    if len(kernel) != 2 or attribute(node, "ceil_mode") or not inside:
-        raise refusal(node, "its windows differ in size")
-    channels = shape_of(node.inputs[0])[1]
-    weight = np.full((channels, 1, *kernel), 1 / float(np.prod(kernel)), dtype=np.float32)
-    attrs = {**dict(node.attrs), "group": channels}
-    attrs = {k: v for k, v in attrs.items() if k in ("group", "strides", "pads", "dilations", "auto_pad")}
-    stand_in = gs.Node("Conv", node.name, attrs, [node.inputs[0], gs.Constant("w", weight)], list(node.outputs))
-    found = _conv(adjoint, stand_in, values)
-    _forget(stand_in)
-    return found
-
-
-def _forget(node: Node) -> None:
-    """Take a node that was never part of the graph off its tensors."""
-    node.inputs, node.outputs = [], []
-
-
-def _max_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    """Windows are laid out by a depthwise convolution with one-hot kernels; the maxima share their cotangent."""
-    kernel = list(node.attrs["kernel_shape"])
-    shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    if len(kernel) != 2 or attribute(node, "ceil_mode") or attribute(node, "auto_pad") != "NOTSET":
-        raise refusal(node, "only windows of two sides with explicit padding")
-    channels, taps = shape[1], int(np.prod(kernel))
-    one_hot = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel), (channels, 1, 1, 1))
-    attrs = _geometry(node, 2) | {"group": channels}
-    five = (shape[0], channels, taps, *out[2:])
-    windows = adjoint.reshape(adjoint.add("Conv", [node.inputs[0], one_hot], **attrs), five)
-    highest = adjoint.reshape(node.outputs[0], (shape[0], channels, 1, *out[2:]))
-    hits = adjoint.add("Cast", [adjoint.add("Equal", [windows, highest])], to=1)
-    count = adjoint.add("Max", [adjoint.sum_over(hits, [2]), np.asarray(1.0)])
-    share = adjoint.add("Div", [adjoint.reshape(given(values), (shape[0], channels, 1, *out[2:])), count])
-    spread = adjoint.reshape(adjoint.add("Mul", [hits, share]), (shape[0], channels * taps, *out[2:]))
-    laid = gs.Variable("windows", np.float32, (shape[0], channels * taps, *out[2:]))
-    stand_in = gs.Node("Conv", node.name, attrs, [node.inputs[0], gs.Constant("w", one_hot)], [laid])
-    found = _conv(adjoint, stand_in, [spread])
-    _forget(stand_in)
-    return found
-
-
 ADJOINTS: dict[str, Rule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -221,8 +172,9 @@ ADJOINTS: dict[str, Rule] = {
     **MOVEMENTS,
     "GlobalAveragePool": _mean,
     "ReduceMean": _mean,
-    "AveragePool": _average_pool,
-    "MaxPool": _max_pool,
+    **REDUCTIONS,
+    **NORMALISATIONS,
+    **WINDOWS,
     **{op: _function if row.slope else _step for op, row in FUNCTIONS.items()},
     **dict.fromkeys(("PRelu", "Clip", "Pow"), _function),
 }

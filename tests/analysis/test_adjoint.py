@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxslim_yolo.analysis.adjoint import carry_back
-from onnxslim_yolo.analysis.adjoint_nodes import shape_of
+from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, shape_of
 from onnxslim_yolo.analysis.adjoint_rules import ADJOINTS
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.graph import Array, copy_graph, input_constant, replace_constant
@@ -54,6 +54,34 @@ BODIES = {
     "AveragePool": ("float[1] one = {3}", "y = AveragePool<kernel_shape=[2,2],strides=[2,2]>(x)"),
     "MaxPool": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[5,5],pads=[2,2,2,2]>(x)"),
     "MaxPool strided": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[3,2],strides=[2,2],pads=[1,0,1,0]>(x)"),
+    "Conv SAME": ("float[6,4,3,2] w", "y = Conv<auto_pad=\"SAME_UPPER\",strides=[2,3]>(x, w)"),
+    "Conv VALID": ("float[6,4,3,3] w", "y = Conv<auto_pad=\"VALID\">(x, w)"),
+    "MaxPool ceil": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[3,3],strides=[2,2],ceil_mode=1>(x)"),
+    "MaxPool SAME": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[2,3],strides=[3,2],auto_pad=\"SAME_LOWER\">(x)"),
+    "AveragePool ceil": ("float[1] one = {3}", "y = AveragePool<kernel_shape=[3,3],strides=[2,2],ceil_mode=1>(x)"),
+    "AveragePool inside": ("float[1] one = {3}", "y = AveragePool<kernel_shape=[3,3],pads=[1,1,1,1]>(x)"),
+    "AveragePool padded": (
+        "float[1] one = {3}", "y = AveragePool<kernel_shape=[3,2],pads=[1,0,2,1],count_include_pad=1>(x)"),
+    "AveragePool SAME": (
+        "float[1] one = {3}", "y = AveragePool<kernel_shape=[3,3],strides=[2,2],auto_pad=\"SAME_UPPER\">(x)"),
+    "Resize linear": ("float[4] s = {1, 1, 1.5, 0.75}", "y = Resize<mode=\"linear\">(x, , s)"),
+    "Resize aligned": ("int64[4] s = {1, 4, 13, 8}", "y = Resize<mode=\"linear\","
+                       "coordinate_transformation_mode=\"align_corners\">(x, , , s)"),
+    "Resize cubic": ("float[4] s = {1, 1, 2, 0.5}", "y = Resize<mode=\"cubic\",cubic_coeff_a=-0.5>(x, , s)"),
+    "Resize nearest, not whole": ("int64[4] s = {1, 4, 5, 11}", "y = Resize<mode=\"nearest\">(x, , , s)"),
+    "LayerNormalization": (
+        "float[8] a_gamma, float[8] b", "y = LayerNormalization<axis=-1,epsilon=0.01>(x, a_gamma, b)"),
+    "LayerNormalization of two": ("float[8,8] a_gamma", "y = LayerNormalization<axis=2>(x, a_gamma)"),
+    "InstanceNormalization": ("float[4] a_gamma, float[4] b", "y = InstanceNormalization(x, a_gamma, b)"),
+    "MeanVarianceNormalization": ("float[1] one = {3}", "y = MeanVarianceNormalization<axes=[0,2,3]>(x)"),
+    "LpNormalization": ("float[1] one = {3}", "y = LpNormalization<axis=1,p=2>(x)"),
+    "ReduceMax": ("float[1] one = {3}", "y = ReduceMax<axes=[1],keepdims=0>(x)"),
+    "ReduceMin": ("float[1] one = {3}", "m = ReduceMin<axes=[2,3]>(x) y = Mul(m, x)"),
+    "GlobalMaxPool": ("float[1] one = {3}", "m = GlobalMaxPool(x) y = Sub(x, m)"),
+    "ReduceSum": ("int64[1] k = {-1}", "y = ReduceSum<keepdims=0>(x, k)"),
+    "lengths": ("float[1] one = {3}", "a = ReduceL2<axes=[1]>(x) b = Div(x, a) c = ReduceL1<axes=[1]>(b) "
+                "d = ReduceSumSquare<axes=[3],keepdims=0>(b) e = ReduceMean<axes=[3],keepdims=0>(c) y = Mul(d, e)"),
+    "GatherElements": ("int64[1,4,3,2] i", "y = GatherElements<axis=2>(x, i)"),
     "Expand": ("int64[5] s = {2, 1, 4, 8, 8}", "y = Expand(x, s)"),
 }  # fmt: skip
 
@@ -89,8 +117,36 @@ def disagreement(model: Model, reference: Model, step: float = 1e-3) -> float:
 @pytest.mark.parametrize("name", BODIES)
 def test_every_operator(name: str) -> None:
     weights, body = BODIES[name]
-    model = build(onnx_text(X, "float[a,b,c,d] y", weights, body).replace("float[a,b,c,d] y", "float y"))
+    text = onnx_text(X, "float[a,b,c,d] y", weights, body).replace("float[a,b,c,d] y", "float y")
+    positions = {"i": np.arange(24).reshape(1, 4, 3, 2) % 5} if name == "GatherElements" else None
+    model = build(text, values=positions)
     assert disagreement(model, model) < TOLERANCE
+
+
+def test_groups_are_normalised() -> None:
+    body = "y = GroupNormalization<num_groups=2,epsilon=0.01>(x, a_gamma, b)"
+    model = build(onnx_text(X, "float y", "float[4] a_gamma, float[4] b", body, 21))
+    assert disagreement(model, model) < TOLERANCE
+
+
+def test_root_mean_squares_are_normalised() -> None:
+    """Opset 23, which onnxruntime may not run: against the same written out."""
+    plain = "m = Mul(x, x) n = ReduceMean(m, k) o = Add(n, e) q = Sqrt(o) r = Div(x, q) y = Mul(r, a_gamma)"
+    weights = "float[8] a_gamma, int64[1] k = {-1}, float[1] e = {0.01}"
+    reference = build(onnx_text(X, "float y", weights, plain, 18))
+    model = build(onnx_text(X, "float y", weights, plain, 18))
+    last = model.graph.nodes[-1]
+    gamma = last.inputs[1]
+    stand_in = gs.Node("RMSNormalization", "rms", {"axis": -1, "epsilon": 0.01}, [model.graph.inputs[0], gamma])
+    graph = copy_graph(model.graph)
+    seed = gs.Variable("u", np.float32, (1, 4, 8, 8))
+    found = ADJOINTS["RMSNormalization"](Adjoint(graph), stand_in, [seed])[0]
+    graph.inputs, graph.outputs = [*graph.inputs, seed], [found]
+    stand_in.inputs = []
+    x, u = (np.random.default_rng(k).standard_normal((1, 4, 8, 8)).astype(np.float32) for k in (0, 1))
+    ours = next(iter(run_onnx(Model(graph=graph), {"x": x, "u": u}).values()))
+    theirs = gradients(reference, {"x": x}, {"y": u}, "x")
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
 def test_a_spoilt_weight_shows() -> None:
