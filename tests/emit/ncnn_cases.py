@@ -178,6 +178,12 @@ CONV = {
         "float[1,4,18,19]",
         "float[6,4,3,3] w",
     ),
+    "deconv-1d": one(
+        "y = ConvTranspose<strides=[3],pads=[1,1],output_padding=[2]>(x, w)",
+        "float[1,4,33]",
+        "float[6,4,3] w",
+        "float[1,6,11]",
+    ),
     "deconv-group": one("y = ConvTranspose<group=2,strides=[2,1]>(x, w)", "float[1,8,19,12]", "float[6,4,3,3] w"),
     "deconv-depthwise": one("y = ConvTranspose<group=6,strides=[2,2]>(x, w)", "float[1,6,18,20]", "float[6,1,2,2] w"),
     "deconv-dilated": one("y = ConvTranspose<dilations=[2,1]>(x, w)", "float[1,3,13,12]", "float[6,3,3,3] w"),

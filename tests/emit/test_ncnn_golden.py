@@ -10,7 +10,7 @@ import pytest
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import UnsupportedError
-from tests.emit.ncnn_cases import BINARY, CONV, ELEMENTWISE, LINEAR, POOL, one
+from tests.emit.ncnn_cases import BINARY, CONV, ELEMENTWISE, LINEAR, MAP, POOL, one
 from tests.emit.ncnn_cases_shape import MOVEMENT, RESIZE
 from tests.numeric import build, run_onnx
 
@@ -56,6 +56,8 @@ SHORT = {
     "silu": (ELEMENTWISE["silu"], ["Swish"]),
     "silu whose gate is read again": (ELEMENTWISE["silu-shared-gate"], ["Split", "Sigmoid", "Split", "BinaryOp"]),
     "mish": (ELEMENTWISE["mish"], ["Mish"]),
+    "swish": (one("y = Swish(x)", MAP, opset=24), ["Swish"]),
+    "swish with a slope": (one("y = Swish<alpha=1.5>(x)", MAP, opset=24), ["Split", "BinaryOp", "Sigmoid", "BinaryOp"]),
     "hardswish": (ELEMENTWISE["hardswish-clip"], ["HardSwish"]),
     "gelu": (ELEMENTWISE["gelu-erf"], ["GELU"]),
     "gelu, half first": (ELEMENTWISE["gelu-erf-half-first"], ["GELU"]),

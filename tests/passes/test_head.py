@@ -183,6 +183,25 @@ def test_decoded_writes_back_what_raw_cut(name: str) -> None:
     assert HeadSpec.from_json(model.metadata[HEAD_KEY]) == spec
 
 
+@pytest.mark.parametrize("name", ["yolov5n", "yolov8n"])
+def test_what_is_written_back_decodes_every_image_of_a_batch(name: str) -> None:
+    model = load(name, batch=2)
+    source = run_batch(model)
+    Head().run(model)
+    assert Head(to="decoded").run(model) == 1, model.notes
+    table = run_batch(model)
+    assert table.shape == source.shape and len(source) == 2
+    spread = np.abs(source).max()
+    assert np.abs(table - source).max() < 1e-6 * spread
+    assert np.abs(source[0] - source[1]).max() > 1e-3 * spread  # control: the images differ
+
+
+def run_batch(model: Model) -> np.ndarray:
+    session = ort.InferenceSession(model.to_onnx().SerializeToString(), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(3).random((2, 3, SIZE, SIZE), np.float32)
+    return session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
 def test_what_cannot_be_decoded_in_the_graph_is_refused() -> None:
     for name, options, reason in (
         ("yolo26n", {}, "not offered"),

@@ -13,10 +13,11 @@ from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import AbsorbConstants, Reconstruct, SliceChannels
-from onnxslim_yolo.pruning.calibration import collect
+from onnxslim_yolo.pruning.calibration import Statistics, collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.pruning.fold_removed import fold
 from onnxslim_yolo.pruning.mask import masked
-from onnxslim_yolo.pruning.match import matchable, output_moments
+from onnxslim_yolo.pruning.match import _correction, matchable, output_moments
 from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import build, differences, run_onnx
 from tests.passes.cutting import onnx_text, remove, run
@@ -203,3 +204,40 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
     two = build("""<ir_version: 8, opset_import: ["": 17]> g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }""")
     with pytest.raises(UnsupportedError, match="one input of shape"):
         CalibrationImages(images, two)
+
+
+def test_matching_leaves_what_never_varied() -> None:
+    """A channel that varies by less than rounding of its neighbours is not blown up: the floor is a share of these."""
+    wanted = (np.array([0.0, 0.0]), np.array([1.0, 1e-9]))
+    now = (np.array([0.0, 0.0]), np.array([1.0, 1e-13]))
+    slight = _correction("layer", now, wanted)
+    assert slight is not None and np.abs(slight.scale - 1).max() < 2e-3
+    # What does vary is scaled: by the ratio of the spreads, in the limits that there are.
+    found = _correction("layer", (np.zeros(2), np.array([0.25, 1.0])), (np.array([0.0, 0.5]), np.array([1.0, 1.0])))
+    assert found is not None
+    np.testing.assert_allclose(found.scale, [2.0, 1.0], rtol=1e-4)
+    np.testing.assert_allclose(found.shift, [0.0, 0.5])
+
+
+def test_every_group_folds_by_itself() -> None:
+    """The second group's columns are its own: what it loses is predicted from what it keeps."""
+    rng = np.random.default_rng(0)
+    text = onnx_text(
+        "float[1,3,4,4] x",
+        "float[a,b,c,d] y",
+        "float[8,3,1,1] a, float[4,4,1,1] b",
+        "h = Conv(x, a) y = Conv<group=2>(h, b)",
+    )
+    model = build(text)
+    (place,) = [each for each in contractions(open_plan(model).channels) if each.node.inputs[1].name == "b"]
+    weight = np.asarray(place.node.inputs[1].values)
+    rows = rng.standard_normal((1000, 8))
+    rows[:, 7], rows[:, 1] = 2 * rows[:, 5], -rows[:, 2]  # of each group one is another's multiple
+    keep = np.ones(open_plan(model).channels.count, dtype=bool)
+    keep[place.classes[[1, 7]]] = False
+    statistics = Statistics(rows.mean(axis=0), np.cov(rows.T, bias=True), len(rows), 1)
+    folded = fold(place, weight, keep, statistics, 1e-12, np.zeros(8))
+    assert folded is not None
+    first, second = folded.weight[:2, :, 0, 0], folded.weight[2:, :, 0, 0]
+    np.testing.assert_allclose(first[:, 2], weight[:2, 2, 0, 0] - weight[:2, 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(second[:, 1], weight[2:, 1, 0, 0] + 2 * weight[2:, 3, 0, 0], atol=1e-6)

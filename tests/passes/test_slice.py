@@ -145,6 +145,11 @@ CONSTRUCTS = {
         'p = Resize<mode="linear">(h, roi, none, size) y = Conv(p, b.weight)',
         {"b.weight": (4, 5, 1, 1)},
     ),
+    "reshape-channels-first": Construct(
+        f"int64[2] rows = {{8, 64}}, int64[4] back = {{1, 8, 8, 8}}, {conv('b', 4, 8)}",
+        "r = Reshape(h, rows) q = Sigmoid(r) s = Reshape(q, back) y = Conv(s, b.weight)",
+        {"b.weight": (4, 5, 1, 1)},
+    ),
     "global-pool-to-gemm": Construct(
         "int64[2] flat = {1, 8}, float[4,8] fc.weight, float[4] fc.bias",
         "m = GlobalAveragePool(h) f = Reshape(m, flat) y = Gemm<transB=1>(f, fc.weight, fc.bias)",
@@ -210,6 +215,26 @@ def test_three_of_eight_channels(name: str) -> None:
     remove(model, "h", [1, 4, 6])
     after = check_slice(model)
     assert shapes(after).items() >= {**CONSTRUCTS[name].sizes, "a.weight": (5, 3, 3, 3), "a.bias": (5,)}.items()
+
+
+def test_a_reshape_says_a_width_of_one() -> None:
+    """All but one of a group go: the target's number is one, and nothing else changes."""
+    weights = f"int64[4] rows = {{1, 8, 64, 1}}, int64[4] back = {{1, 8, 8, 8}}, {conv('b', 4, 8)}"
+    body = f"{FIRST} r = Reshape(h, rows) q = Sigmoid(r) s = Reshape(q, back) y = Conv(s, b.weight)"
+    model = build(onnx_text(IMAGE, RESULT, f"{STEM}, {weights}", body))
+    remove(model, "h", [0, 1, 2, 3, 5, 6, 7])
+    after = check_slice(model)
+    targets = [node.inputs[1].values.tolist() for node in after.graph.nodes if node.op == "Reshape"]
+    assert targets == [[1, 1, 64, 1], [1, 1, 8, 8]]
+    # What a width of one becomes can be cut no further, and wider ones beside it stay.
+    wide = f"int64[4] rows = {{1, 1, 8, 64}}, int64[4] back = {{1, 8, 8, 8}}, {conv('b', 4, 8)}"
+    model = build(onnx_text(IMAGE, RESULT, f"{STEM}, {wide}", body))
+    remove(model, "h", [1, 4, 6])
+    after = check_slice(model)
+    assert [n.inputs[1].values.tolist() for n in after.graph.nodes if n.op == "Reshape"] == [
+        [1, 1, 5, 64],
+        [1, 5, 8, 8],
+    ]
 
 
 @pytest.mark.parametrize("name", CONSTRUCTS)

@@ -1,0 +1,62 @@
+"""What running a graph takes, counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.analysis.effort import CUBIC, ELEMENT, OUTPUT_COPIES, POOL_TAP, QUICK_ELEMENT, effort_of, work_of
+from tests.kinds import text_of
+from tests.numeric import build
+
+SIDE = 16
+DOUBLE = "float[4] scales = {1.0, 1.0, 2.0, 2.0}"
+MAP = 4 * SIDE * SIDE
+"""Bytes of one channel."""
+
+
+def effort(body: str, weights: str = "", outputs: str = "float[a,b,c,d] y"):  # type: ignore[no-untyped-def]
+    return effort_of(build(text_of(f"float[1,4,{SIDE},{SIDE}] x", outputs, weights, body)).graph)
+
+
+def test_memory_is_what_lives_at_once() -> None:
+    """Three maps of four channels in a row: two of them live at a time, and the output from the start."""
+    found = effort("a = Relu(x) b = Sigmoid(a) c = Tanh(b) y = GlobalAveragePool(c)")
+    assert found.memory == 8 * MAP + 4 * 4 and found.memory_node.endswith("(Relu)")
+    # A map that is read once more at the end lives all the way.
+    longer = effort("a = Relu(x) b = Sigmoid(a) c = Tanh(b) d = Add(c, x) y = GlobalAveragePool(d)")
+    assert longer.memory == 12 * MAP + 4 * 4 and longer.memory_node.endswith("(Sigmoid)")
+
+
+def test_outputs_are_held_several_times() -> None:
+    found = effort("y = Relu(x)", outputs=f"float[1,4,{SIDE},{SIDE}] y")
+    assert found.memory == OUTPUT_COPIES * 4 * MAP
+
+
+def test_constants_live_all_the_time() -> None:
+    plain, more = (
+        effort("a = Relu(x) y = GlobalAveragePool(a)"),
+        effort("a = Add(x, w) y = GlobalAveragePool(a)", f"float[1,4,{SIDE},{SIDE}] w"),
+    )
+    assert more.memory - plain.memory == 4 * MAP
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "work"),
+    [
+        ("y = Conv<pads=[3,3,3,3]>(x, w)", "float[64,4,7,7] w", 64 * SIDE**2 * 4 * 49),
+        ("y = ConvTranspose<strides=[1,1]>(x, w)", "float[4,64,9,9] w", 4 * SIDE**2 * 64 * 81),
+        ("y = MaxPool<kernel_shape=[5,5],pads=[2,2,2,2]>(x)", "", POOL_TAP * 4 * SIDE**2 * 25),
+        ("y = Tanh(x)", "", ELEMENT * 4 * SIDE**2),
+        ("y = Sigmoid(x)", "", QUICK_ELEMENT * 4 * SIDE**2),
+        ("y = MatMul(x, w)", f"float[{SIDE},4096] w", ELEMENT * 4 * SIDE * 4096),
+        (
+            'y = Resize<mode="cubic">(x, , scales)',
+            "float[4] scales = {1.0, 1.0, 2.0, 2.0}",
+            CUBIC * 4 * (2 * SIDE) ** 2,
+        ),
+    ],
+)
+def test_work(body: str, weights: str, work: int) -> None:
+    graph = build(text_of(f"float[1,4,{SIDE},{SIDE}] x", "float[a,b,c,d] y", weights, body)).graph
+    assert work_of(graph.nodes[0], concrete_shapes(graph)) == work
