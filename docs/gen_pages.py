@@ -77,6 +77,14 @@ BENCHMARKS = (
         f"{MATERIAL}; {PEERS}",
     ),
     Result(
+        "A smaller input, or fewer channels",
+        "what a smaller input and pruning cost and save where nothing is trained",
+        ("bargain*",),
+        ("python bench/bargain.py",),
+        MATERIAL,
+        page="bargain.md",
+    ),
+    Result(
         "Fine-tuning without labels",
         "the network that was cut teaches the one that is left",
         ("finetune-*.json",),

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from draw_passes import EXAMPLES, pictures
+
 from onnxslim_yolo.files.spelling import options_of
 from onnxslim_yolo.passes.protocol import Pass, effect_of
 from onnxslim_yolo.pipeline import PASSES
@@ -45,6 +47,7 @@ def _overview() -> str:
 def _page(cls: type[Pass]) -> str:
     source = Path(inspect.getsourcefile(cls) or "")
     parts = [f"# {cls.name}", _markdown(_docstring(source)), "## Effect", EFFECTS[effect_of(_class_only(cls))]]
+    parts += ["## Before and after", EXAMPLES[cls.name].caption, _inlined(pictures(cls.name))]
     parts += ["## Options", _options(cls), "## In a pipeline", f"```text\n{_example(cls)}\n```"]
     for module in _shared(source):
         title = module.stem.removeprefix("_").replace("_", "-")
@@ -68,8 +71,57 @@ def _options(cls: type[Pass]) -> str:
     rows = options_of(cls)
     if not rows:
         return "None."
-    texts = [f"| `{name}` | {kind.replace('|', ' or ')} | `{default or ' '}` |" for name, kind, default in rows]
-    return "\n".join(["| option | type | default |", "|---|---|---|", *texts])
+    said = meanings(cls)
+    texts = [
+        f"| `{name}` | {_linked(said[name])} | {kind.replace('|', ' or ')} | `{default or ' '}` |"
+        for name, kind, default in rows
+    ]
+    return "\n".join(["| option | what it means | type | default |", "|---|---|---|---|", *texts])
+
+
+_ARGUMENT = re.compile(r"    (\w+(?:, \w+)*): (.*)")
+
+
+def meanings(cls: type[Pass]) -> dict[str, str]:
+    """What each option of a pass means, from its class's docstring; where that names another pass, what is said there.
+
+    Raises:
+        KeyError: the docstring refers to a pass that does not know the option.
+    """
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in (inspect.cleandoc(cls.__doc__ or "")).splitlines():
+        begun = _ARGUMENT.fullmatch(line)
+        if begun:
+            names = begun[1].split(", ")
+            found |= dict.fromkeys(names, begun[2])
+        elif line.startswith("        ") and names:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+        else:
+            names = []
+    for name, text in found.items():
+        other = re.search(r"see the pass `([\w-]+)`", text)
+        if other:
+            known = meanings(next(each for each in PASSES if each.name == other[1]))
+            found[name] = known[name]
+    return found
+
+
+def _linked(text: str) -> str:
+    """In a table's cell: without bars, and what other passes are called linked."""
+    shared = re.sub(r" ?\(see `_(\w+)`\)", r" (see *\1* below)", text)
+    names = "|".join(cls.name for cls in PASSES)
+    return re.sub(rf"(?:the )?pass `({names})`|`({names})` pass", _link, shared).replace("|", "\\|")
+
+
+def _link(found: re.Match[str]) -> str:
+    name = found[1] or found[2]
+    return f"the pass [`{name}`]({name}.md)"
+
+
+def _inlined(svg: str) -> str:
+    """As one block of HTML, which ends for Markdown at an empty line."""
+    return "\n".join(line for line in svg.splitlines() if line.strip())
 
 
 def _example(cls: type[Pass]) -> str:

@@ -182,7 +182,29 @@ def test_a_page_for_every_pass(monkeypatch):
     pages = gen_passes.pages()
     assert len(pages) == len(PASSES) + 1
     prune = pages["passes/prune.md"]
-    assert "⌊R·n⌋ least important" in prune and "| `ratio` |" in prune
+    assert "⌊R·n⌋ least important" in prune and "| `ratio` | share in [0, 1) of the prunable channels" in prune
+    assert "[`prune`]" not in pages["passes/prune-to.md"].split("## Options")[1], "what prune says stands here, too"
+    for cls in PASSES:
+        page = pages[f"passes/{cls.name}.md"]
+        assert "<svg" in page and "\n\n" not in page[page.index("<svg") : page.index("</svg>")], cls.name
+        said = gen_passes.meanings(cls)
+        assert all(said.get(name) for name, _, _ in gen_passes.options_of(cls)), cls.name
+
+
+def test_a_picture_is_of_what_the_pass_did(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import dataclasses
+
+    import draw_passes
+
+    svg = draw_passes.pictures("fold-bn")
+    before, after = svg.split('<g transform="translate(')[1:]
+    assert "BatchNorm" in before and "BatchNorm" not in after
+    assert before.count('class="changed"') == 2 and after.count('class="changed"') == 1
+    idle = dataclasses.replace(draw_passes.EXAMPLES["fold-bn"], body="y = Conv (x, w1)")  # the control
+    monkeypatch.setitem(draw_passes.EXAMPLES, "fold-bn", idle)
+    with pytest.raises(ValueError, match="does nothing"):
+        draw_passes.pictures("fold-bn")
 
 
 def test_the_picture_shows_what_the_analysis_found(monkeypatch):
