@@ -2,9 +2,11 @@
 
     python bench/bargain.py            what is missing of it; --table only writes the table again
 
-Every row is one compilation of the same checkpoint, its ONNX file evaluated on the 96 images of val.txt. Pruned rows
-were fitted to the 32 images of calib.txt, without their labels. Latency is predicted (onnxruntime, x86-avx2), as it
-cannot be measured on a machine that does something else; the MACs are counted. Rows that are done are kept in the JSON.
+A row of an input's size is one compilation of the same checkpoint with nothing cut, its ONNX file evaluated on the
+96 images of val.txt. Pruned rows are those of bench/accuracy.py at 320 px, on the same images: ranked by the loss on
+the 32 images of calib.txt, widths by curves, weights fitted to these images, without labels. MACs are counted. Latency
+is predicted (onnxruntime, x86-avx2), as it cannot be measured on a machine that does something else. Rows that are
+done are kept in the JSON.
 """
 
 from __future__ import annotations
@@ -27,17 +29,10 @@ MODEL, DATA = MATERIAL / "weights/yolov5n-coco-v6.pt", MATERIAL / "data/coco-val
 RESULT = HERE / "results" / "bargain.json"
 SIZE = 320
 
-IMAGES: dict[str, Any] = {"importance": "output", "compensate": "reconstruct", "calib": DATA}
-LEVERS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "288 px": {"imgsz": (288, 288)},
-    "256 px": {"imgsz": (256, 256)},
-    "224 px": {"imgsz": (224, 224)},
-    "10 % fewer MACs, with images": {"target_macs": 0.9, "allocate": "curves", **IMAGES},
-    "20 % fewer MACs, with images": {"target_macs": 0.8, "allocate": "curves", **IMAGES},
-    "30 % fewer MACs, with images": {"target_macs": 0.7, "allocate": "curves", **IMAGES},
-    "20 % fewer MACs, without images": {"target_macs": 0.8},
-}
+SIZES = (320, 288, 256, 224)
+PRUNED = HERE / "results" / "accuracy.json"
+METHOD = {"model": MODEL.name, "size": SIZE, "importance": "output", "compensate": "reconstruct", "allocate": "curves"}
+SHARES = (0.9, 0.8, 0.7)
 
 
 def main() -> None:
@@ -46,23 +41,25 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing")
     parsed = parser.parse_args()
     rows: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for name, options in LEVERS.items():
-        if name in rows or parsed.table:
-            continue
-        rows[name] = measured(options)
-        print(name, rows[name], flush=True)
-        write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
-    write_atomically(RESULT.with_suffix(".md"), table(rows))
+    for size in SIZES:
+        if str(size) not in rows and not parsed.table:
+            rows[str(size)] = measured(size)
+            print(size, rows[str(size)], flush=True)
+            write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
+    write_atomically(RESULT.with_suffix(".md"), table(rows, pruned()))
 
 
-def measured(options: dict[str, Any]) -> dict[str, float]:
-    """mAP of what these options make of the network, its MACs, and its predicted latency in µs."""
-    base: dict[str, Any] = {"imgsz": (SIZE, SIZE), "prune": 0 if "target_macs" not in options else "dead"}
+def measured(size: int) -> dict[str, float]:
+    """mAP of the network at this size, nothing cut, its MACs, and its predicted latency in µs."""
     with tempfile.TemporaryDirectory() as folder:
         result = oy.compile(
             MODEL,
-            **(base | {"emit": "onnx", "verify": False, "target": "onnxruntime", "device": "x86-avx2"} | options),
-            will_train=True,
+            prune=0,
+            imgsz=(size, size),
+            emit="onnx",
+            verify=False,
+            target="onnxruntime",
+            device="x86-avx2",
             out=folder,
         )
         network = open_network(Path(folder) / f"{MODEL.stem}.onnx")
@@ -76,21 +73,32 @@ def measured(options: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def table(rows: dict[str, Any]) -> str:
+def pruned() -> dict[float, dict[str, float]]:
+    """Share of the MACs asked for → what bench/accuracy.py measured."""
+    rows = json.loads(PRUNED.read_text())
+    mine = [row for row in rows if not row.get("variant") and all(row.get(key) == METHOD[key] for key in METHOD)]
+    return {row["target"]: row for row in mine if row.get("target") in SHARES}
+
+
+def table(sizes: dict[str, Any], cut: dict[float, dict[str, float]]) -> str:
     """The rows as Markdown, each beside the network as it is."""
-    first = rows["as it is"]
+    first = sizes[str(SIZE)]
     lines = [
-        "| YOLOv5n, COCO, 320 px, no training | mAP50 | lost | MACs left | latency left, predicted |",
+        "| YOLOv5n, COCO, no training | mAP50 | lost | MACs left | latency left, predicted |",
         "|---|---|---|---|---|",
     ]
-    for name in LEVERS:
-        row = rows.get(name)
-        if row is None:
-            continue
-        lost = 100 * (first["map50"] - row["map50"])
+    for size in SIZES:
+        row = sizes[str(size)]
         shares = [f"{row[key] / first[key]:.2f}" for key in ("macs", "latency_us")]
-        lines.append(f"| {name} | {100 * row['map50']:.1f} | {lost:.1f} | {' | '.join(shares)} |")
+        lines.append(_line(f"{size} px", row["map50"], first["map50"], *shares))
+    for share, row in sorted(cut.items(), reverse=True):
+        name = f"{SIZE} px, {1 - share:.0%} fewer MACs, with images".replace("%", " %")
+        lines.append(_line(name, row["map50"], first["map50"], f"{row['macs']:.2f}", "–"))
     return "# A smaller input, or fewer channels\n\n" + "\n".join(lines) + "\n"
+
+
+def _line(name: str, map50: float, whole: float, *shares: str) -> str:
+    return f"| {' | '.join([name, f'{100 * map50:.1f}', f'{100 * (whole - map50):.1f}', *shares])} |"
 
 
 if __name__ == "__main__":

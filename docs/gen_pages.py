@@ -85,6 +85,13 @@ BENCHMARKS = (
         page="bargain.md",
     ),
     Result(
+        "What an installation takes",
+        "megabytes on disk, package by package, without torch",
+        ("install_size*",),
+        ("python bench/install_size.py",),
+        page="ci.md",
+    ),
+    Result(
         "Fine-tuning without labels",
         "the network that was cut teaches the one that is left",
         ("finetune-*.json",),

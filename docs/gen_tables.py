@@ -143,6 +143,11 @@ def fine_tuning() -> str:
     return table(["", "parameters left", "dense network", *stages, "training"], rows)
 
 
+def _own_table(stem: str) -> Callable[[], str]:
+    """The table that a script wrote, below its title."""
+    return lambda: (RESULTS / f"{stem}.md").read_text(encoding="utf-8").partition("\n\n")[2]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "widths": widths,
     "pruners": pruners,
@@ -151,6 +156,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "pnnx": pnnx,
     "fine-tuning": fine_tuning,
+    "bargain": _own_table("bargain"),
+    "install-size": _own_table("install_size"),
 }
 
 

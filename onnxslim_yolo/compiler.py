@@ -36,6 +36,7 @@ from onnxslim_yolo.report.network import network_of
 from onnxslim_yolo.report.slim_file import enter_slim, require_checkpoint
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
+from onnxslim_yolo.runtime.packages import require_counting, require_ncnn
 from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
@@ -153,6 +154,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     started = time.perf_counter()
     options.folder_for(path)  # a name that cannot be written is refused before any work
     require_checkpoint(path, options)
+    _require_packages(options)
     progress("load")
     model, reference = _read(path, options)
     budget_of(options)  # a broken file is refused before any work
@@ -200,6 +202,15 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
     result.torch = None if result.torch is None else folder / result.torch.name
     result.ultralytics = None if result.ultralytics is None else folder / result.ultralytics.name
     return result
+
+
+def _require_packages(options: CompileOptions) -> None:
+    """What the run will need is asked for before it."""
+    if options.data is not None:
+        require_counting()
+    here = options.verify or options.measure or options.data is not None
+    if "ncnn" in options.emit and here and options.run_on is None:
+        require_ncnn("--emit onnx")
 
 
 def _require_runnable(reference: onnx.ModelProto, path: Path) -> None:

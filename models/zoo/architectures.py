@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, Literal
 
@@ -104,6 +105,17 @@ def build(
     return model.eval()
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums come in one order: several threads split them otherwise, and the same seed would give other weights."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def randomise(module: nn.Module, seed: int = 0, dead: float = 0.0, size: int = 96) -> nn.Module:
     """Give a model weights under which activations have about unit scale and every layer shows in the output.
 
@@ -116,7 +128,7 @@ def randomise(module: nn.Module, seed: int = 0, dead: float = 0.0, size: int = 9
 
     Args:
         module: maps (b, 3, size, size) to anything.
-        seed: of everything drawn. The global random state is left alone.
+        seed: of everything drawn. The global random state is left alone, and the number of threads does not matter.
         dead: share of each BatchNorm's channels whose γ and β become zero.
         size: side of the noise images in pixels, a multiple of 32.
     """
@@ -138,7 +150,7 @@ def randomise(module: nn.Module, seed: int = 0, dead: float = 0.0, size: int = 9
         # Nearly dead inputs have hardly a variance to divide by: the floor keeps rounding from being blown up.
         norm.running_var.copy_(2 * variance.clamp_min(variance.mean() / 100 + 1e-6))
 
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         for part in module.modules():
             if not isinstance(part, nn.BatchNorm2d):
                 _draw(part, uniform)

@@ -28,6 +28,7 @@ from onnxslim_yolo.measure.machine import cores_here, machine, machine_of
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
+from onnxslim_yolo.runtime.packages import require_ncnn
 from onnxslim_yolo.runtime.progress import tell
 from onnxslim_yolo.runtime.replies import GarbledError, reply_of
 
@@ -144,6 +145,8 @@ def benchmark(
     if run_on is None:
         _check_threads(threads, cores_here())
     entries = _at_one_size(models, size, form, asked)
+    if run_on is None and any(entry["runtime"] == "ncnn" for entry in entries):
+        require_ncnn()
     request = {
         "entries": [*entries, entries[0]],
         "threads": threads,

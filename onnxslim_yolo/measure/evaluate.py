@@ -20,6 +20,7 @@ from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.dataset import Dataset
 from onnxslim_yolo.runtime.images import load_input
+from onnxslim_yolo.runtime.packages import require_counting
 from onnxslim_yolo.runtime.progress import tell
 
 Progress = Callable[[int, int], None]
@@ -96,7 +97,9 @@ def evaluate(predict: Predict, dataset: Dataset, *, max_det: int = 300, progress
 
     Raises:
         InputError: an image or a label file is broken, or the model finds classes that the dataset does not have.
+        UsageError: the package that counts is missing.
     """
+    require_counting()
     pairs: list[ImageBoxes] = []
     seconds = 0.0
     for done, image in enumerate(dataset.images, 1):

@@ -22,6 +22,7 @@ from onnxslim_yolo.measure.networks import ncnn_network, onnx_network
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
+from onnxslim_yolo.runtime.packages import require_ncnn
 from onnxslim_yolo.runtime.replies import GarbledError, reply_of
 
 CHILD = Path(__file__).with_name("profile_child.py")
@@ -32,6 +33,8 @@ class Measurer:
     """A measuring process, started again when a layer crashes it. Use as a context manager."""
 
     def __init__(self, runtime: Runtime, threads: int, timeout: float = 60.0, run_on: str | None = None) -> None:
+        if runtime == "ncnn" and run_on is None:
+            require_ncnn("--target onnxruntime")
         self._runtime, self._threads, self._timeout, self._run_on = runtime, threads, timeout, run_on
         self._child: Child | LaunchedChild | None = None
         self._folder = tempfile.TemporaryDirectory()

@@ -20,6 +20,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
 from onnxslim_yolo.runtime.ncnn_reader import NcnnNet, read_ncnn
+from onnxslim_yolo.runtime.packages import require_ncnn
 from onnxslim_yolo.runtime.replies import blob_size, reply_of, require
 
 CHILD = Path(__file__).with_name("ncnn_child.py")
@@ -48,7 +49,7 @@ class NcnnSession:
 
     Raises:
         VerificationError: ncnn refused the files, crashed, or took too long.
-        UsageError: the launcher starts no Python that will do, or goes away.
+        UsageError: the launcher starts no Python that will do, or goes away; or there is no ncnn here.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class NcnnSession:
         run_on: str | None = None,
         memory: float | None = None,
     ) -> None:
+        if run_on is None:
+            require_ncnn()
         self._timeout, self._memory = timeout, memory
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
         try:

@@ -166,3 +166,23 @@ def test_dead_channels_have_no_gamma_and_no_beta():
 
 def test_all_families_are_there():
     assert len(ARCHITECTURES) >= 35
+
+
+def test_weights_do_not_depend_on_the_number_of_threads(monkeypatch):
+    """A cached network made under another OMP_NUM_THREADS was another network, in the last digits."""
+    from contextlib import nullcontext
+
+    from onnxslim_yolo.models.zoo import architectures
+
+    def weights(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            state = architectures.randomise(architectures.build("yolov8n", nc=4, width=0.5, seed=0), 0).state_dict()
+            return torch.cat([value.double().reshape(-1) for value in state.values()])
+        finally:
+            torch.set_num_threads(before)
+
+    assert torch.equal(weights(1), weights(4))
+    monkeypatch.setattr(architectures, "one_thread", nullcontext)  # the control
+    assert not torch.equal(weights(1), weights(4))
