@@ -98,6 +98,14 @@ EXAMPLES: dict[str, Example] = {
         "The branch's γ and β are zero: the shortcut alone is left.",
         values=_gamma("n", 8, 8),
     ),
+    "drop-blocks": Example(
+        f"float[8,3,3,3] w1, float[8,8,3,3] w2, {_norm('n', 8)}, {_norm('m', 8)}, float[4,8,1,1] w3",
+        f"c = Conv<pads=[1,1,1,1]> (x, w1) {_BN.format('m', 'c')} a = Relu (m) d = Conv<pads=[1,1,1,1]> (a, w2)"
+        f" {_BN.format('n', 'd')} s = Add (a, n) y = Conv (s, w3)",
+        "drop-blocks{target=0.5x cost=macs}",
+        "The branch matters least for what it costs: it goes, and what it yields on average stays as a constant.",
+        values={"n_gamma": np.full(8, 0.02)},
+    ),
     "prune": Example(
         _WEIGHTS,
         _CHAIN,

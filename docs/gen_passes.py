@@ -90,7 +90,8 @@ def meanings(cls: type[Pass]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in (inspect.cleandoc(cls.__doc__ or "")).splitlines():
+    documented = [each for each in reversed(cls.__mro__) if each is not object]  # its own words go before its base's
+    for line in (line for each in documented for line in inspect.cleandoc(each.__doc__ or "").splitlines()):
         begun = _ARGUMENT.fullmatch(line)
         if begun:
             names = begun[1].split(", ")

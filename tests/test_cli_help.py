@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +127,20 @@ def test_every_word_of_the_report_is_in_the_glossary():
     page = (PAGES / "glossary.md").read_text(encoding="utf-8")
     for word in ("wanted", "kept", "spread", "threshold", "masked source", "blind", "group", "control", "frozen"):
         assert re.search(rf"^\| ([^|]*, )?{word}[^|]* \|", page, re.MULTILINE), word
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("compile m.onnx --prun 0.5 --summary s.md", "m.onnx"),
+        ("compile --prune x best.pt", "best.pt"),
+        ("compile -q odd", "odd"),
+        ("compile --prun 0.5 --summary s.md --reference r.onnx --nosuch", None),
+    ],
+)
+def test_a_failed_command_line_tells_the_model_from_what_else_it_names(words, name, monkeypatch):
+    from onnxslim_yolo.cli import failure
+
+    monkeypatch.setattr(failure.settings, "source", None)
+    monkeypatch.setattr("sys.argv", ["onnxslim-yolo", *words.split()])
+    assert failure._input() == (None if name is None else Path(name))

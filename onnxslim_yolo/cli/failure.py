@@ -72,10 +72,16 @@ def _as_summary(path: Path, error: OnnxSlimError) -> None:
 
 
 def _input() -> Path | None:
-    """The file that was to be compiled: as read, else the last word, as the CI step puts it."""
-    if settings.source is None and len(sys.argv) > 2 and not sys.argv[-1].startswith("-"):
-        return Path(sys.argv[-1])
-    return settings.source
+    """The file that was to be compiled: as read, else the word that names a model, else the last word."""
+    if settings.source is not None or len(sys.argv) < 3:
+        return settings.source
+    follows = zip(sys.argv[1:], sys.argv[2:], strict=False)
+    models = [word for before, word in follows if not before.startswith("-") and Path(word).suffix.lower() in _MODELS]
+    last = sys.argv[-1]
+    return Path(models[-1]) if models else None if last.startswith("-") else Path(last)
+
+
+_MODELS = frozenset({".onnx", ".pt", ".pth", ".cfg", ".safetensors"})
 
 
 def _last(words: list[str], option: str) -> str | None:

@@ -1,0 +1,162 @@
+"""Where newcomers lost time, what they met then, and what the same command answers now.
+
+    python bench/frictions.py
+
+*Then* is as it was reported when the second round of trying this as a new user would was written down; *now* is the
+output of the command, run here. Tables of the report are cut to the line that matters.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxslim_yolo.files.atomic import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "bench/results/frictions.md"
+SPARSE, DENSE = "digits-sparse.onnx", "digits-dense.onnx"
+FILES = {"budget.toml": 'params = "0.01x"\n'}
+MOST = 300
+"""Characters of an answer that the table holds."""
+
+
+@dataclass(frozen=True)
+class Friction:
+    """What was asked, what was met then, and the words of the answer's lines that show what is met now.
+
+    Attributes:
+        shown: a word of the line that is shown; "" for the first. file: shown instead of the output.
+        without: modules that are not found. status: that the command ends with.
+    """
+
+    what: str
+    then: str
+    command: str
+    status: int
+    shown: str = ""
+    file: str = ""
+    without: tuple[str, ...] = ()
+
+
+FRICTIONS = (
+    Friction(
+        "a broken budget",
+        "summary and `diff` begin with '✅ PASS'",
+        f"compile {SPARSE} --prune 0.5 --emit onnx --budget budget.toml --summary summary.md",
+        4,
+        file="summary.md",
+    ),
+    Friction(
+        "a misspelt option in CI",
+        "no summary is written",
+        f"compile {SPARSE} --prun 0.5 --summary misspelt.md",
+        2,
+        file="misspelt.md",
+    ),
+    Friction("`--json` where it fails", "no JSON", "compile nothing.onnx --json", 2, shown="error"),
+    Friction(
+        "a failure beside the file, in GitHub's form",
+        "there is no such output",
+        "compile nothing.onnx --output-format github",
+        2,
+        shown="::error",
+    ),
+    Friction("a sweep over a grid that cannot be", "found at its trial", f"sweep {SPARSE} --prune 0.5,banana", 2),
+    Friction(
+        "a size spelt HxW",
+        "`--imgsz` reads H,W only",
+        f"compile {SPARSE} --imgsz 192x192 --emit onnx --no-verify -q -o size",
+        0,
+        file="size/digits-sparse.plan.json",
+    ),
+    Friction(
+        "more goes than was asked for",
+        "'0.5 asked, 62 % removed', without a why",
+        f"compile {SPARSE} --prune 0.5 --emit onnx --no-verify",
+        0,
+        shown="asked",
+    ),
+    Friction(
+        "a cut asked of a network that is not sparse",
+        "it is cut; the loss shows in use",
+        f"compile {DENSE} --prune 0.3 --emit onnx --no-verify --will-train",
+        0,
+        shown="WARNING",
+    ),
+    Friction(
+        "accuracy that was not measured",
+        "nothing says so in the report",
+        f"compile {SPARSE} --emit onnx --no-verify -q -o report",
+        0,
+        shown="accuracy not measured",
+        file="report/digits-sparse.report.html",
+    ),
+    Friction(
+        "which pass touched a tensor",
+        "no way to tell but dumps of every pass",
+        f"compile {SPARSE} --prune 0.5 --emit onnx --no-verify -q -o journal",
+        0,
+        shown="fold-bn",
+        file="journal/digits-sparse.report.html",
+    ),
+    Friction(
+        "ncnn in a step that writes ONNX",
+        "always needed, 29 MB",
+        f"compile {SPARSE} --emit onnx -q -o without",
+        0,
+        without=("ncnn", "faster_coco_eval"),
+        file="without/digits-sparse.plan.json",
+    ),
+    Friction(
+        "a pair where ncnn is missing",
+        "the child process crashes",
+        f"compile {SPARSE}",
+        2,
+        without=("ncnn",),
+    ),
+)
+
+
+def main() -> int:
+    """Run every command; the exit status is 1 where one ends otherwise than it should."""
+    rows, wrong = [], 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in (SPARSE, DENSE):
+            (folder / file).write_bytes((ROOT / "models" / file).read_bytes())
+        for file, text in FILES.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        for each in FRICTIONS:
+            status, answer = answered(each, folder)
+            wrong += status != each.status
+            print(f"{each.what}: {status}, {answer}", flush=True)
+            rows.append(f"| {each.what} | `{each.command}` | {each.then} | {answer} | {status} |")
+    head = ["| what | command | then | now | status |", "|---|---|---|---|---|"]
+    title = "# Frictions of newcomers, then and now\n\n"
+    write_atomically(RESULT, title + "\n".join([*head, *rows]) + "\n")
+    return int(wrong > 0)
+
+
+def answered(each: Friction, folder: Path) -> tuple[int, str]:
+    """The command's exit status, and the line that shows its answer."""
+    gone = "".join(f"sys.modules[{name!r}] = None; " for name in each.without)
+    code = f"import sys; {gone}sys.argv[0] = 'onnxslim-yolo'; from onnxslim_yolo.cli.main import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "1000", "NO_COLOR": "1"}
+    line = [sys.executable, "-c", code, *each.command.split()]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+    text = (folder / each.file).read_text(encoding="utf-8") if each.file else f"{done.stderr}\n{done.stdout}"
+    if each.file and not each.shown and each.file.endswith(".json"):
+        return done.returncode, f"`{each.file}` is written"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and each.shown in line]
+    shown = lines[0] if lines else "(nothing)"
+    at = max(0, shown.find(each.shown) - 60) if len(shown) > MOST else 0
+    return done.returncode, "`" + " ".join(shown[at : at + MOST].split()).replace("|", "\\|").replace("`", "'") + "`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
