@@ -155,6 +155,13 @@ def test_the_top_level_tells_the_story() -> None:
     assert len(list((ROOT / "passes").glob("*.py"))) <= 22
 
 
+def test_no_file_is_too_long_to_read() -> None:
+    long = {
+        name: n for name, path in modules().items() if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert long == {}
+
+
 def test_the_map_for_contributors_shows_every_room_in_order() -> None:
     table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## To add")[0]
     shown = [room for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for room in re.findall(r"`(\w+)/`", row)]

@@ -17,13 +17,12 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.effort import work_of
 from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Array, Node, constant_of, is_empty, static_shape
+from onnxslim_yolo.ops.registry import RANDOM
 
 SIZE_LIMIT = 1 << 24
 """Elements of a folded constant, at most: no YOLO's anchor grid comes near it, and a hostile file's must not pass."""
 
-_RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Constant")
-)
+_NOT_COMPUTED = frozenset((*RANDOM, "Constant"))
 _GROWS = frozenset(
     ("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike", "Gather")
 )
@@ -41,7 +40,7 @@ def fold(node: Node, opset: int, room: int = SIZE_LIMIT) -> list[Array] | None:
         opset: of the graph.
         room: elements that the outputs may have in sum.
     """
-    if node.domain not in (None, "", "ai.onnx") or node.op in _RANDOM or not node.inputs:
+    if node.domain not in (None, "", "ai.onnx") or node.op in _NOT_COMPUTED or not node.inputs:
         return None
     values = [None if is_empty(tensor) else constant_of(tensor) for tensor in node.inputs]
     if any(value is None and not is_empty(tensor) for value, tensor in zip(values, node.inputs, strict=True)):

@@ -18,6 +18,7 @@ from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text
+from onnxslim_yolo.ops.registry import RANDOM
 
 OLDEST_OPSET = 7
 QUANTISED = frozenset(
@@ -25,9 +26,6 @@ QUANTISED = frozenset(
         *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
         *("ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearConcat", "QLinearSigmoid"),
     )
-)
-RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
 SIZE_LIMIT = 2**31 - 1
 

@@ -14,6 +14,8 @@ SORTING = ("TopK", "ArgMax", "ArgMin", "CumSum", "CumProd")
 """What sorts, counts or sums up along one axis."""
 RECURRENT = ("LSTM", "GRU", "RNN")
 
+RANDOM = (*("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),)
+
 KINDS: dict[str, str] = {
     **dict.fromkeys(FUNCTIONS, "function"),
     **dict.fromkeys(ELEMENTWISE, "element-wise"),
@@ -31,7 +33,6 @@ KINDS: dict[str, str] = {
 """Operator → kind."""
 
 _QUANTISED = "the float model is compiled, and its result quantised"
-_RANDOM = "its result is random: nothing can be compared with it"
 _SUBGRAPH = "control flow and sequences are resolved or refused on load"
 _SIGNAL = "of signals: no detector has one"
 _TRAINING = "of training"
@@ -41,9 +42,7 @@ OUTSIDE: dict[str, str] = {
         ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear",
          "DynamicQuantizeLinear"), _QUANTISED,
     ),
-    **dict.fromkeys(
-        ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"), _RANDOM,
-    ),
+    **dict.fromkeys(RANDOM, "its result is random: nothing can be compared with it"),
     **dict.fromkeys(
         ("If", "Loop", "Scan", "SequenceMap", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
          "SequenceInsert", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",

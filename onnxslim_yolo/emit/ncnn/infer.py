@@ -19,12 +19,11 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output, static_shape
 from onnxslim_yolo.ir.shapes import skeleton, stand_in
+from onnxslim_yolo.ops.registry import RANDOM
 
 MAX_FOLDED_ELEMENTS = 1 << 24
 DATA_ELEMENTS = 4096
 """Constants up to this size are shown to onnx's inference: shapes, axes, split sizes."""
-
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 
 
 def annotate(graph: gs.Graph) -> None:
