@@ -55,6 +55,14 @@ EXAMPLES = {
         "onnxslim-yolo apply-plan best-slim/best.plan.json best.pt -o slim-weights.pt",
         "onnxslim-yolo apply-plan best-slim/best.plan.json best.pt --as ultralytics -o slim.pt",
     ),
+    "sparsify": (
+        "onnxslim-yolo sparsify best.pt --data data.yaml --epochs 50 --target 0.6 imgsz=320 batch=8",
+        "onnxslim-yolo sparsify runs/detect/train --resume",
+    ),
+    "finetune": (
+        "onnxslim-yolo finetune best-slim/best-slim.pt --data data.yaml --epochs 50 lr0=0.001",
+        "onnxslim-yolo finetune best-slim.pt --data data.yaml --teacher best.pt",
+    ),
     "sweep": (
         "onnxslim-yolo sweep best.pt --prune 0.2,0.4,0.6 --snap none,auto",
         "onnxslim-yolo sweep best.pt --data data.yaml --measure --against yolov5n.pt --jobs 4",

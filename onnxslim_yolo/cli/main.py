@@ -243,3 +243,4 @@ def passes(as_json: AsJson = False, debug: Debug = False) -> None:
 from onnxslim_yolo.cli import compare as _compare  # noqa: E402, F401
 from onnxslim_yolo.cli import models as _models  # noqa: E402, F401
 from onnxslim_yolo.cli import sweep as _sweep  # noqa: E402, F401
+from onnxslim_yolo.cli import train as _train  # noqa: E402, F401

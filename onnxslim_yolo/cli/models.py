@@ -77,7 +77,7 @@ def trace(
 
 @app.command(cls=Command, epilog=examples("inspect"))
 def inspect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, checkpoint, Darknet cfg or NCNN folder.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, checkpoint, Darknet cfg, NCNN or run folder.")],
     imgsz: ImageSize = None,
     html: Annotated[Path | None, typer.Option(help="Also write the histograms as an HTML file.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
@@ -86,6 +86,10 @@ def inspect(
 ) -> None:
     """Show a model's size, its groups of coupled channels, and how sparse its γ are."""
     settle(debug)
+    if (model / "weights").is_dir():  # a training's run folder
+        from onnxslim_yolo.training.sparsifying import run_checkpoint
+
+        model = run_checkpoint(model)
     if model.is_dir() or model.suffix == ".param":
         return _inspect_ncnn(model, as_json)
     from onnxslim_yolo.analysis.channels import analyse_channels

@@ -1,5 +1,6 @@
 """Sparsity training, fine-tuning of what was pruned, and plans on other people's checkpoints."""
 
 from onnxslim_yolo.training.slim_trainer import SlimTrainer
+from onnxslim_yolo.training.sparsifying import sparsify
 
-__all__ = ["SlimTrainer"]
+__all__ = ["SlimTrainer", "sparsify"]

@@ -87,6 +87,8 @@ class GammaSparsity:
     Attributes:
         names: the BatchNorms in scope, as `named_modules` calls them.
         history: statistics at the start of every epoch.
+        step: by how much a γ shrinks whenever the optimiser steps, instead of lr·rate; None: by that.
+        steps: how often it has stepped.
     """
 
     def __init__(
@@ -125,6 +127,8 @@ class GammaSparsity:
         self._optimizer = optimizer
         self._rates()  # complains now rather than at the first step
         self._class = coupling_numbers(norms, coupling)
+        self.step: float | None = None
+        self.steps = 0
         self._progress, self._settled = 0.0, False
         self._held: list[Tensor] | None = None
         self._effects = RunningEffects(self._gammas, self._betas, self._class)
@@ -160,6 +164,12 @@ class GammaSparsity:
             edges=tuple(edges.tolist()),
         )
 
+    def sizes(self) -> Tensor:
+        """How large every γ is, as it is pushed: with those that it is coupled with; shape (γ in scope,)."""
+        import torch
+
+        return sizes(torch.cat([gamma.detach() for gamma in self._gammas]), self._class)
+
     def apply_zeros(self, other: nn.Module) -> None:
         """Set γ (and β, where it is zero, too) of a copy, such as an EMA, to zero where they are zero here."""
         import torch
@@ -188,6 +198,8 @@ class GammaSparsity:
     def _shrink(self) -> None:
         import torch
 
+        self.steps += 1
+
         with torch.no_grad():
             if self._held is not None:
                 for gamma, beta, alive in zip(self._gammas, self._betas, self._held, strict=True):
@@ -197,7 +209,10 @@ class GammaSparsity:
                 return
             flat = torch.cat(list(self._gammas))
             steps = torch.cat(
-                [torch.full_like(gamma, lr * self.rate) for gamma, lr in zip(self._gammas, self._rates(), strict=True)]
+                [
+                    torch.full_like(gamma, lr * self.rate if self.step is None else self.step)
+                    for gamma, lr in zip(self._gammas, self._rates(), strict=True)
+                ]
             )
             size = sizes(flat, self._class)
             if self.target is not None:

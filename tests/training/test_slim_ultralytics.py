@@ -120,6 +120,27 @@ def test_exports_predict_the_same(tmp_path_factory: pytest.TempPathFactory) -> N
         assert np.allclose(slim["scores"][:20], each["scores"][:20], atol=5e-3)
 
 
+def test_sparsify_prune_finetune_as_commands(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled("yolov8n", tmp_path_factory)
+    data = side(folder, "data", str(folder))
+    small = ("imgsz=96", "batch=2", "nbs=2", "workers=0", "plots=False", "amp=False", f"project={folder / 'runs'}")
+    line = ("sparsify", "yolov8n.pt", "--data", data, "--epochs", "4", "--target", "0.5", *small, "name=sparse")
+    done = tool(folder, *line)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = (folder / "runs/sparse/results.csv").read_text().splitlines()
+    shares = [float(row.split(",")[rows[0].split(",").index("sparsity/zero")]) for row in rows[1:]]
+    assert shares[0] == 0 and 0.25 < shares[-1] <= 0.5
+    assert (folder / "runs/sparse/sparsity.png").exists()
+    emit = ("--emit", "onnx,ultralytics", "--will-train", "-q")
+    assert tool(folder, "compile", "runs/sparse/weights/sparse.pt", *emit, "-o", "dead").returncode == 0
+    before = side(folder, "facts", str(folder), "dead/sparse-slim.pt")
+    tune = ("--data", data, "--epochs", "1", "--teacher", "yolov8n.pt", *small, "name=tuned")
+    done = tool(folder, "finetune", "dead/sparse-slim.pt", *tune)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "dis_loss" in done.stdout + done.stderr
+    assert side(folder, "facts", str(folder), "runs/tuned/weights/best.pt")["widths"] == before["widths"]
+
+
 @pytest.mark.parametrize("name", ["yolov8n-seg", "yolo12n", "yolo26n-pose"])
 def test_a_plan_is_applied_to_the_same_widths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled(name, tmp_path_factory)

@@ -1,0 +1,186 @@
+"""Sparsity training to a share: the controller reaches it whatever the learning rate, and what is kept is sparse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402, TID253
+
+from onnxslim_yolo.errors import InputError, UsageError  # noqa: E402
+from onnxslim_yolo.training import run_ultralytics, sparsifying  # noqa: E402
+from onnxslim_yolo.training.run_ultralytics import run_finetune, run_sparsify, train_settings  # noqa: E402
+from onnxslim_yolo.training.sparsifying import COLUMN, NOTE, run_checkpoint, sparsify, step_for  # noqa: E402
+
+
+class Net(nn.Module):
+    """Two layers with a shortcut: their γ go together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.na = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.b, self.nb = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.last = nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.na(self.a(x)).relu()
+        return self.last((x + self.nb(self.b(x))).relu())
+
+
+class Yolo:
+    """As much of `ultralytics.YOLO` as `sparsify` uses, with a trainer that calls back as Ultralytics' does."""
+
+    def __init__(self, folder: Path, lr: float, fitness: tuple[float, ...]) -> None:
+        torch.manual_seed(0)
+        self.events: dict[str, Any] = {}
+        net = Net()
+        (folder / "weights").mkdir(parents=True)
+        self.trainer = SimpleNamespace(
+            model=net,
+            optimizer=torch.optim.SGD(net.parameters(), lr),
+            epochs=len(fitness),
+            epoch=0,
+            accumulate=1,
+            train_loader=range(6),
+            ema=SimpleNamespace(ema=Net()),
+            data={"channels": 3},
+            lr={"lr/pg0": lr},
+            fitness=None,
+            save_dir=folder,
+            last=folder / "weights/last.pt",
+        )
+        self.fitness, self.rows = fitness, []
+
+    def add_callback(self, event: str, function: Any) -> None:
+        self.events[event] = function
+
+    def train(self, first: int = 0) -> None:
+        trainer = self.trainer
+        self.events["on_train_start"](trainer)
+        for epoch in range(first, trainer.epochs):
+            trainer.epoch = epoch
+            self.events["on_train_epoch_start"](trainer)
+            for step in trainer.train_loader:
+                x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+                trainer.optimizer.zero_grad()
+                (trainer.model(x) - x.mean(1, keepdim=True)).square().mean().backward()
+                trainer.optimizer.step()
+            trainer.lr = {"lr/pg0": 0.0}
+            self.events["on_train_epoch_end"](trainer)
+            self.rows.append(trainer.lr)
+            trainer.fitness = self.fitness[trainer.epoch]
+            trainer.last.write_text(str(trainer.epoch))
+            self.events["on_model_save"](trainer)
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1e-2])
+@pytest.mark.parametrize("target", [0.3, 0.6])
+def test_the_share_is_reached_whatever_the_learning_rate(lr: float, target: float, tmp_path: Path) -> None:
+    yolo = Yolo(tmp_path, lr, (0.1,) * 10)
+    found = sparsify(yolo, target=target)
+    yolo.train()
+    assert target - 0.15 < found.shares[9] <= target
+    assert found.shares[0] == 0 and found.shares[9] == found.shares[7]  # nothing is pushed while it settles
+    assert [row[COLUMN] for row in yolo.rows] == list(found.shares.values())
+    gammas = [norm.weight == 0 for norm in (yolo.trainer.model.na, yolo.trainer.model.nb)]
+    assert (gammas[0] == gammas[1]).all()  # the shortcut's go together, as a trace tells
+    ema = yolo.trainer.ema.ema
+    assert (ema.na.weight[gammas[0]] == 0).all()
+    assert json.loads((tmp_path / NOTE).read_text())["target"] == target
+
+
+def test_what_is_kept_is_the_best_of_the_sparse(tmp_path: Path) -> None:
+    yolo = Yolo(tmp_path, 1e-3, (0.9, 0.8, 0.7, 0.2, 0.4, 0.3))
+    found = sparsify(yolo, target=0.5, settle=0.5)
+    yolo.train()
+    assert (tmp_path / "weights/sparse.pt").read_text() == "2" and found.kept == 0.7  # dense ones were better
+    assert run_checkpoint(tmp_path).name == "sparse.pt"
+
+
+def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
+    yolo = Yolo(tmp_path, 1e-3, (0.1,) * 10)
+    found = sparsify(yolo, target=0.5)
+    yolo.train(first=5)
+    assert 0.3 < found.shares[9] <= 0.5
+
+
+def test_too_few_epochs_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(sparsifying, "say", said.append)
+    yolo = Yolo(tmp_path, 1e-3, (0.1, 0.1))
+    yolo.trainer.train_loader = range(1)
+    sparsify(yolo, target=0.9)
+    yolo.train()
+    assert said and "train for more epochs" in said[0]
+
+
+def test_the_step_divides_what_is_left() -> None:
+    sizes = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0])
+    assert step_for(sizes, 0.6, 10) == pytest.approx(0.5 / 8)
+    assert step_for(torch.zeros(4), 0.6, 10) == 0
+
+
+@pytest.mark.parametrize("options", [{"target": 0.0}, {"target": 1.0}, {"target": 0.5, "settle": 1.0}])
+def test_shares_out_of_range(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=r"not in \(0, 1\)"):
+        sparsify(SimpleNamespace(), **options)
+
+
+def test_settings_as_ultralytics_spells_them() -> None:
+    words = ["imgsz=320", "lr0=0.001", "device=0,1", "amp=False", "name=x", "scale=none"]
+    expected = {"imgsz": 320, "lr0": 0.001, "device": (0, 1), "amp": False, "name": "x", "scale": None}
+    assert train_settings(words) == expected
+    for word in ("imgsz", "=3", "data=x.yaml", "resume=True"):
+        with pytest.raises(UsageError):
+            train_settings([word])
+
+
+class Refusing:
+    """An Ultralytics that meets something."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def add_callback(self, event: str, function: Any) -> None:
+        pass
+
+    def train(self, **settings: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (SyntaxError("'imagesize' is not a valid YOLO argument\nmore"), UsageError, "imagesize"),
+        (RuntimeError("Dataset 'x.yaml' error"), InputError, "Dataset"),
+        (InputError("the data has 2 classes"), InputError, "2 classes"),
+    ],
+)
+def test_what_ultralytics_says_is_one_message(
+    error: Exception, kind: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: Refusing(error))
+    for run in (
+        lambda: run_finetune(tmp_path, "x.yaml", 1, None, {}),
+        lambda: run_sparsify(tmp_path, "x.yaml", 1, 0.5, {}),
+    ):
+        with pytest.raises(kind, match=text):
+            run()
+
+
+def test_what_is_missing_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_ultralytics, "require_ultralytics", lambda: None)
+    with pytest.raises(InputError, match="no such file"):
+        run_finetune(tmp_path / "none.pt", "x.yaml", 1, None, {})
+    with pytest.raises(InputError, match=r"holds no weights/sparse.pt"):
+        run_finetune(tmp_path, "x.yaml", 1, None, {})
+    monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: Refusing(RuntimeError()))
+    with pytest.raises(InputError, match="no sparsity training was begun there"):
+        run_sparsify(tmp_path, None, 1, 0.5, {}, resume=True)
+    with pytest.raises(UsageError, match="needs data"):
+        run_finetune(tmp_path, None, 1, None, {})
