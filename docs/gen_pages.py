@@ -85,6 +85,12 @@ BENCHMARKS = (
         page="bargain.md",
     ),
     Result(
+        "Frictions of newcomers",
+        "what those who tried this first met, and what the same command answers now",
+        ("frictions*",),
+        ("python bench/frictions.py",),
+    ),
+    Result(
         "What an installation takes",
         "megabytes on disk, package by package, without torch",
         ("install_size*",),

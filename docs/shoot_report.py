@@ -44,6 +44,7 @@ def main() -> int:
                 _shoot(page, SHOTS / f"report-{width}{scheme}.png")
                 page.open(file, width, graph_height, dark=dark)
                 _walk(page)
+                page.wait("!document.getElementById('tip').hidden")
                 _shoot(page, SHOTS / f"graph-{width}{scheme}.png")
                 complaints += page.errors
     print("\n".join(complaints) or "eight pictures in docs/screenshots")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from onnxslim_yolo.cli.help import EXAMPLES, PANELS, REST, choice
+from onnxslim_yolo.cli.help import EXAMPLES, PANELS, REST, WORDS, choice
 from onnxslim_yolo.cli.main import app
 from onnxslim_yolo.cli.options import compile_options
 from onnxslim_yolo.errors import UsageError
@@ -49,6 +49,14 @@ def test_help_ends_with_the_examples_as_they_are_typed(name):
     assert done.returncode == 0
     shown = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     assert shown[-len(EXAMPLES[name]) - 1 :] == ["Examples", *EXAMPLES[name]]
+    said, place = " ".join(done.stdout.split()), WORDS.rsplit(" ", 1)[1]
+    assert place in said and (PAGES.parent.parent / place).is_file()
+
+
+def test_the_words_that_help_names_are_explained():
+    page = (PAGES / "glossary.md").read_text(encoding="utf-8")
+    for word in re.findall(r"[a-z]+(?: [a-z]+)?(?=[,) ]| …)", WORDS.partition("(")[2].partition(" …")[0] + ","):
+        assert re.search(rf"^\|[^|]*\b{word}\b[^|]*\|", page, re.MULTILINE), word
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ EXAMPLES = {
 """Command → what one may type. Lines are printed as they are: none may look like rich's markup."""
 
 
+WORDS = "Words of the output (group, wanted, kept, spread, blind, before slice …): docs/pages/glossary.md"
+
 PANELS = {
     "Input": ("imgsz", "pixels", "weights", "trust", "reference"),
     "What to cut": (
@@ -130,8 +132,8 @@ class Group(TyperGroup):
 
 
 def examples(command: str) -> str:
-    """A command's examples, as the text below its help."""
-    return "\n\n".join(("[bold]Examples[/]", *EXAMPLES[command]))
+    """Where words are explained, and a command's examples, as the text below its help."""
+    return "\n\n".join((WORDS, "[bold]Examples[/]", *EXAMPLES[command]))
 
 
 def choice(values: str, text: str, *flags: str) -> Any:

@@ -23,6 +23,7 @@ from onnxslim_yolo.report import wording
 from onnxslim_yolo.report.command import command_of
 from onnxslim_yolo.report.layers import METRICS, MOVER, Block, Layer, blocks_of, layers_of
 from onnxslim_yolo.report.network_view import (
+    Touched,
     journal_data,
     layer_tensors,
     network_data,
@@ -123,7 +124,7 @@ def _largest(items: Sequence[_Item], size: Callable[[_Item], float]) -> list[_It
     return [items[index] for index in sorted(order[:MOST])]
 
 
-def layer_facts(layer: Layer, passes: Mapping[str, Sequence[str]]) -> list[str]:
+def layer_facts(layer: Layer, passes: Touched) -> list[str]:
     """What hovering over a layer tells, one fact a line. `passes`: which touched a tensor, by its name."""
     lines = [f"{wording.printable(layer.name)} ({wording.printable(layer.op)})"]
     if layer.width:

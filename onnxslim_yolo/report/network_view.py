@@ -50,14 +50,18 @@ def journal_data(report: Report) -> dict[str, Any]:
     return {"rows": rows, "left_out": max(0, len(journal) - MOST_ENTRIES)}
 
 
-def passes_by_tensor(report: Report) -> dict[str, list[str]]:
+Touched = Mapping[str, Sequence[tuple[int, str]]]
+"""A tensor's name → place in the order of passes, and name, of every pass that touched it."""
+
+
+def passes_by_tensor(report: Report) -> Touched:
     """Which passes touched a tensor, by its name, in their order."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[tuple[int, str], None]] = {}
     for entry in report.get("journal") or []:
         if entry["pass"] < len(report["passes"]):
             names = {entry["tensor"], entry["after"]} if entry["change"] == "renamed" else {entry["tensor"]}
             for name in names:
-                found.setdefault(name, {})[report["passes"][entry["pass"]]["name"]] = None
+                found.setdefault(name, {})[entry["pass"], report["passes"][entry["pass"]]["name"]] = None
     return {name: list(passes) for name, passes in found.items()}
 
 
@@ -67,15 +71,13 @@ def layer_tensors(layer: Layer) -> tuple[str, ...]:
     return (f"{layer.name}_output_0", f"{layer.name}_output", f"{dotted}.weight", f"{layer.name}.weight")
 
 
-def touched_text(names: Sequence[str], passes: Mapping[str, Sequence[str]]) -> str | None:
+def touched_text(names: Sequence[str], passes: Touched) -> str | None:
     """'touched by: slice, fold-bn' for any of these tensors; None where no pass did."""
-    found = dict.fromkeys(name for tensor in names for name in passes.get(tensor, ()))
+    found = dict.fromkeys(name for _, name in sorted({each for tensor in names for each in passes.get(tensor, ())}))
     return f"touched by: {', '.join(map(wording.printable, found))}" if found else None
 
 
-def _block(
-    block: Mapping[str, Any], layers: Sequence[Layer], made: Sequence[str], passes: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+def _block(block: Mapping[str, Any], layers: Sequence[Layer], made: Sequence[str], passes: Touched) -> dict[str, Any]:
     title = wording.printable(block["name"]) or "(unnamed)"
     before, after = (sum(side(layer).get("macs", 0) for layer in layers) for side in (_before, _after))
     cut = any(layer.width and layer.kept < layer.width for layer in layers)
@@ -134,13 +136,13 @@ def _width_text(layer: Layer) -> str:
     return f"{name}: {layer.width} → {layer.kept} channels, wanted {layer.wanted}"
 
 
-def _touched(layers: Sequence[Layer], made: Sequence[str], passes: Mapping[str, Sequence[str]]) -> list[str]:
+def _touched(layers: Sequence[Layer], made: Sequence[str], passes: Touched) -> list[str]:
     names = [*made, *(name for layer in layers for name in layer_tensors(layer))]
     text = touched_text(names, passes)
     return [] if text is None else [text]
 
 
-def _edge(edge: Mapping[str, Any], passes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _edge(edge: Mapping[str, Any], passes: Touched) -> dict[str, Any]:
     tensors = edge["tensors"]
     left = [tensor for tensor in tensors if not tensor["gone"]] or tensors
     return {
@@ -165,7 +167,7 @@ def _channels(tensor: Mapping[str, Any]) -> str:
     return f"{tensor['before']} → {tensor['after']}"
 
 
-def _tensor_facts(tensor: Mapping[str, Any], passes: Mapping[str, Sequence[str]]) -> list[str]:
+def _tensor_facts(tensor: Mapping[str, Any], passes: Touched) -> list[str]:
     width = _channels(tensor)
     gone = ["gone from the result"] if tensor["gone"] else [f"{width} channels"] if width else []
     touched = touched_text([tensor["name"]], passes)

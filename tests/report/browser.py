@@ -91,9 +91,11 @@ class Page:
         time.sleep(0.1)
 
     def screenshot(self, file: Path, *, full: bool = True) -> None:
-        height = self.js("document.documentElement.scrollHeight") if full else self.js("innerHeight")
-        clip = {"x": 0, "y": 0, "width": self.js("innerWidth"), "height": height, "scale": 1}
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full, clip=clip)
+        options: dict[str, Any] = {}
+        if full:
+            height, width = self.js("document.documentElement.scrollHeight"), self.js("innerWidth")
+            options = {"clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}}
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full, **options)
         file.write_bytes(base64.b64decode(shot["data"]))
 
     def _next(self) -> dict[str, Any]:

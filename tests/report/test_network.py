@@ -115,7 +115,7 @@ def test_hovering_tells_what_was_cut_why_and_by_which_pass():
 
 
 def test_a_renamed_tensor_is_found_under_both_names():
-    assert passes_by_tensor(sample())["old"] == passes_by_tensor(sample())["new"] == ["reparam"]
+    assert passes_by_tensor(sample())["old"] == passes_by_tensor(sample())["new"] == [(1, "reparam")]
     assert passes_by_tensor(sample(journal=None)) == {}
     assert journal_data(sample())["rows"][0][:3] == ["prune", "/model.1/cv1/conv/Conv_output_0", "cut"]
 
