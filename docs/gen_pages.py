@@ -113,6 +113,19 @@ BENCHMARKS = (
         "results/finetune.md",
     ),
     Result(
+        "Networks on ARM",
+        "outputs and detections on emulated cores of a Pi 5 and a Pi 4, in fp16, fp32 and bf16 arithmetic",
+        ("arm_accuracy*",),
+        ("python bench/arm_setup.py", "python bench/arm_accuracy.py"),
+        f"{MATERIAL}; instructions where bench/arm_counter.sh has built their counter",
+    ),
+    Result(
+        "Layers on ARM",
+        "every kind of layer by width and size on an emulated core, in search of kernels that are wrong",
+        ("arm_layers*",),
+        ("python bench/arm_setup.py", "python bench/arm_layers.py"),
+    ),
+    Result(
         "Convolving before enlarging",
         "networks compiled without the pass `conv-before-resize` and with it",
         ("conv_before_resize*",),

@@ -178,6 +178,10 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
             verification, opened = _verify(path, result, ncnn, chain, options, baseline, opened)
         for note in opened.notes:
             model.note(note)
+        there: dict[str, Any] = {}
+        if options.run_on is not None and ncnn is not None and verification is not None:
+            progress("there")
+            ncnn, there["there"] = _verify_there(model, ncnn, options.run_on)
         compensation = [gain.as_json() for gain in probe.measure(options.calib)]
         gains = measure_gains(result, baseline, reference, options, progress)
         latency = predict_latency(model, baseline, options, say="speed" not in gains)
@@ -189,7 +193,8 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
             "passes": [round(record.seconds, 4) for record in records],
         }
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
-        result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)} | gains
+        result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)}
+        result.report |= gains | there
         enter_slim(result, baseline, _split(remainder(options, baseline))[0])
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
         result.report["source"] |= source_sizes(path, options, reference, result.report)
@@ -303,6 +308,16 @@ def _verify(
         result.model.note(note)
     found.checks += opened.checks
     return found, opened
+
+
+def _verify_there(model: Model, ncnn: NcnnFiles, run_on: str) -> tuple[NcnnFiles, dict[str, Any]]:
+    """The pair where it will run, mended where half precision does not hold it. What is to be known is noted."""
+    from onnxslim_yolo.verify.pair_there import verify_there
+
+    ncnn, there, notes = verify_there(ncnn, run_on)
+    for note in notes:
+        model.note(note)
+    return ncnn, there.as_json()
 
 
 def _bisect(path: Path, options: CompileOptions) -> str | None:

@@ -19,7 +19,7 @@ from functools import cached_property
 from math import prod
 
 from onnxslim_yolo.latency.layers import Family, LayerKey
-from onnxslim_yolo.latency.neon import depthwise, multiplied
+from onnxslim_yolo.latency.neon import depthwise, enlarged, multiplied, pooled
 from onnxslim_yolo.latency.packing import ALIGNMENT, Runtime, blocks_of, lanes_of, pack_of, padded
 
 
@@ -54,10 +54,13 @@ CONSTANTS: dict[Runtime, Constants] = {
     "onnxruntime": Constants(3.0, 5.5, 1.0, 1.05, 1.45, 0.8, 2.0, 4.0, 0.12),
 }
 ARM: dict[str, Constants] = {
-    "neon-fp16": Constants(2.0, 2.7, 3.4, 1.0, 1.0, 1.7, 3.4, 3.0, 0.1),
-    "neon": Constants(3.0, 1.7, 3.4, 1.0, 1.0, 0.9, 3.4, 1.5, 0.06),
+    "neon-fp16": Constants(2.0, 3.4, 1.0, 1.0, 1.0, 1.7, 1.0, 6.0, 0.155),
+    "neon": Constants(3.0, 1.7, 1.0, 1.0, 1.0, 0.9, 1.0, 3.0, 0.08),
 }
 """Of ncnn on ARM: a Cortex-A76 in fp16, a Cortex-A72 in fp32."""
+
+PHASES = 0.08
+"""Of a 6×6 stem's work as counted directly, what is left of it as four phases (see `emit.ncnn.stem`)."""
 
 REGISTER = 4
 """fp32 numbers in an ARM register: what onnxruntime computes with there, whatever arithmetic there is."""
@@ -130,8 +133,8 @@ class AnalyticModel:
             work = self._multiply(family, ins[0], outs[0], constants)
         elif family.kind in ("depthwise", "maxpool", "avgpool"):
             work = elements * prod(family.kernel) / (constants.taps * 1e3 * self._vector)
-            if self._on_arm and family.kind == "depthwise":
-                work *= depthwise(self.lanes, outs[0])
+            if self._on_arm:
+                work *= {"depthwise": depthwise, "maxpool": pooled}.get(family.kind, _plain)(self.lanes, outs[0])
             elif self.blocks == 1:
                 pass  # nothing is interleaved: every width is like any other
             elif self._pack(outs[0]) == 1 and family.kind != "avgpool":
@@ -161,9 +164,9 @@ class AnalyticModel:
         if self.blocks == 1:
             return macs / rate
         if self._on_arm:
-            factor, winograd = multiplied(family, self.lanes, cin, cout)
             alone = 2.0 if family.kind == "group-conv" and self._pack(min(cin, cout)) == 1 else 1.0
-            return macs * factor * alone / (rate * constants.winograd if winograd else rate)
+            phases = PHASES if family.kernel == (6, 6) and cin <= 4 else 1.0
+            return macs * multiplied(family, self.lanes, cin, cout) * alone * phases / rate
         if family.kind == "conv" and family.kernel == (3, 3) and family.stride == (1, 1) and min(cin, cout) >= 8:
             rate *= constants.winograd
         for pack in packs[:1] if self.runtime == "onnxruntime" else packs:
@@ -176,5 +179,11 @@ class AnalyticModel:
         """How much slower a copy is whose parts are packed unlike each other or not at all."""
         if family.kind not in ("concat", "split", "resize", "binary"):
             return 1.0
+        if self._on_arm and family.kind == "resize":
+            return enlarged(self.lanes, outs[0])
         packs = {self._pack(width) for width in (*ins, *outs)}
         return 1.0 if len(packs) == 1 and 1 not in packs else 1.5 if 1 not in packs else 2.0
+
+
+def _plain(lanes: int, width: float) -> float:
+    return 1.0

@@ -16,12 +16,15 @@ from onnxslim_yolo.verify.detector import Detector, open_network
 from onnxslim_yolo.verify.input_size import FIXED
 
 
-def measure_speed(source: Model, result: Path, *, rounds: int = 21, threads: int = 1) -> dict[str, Any]:
+def measure_speed(
+    source: Model, result: Path, *, rounds: int = 21, threads: int = 1, run_on: str | None = None
+) -> dict[str, Any]:
     """Latency of a written file as a ratio to the unpruned source in the same runtime, interleaved.
 
     Args:
         source: the source graph in canonical form. For ncnn it is converted like any other model, unpruned.
         result: the ONNX file or NCNN folder.
+        run_on: a command that starts the Python to measure in (see `runtime.launchers`); None: this machine.
 
     Raises:
         UnsupportedError: the source cannot be converted to the runtime. VerificationError: measuring failed.
@@ -38,7 +41,8 @@ def measure_speed(source: Model, result: Path, *, rounds: int = 21, threads: int
             base = write_ncnn(emit_ncnn(plain), Path(text) / "source_ncnn_model", plain.metadata)
         else:
             source.save(base)
-        found = benchmark([base, result], names=["source", result.name], rounds=rounds, threads=threads)
+        names = ["source", result.name]
+        found = benchmark([base, result], names=names, rounds=rounds, threads=threads, run_on=run_on)
     before, after = found.models
     return {
         "runtime": after.runtime,
@@ -50,6 +54,7 @@ def measure_speed(source: Model, result: Path, *, rounds: int = 21, threads: int
         "resolution": found.resolution,
         "threads": threads,
         "rounds": rounds,
+        **({} if run_on is None else {"machine": found.machine["cpu"]}),
     }
 
 

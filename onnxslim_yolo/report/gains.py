@@ -42,7 +42,7 @@ def measure_gains(
         progress("measure")
         wanted = result.ncnn if options.target == "ncnn" and result.ncnn is not None else result.onnx or result.ncnn
         if wanted is not None:
-            found["speed"] = measure_speed(baseline, wanted)
+            found["speed"] = measure_speed(baseline, wanted, run_on=options.run_on)
             slower = verdict(found["speed"])
             if slower is not None:
                 result.model.note(slower)

@@ -35,7 +35,7 @@ from onnxslim_yolo.runtime.pipes import StoppableReader, StoppableWriter
 from onnxslim_yolo.runtime.replies import reply_of
 
 PRELUDE = Path(__file__).with_name("launched_child.py")
-STARTS_WITHIN = 90.0
+STARTS_WITHIN = 120.0
 """Seconds from the launcher's start to its child's first word: a sleepy board, a password, an emulator."""
 ENDS_WITHIN = 1.0
 """Seconds that a launcher which answers nothing any more has to end, so that its exit status can be said."""

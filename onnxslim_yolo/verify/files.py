@@ -159,7 +159,7 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
     param, weights = ncnn_files(ncnn.folder)
     if param.read_text(encoding="utf-8") != pair.param or weights.read_bytes() != pair.bin:
         raise VerificationError("the ncnn files on disk are not what was converted", file=ncnn.folder)
-    model = _as_cut(ncnn.model, pair)
+    model = as_cut(ncnn.model, pair)
     if is_half(model):
         model, feeds = in_float32(model), feeds_in_float32(feeds)
     rounded = half_weights(model, pair.full) if pair.weights == "fp16" else model
@@ -178,7 +178,7 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
         )
 
 
-def _as_cut(model: Model, pair: NcnnModel) -> Model:
+def as_cut(model: Model, pair: NcnnModel) -> Model:
     """The graph as far as the pair goes: where post-processing was left out, it ends with what the pair yields."""
     ends = [port.onnx for port in pair.outputs.values()]
     if set(ends) <= {tensor.name for tensor in model.graph.outputs}:

@@ -5,12 +5,12 @@ that tells a wrong layer in fp32 can be held there. So outputs are measured, and
 graph (confidence 0.25), how many the board finds too (overlapping by half, same class, score within 0.2), how well the
 worst of them overlaps, and by how much a score is off at most.
 
-    the same    all are found, IoU ≥ 0.9, scores within 0.05
+    the same    all are found, IoU ≥ 0.8 (of two boxes that overlap, NMS may keep the other), scores within 0.05
     off         something is missing or moved more than that, or there is nothing to go by and an output is off by 0.1
     broken      a value is not finite, or more than a fifth of ten or more detections are missing
 
-Networks whose layers are right kept every detection under fp16 arithmetic, at IoU ≥ 0.95 and scores within 0.03
-(bench/results/arm_accuracy.md); one wrong depthwise layer of ncnn's lost one of 11, with IoU down to 0.77.
+Networks whose layers are right kept every detection under fp16 arithmetic, scores within 0.03; wrong depthwise layers
+of ncnn's moved scores by 0.06 and boxes down to an IoU of 0.77 (bench/results/arm_accuracy.md).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from onnxslim_yolo.verify.scenes import scene
 IMAGES = 3
 """Made-up photographs, where no images are given: a board, or an emulator, is slow."""
 
-SAME_IOU, SAME_SCORE, LOST, OUTPUT = 0.9, 0.05, 0.2, 0.1
+SAME_IOU, SAME_SCORE, LOST, OUTPUT = 0.8, 0.05, 0.2, 0.1
 """See the module."""
 
 State = Literal["the same", "off", "broken"]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
-from onnxslim_yolo.emit.ncnn.write import write_pair
+from onnxslim_yolo.emit.ncnn.write import write_ncnn, write_pair
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession
+from onnxslim_yolo.verify.files import NcnnFiles
+from onnxslim_yolo.verify.pair_there import verify_there
 from tests.emulator import emulated, launcher
 from tests.numeric import build, random_feeds, run_onnx
 
@@ -73,3 +75,22 @@ def test_wrong_before_and_right_after_on_a_pi_5(tmp_path: Path) -> None:
     before, after = errors[0::2], errors[1::2]
     assert all(error > 0.1 for error in before[:3]), "ncnn has mended it: say so in emit/ncnn/defects.py"
     assert all(error < 5e-3 for error in (*after, before[3])), errors
+
+
+@emulated
+def test_what_half_precision_does_not_hold_is_computed_in_fp32(tmp_path: Path) -> None:
+    model = build(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[1,8,6,6] x) => (float[1,8,6,6] y)
+        <float[8,8,1,1] w1, float[8,8,1,1] w2, float[8,8,1,1] w3> { a = Conv(x, w1) b = Relu(a) c = Conv(b, w2)
+        d = Relu(c) y = Conv(d, w3) }""",
+        values={f"w{n}": np.eye(8).reshape(8, 8, 1, 1) * scale for n, scale in ((1, 3e4), (2, 8.0), (3, 1e-5))},
+    )
+    source = emit_ncnn(model, weights="fp32")
+    files = NcnnFiles(write_ncnn(source, tmp_path / "m_ncnn_model"), source, model)
+    feeds = [{"x": np.full((1, 8, 6, 6), 1.5, np.float32)}]
+    mended, there, notes = verify_there(files, launcher("a76"), feeds)
+    assert there.state == "the same" and there.outputs[0].relative < 1e-2
+    lines = mended.pair.param.splitlines()[2:]
+    assert all(line.endswith("31=3") for line in lines) and any("the whole pair is kept in fp32" in n for n in notes)
+    assert (mended.folder / "model.ncnn.param").read_text() == mended.pair.param
+    assert "31=3" not in source.param

@@ -184,3 +184,14 @@ def test_a_wrong_pair_is_noticed_there(folder: Path) -> None:
     assert there.state == "broken"
     with pytest.raises(VerificationError, match="not finite"):
         require_sound(there, folder)
+
+
+def test_compile_runs_the_pair_there_and_says_so(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = command("compile", folder.parent / "m.onnx", "--run-on", HERE, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["there"]["state"] == "the same" and report["there"]["board"]["ncnn"]
+    assert any(note.startswith("as computed on") for note in report["notes"])
+    failed = command("compile", folder.parent / "m.onnx", "--run-on", "false -", "-o", tmp_path / "none")
+    assert failed.returncode == 2 and "exit status 1" in failed.stderr and not (tmp_path / "none").exists()
