@@ -78,7 +78,7 @@ def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
 
     source = model
     # Compiled on a PC for no machine in particular, a pair may end up on a phone.
-    half = options.device == "host" or device_of(options.device).half
+    half = device_of(options.device).half or (None if options.device == "host" else False)
     try:
         pair = emit_ncnn(model, weights=options.ncnn_weights, cut=False, half=half)
     except UnsupportedError as error:

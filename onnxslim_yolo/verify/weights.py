@@ -9,7 +9,7 @@ converts to, where that has the same layers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +66,15 @@ def changed_layers(graph: Model, folder: Path) -> list[str]:
     Empty where it converts to other layers, as another converter's folder will.
     """
     from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+    from onnxslim_yolo.emit.ncnn.format import Weights
     from onnxslim_yolo.runtime.ncnn_run import ncnn_files
 
     param, weights = ncnn_files(folder)
     text, data = param.read_text(encoding="utf-8"), weights.read_bytes()
-    for kind in ("fp16", "fp32"):
+    kinds: tuple[Weights, ...] = ("fp16", "fp32")
+    for kind, half in product(kinds, (None, True, False)):
         try:
-            pair = emit_ncnn(graph, weights=kind)
+            pair = emit_ncnn(graph, weights=kind, half=half)
         except OnnxSlimError:
             return []
         if pair.param == text and len(pair.bin) == len(data):

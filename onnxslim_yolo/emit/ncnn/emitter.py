@@ -97,14 +97,14 @@ class NcnnModel:
     full: frozenset[str] = frozenset()
 
 
-def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True, half: bool = True) -> NcnnModel:
+def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True, half: bool | None = None) -> NcnnModel:
     """Convert a model to ncnn.
 
     Args:
         model: a graph whose sizes are known apart from the batch.
         weights: the type of the weights of convolutions and linear layers; all else is fp32.
         cut: whether a post-processing tail that ncnn cannot express may be cut off.
-        half: whether it may run where there is fp16 arithmetic: ncnn's defects there are worked around.
+        half: whether it will run where there is fp16 arithmetic, whose defects in ncnn are worked around; None: it may.
 
     Raises:
         UnsupportedError: the graph has an operator, or a use of one, that ncnn lacks. Names the node and the way out.
@@ -218,15 +218,21 @@ def _cut(graph: gs.Graph, failures: list[tuple[Node, UnsupportedError]], notes: 
 
 
 def _finish(
-    graph: gs.Graph, lowering: Lowering, weights: Weights, cut_names: tuple[str, ...], notes: list[str], half: bool
+    graph: gs.Graph,
+    lowering: Lowering,
+    weights: Weights,
+    cut_names: tuple[str, ...],
+    notes: list[str],
+    half: bool | None,
 ) -> NcnnModel:
     inputs = [lowering.value(tensor) for tensor in graph.inputs]
     values = [lowering.value(tensor) for tensor in graph.outputs]
     outputs = [lowering.view(value, canonical_dims(value.shape)) for value in values]
     layers = tidy(lowering.layers, [value.blob for value in outputs], lowering.dims)
     _hint_shapes(layers, lowering.dims)
-    masked = work_around(layers, lowering.dims) if half else []
-    notes += [note_of(masked)] if masked else []
+    if half is not False:
+        layers, hit = work_around(layers, lowering.dims, known=half is True)
+        notes += [note_of(hit, known=half is True)] if hit else []
     layers, ends = insert_splits(layers, [value.blob for value in outputs])
     onnx_names = lowering.onnx_names()
     blobs = {blob: onnx_names[blob] for layer in layers for blob in layer.outputs if blob in onnx_names}
