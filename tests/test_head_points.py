@@ -99,6 +99,12 @@ def picodet(nc: int = 4, strides: tuple[int, ...] = (8, 16, 32, 64), logits: boo
     return [*scores, *sides]
 
 
+def nanodet(nc: int) -> Outputs:
+    """PicoDet's parts, level by level: scores, then distributions."""
+    found = picodet(nc, (8, 16, 32))
+    return [found[k] for k in (0, 3, 1, 4, 2, 5)]
+
+
 def face(objectness: bool, per_cell: int = 1, batch: bool = True, points: bool = True) -> Outputs:
     strides = (8, 16, 32)
     counts = [h * w * per_cell for _, h, w in grids(strides)]
@@ -112,6 +118,25 @@ def face(objectness: bool, per_cell: int = 1, batch: bool = True, points: bool =
     found = [*scores, *(certain if objectness else []), *boxes, *(marks if points else [])]
     return found if batch else [o[0] for o in found]
 
+
+def maps(outputs: Outputs, strides: tuple[int, ...] = (8, 16, 32), per_cell: int = 1) -> Outputs:
+    """The same before it was permuted and flattened: (1, rows a cell · columns, h, w) per level."""
+    found = []
+    for output in outputs:
+        height, width = next((h, w) for _, h, w in grids(strides) if h * w * per_cell == output.shape[1])
+        split = output.reshape(height, width, per_cell, -1).transpose(2, 3, 0, 1)
+        found.append(np.ascontiguousarray(split.reshape(1, -1, height, width)))
+    return found
+
+
+def yolox_apart() -> Outputs:
+    """Classes, boxes, objectness per level, as maps."""
+    table, ends = yolox(5)[0], np.cumsum([h * w for _, h, w in grids((8, 16, 32))])
+    levels = np.split(table, ends[:-1], axis=1)
+    return maps([part for level in levels for part in (level[..., 5:], level[..., :4], level[..., 4:5])])
+
+
+FOUR = (8, 16, 32, 64)
 
 CASES: dict[str, tuple[Callable[[], Outputs], int | None, float, int]] = {
     "yolox": (yolox, 4, 0.81, LABEL),
@@ -129,6 +154,13 @@ CASES: dict[str, tuple[Callable[[], Outputs], int | None, float, int]] = {
     "scrfd": (lambda: face(False, 2), None, 0.8, 0),
     "scrfd, without a batch": (lambda: face(False, 2, batch=False), 1, 0.8, 0),
     "scrfd, no key points": (lambda: face(False, points=False), 1, 0.8, 0),
+    "yolox, maps": (yolox_apart, 5, 0.81, LABEL),
+    "nanodet, maps": (lambda: maps(nanodet(7)), 7, 0.8, LABEL),
+    "picodet, maps": (lambda: maps(picodet(), FOUR), 4, 0.8, LABEL),
+    "picodet, maps, classes not given": (lambda: maps(picodet(80, logits=True), FOUR), None, 0.8, LABEL),
+    "scrfd, maps": (lambda: maps(face(False, 2), per_cell=2), None, 0.8, 0),
+    "scrfd, maps, no key points": (lambda: maps(face(False, 2, points=False), per_cell=2), 1, 0.8, 0),
+    "yunet, maps": (lambda: maps(face(True)), None, 0.8, 0),
     "yunet": (lambda: face(True), None, 0.8, 0),
     "yunet, interleaved": (lambda: [face(True)[k] for k in (0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11)], 1, 0.8, 0),
 }
@@ -161,7 +193,8 @@ def test_the_metric_sees_what_such_a_head_says(name: str) -> None:
     assert layout is not None
     back = layout.to_outputs(layout.to_table(outputs), outputs)
     for one, two in zip(back, outputs, strict=True):
-        np.testing.assert_array_equal(one if one.shape[-1] != 10 else two, two)
+        marks = two.shape[-1] == 10 if two.ndim == 3 else two.shape[1] % 10 == 0
+        np.testing.assert_array_equal(two if marks else one, two)
     metric, rng = HeadMetric(outputs, head), np.random.default_rng(0)
     moved = [o + np.float32(1e-4) * (o > 0.5) for o in outputs]
     draws = [sum(float((c * (m - o)).sum()) for c, m, o in zip(metric.cotangents(rng), moved, outputs, strict=True))
@@ -183,6 +216,17 @@ def test_what_is_not_known_is_refused() -> None:
     boxes_and_classes = [np.zeros((1, h * w, c), np.float32) for _, h, w in grids((8, 16, 32)) for c in (4, 5)]
     with pytest.raises(UnsupportedError):  # anchors or distances: nothing tells
         recognise(boxes_and_classes, SIZE, nc=5)
+
+
+def test_maps_of_which_nothing_says_what_comes_first_are_refused() -> None:
+    """80 + 4·8 channels are NanoDet's classes and bins, or a YOLOv8's bins and classes."""
+    joined = [np.zeros((1, 112, h, w), np.float32) for _, h, w in grids((8, 16, 32))]
+    with pytest.raises(UnsupportedError, match="nothing says"):
+        recognise(joined, SIZE, nc=80)
+    assert recognise([o[:, :1].repeat(144, axis=1) for o in joined], SIZE, nc=80).reg_max == 16
+    for channels in (85, 255):  # one map a level, its boxes without a decode
+        with pytest.raises(UnsupportedError, match="fit no head"):
+            recognise([o[:, :1].repeat(channels, axis=1) for o in joined], SIZE, nc=80)
 
 
 def test_tables_in_pixels_are_taken_as_they_were() -> None:

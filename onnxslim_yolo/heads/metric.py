@@ -21,6 +21,7 @@ import numpy as np
 
 from onnxslim_yolo.heads.decode import distances, sigmoid
 from onnxslim_yolo.heads.decode_points import split_rows
+from onnxslim_yolo.heads.points import as_rows, back_in_place
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.ir.graph import Array
 
@@ -262,11 +263,11 @@ def _points_layout(head: HeadSpec) -> Layout | None:
     wanted = [part for part in ("box", "objectness", "classes") if part in points.parts]
 
     def parts_of(outputs: Sequence[Array]) -> dict[str, list[Array]]:
-        """Per part its rows, level by level: views."""
+        """Per part its rows, level by level; of one table views."""
         if not points.order:
             return {part: [rows] for part, rows in split_rows([outputs[0][0]], points, head).items()}
         levels = len(points.grids)
-        rows = [outputs[k].reshape(-1, outputs[k].shape[-1]) for k in points.order]
+        rows = [as_rows(outputs[k], points.per_cell) for k in points.order]
         return {part: rows[k * levels : (k + 1) * levels] for k, part in enumerate(points.parts)}
 
     def to_table(outputs: Sequence[Array]) -> Array:
@@ -282,6 +283,10 @@ def _points_layout(head: HeadSpec) -> Layout | None:
                 rows[...] = table[start : start + len(rows), column : column + width]
                 start += len(rows)
             column += width
+        levels = len(points.grids)
+        for place, k in enumerate(points.order):
+            rows = parts[points.parts[place // levels]][place % levels]
+            found[k] = back_in_place(rows, outputs[k].shape, points.per_cell)
         return found
 
     return Layout(head.reg_max, "objectness" in wanted, points.logits, to_table, to_outputs)

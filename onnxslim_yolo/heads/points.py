@@ -23,6 +23,9 @@ from onnxslim_yolo.ir.graph import Array
 Part = Literal["box", "objectness", "classes", "extra"]
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32), (4, 8, 16, 32), (8, 16), (16,), (32,), (8,))
+ANCHORS = (1, 2, 3)
+"""Rows a cell that maps of such heads have."""
+
 KEY_POINTS = 10
 """Numbers of a face's five key points."""
 
@@ -91,14 +94,38 @@ def rows_of(outputs: Sequence[Array], points: Points) -> list[Array]:
     if not points.order:
         return [outputs[0]]
     levels = len(points.grids)
-    rows = [outputs[k].reshape(-1, outputs[k].shape[-1]) for k in points.order]
+    # Of one image a map has three axes, a table two.
+    rows = [as_rows(outputs[k][None] if outputs[k].ndim == 3 else outputs[k], points.per_cell) for k in points.order]
     return [np.concatenate(rows[k : k + levels]) for k in range(0, len(rows), levels)]
+
+
+def as_rows(output: Array, per_cell: int) -> Array:
+    """Rows over columns. Of a map (1, a·k, h, w) with a rows a cell those of a cell stand together, as in a table."""
+    if output.ndim < 4:
+        return output.reshape(-1, output.shape[-1])
+    height, width = output.shape[2:]
+    split = output.reshape(per_cell, -1, height, width)
+    return np.ascontiguousarray(split.transpose(2, 3, 0, 1)).reshape(height * width * per_cell, -1)
+
+
+def back_in_place(rows: Array, shape: Sequence[int], per_cell: int) -> Array:
+    """The inverse of `as_rows`: an output of this shape."""
+    if len(shape) < 4:
+        return rows.reshape(shape)
+    height, width = shape[2:]
+    split = rows.reshape(height, width, per_cell, -1)
+    return np.asarray(split.transpose(2, 3, 0, 1).reshape(shape))
 
 
 def guesses(outputs: Sequence[Array], size: tuple[int, int], nc: int | None) -> Iterator[Guess]:
     """Layouts that the outputs' shapes allow, for one image a run."""
     if len(outputs) == 1 and outputs[0].ndim == 3 and outputs[0].shape[1] > outputs[0].shape[2]:
         yield from _tables(outputs[0][0], size, nc)
+    elif len(outputs) > 1 and all(o.ndim == 4 and len(o) == 1 for o in outputs):
+        for per_cell in ANCHORS:  # the fewest rows a cell that make sense of the columns
+            if all(o.shape[1] % per_cell == 0 for o in outputs):
+                split = _levels([as_rows(o, per_cell) for o in outputs], size, per_cell)
+                yield from (g for g in split if g.nc == (nc or g.nc) and g.bins not in (2, 3))
     elif len(outputs) > 1:
         yield from _levels(outputs, size)
 
@@ -132,8 +159,11 @@ def _beyond(scores: Array) -> bool:
     return bool(scores.size) and not (scores.min() >= -1e-4 and scores.max() <= 1 + 1e-4)
 
 
-def _levels(outputs: Sequence[Array], size: tuple[int, int]) -> Iterator[Guess]:
-    """Outputs of their own per level and part: grouped by their number of rows, told apart by their columns."""
+def _levels(outputs: Sequence[Array], size: tuple[int, int], per_cell: int | None = None) -> Iterator[Guess]:
+    """Outputs of their own per level and part: grouped by their number of rows, told apart by their columns.
+
+    `per_cell`: of maps, how many rows a cell they were split into.
+    """
     if any(o.ndim not in (2, 3) or (o.ndim == 3 and len(o) != 1) for o in outputs):
         return
     groups: dict[int, list[int]] = {}
@@ -151,6 +181,8 @@ def _levels(outputs: Sequence[Array], size: tuple[int, int]) -> Iterator[Guess]:
         parts, bins, extra = found
         ratios = {outputs[level[0]].shape[-2] / (h * w) for level, (h, w) in zip(levels, grids, strict=True)}
         if len(ratios) != 1 or not (ratio := ratios.pop()).is_integer() or not 1 <= ratio <= 9:
+            continue
+        if per_cell not in (None, int(ratio)):
             continue
         order = tuple(level[column] for _, column in parts for level in levels)
         names = tuple(name for name, _ in parts)

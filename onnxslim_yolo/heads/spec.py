@@ -140,6 +140,12 @@ def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
+BINS = (1, 16, 17)
+"""Bins a side of the heads whose maps have boxes in front of classes: none; YOLOv8's; YOLOv6's and PP-YOLOE's."""
+
+_JOIN = "export the head with its levels joined to one table, as its repository's own script does"
+
+
 def identify_head(
     shapes: Sequence[Shape],
     size: tuple[int, int],
@@ -200,12 +206,16 @@ def _raw(maps: Sequence[Shape], size: tuple[int, int], nc: int) -> HeadSpec:
     channels = [shape[1] for shape in maps]
     half = len(maps) // 2
     if len(set(channels)) == 1 and channels[0] > 4 + nc - 1 and (channels[0] - nc) % 4 == 0:
+        if (channels[0] - nc) // 4 not in BINS:
+            raise _unknown(maps, f"whether {nc} classes come first (NanoDet) or last (YOLOv8) nothing says: {_JOIN}")
         return HeadSpec("v8-raw", nc, strides=_map_strides(maps, size), reg_max=(channels[0] - nc) // 4)
     boxes, scores = channels[:half], channels[half:]
     if len(set(boxes)) == 1 and set(scores) == {nc} and boxes[0] % 4 == 0:
         strides = _map_strides(maps[:half], size)
         return HeadSpec("v8-raw", nc, strides=strides, reg_max=boxes[0] // 4, joint=False)
-    raise _unknown(maps, "raw maps with anchors need the anchors: compile with --head raw, which records them")
+    raise _unknown(
+        maps, f"raw maps with anchors need the anchors: compile with --head raw, which records them, or {_JOIN}"
+    )
 
 
 def _extra(channels: int, metadata: Mapping[str, str]) -> dict[str, Any]:
