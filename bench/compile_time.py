@@ -120,16 +120,16 @@ def command(path: Path, folder: Path, against: str | None) -> dict[str, float]:
     runs: dict[str, list[tuple[float, float]]] = {python: [] for python in pythons}
     for _ in range(RUNS):
         for python in pythons:
-            runs[python].append(timed([python, *line[1:]]))
+            runs[python].append(timed([python, *line[1:]], folder))
     (wall, cpu), *others = (tuple(zip(*runs[python], strict=True)) for python in pythons)
     found = {"wall_s": min(wall), "cpu_s": median(cpu), "peak_mb": peak(line)}
     return found | ({"against_cpu_s": median(others[0][1])} if others else {})
 
 
-def timed(line: list[str]) -> tuple[float, float]:
-    """Wall and CPU seconds of a command."""
+def timed(line: list[str], folder: Path) -> tuple[float, float]:
+    """Wall and CPU seconds of a command, run where no package of this name lies: `-m` looks there first."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(line, check=True, env=ENVIRONMENT)
+    subprocess.run(line, check=True, env=ENVIRONMENT, cwd=folder)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

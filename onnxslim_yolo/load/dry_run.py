@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.analysis.limits import BY_WEIGHTS, Asked
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.load.meta_shapes import shapes_only
 from onnxslim_yolo.load.module_effort import Ledger
 from onnxslim_yolo.load.trace_check import flatten_outputs
 
@@ -43,7 +44,7 @@ def check_sizes(module: nn.Module, shape: tuple[int, ...], asked: Asked = BY_WEI
     hooks = [part.register_forward_pre_hook(_starter(name, begun)) for name, part in module.named_modules()]
     hooks += [part.register_forward_hook(_counter(name, left, ledger)) for name, part in module.named_modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), shapes_only():
             torch.func.functional_call(module, held, (torch.empty(shape, device="meta"),))
     except InputError:
         raise
