@@ -186,7 +186,13 @@ class DropBlocks(PruneToTarget):
         if self.calib is None:
             return block_losses(model, plan, blocks)
         head = HeadError.of(model, CalibrationImages(self.calib, model, IMAGES, "fit"))
-        return block_losses(model, plan, blocks, head, unit)
+        # Compensation will restore means: measured with those that are known.
+        means = block_means(model, plan, blocks)
+        shown = [
+            block if mean is None or block.kind != "branch" else replace(block, mean=tuple(mean.tolist()))
+            for block, mean in zip(blocks, means, strict=True)
+        ]
+        return block_losses(model, plan, shown, head, unit)
 
     def _until(self, model: Model, ranked: Sequence[Offer], limit: float, source: float) -> list[Block]:
         """The first blocks without which the limit is met."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.analysis.blocks import find_blocks
@@ -191,3 +192,23 @@ def test_a_layer_of_which_nothing_is_left_goes_with_what_it_alone_fed(beta: floa
 def test_a_layer_that_still_yields_something_stays(gamma: Array) -> None:
     after = run(narrow(**{"a.gamma": gamma, "a.beta": np.zeros(6)}), DropBlocks(ratio=0.3))
     assert {"a", "b"} <= left(after)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("calib"), np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("small", "gone"), [((1,), True), ((), False)])
+def test_with_images_the_measured_loss_decides(small: tuple[int, ...], gone: bool, images: Path) -> None:
+    """A block of a hundredth goes; of blocks that matter none does, whatever a sum of losses foretells."""
+    before = model(scaled(0.01, small) | {"q1.beta": np.zeros(WIDTH)})
+    after = run(before, DropBlocks(target="0.6x", cost="macs", calib=images))
+    assert ("q1" not in left(after)) == gone
+    assert {"p0", "q0", "p2", "q2"} <= left(after)
+    if gone:
+        assert after.plan is not None
+        assert_same(mask_blocks(before, after.plan.blocks), after)
