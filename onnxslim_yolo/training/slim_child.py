@@ -66,6 +66,7 @@ def _build(request: dict[str, Any]) -> dict[str, Any]:
 
         raise InputError(f"Ultralytics' code does not run with these widths: {str(error)[:200]}", hint=HINT) from error
     _keep(found, "spoiled", spoiled(model), images)
+    _keep(found, "double", copy.deepcopy(model).double(), [image.double() for image in images])
     np.savez("outputs.npz", **found)
     torch.save(checkpoint(model, request), "slim.pt")
     return {"version": ultralytics.__version__, "parameters": sum(p.numel() for p in model.parameters())}
@@ -193,7 +194,7 @@ def spoiled(model: nn.Module) -> nn.Module:
 def _keep(found: dict[str, Any], name: str, model: nn.Module, images: list[Tensor]) -> None:
     for i, image in enumerate(images):
         for j, output in enumerate(outputs(model, image)):
-            found[f"{name}.{i}.{j}"] = output.numpy()
+            found[f"{name}.{i}.{j}"] = output.float().numpy()
 
 
 def outputs(model: nn.Module, image: Tensor) -> list[Tensor]:

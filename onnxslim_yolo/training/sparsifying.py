@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.training.slim_checkpoint import TWIN
 from onnxslim_yolo.training.sparsity import GammaSparsity, coupled_channels
 
 LARGE, RESERVE = 0.9, 0.8
@@ -59,7 +60,7 @@ class Sparsifier:
     def start(self, trainer: Any) -> None:
         """Look at the network, and at the optimiser."""
         network = unwrapped(trainer.model)
-        coupling = coupled_channels(exportable(network), example_for(trainer))
+        coupling = with_twins(coupled_channels(exportable(network), example_for(trainer)))
         self.sparsity = GammaSparsity(
             network, trainer.optimizer, 1.0, bias_mult=self.bias_mult, coupling=coupling, target=self.target
         )
@@ -179,7 +180,16 @@ def exportable(network: Any) -> Any:
     for part in copied.modules():
         if hasattr(part, "export"):
             part.export, part.format = True, "onnx"
+        if getattr(part, "one2one_cv2", None) is not None:  # of two sets of towers a trace knows one
+            part.end2end = True
+            for name in [name for name in part._modules if name.startswith(TWIN)]:
+                setattr(part, name.removeprefix(TWIN), None)
     return copied
+
+
+def with_twins(coupling: dict[str, Any]) -> dict[str, Any]:
+    """Towers that are only trained go with the equal ones that run, as a plan will cut them."""
+    return {name.replace(TWIN, ""): numbers for name, numbers in coupling.items()} | coupling
 
 
 def example_for(trainer: Any) -> Any:

@@ -184,3 +184,19 @@ def test_what_is_missing_is_said_first(tmp_path: Path, monkeypatch: pytest.Monke
         run_sparsify(tmp_path, None, 1, 0.5, {}, resume=True)
     with pytest.raises(UsageError, match="needs data"):
         run_finetune(tmp_path, None, 1, None, {})
+
+
+def test_towers_that_are_only_trained_go_with_their_twins() -> None:
+    found = sparsifying.with_twins({"head.one2one_cv2.0.bn": [1, 2], "neck.bn": [3]})
+    assert found == {"head.one2one_cv2.0.bn": [1, 2], "head.cv2.0.bn": [1, 2], "neck.bn": [3]}
+
+
+def test_a_trace_knows_one_set_of_towers() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cv2, self.one2one_cv2, self.export = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1), False
+
+    head = Head()
+    copied = sparsifying.exportable(head)
+    assert copied.cv2 is None and copied.end2end and copied.export and head.cv2 is not None

@@ -1,0 +1,42 @@
+"""What Ultralytics computes is compared with what was planned: rounding passes, a layer 1 % off does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.training.slim_compare import MOST, require_equal, sorted_out
+
+FILE = Path("best.pt")
+
+
+def found(
+    off: float, spoiled: float, rounding: float
+) -> tuple[list[list[np.ndarray]], dict[str, list[list[np.ndarray]]]]:
+    rng = np.random.default_rng(0)
+    wanted = [[rng.random((1, 5, 40)).astype(np.float32)] for _ in range(2)]
+
+    def moved(by: float) -> list[list[np.ndarray]]:
+        return [[each[0] + np.float32(by)] for each in wanted]
+
+    return wanted, {"slim": moved(off), "spoiled": moved(spoiled), "double": moved(off + rounding)}
+
+
+@pytest.mark.parametrize(("off", "rounding"), [(0.0, 0.0), (1e-5, 0.0), (2e-3, 8e-4)])
+def test_rounding_passes(off: float, rounding: float) -> None:
+    wanted, outputs = found(off, 0.2, rounding)
+    assert require_equal(FILE, wanted, outputs, sorts=False) < MOST
+
+
+@pytest.mark.parametrize(("off", "spoiled", "rounding"), [(5e-3, 0.2, 0.0), (5e-2, 0.2, 1.0), (0.0, 1e-5, 0.0)])
+def test_more_does_not_and_a_blind_comparison_does_not(off: float, spoiled: float, rounding: float) -> None:
+    with pytest.raises(VerificationError, match=r"does not compute|cannot be compared"):
+        require_equal(FILE, *found(off, spoiled, rounding), sorts=False)
+
+
+def test_outputs_are_sorted_by_number() -> None:
+    arrays = {f"slim.{i}.{j}": np.array(10 * i + j) for i in range(11) for j in range(2)}
+    assert [[int(each) for each in image] for image in sorted_out(arrays)["slim"]][10] == [100, 101]
