@@ -40,3 +40,19 @@ def test_more_does_not_and_a_blind_comparison_does_not(off: float, spoiled: floa
 def test_outputs_are_sorted_by_number() -> None:
     arrays = {f"slim.{i}.{j}": np.array(10 * i + j) for i in range(11) for j in range(2)}
     assert [[int(each) for each in image] for image in sorted_out(arrays)["slim"]][10] == [100, 101]
+
+
+def test_a_score_that_hardly_moves_is_compared_as_float32_can() -> None:
+    wanted, outputs = found(0.0, 0.2, 0.0)
+    quiet = np.float32(1e-4) * wanted[0][0][:, 4]
+    for each in (wanted, outputs["slim"], outputs["double"], outputs["spoiled"]):
+        for run in each:
+            run[0] = run[0].copy()
+            run[0][:, 4] = quiet
+    for run in outputs["slim"]:
+        run[0][:, 4] += np.float32(1e-7)  # 1e-3 of its spread
+    assert require_equal(FILE, wanted, outputs, sorts=False) == 0
+    for run in outputs["slim"]:
+        run[0][:, 4] += np.float32(1e-6)
+    with pytest.raises(VerificationError, match="does not compute"):
+        require_equal(FILE, wanted, outputs, sorts=False)
