@@ -236,6 +236,12 @@ BENCHMARKS = (
         ("python bench/mutations.py NAMES --weights 12 --ncnn-weights 4 --write",),
     ),
     Result(
+        "Mistakes in the code that the tests notice",
+        "small changes drawn at random in the analyses, the passes, the writers and the pruning",
+        ("code_mutants*",),
+        ("python bench/code_mutants.py --count 64 --seed 1",),
+    ),
+    Result(
         "What other pruners reach",
         "which layers they can make narrower, and what is left when half of the channels are asked for",
         ("peers_compile*",),

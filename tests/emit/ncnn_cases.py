@@ -178,6 +178,12 @@ CONV = {
         "float[1,4,18,19]",
         "float[6,4,3,3] w",
     ),
+    "conv-behind-a-row-resized": one(
+        'a = Resize<mode="linear">(x, , k) y = Conv(a, w)',
+        "float[1,4,22]",
+        "float[3] k = {1.0, 1.0, 2.0}, float[4,6,1] w",
+        "float[1,6,11]",
+    ),
     "deconv-1d": one(
         "y = ConvTranspose<strides=[3],pads=[1,1],output_padding=[2]>(x, w)",
         "float[1,4,33]",

@@ -9,6 +9,7 @@ from onnxslim_yolo.ir.graph import Array, initializers
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropDead
 from onnxslim_yolo.passes.canonicalise import Canonicalise
+from onnxslim_yolo.pruning.removed import as_modules
 from tests.numeric import assert_same, build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text, run
 
@@ -244,3 +245,10 @@ def test_dead_rows_of_a_branch_free_what_they_alone_read() -> None:
 
 def test_nothing_dead_nothing_done() -> None:
     assert DropDead().run(model(BLOCK, block(), {})) == 0
+
+
+def test_a_module_went_where_all_that_lies_directly_in_it_did() -> None:
+    layers = ["model.2.cv1.conv", "model.2.cv1.bn", "model.3.conv", "model.3.m.conv", "stem.conv"]
+    assert as_modules(["model.2.cv1.conv", "model.2.cv1.bn"], layers) == ["model.2.cv1"]
+    assert as_modules(["model.2.cv1.conv"], layers) == ["model.2.cv1.conv"]
+    assert as_modules(["model.3.conv", "model.3.m.conv"], layers) == ["model.3.conv", "model.3.m"]

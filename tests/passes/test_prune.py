@@ -262,3 +262,19 @@ def test_no_tensor_is_cut_below_what_carries_its_importance() -> None:
     assert after.plan is not None and np.flatnonzero(after.plan.keep[classes_of(after, "r1")]).tolist() == [3]
     with pytest.raises(UsageError, match="not in"):
         PruneChannels(carry=1.0)
+
+
+def test_a_pattern_may_name_a_depthwise_layer() -> None:
+    """What it passes on stays, although another layer makes it; parameters of a norm are no layer."""
+    norm = "n.gamma, n.beta, n.mean, n.var"
+    weights = ", ".join(f"float[8] {name}" for name in norm.split(", "))
+    weights += ", float[8,3,1,1] a.weight, float[8,1,3,3] d.weight, float[4,8,1,1] b.weight"
+    body = (
+        f"a = Conv(x, a.weight) n = BatchNormalization(a, {norm}) d = Conv<group=8>(n, d.weight) y = Conv(d, b.weight)"
+    )
+    text = onnx_text("float[1,3,6,6] x", "float[a,b,c,d] y", weights, body)
+    for pattern, removed in (("d.weight", 0), ("b.weight", 4)):
+        after = run(build(text), PruneChannels(ratio=0.5, keep=(pattern,)))
+        assert (0 if after.plan is None else after.plan.removed) == removed
+    with pytest.raises(UsageError, match="matches no layer"):
+        PruneChannels(ratio=0.5, keep=("n.mean",)).run(build(text))
