@@ -28,6 +28,7 @@ import onnx
 from accuracy import BCCD, COCO, DIGITS, HERE, MATERIAL
 from torch import nn
 
+from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import load
@@ -99,7 +100,11 @@ def rows(names: list[str]) -> Iterator[Row]:
             continue
         for seed in range(SEEDS):
             for what in ("initialised", "random"):
-                model = _random(name, seed, what == "random")
+                try:
+                    model = _random(name, seed, what == "random")
+                except VerificationError as error:  # equal scores come in any order
+                    print(f"left out: {name}, {what}, seed {seed}: {error.message}", flush=True)
+                    continue
                 yield _row(name, f"{what}, seed {seed}", False, model, scene_feeds(model, COUNT))
 
 
