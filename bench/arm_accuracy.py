@@ -162,7 +162,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "# Pairs on ARM cores, under emulation, beside onnxruntime",
         "",
         "ncnn 1.0.20261020 in emulated Cortex-A76 (Pi 5) and Cortex-A72 (Pi 4). Kept: detections of the ONNX file "
-        "(confidence 0.25) found there, too. *Unmasked*: with ncnn's defective depthwise kernel.",
+        "(confidence 0.25) found there, too. *Unmasked*: with ncnn's defective depthwise kernel in it, as it was "
+        "before it was worked around.",
         "",
         "| network | core, arithmetic | images | kept | IoU ≥ | scores within | outputs, relative | mAP50 (ONNX) "
         "| 10⁶ instructions |",

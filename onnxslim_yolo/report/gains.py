@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.by_layer import add_latency
+from onnxslim_yolo.latency.devices import device_of
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.measure.latency import predicted_latency
 from onnxslim_yolo.options import CompileOptions
@@ -64,6 +65,10 @@ def predict_latency(model: Model, baseline: Model, options: CompileOptions, *, s
     before, after = (
         predicted_latency(m.graph, options.target, options.device, options.table) for m in (baseline, model)
     )
+    device = device_of(options.device)
+    if device.isa is None:
+        model.note(f"{device.title}: {device.note}; the figures of latency are this computer's ({device.source})")
+        say = False
     slower = predicted_verdict(before, after, options.target)
     if say and slower is not None:
         model.note(slower)

@@ -16,6 +16,7 @@ from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.options import options_from
 from onnxslim_yolo.passes.snap import SnapWidths
 from tests.command import command
+from tests.numeric import build
 from tests.passes.test_snap import kept, planned
 
 
@@ -103,3 +104,15 @@ def test_run_on_needs_a_pair() -> None:
     with pytest.raises(UsageError, match="--emit names none"):
         options_from({"run_on": "python -", "emit": ("onnx",)})
     assert oy.__version__
+
+
+def test_an_accelerator_is_said_to_be_a_grid_and_nothing_else(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,32,32] x) => (float[1,4,16,16] y)
+    <float[64,3,3,3] w, float[4,64,1,1] v>
+    { a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) b = Relu(a) y = Conv(b, v) }"""
+    file = build(text).save(tmp_path / "m.onnx")
+    options = {"prune": 0.6, "emit": "onnx", "verify": False}
+    for name, noted, width in (("hexagon", True, 32), ("pi5", False, None)):
+        found = oy.compile(file, out=tmp_path / name, device=name, **options)
+        assert any("multiples of 32" in note for note in found.report["notes"]) == noted
+        assert width is None or [g["kept"] for g in found.report["groups"] if g["width"] == 64] == [width]
