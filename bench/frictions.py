@@ -171,9 +171,9 @@ def answered(each: Friction, folder: Path) -> tuple[int, str]:
     lines = [line.strip() for line in text.splitlines() if line.strip() and each.shown in line]
     shown = lines[0] if lines else "(nothing)"
     at = max(0, shown.find(each.shown) - 60) if len(shown) > MOST else 0
-    shown = (
-        re.sub(r"^[^<>]*>|<[^>]*>", "", shown[at : at + MOST]) if each.file.endswith(".html") else shown[at : at + MOST]
-    )
+    shown = shown[at : at + MOST]
+    if each.file.endswith(".html"):
+        shown = re.sub(r"<[^>]*>", "", shown).partition('"')[0]  # of an attribute's text what stands in it
     return done.returncode, "`" + " ".join(shown.split()).replace("|", "\\|").replace("`", "'") + "`"
 
 

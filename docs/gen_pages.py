@@ -91,6 +91,19 @@ BENCHMARKS = (
         ("python bench/frictions.py",),
     ),
     Result(
+        "Commands of README and docs",
+        "every command, copied out of its page and run",
+        ("documented_commands*",),
+        ("python bench/documented_commands.py",),
+        MATERIAL,
+    ),
+    Result(
+        "A fresh environment",
+        "installing, and the first command of README and of each quickstart, timed",
+        ("fresh_install*",),
+        ("python bench/fresh_install.py",),
+    ),
+    Result(
         "What an installation takes",
         "megabytes on disk, package by package, without torch",
         ("install_size*",),
