@@ -104,6 +104,22 @@ BENCHMARKS = (
         ("python bench/fresh_install.py",),
     ),
     Result(
+        "Depth and width",
+        "whole blocks as candidates beside widths, against widths alone, at one limit",
+        ("depth*",),
+        ("python bench/depth.py",),
+        MATERIAL,
+        "passes/drop-blocks.md",
+    ),
+    Result(
+        "The loop in Ultralytics",
+        "train, sparsify, prune, fine-tune and compile, each stage measured",
+        ("ultralytics-loop*",),
+        ("python bench/ultralytics_loop.py yolov8n --out bench/results/ultralytics-loop-yolov8n.json",),
+        "`ultralytics`, and BCCD as a data.yaml",
+        "finetuning.md",
+    ),
+    Result(
         "What an installation takes",
         "megabytes on disk, package by package, without torch",
         ("install_size*",),
