@@ -1,8 +1,8 @@
 """Launchers (`--run-on`) that answer with something else than our children: is it always one clear message?
 
-    python bench/fuzz_launchers.py [pairs] [times] [--inputs N] [--write]
+    python bench/fuzz_launchers.py [launcher-pairs] [launcher-times] [--inputs N] [--write]
 
-What a real launcher wrote while a small pair was run (`pairs`), or timed and its layers profiled (`times`), is
+What a real launcher wrote while a small pair was run, or timed and its layers profiled, is
 recorded, mutated (one in ten is not), and written by a launcher that only writes and swallows. A process is started
 for each input.
 """
@@ -73,7 +73,7 @@ def main() -> int:
 
     os.environ["OMP_NUM_THREADS"] = "1"
     launchers.ENDS_WITHIN = 0.01
-    return run({"pairs": fuzzer("pairs", pairs), "times": fuzzer("times", times)}, __doc__)
+    return run({f"launcher-{name}": fuzzer(name, use) for name, use in (("pairs", pairs), ("times", times))}, __doc__)
 
 
 if __name__ == "__main__":
