@@ -76,7 +76,8 @@ def _input() -> Path | None:
     if settings.source is not None or len(sys.argv) < 3:
         return settings.source
     follows = zip(sys.argv[1:], sys.argv[2:], strict=False)
-    models = [word for before, word in follows if not before.startswith("-") and Path(word).suffix.lower() in _MODELS]
+    named = [word for before, word in follows if before == "--" or not before.startswith("-")]
+    models = [word for word in named if Path(word).suffix.lower() in _MODELS]
     last = sys.argv[-1]
     return Path(models[-1]) if models else None if last.startswith("-") else Path(last)
 

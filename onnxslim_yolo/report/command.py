@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-_FLAGS = {"out": "-o", "dump_to": "--print-after-all"}
+_FLAGS = {"out": "-o", "device": "--for", "dump_to": "--print-after-all"}
 """Options whose flag is not their name."""
 _SHARES = ("target_macs", "target_params", "target_latency")
 """Options that are a share of the source's cost."""

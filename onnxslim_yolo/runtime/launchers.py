@@ -115,6 +115,7 @@ class LaunchedChild:
         try:
             return self._greet(script, environment)
         except (OSError, EOFError, ValueError) as error:
+            timer.cancel()  # it would end what is asked for its status now
             why = f"did not answer within {within:g} s" if late.is_set() else self._ended()
             raise UsageError(f"--run-on: '{self.launcher}' {why}", hint=_HINT) from error
         finally:
