@@ -87,7 +87,7 @@ def _read(path: Path, canvas: tuple[int, int] | None) -> tuple[Array, tuple[int,
     can be decoded so."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+            warnings.simplefilter("ignore")  # limits on size are ours, and damaged EXIF is no matter of the user's
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 if canvas is not None:
