@@ -3,9 +3,11 @@
 A launcher is a command that starts a Python which reads standard input, as one would type it:
 `ssh pi@raspberrypi.local python3 -`. Of this package nothing is needed there; ncnn and numpy are.
 
-1. The command is started without a shell, in the user's environment and folder: it is the user's own. Its last `-` is
-   replaced by `-q -i`: a Python that reads a program from a pipe waits for the pipe's end before it runs any of it,
-   while a prompt runs what it has read line by line.
+1. The command is started without a shell, in the user's environment: it is the user's own. But it is started in an
+   empty folder, with the files that it names made absolute: a Python at its prompt imports from where it stands, and
+   where the user stands may be a stranger's folder. Its last `-` is replaced by `-q -i`: a Python that reads a
+   program from a pipe waits for the pipe's end before it runs any of it, while a prompt runs what it has read line by
+   line.
 2. One line is sent, which answers with a mark; whatever else was printed before (a message of the day) is passed over.
 3. Then `launched_child.py`, what to run, and the child's source are sent, and it says what it is: versions, processor,
    byte order. From there on the child is spoken to as one on this machine is, and files are sent where it reads them.
@@ -21,6 +23,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -45,6 +48,7 @@ OLDEST = (3, 8)
 CRASH = "Fatal Python error"
 """How a Python that crashes begins its last words."""
 MARK = b"onnxslim-yolo: ready "
+PROMPT = ("-q", "-i")
 _FACTS = {"python": str, "cores": int, "numpy": (str, None), "ncnn": (str, None)}
 _LINE = (
     'import sys; _ = sys.stdout.write("onnxslim-" + "yolo: ready %d.%d\\n" % sys.version_info[:2]); '
@@ -76,11 +80,17 @@ class LaunchedChild:
     ) -> None:
         self.launcher = launcher
         self._files = 0
+        self._folder = tempfile.mkdtemp(prefix="onnxslim-launcher-")
         self._woken, self._wake = os.pipe()
         self._log = stderr if hasattr(stderr, "read") else tempfile.TemporaryFile()  # noqa: SIM115 (lives as long)
         try:
             self.process = subprocess.Popen(
-                command_of(launcher), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0
+                command_of(launcher),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                bufsize=0,
+                cwd=self._folder,
             )
         except OSError as error:
             self._close_pipes()
@@ -191,6 +201,7 @@ class LaunchedChild:
         self._close_pipes()
 
     def _close_pipes(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
         process = getattr(self, "process", None)
         for stream in (process.stdin, process.stdout) if process else ():
             with contextlib.suppress(OSError, AttributeError):
@@ -229,4 +240,9 @@ def command_of(launcher: str) -> list[str]:
         words.pop()
     if not words:
         raise UsageError("--run-on names no command", hint=_HINT)
-    return [*words, "-q", "-i"]
+    return [*(_from_anywhere(word) for word in words), *PROMPT]
+
+
+def _from_anywhere(word: str) -> str:
+    """A word that names a file by its path, so that it does in another folder as well."""
+    return str(Path(word).absolute()) if os.sep in word and Path(word).exists() else word

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -195,3 +196,19 @@ def test_compile_runs_the_pair_there_and_says_so(folder: Path, tmp_path: Path) -
     assert any(note.startswith("as computed on") for note in report["notes"])
     failed = command("compile", folder.parent / "m.onnx", "--run-on", "false -", "-o", tmp_path / "none")
     assert failed.returncode == 2 and "exit status 1" in failed.stderr and not (tmp_path / "none").exists()
+
+
+def test_nothing_of_the_working_directory_is_run_there(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """A Python at its prompt imports from where it stands, its own readline first of all."""
+    place = tmp_path / "work"
+    place.mkdir()
+    for name in ("readline", "rlcompleter", "json", "tempfile", "platform", "numpy", "ncnn"):
+        (place / f"{name}.py").write_text(f"open({str(tmp_path / 'marks')!r}, 'a').write({name!r})\n")
+    monkeypatch.chdir(place)
+    (place / "python").symlink_to(sys.executable)
+    assert command_of("./python -")[0] == str(place / "python")  # what it names is found all the same
+    with NcnnSession(*ncnn_files(folder), run_on=HERE) as there:
+        assert there.outputs == ("out0",) and not (tmp_path / "marks").exists()
+    line = "import json\n"
+    subprocess.run([sys.executable, "-q", "-i"], input=line, text=True, capture_output=True, check=False)
+    assert "json" in (tmp_path / "marks").read_text()  # the control
