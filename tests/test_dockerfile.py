@@ -105,7 +105,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     binaries = folder / "venv" / "bin"
     site = sysconfig.get_paths()["purelib"]
     install, *rest = of(final, "RUN")
-    shell(install, folder, places, binaries, PIP_NO_DEPS="1", PIP_DISABLE_PIP_VERSION_CHECK="1", EXTRAS="")
+    alone = {"PIP_NO_DEPS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": ""}  # it would be there already
+    shell(install, folder, places, binaries, EXTRAS="", **alone)
     for line in rest:
         assert IMAGE in shell(line, folder, places, binaries, PYTHONPATH=site)
     return binaries
