@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.files.spelling import parse_passes
@@ -170,23 +170,30 @@ def _blocks(options: CompileOptions) -> list[Pass]:
     found = DropBlocks(
         target="1x" if target is None else target[1],
         cost="latency" if target is None else target[0],
-        runtime=options.target,
-        isa=options.device,
-        table=options.table,
-        scope=options.scope,
-        importance=options.importance,
-        aggregate=options.aggregate,
-        normalise=options.normalise,
-        floor=options.floor,
-        keep=options.keep,
-        calib=options.calib,
-        carry=_carry(options),
+        **_weighed(options),
         depth=options.depth,
         ratio=ratio,
         means=options.compensate != "none",
         zero=options.snap != "pow2",
     )
     return [found]
+
+
+def _weighed(options: CompileOptions) -> dict[str, Any]:
+    """What channels and blocks are weighed by, against which cost, and what is kept of them: the same for both."""
+    return {
+        "runtime": options.target,
+        "isa": options.device,
+        "table": options.table,
+        "scope": options.scope,
+        "importance": options.importance,
+        "aggregate": options.aggregate,
+        "normalise": options.normalise,
+        "floor": options.floor,
+        "keep": options.keep,
+        "calib": options.calib,
+        "carry": _carry(options),
+    }
 
 
 def _carry(options: CompileOptions) -> float:
@@ -224,17 +231,7 @@ def _to_target(
     knapsack = PruneToTarget(
         target=limit,
         cost=cost,
-        runtime=options.target,
-        isa=options.device,
-        table=options.table,
-        scope=options.scope,
-        importance=options.importance,
-        aggregate=options.aggregate,
-        normalise=options.normalise,
-        floor=options.floor,
-        keep=options.keep,
-        calib=options.calib,
-        carry=_carry(options),
+        **_weighed(options),
     )
     return [knapsack]
 

@@ -94,6 +94,11 @@ def pair_memory(weights: Path, memory: float | None = None) -> float:
     return PAIR_MEMORY + PAIR_MEMORY_PER_BYTE * weights.stat().st_size if memory is None else memory
 
 
+def held_to(memory: float) -> str:
+    """The way out where a process that is held to so much memory has failed."""
+    return f"it may take {in_units(memory)}B of memory here; --limit-memory allows more"
+
+
 def in_units(value: float) -> str:
     """A number with K, M, G or T, to three digits."""
     unit = next((u for u in "TGMK" if value >= UNITS[u.lower()]), "")

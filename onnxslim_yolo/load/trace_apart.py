@@ -79,12 +79,7 @@ def _proof(file: Path) -> tuple[Array, list[Array]] | None:
 
 
 def _ask(child: Child, request: dict[str, Any], path: Path) -> dict[str, Any]:
-    try:
-        child.stdin.write(json.dumps(request).encode() + b"\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-    except OSError:
-        line = b""
+    line = child.ask(request)
     if not line:
         code = child.process.wait()
         raise InputError(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.limits import Asked, in_units, pair_memory
+from onnxslim_yolo.analysis.limits import Asked, held_to, pair_memory
 from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import InputFormat
@@ -288,7 +288,7 @@ def _measure(
             return _converse(child, request, rounds, progress), board
         except InputError as error:
             if memory is not None:
-                error.hint = f"it may take {in_units(memory)}B of memory here; --limit-memory allows more"
+                error.hint = held_to(memory)
             raise
         except (EOFError, BrokenPipeError) as error:
             if timer.is_alive() and isinstance(child, LaunchedChild) and (lost := child.lost("measuring")) is not None:

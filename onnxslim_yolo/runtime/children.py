@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import shutil
@@ -97,6 +98,16 @@ class Child:
         if self.process.stdout is None:
             raise EOFError
         return self.process.stdout
+
+    def ask(self, request: Mapping[str, Any]) -> bytes:
+        """Send a line of JSON to a child that speaks bytes. Returns the line it answers, b"" where it is gone."""
+        try:
+            self.stdin.write(json.dumps(request).encode() + b"\n")
+            self.stdin.flush()
+            line: bytes = self.stdout.readline()
+        except OSError:
+            return b""
+        return line
 
     def file(self, path: Path) -> str:
         """A file's name as the child reads it."""

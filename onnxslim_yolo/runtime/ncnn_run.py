@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxslim_yolo.analysis.limits import in_units, pair_memory
+from onnxslim_yolo.analysis.limits import held_to, pair_memory
 from onnxslim_yolo.errors import InputError, OnnxSlimError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.boards import Board
@@ -179,9 +179,7 @@ class NcnnSession:
         )
 
     def _hint(self) -> str | None:
-        if self._memory is None:
-            return None
-        return f"it may take {in_units(self._memory)}B of memory here; --limit-memory allows more"
+        return None if self._memory is None else held_to(self._memory)
 
     def _said(self) -> str:
         self._log.seek(0)

@@ -251,12 +251,7 @@ def _built(
 
 
 def _ask(child: Child, request: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    try:
-        child.stdin.write(json.dumps(request).encode() + b"\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-    except OSError:
-        line = b""
+    line = child.ask(request)
     if not line:
         code = child.process.wait()
         raise InputError(f"the process that builds it with Ultralytics ended without an answer ({code})", file=source)
