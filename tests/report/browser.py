@@ -120,7 +120,7 @@ class Page:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Page]:
-    """A fresh browser with one empty tab, gone at the end."""
+    """A fresh browser with one empty tab, gone at the end with all that it writes, the user's home left alone."""
     to_read, send = os.pipe()
     receive, to_write = os.pipe()
 
@@ -134,6 +134,7 @@ def chromium() -> Iterator[Page]:
             [str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             preexec_fn=descriptors,
             close_fds=False,
+            env=os.environ | {name: profile for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
