@@ -134,7 +134,7 @@ def chromium() -> Iterator[Page]:
             [str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             preexec_fn=descriptors,
             close_fds=False,
-            env=os.environ | {name: profile for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")},
+            env=os.environ | dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), profile),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
