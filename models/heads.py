@@ -16,6 +16,9 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.models.blocks_common import Conv
 from onnxslim_yolo.models.registry import REQUIRED, Block, Unary, allow, register_block
 
+ROUNDED = 0.01
+"""By how much anchors stored in float16, as cells and as pixels, may differ."""
+
 
 def as_floats(values: Tensor | Sequence[float]) -> tuple[float, ...]:
     """Numbers of a tensor or sequence as Python floats, which a trace treats as constants."""
@@ -27,6 +30,7 @@ def as_floats(values: Tensor | Sequence[float]) -> tuple[float, ...]:
 class Head(Block):
     """What all heads share: `stride` in pixels per level, `output`, `dynamic`."""
 
+    DESCRIBING: ClassVar[tuple[str, ...]] = ("output",)
     stride: tuple[float, ...]
     output: str = "decoded"
     dynamic: bool = False
@@ -34,6 +38,20 @@ class Head(Block):
     def settle(self) -> None:
         """Strides become Python floats."""
         self.stride = as_floats(self.stride)
+
+    def require(self, **expected: Any) -> None:
+        """Refuses a head of which an attribute says something else than what is computed here.
+
+        Raises:
+            UnsupportedError: names the first.
+        """
+        for name, value in expected.items():
+            if (held := getattr(self, name)) != value:
+                raise UnsupportedError(
+                    f"the head says {name} = {str(held)[:40]}, where the rest of it means {value}: what it computes is "
+                    "not known here",
+                    hint="export the model with its own code and compile that file",
+                )
 
     def size(self, x: Tensor) -> tuple[int, int]:
         """Height and width of a feature map, as constants unless `dynamic`."""
@@ -61,7 +79,13 @@ class AnchorDetect(Head):
     MEMBERS = ("m", "anchors")
     OPTIONAL = ("ia", "im", "proto")
     IDLE = ("anchors", "anchor_grid", "stride", "m2")
-    ATTRIBUTES = allow(nc=REQUIRED, no=REQUIRED, na=REQUIRED, nl=REQUIRED, nm=0, stride=REQUIRED)
+    ATTRIBUTES = allow(nc=REQUIRED, no=REQUIRED, na=REQUIRED, nl=REQUIRED, nm=0, stride=REQUIRED, include_nms=False)
+    DESCRIBING: ClassVar[tuple[str, ...]] = (
+        *Head.DESCRIBING,
+        "npr",
+        "concat",
+        "end2end",
+    )  # YOLOv7's: in which form the same table is returned
     m: nn.ModuleList
     ia: nn.ModuleList | None
     im: nn.ModuleList | None
@@ -72,6 +96,7 @@ class AnchorDetect(Head):
     na: int
     nl: int
     nm: int
+    include_nms: bool = False
 
     def __init__(
         self,
@@ -103,11 +128,25 @@ class AnchorDetect(Head):
         """Strides and anchors (in pixels, per level) become Python floats."""
         super().settle()
         self._check_columns()
+        self.require(include_nms=False, nl=len(self.anchors), na=int(self.anchors.shape[1]))
         sizes = self.anchors.detach().float().cpu().tolist()
         self._pixels = [
             [[float(side) * stride for side in anchor] for anchor in level]
             for level, stride in zip(sizes, self.stride, strict=True)
         ]
+        self._check_grid()
+
+    def _check_grid(self) -> None:
+        """Early heads decode by a second copy of the anchors, in pixels, which has to say the same."""
+        grid = getattr(self, "anchor_grid", None)
+        if not isinstance(grid, Tensor) or grid.numel() != self.anchors.numel():
+            return  # not filled yet
+        pixels = torch.tensor(self._pixels)
+        if not torch.allclose(grid.detach().float().cpu().view_as(pixels), pixels, rtol=ROUNDED):
+            raise UnsupportedError(
+                "the head's anchor_grid is not its anchors times its stride: which of them decodes is not known",
+                hint="export the model with its own code and compile that file",
+            )
 
     def _check_columns(self) -> None:
         """An anchor has 5 + nc + nm numbers. Whatever has more is decoded in a way that is not known here."""

@@ -50,7 +50,19 @@ class Detect(Head):
 
     MEMBERS: ClassVar[tuple[str, ...]] = ("cv2|one2one_cv2", "cv3|one2one_cv3")
     OPTIONAL: ClassVar[tuple[str, ...]] = ("cv2", "cv3", "one2one_cv2", "one2one_cv3", "dfl")
-    ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, reg_max=16, no=REQUIRED, stride=REQUIRED)
+    ATTRIBUTES = allow(
+        nc=REQUIRED,
+        nl=REQUIRED,
+        reg_max=16,
+        no=REQUIRED,
+        stride=REQUIRED,
+        end2end=True,
+        _end2end=True,
+        max_det=MAX_DETECTIONS,
+        agnostic_nms=False,
+        xyxy=False,
+    )
+    DESCRIBING: ClassVar[tuple[str, ...]] = (*Head.DESCRIBING, "anchors")  # the cells' centres, as last computed
     cv2: nn.ModuleList  # None in a fused checkpoint that has one-to-one towers
     cv3: nn.ModuleList
     one2one_cv2: nn.ModuleList | None
@@ -60,6 +72,18 @@ class Detect(Head):
     nl: int
     no: int
     reg_max: int
+    end2end: bool = True
+    _end2end: bool = True
+    max_det: int = MAX_DETECTIONS
+    agnostic_nms: bool = False
+    xyxy: bool = False
+
+    def settle(self) -> None:
+        """Refuses a head whose counts are not its towers', or that is set to give another table than this one."""
+        super().settle()
+        self.require(nl=len(self.tower("cv2")), no=self.nc + 4 * self.reg_max, xyxy=False)
+        if self.one_to_one:
+            self.require(end2end=True, _end2end=True, agnostic_nms=False)
 
     def __init__(
         self,
@@ -153,7 +177,7 @@ class Detect(Head):
             boxes = torch.cat((boxes, rest), 2)
         else:
             boxes, scores = columns.split_with_sizes((4, self.nc), 2)
-        k = min(MAX_DETECTIONS, int(scores.shape[1]))
+        k = min(self.max_det if self.max_det > 0 else MAX_DETECTIONS, int(scores.shape[1]))
         positions = scores.amax(2).topk(k)[1].unsqueeze(2)
         boxes = boxes.gather(1, positions.expand(-1, -1, 4 + extra))
         scores = scores.gather(1, positions.expand(-1, -1, self.nc))
@@ -173,7 +197,7 @@ class Classify(Block):
 
     MEMBERS = ("conv", "linear")
     OPTIONAL = ("pool", "drop")
-    DESCRIBING = ("output",)
+    DESCRIBING: ClassVar[tuple[str, ...]] = ("output",)
     conv: Unary
     pool: Unary | None
     linear: Unary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ class WithExtra(Detect):
     With one-to-one towers they stand behind score and class: (b, k, 6 + extra).
     """
 
+    COUNT: ClassVar[str] = ""
+    """The attribute that says how many numbers the tower gives."""
+
     RUNNING = (*Detect.RUNNING, "cv4")
     MEMBERS = (*Detect.MEMBERS, "cv4|one2one_cv4")
     OPTIONAL = (*Detect.OPTIONAL, "cv4", "one2one_cv4")
@@ -33,6 +36,7 @@ class WithExtra(Detect):
     def settle(self) -> None:
         """Refuses a head of which some towers are one-to-one and others are not: their numbers do not fit together."""
         super().settle()
+        self._check_count()
         copies = {name: getattr(self, f"one2one_{name}") is not None for name in self.RUNNING}
         if len(set(copies.values())) > 1:
             lacking = ", ".join(name for name, there in copies.items() if not there)
@@ -40,6 +44,12 @@ class WithExtra(Detect):
                 f"a {type(self).__name__} head has one-to-one towers, but no one-to-one copy of {lacking}",
                 hint="export the model to ONNX with its own code and compile that file",
             )
+
+    def _check_count(self) -> None:
+        """The numbers a cell that the tower gives are as many as the head says."""
+        last = [each for part in self.tower("cv4") for each in part.modules() if isinstance(each, nn.Conv2d)][-1:]
+        if self.COUNT and last:
+            self.require(**{self.COUNT: last[0].out_channels})
 
     def _towers(self, ch: Sequence[int], make: Callable[[int], nn.Module], *, end2end: bool, name: str = "cv4") -> None:
         towers = nn.ModuleList(make(c) for c in ch)
@@ -66,6 +76,8 @@ class Segment(WithExtra):
 
     MEMBERS = (*WithExtra.MEMBERS, "proto")
     ATTRIBUTES = allow(**Detect.ATTRIBUTES, nm=32)
+    DESCRIBING: ClassVar[tuple[str, ...]] = (*Detect.DESCRIBING, "npr")
+    COUNT = "nm"
     proto: nn.Module
     nm: int
 
@@ -130,6 +142,7 @@ class Pose(WithExtra):
     """
 
     ATTRIBUTES = allow(**Detect.ATTRIBUTES, kpt_shape=(17, 3))
+    DESCRIBING: ClassVar[tuple[str, ...]] = (*Detect.DESCRIBING, "nk")
     kpt_shape: Sequence[int]
 
     def __init__(
@@ -222,6 +235,8 @@ class OBB(WithExtra):
     """
 
     ATTRIBUTES = allow(**Detect.ATTRIBUTES, ne=1)
+    DESCRIBING: ClassVar[tuple[str, ...]] = (*Detect.DESCRIBING, "angle")  # as last computed
+    COUNT = "ne"
     ne: int
 
     def __init__(self, ch: Sequence[int], nc: int, stride: Sequence[float], *, ne: int = 1, **kw: Any) -> None:

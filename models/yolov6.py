@@ -148,7 +148,11 @@ class Detect(Head):
     MEMBERS: ClassVar[tuple[str, ...]] = ("stems", "cls_convs", "reg_convs", "cls_preds", "reg_preds")
     OPTIONAL = ("proj_conv",)
     IDLE = ("proj", "proj_conv", "*_ab", "*_dist")
-    ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, stride=REQUIRED)
+    ATTRIBUTES = allow(nc=REQUIRED, nl=REQUIRED, stride=REQUIRED, grid_cell_offset=0.5, use_dfl=True)
+    DESCRIBING: ClassVar[tuple[str, ...]] = (
+        *(*Head.DESCRIBING, "no", "na", "anchors", "anchors_init", "iou_type", "grid_cell_size"),
+        "reg_max",  # told by the number of channels
+    )
     stems: nn.ModuleList
     cls_convs: nn.ModuleList
     reg_convs: nn.ModuleList
@@ -157,6 +161,15 @@ class Detect(Head):
     proj_conv: Unary | None
     nc: int
     nl: int
+    grid_cell_offset: float = 0.5
+    use_dfl: bool = True
+
+    def settle(self) -> None:
+        """Refuses a head of as many levels as it does not say, or of bins that it says it does not use."""
+        super().settle()
+        self.require(nl=len(self.stems))
+        if any(getattr(part, "out_channels", 4) > 4 for part in self.reg_preds):
+            self.require(use_dfl=True)
 
     def __init__(self, ch: Sequence[int], nc: int, stride: Sequence[float]) -> None:
         super().__init__()
@@ -189,7 +202,7 @@ class Detect(Head):
             sides = self.proj_conv(bins.softmax(1)).view(b, 4, -1)
         else:
             sides = box.view(b, 4, -1)
-        centre = self.grid(box, 0.5).view(1, 2, -1)
+        centre = self.grid(box, self.grid_cell_offset).view(1, 2, -1)
         low, high = sides.split_with_sizes((2, 2), 1)
         top_left, bottom_right = centre - low, centre + high
         boxes = torch.cat(((top_left + bottom_right) / 2, bottom_right - top_left), 1) * self.stride[i]

@@ -212,7 +212,7 @@ class _Builder:
         """
         found: dict[str, Any] = {}
         for name, value in record.attributes.items():
-            if not isinstance(name, str) or name.startswith("_") or (allowed is not None and name not in allowed):
+            if not isinstance(name, str) or (name.startswith("_") if allowed is None else name not in allowed):
                 continue
             if name in needed:
                 found[name] = _named(name, value)

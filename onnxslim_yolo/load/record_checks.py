@@ -30,14 +30,8 @@ _BESIDE = frozenset(
 )
 """Attributes of any block that say how it was built or is exported."""
 
-_OF_HEADS = frozenset(
-    [
-        *("grid", "anchor_grid", "anchors", "stride", "strides", "shape", "legacy", "max_det", "xyxy", "end2end"),
-        *("nc", "no", "na", "nl", "nm", "npr", "nk", "ne", "detect", "include_nms", "agnostic_nms", "prior_prob"),
-        *("use_dfl", "reg_max", "grid_cell_offset", "grid_cell_size", "iou_type", "output"),
-    ]
-)
-"""A head's caches and counts."""
+_OF_HEADS = frozenset(["grid", "anchor_grid", "strides", "shape", "legacy", "detect", "prior_prob"])
+"""Caches that a head fills when it runs, and how it was built or initialised."""
 
 _WIDTHS = frozenset(
     [
@@ -157,12 +151,8 @@ def check_block(record: Record, cls: type) -> None:
 
     if not is_ours(cls) or issubclass(cls, (LayeredModel, YOLOv6)):
         return
-    head = issubclass(cls, Head)
-    beside = _BESIDE.union(cls.DESCRIBING, _OF_HEADS if head else ())  # type: ignore[attr-defined]
-    unread = _unread(record, cls.ATTRIBUTES, beside)  # type: ignore[attr-defined]
-    if head:  # their flags and counts belong to exporters and losses
-        unread = {name: value for name, value in unread.items() if not isinstance(value, (bool, int, str))}
-    _refuse_unread(record, unread)
+    beside = _BESIDE.union(cls.DESCRIBING, _OF_HEADS if issubclass(cls, Head) else ())  # type: ignore[attr-defined]
+    _refuse_unread(record, _unread(record, cls.ATTRIBUTES, beside))  # type: ignore[attr-defined]
 
 
 def _refuse_unread(record: Record, unread: Mapping[str, Any]) -> None:

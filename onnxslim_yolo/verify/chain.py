@@ -25,6 +25,7 @@ from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
 from onnxslim_yolo.pruning.mask import mask_blocks, masked
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, told_apart, worst_of
+from onnxslim_yolo.verify.inner import inner_change
 from onnxslim_yolo.verify.judge import Judge, judge_of
 
 Runnable = Model | onnx.ModelProto
@@ -155,14 +156,29 @@ class EachPass:
         pending = before.plan is not None and before.plan.lossless and before.plan.absorbed and not before.plan.applied
         absorbed_now = after.plan is not None and after.plan.absorbed and not after.plan.applied
         if absorbed_now or (pending and effect_of(step) != "slice"):
-            return  # a bias has taken over what its channels still contribute: comparable once they are cut
+            self._look_inside(step, before, after)  # a bias has taken over what its channels still contribute:
+            return  # outputs are comparable once they are cut
         differences = self._judge().compare(run_onnx(after, self.feeds))
         check = Check(f"{self.chain.label} = after {step.name}", "onnxruntime", differences)
         self.checks.append(check)
-        if not check.passed:
+        if check.passed:
+            self._look_inside(step, before, after)
+        else:
             culprit = max(check.differences, key=lambda d: d.worst)
             worst, allowed = told_apart(culprit.worst, check.tolerance)
             raise VerificationError(
                 f"pass '{step.name}' changed {culprit.place()} by {worst} of its spread (allowed: {allowed})",
                 hint=f"leave the pass out with --passes, and report it: '{step.name}' is wrong on this model",
             )
+
+    def _look_inside(self, step: Pass, before: Model, after: Model) -> None:
+        """An exact pass leaves what it does not rename, also where no output shows it."""
+        found = inner_change(before, after, self.feeds[0]) if effect_of(step) == "exact" else None
+        if found is None:
+            return
+        worst, allowed = told_apart(found.worst, found.allowed)
+        raise VerificationError(
+            f"pass '{step.name}' changed the inner tensor '{found.tensor}' by {worst} of its spread (allowed: "
+            f"{allowed}), which no output shows",
+            hint=f"leave the pass out with --passes, and report it: '{step.name}' is wrong on this model",
+        )

@@ -31,7 +31,7 @@ def repository_name(cls: type) -> str:
 
 def _state(part: nn.Module) -> dict[str, Any]:
     """What a repository's class would hold: not what ours make of it when they settle."""
-    return {key: value for key, value in vars(part).items() if not key.startswith("_") or key in vars(nn.Module())}
+    return {key: value for key, value in vars(part).items() if key not in ("_pixels", "_running")}
 
 
 @contextmanager

@@ -1,0 +1,111 @@
+"""What a pass does to tensors that it leaves their names: where a mistake is that no output shows.
+
+An exact pass may remove tensors and make new ones; one that it does not rename it leaves what it computes. So both
+graphs are run with these as outputs, too, and compared channel by channel. One weight tensor 1 % off moves its own
+layer's channels by about as much, however little of that reaches an output: layers behind attenuate it below rounding.
+
+A channel's difference is divided by its spread, or by what rounding costs there: what the graph before the pass gives
+under onnxruntime's optimisations, times `NOISE`, and `UNITS` of the tensor's largest number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxslim_yolo.ir.graph import Array, Tensor, static_shape
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.onnx_run import Feeds, bytes_of, run_onnx, with_outputs
+from onnxslim_yolo.verify.compare import SORTING, TOLERANCE
+from onnxslim_yolo.verify.ruler import NOISE
+
+UNITS = 64.0
+"""Units in the last place of the tensor's largest number that any of its elements may be off by."""
+
+AT_ONCE = 64 << 20
+"""Numbers of inner tensors that are kept at once."""
+
+
+MANY = 32
+"""Tensors at once of which the graph does not say how large they are."""
+
+
+@dataclass(frozen=True)
+class InnerChange:
+    """The first tensor that a pass changed and did not rename: by how much of its spread, and what was allowed."""
+
+    tensor: str
+    worst: float
+    allowed: float = TOLERANCE
+
+
+def inner_change(before: Model, after: Model, feed: Feeds) -> InnerChange | None:
+    """The first inner tensor of both graphs, in order, that they do not agree on; None if there is none."""
+    if any(node.op in SORTING for node in (*before.graph.nodes, *after.graph.nodes)):
+        return None  # whose rows rounding reorders
+    data = bytes_of(before), bytes_of(after)
+    for names in _portions(_shared(before, after)):
+        mine, theirs = (run_onnx(with_outputs(each, names), [feed])[0] for each in data)
+        if all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in names):
+            continue
+        again = run_onnx(with_outputs(data[0], names), [feed], optimise=True)[0]
+        for name in names:
+            if mine[name].shape != theirs[name].shape:
+                continue
+            worst = _apart(mine[name], theirs[name], again[name])
+            if worst > TOLERANCE:
+                return InnerChange(name, worst)
+    return None
+
+
+def _shared(before: Model, after: Model) -> list[Tensor]:
+    """Float tensors that both graphs compute under one name, of one shape, in the first one's order."""
+    theirs = {tensor.name: tensor for node in after.graph.nodes for tensor in node.outputs}
+    ends = {tensor.name for model in (before, after) for tensor in model.graph.outputs}
+    return [
+        tensor
+        for node in before.graph.nodes
+        for tensor in node.outputs
+        if tensor.name not in ends and (other := theirs.get(tensor.name)) is not None and _comparable(tensor, other)
+    ]
+
+
+def _comparable(a: Tensor, b: Tensor) -> bool:
+    floating = a.dtype is not None and np.dtype(a.dtype).kind == "f"
+    return floating and a.dtype == b.dtype and a.shape is not None and list(a.shape) == list(b.shape or ())
+
+
+def _portions(tensors: Sequence[Tensor]) -> Iterator[list[str]]:
+    """Names of so many tensors at a time as fit."""
+    names: list[str] = []
+    size = 0
+    for tensor in tensors:
+        shape = static_shape(tensor)
+        own = AT_ONCE // MANY if shape is None else int(np.prod(shape))
+        if names and size + own > AT_ONCE:
+            yield names
+            names, size = [], 0
+        names.append(tensor.name)
+        size += own
+    if names:
+        yield names
+
+
+def _apart(before: Array, after: Array, again: Array) -> float:
+    """The worst channel's difference, in what it is divided by."""
+    a, b, c = (_by_channel(value) for value in (before, after, again))
+    if not a.size:
+        return 0.0
+    unit = float(np.finfo(before.dtype).eps)
+    floor = np.maximum(NOISE * np.abs(a - c).max(axis=1), UNITS * unit * float(np.abs(a).max()))
+    scale = np.maximum(a.std(axis=1), floor / TOLERANCE)
+    worst = np.abs(a - b).max(axis=1) / np.where(scale > 0, scale, 1.0)
+    return float(np.nan_to_num(worst, nan=np.inf).max())
+
+
+def _by_channel(value: Array) -> Array:
+    """(channels, numbers) of a map, in float64; anything else is one channel."""
+    wide = value.astype(np.float64)
+    return np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1) if wide.ndim == 4 else wide.reshape(1, -1)

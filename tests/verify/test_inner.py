@@ -1,0 +1,102 @@
+"""A pass that spoils a tensor which no output shows is named by `--verify-each`; one that is right is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import onnxslim_yolo as oy
+from onnxslim_yolo import pipeline
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.ir.graph import input_constant, replace_constant
+from onnxslim_yolo.ir.model import Model
+from tests.numeric import build
+
+FAINT = 1e-9
+TEXT = (
+    '<ir_version: 8, opset_import: ["": 17]> g (float[1,3,32,32] images) => (float[1,6,16,16] y)'
+    " <float[16,3,3,3] w0, float[16] b0, float[16,16,3,3] w1, float[16] b1, float[16] gamma, float[16] beta,"
+    " float[16] mean, float[16] var, float[16,16,1,1] w2, float[6,16,1,1] w3> {"
+    " a = Conv<pads=[1,1,1,1], strides=[2,2]>(images, w0, b0) r = Relu(a)"
+    " c = Conv<pads=[1,1,1,1]>(r, w1, b1) n = BatchNormalization(c, gamma, beta, mean, var) t = Relu(n)"
+    " d = Conv(t, w2) s = Add(r, d) y = Conv(s, w3) }"
+)
+
+
+def model(faint: str = "w2") -> Model:
+    """A residual block of which one tensor makes the branch count for next to nothing."""
+    made = build(TEXT)
+    for node in made.graph.nodes:
+        for index, tensor in enumerate(node.inputs):
+            if tensor.name == faint:
+                replace_constant(node, index, np.asarray(input_constant(node, index)) * np.float32(FAINT))
+    return made
+
+
+@dataclass(frozen=True)
+class Slips:
+    """Claims to be exact, and makes one tensor 1 % larger, or its first element."""
+
+    name: ClassVar[str] = "slips"
+
+    op: str = "Conv"
+    index: int = 1
+    place: int = 1
+    by: float = 0.01
+    first: bool = False
+
+    def run(self, model: Model) -> int:
+        node = [n for n in model.graph.nodes if n.op == self.op][self.place]
+        value = np.array(input_constant(node, self.index))
+        part = value.reshape(-1)[:1] if self.first else value
+        part *= np.float32(1 + self.by)
+        replace_constant(node, self.index, value)
+        return 1
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    point = EntryPoint("slips", "tests.verify.test_inner:Slips", pipeline.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(pipeline, "entry_points", lambda group: [point] if group == pipeline.ENTRY_POINT_GROUP else [])
+    yield
+
+
+def compiled(tmp_path: Path, passes: str) -> None:
+    model().save(tmp_path / "m.onnx")
+    oy.compile(tmp_path / "m.onnx", out=tmp_path / "out", emit="onnx", passes=passes, verify_each=True)
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        "slips",
+        "fold-bn,slips",
+        "slips{index=2}",
+        "slips{first=true by=0.2}",
+        "slips{op=BatchNormalization place=0}",
+        "slips{op=BatchNormalization place=0 index=2}",
+        "prune{ratio=0.25},slips,slice,fold-bn",
+        "prune{ratio=0.25},slice,fold-bn,slips,fold-affine",
+        "prune{ratio=0.25},absorb,slips{by=-0.01},slice",
+    ],
+)
+def test_what_no_output_shows_is_named(passes: str, tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match=r"pass 'slips' changed the inner tensor '[cn]'") as caught:
+        compiled(tmp_path, passes)
+    assert caught.value.exit_status == 3 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("passes", ["slips{by=0}", "fold-bn,slips{by=1e-8}", "prune{ratio=0.25},absorb,slice,fold-bn"])
+def test_what_changes_nothing_is_not(passes: str, tmp_path: Path) -> None:
+    compiled(tmp_path, passes)
+
+
+def test_an_output_that_shows_it_is_named_first(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="pass 'slips' changed output 'y'"):
+        compiled(tmp_path, "slips{place=3}")
