@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import typer.main
 
-from onnxslim_yolo.cli.help import EXAMPLES, PANELS, REST, WORDS, choice
+from onnxslim_yolo.cli.help import EXAMPLES, REST, WORDS, choice
 from onnxslim_yolo.cli.main import app
 from onnxslim_yolo.cli.options import compile_options
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.options import EMITTERS, CompileOptions, options_from, parse_size
+from onnxslim_yolo.options import EMITTERS, PANELS, ROWS, CompileOptions, options_from, parse_size
 from tests.docs_snippets import PAGES
 
 GROUP: Any = typer.main.get_command(app)
@@ -98,8 +98,7 @@ def test_a_value_that_is_nearly_right(options, hint):
 
 def test_the_help_of_compile_is_in_groups():
     known = [parameter.name for parameter in GROUP.commands["compile"].params]
-    grouped = [name for names in PANELS.values() for name in names]
-    assert len(grouped) == len(set(grouped)) and set(grouped) <= set(known)
+    assert {row.parameter for row in ROWS} <= set(known) and {row.told.panel for row in ROWS} <= {*PANELS, None}
     done = run("compile", "--help")
     titles = re.findall(r"^╭─ (.*?) ─", done.stdout, re.MULTILINE)
     assert titles == ["Arguments", *PANELS, REST]

@@ -44,7 +44,7 @@ def test_every_option_of_the_command_is_a_key() -> None:
         if flag.startswith("--")
     }
     assert set(OPTIONS) == flags - set(NOT_IN_A_FILE) - {"ignore", "isa", "help"}
-    assert OPTIONS["keep"] == Option("keep", "keep", list) and OPTIONS["out"] == Option("out", "output", Path)
+    assert OPTIONS["keep"] == Option("keep", "keep", list) and OPTIONS["out"] == Option("out", "out", Path)
     assert OPTIONS["json"].kind is bool and OPTIONS["floor"].kind is int and OPTIONS["max-drop"].kind is float
 
 

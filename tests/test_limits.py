@@ -15,10 +15,10 @@ from onnxslim_yolo import compile as compile_model
 from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, OUTPUT_COPIES, POOL_TAP, effort_of
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT
 from onnxslim_yolo.analysis.limits import MEMORY, WORK, Asked, Limits, limits_for
-from onnxslim_yolo.cli.options import parse_limit
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.onnx import load_onnx
+from onnxslim_yolo.options import parse_limit
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.rewrites.shape_nodes import Room, fold_constants
 from onnxslim_yolo.verify.pair import compare_models

@@ -12,8 +12,12 @@ import typer
 from onnxslim_yolo.cli.config import Config, Option, as_toml, find_config, may_look, read_config
 from onnxslim_yolo.cli.options import compile_options
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.options import ROWS
 
-NOT_IN_A_FILE = ("trust", "config", "no-config", "print-config")
+NOT_IN_A_FILE = (
+    *(row.flag.removeprefix("--") for row in ROWS if row.told.reach == "typed"),
+    *("config", "no-config", "print-config"),
+)
 """What only a person at the command line may say."""
 
 _DEFAULTS = "default_map"

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from onnxslim_yolo.cli.plain_values import read_plainly
+from onnxslim_yolo.options import PANELS, ROWS
 
 EXAMPLES = {
     "compile": (
@@ -73,21 +74,6 @@ EXAMPLES = {
 
 WORDS = "Words of the output (group, wanted, kept, spread, blind, before slice …): docs/pages/glossary.md"
 
-PANELS = {
-    "Input": ("imgsz", "pixels", "weights", "trust", "reference"),
-    "What to cut": (
-        *("prune", "target_latency", "target_macs", "target_params", "depth", "scope", "keep", "floor"),
-        *("importance", "normalise", "allocate"),
-    ),
-    "Device": ("target", "device", "snap", "table", "run_on"),
-    "Compensation": ("compensate", "calib"),
-    "Output": ("output", "name", "emit", "ncnn_weights", "head"),
-    "Limits, and when it fails": (
-        *("budget", "max_drop", "require_speedup", "will_train", "limit_memory", "limit_work"),
-    ),
-    "What is measured and checked": ("data", "measure", "no_verify", "verify_each"),
-}
-"""Groups of `compile`'s options in its help; what is in none stands last."""
 REST = "How it runs"
 
 
@@ -101,7 +87,7 @@ class Command(TyperCommand):
             if option.is_flag and option.metavar is None:
                 option.metavar = ""
         if self.name == "compile":
-            panels = {name: panel for panel, names in PANELS.items() for name in names}
+            panels = {row.parameter: row.told.panel or REST for row in ROWS}
             order = [*PANELS, REST]
             for option in options:
                 option.rich_help_panel = panels.get(option.name or "", REST)
@@ -136,14 +122,14 @@ def examples(command: str) -> str:
     return "\n\n".join((WORDS, "[bold]Examples[/]", *EXAMPLES[command]))
 
 
-def choice(values: str, text: str, *flags: str) -> Any:
+def choice(values: str | None, text: str, *flags: str) -> Any:
     """An option of one of several words, which the shell completes.
 
     Args:
         values: as shown, "none|pow2|N": what is in capitals stands for something else, and is not offered.
         text: its help. flags: how it is spelt, where the parameter's name does not say it.
     """
-    words = [word for word in values.split("|") if not word.isupper()]
+    words = [word for word in (values or "").split("|") if (word.islower() and word.isidentifier()) or "-" in word]
 
     def matching(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]

@@ -9,26 +9,21 @@ import gc
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.cli.defaults import merged, merged_as_toml, told, use_config, use_no_config
 from onnxslim_yolo.cli.failure import fail, say_failed
-from onnxslim_yolo.cli.help import Command, choice, examples
-from onnxslim_yolo.cli.options import compile_options
+from onnxslim_yolo.cli.help import Command, examples
+from onnxslim_yolo.cli.options import compile_options, with_options
 from onnxslim_yolo.cli.progress import stages
 from onnxslim_yolo.cli.shared import (
     AsJson,
     Debug,
-    ImageSize,
-    LimitMemory,
-    LimitWork,
     OutputFormat,
-    Pixels,
     Quiet,
-    RunOn,
     Verbose,
     app,
     err,
@@ -41,8 +36,6 @@ from onnxslim_yolo.cli.shared import (
 )
 from onnxslim_yolo.cli.streams import ending_on_signals, flush_output, give_up_output, prepare_streams, system_error
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
-from onnxslim_yolo.latency.devices import SHOWN
-from onnxslim_yolo.options import EMITTERS
 
 
 def main() -> None:
@@ -98,70 +91,11 @@ def _root(
 
 
 @app.command("compile", cls=Command, epilog=examples("compile"))
+@with_options
 def compile_command(
     context: typer.Context,
     source: Annotated[
         Path | None, typer.Argument(metavar="INPUT", help="An .onnx, .pt, or Darknet .cfg file.", show_default=False)
-    ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to write to (default: NAME-slim).")] = None,
-    name: Annotated[str | None, typer.Option(help="Stem of the written files (default: the input's).")] = None,
-    imgsz: ImageSize = None,
-    pixels: Pixels = None,
-    weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
-    reference: Annotated[
-        Path | None, typer.Option(metavar="ONNX", help="The author's export of the same weights, to compare with.")
-    ] = None,
-    prune: Annotated[str, choice("R|dead", "Share of prunable channels to remove, or 'dead'.")] = "dead",
-    target_latency: Annotated[
-        str | None, typer.Option(metavar="0.6x|12ms", help="Come down to this predicted latency on --target.")
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Latencies made by `profile`, instead of the shipped ones.")
-    ] = None,
-    target_macs: Annotated[
-        str | None, typer.Option(metavar="0.7x", help="Come down to this share of the MACs.")
-    ] = None,
-    target_params: Annotated[str | None, typer.Option(metavar="0.5x", help="The same for parameters.")] = None,
-    depth: Annotated[str, choice("auto|none|only", "Whole blocks as candidates.")] = "auto",
-    scope: Annotated[str, choice("all|no-residual", "What may be pruned.")] = "all",
-    importance: Annotated[str, choice("auto|gamma|weight|variance|output", "How channels are ranked.")] = "auto",
-    keep: Annotated[
-        list[str] | None, typer.Option("--keep", "--ignore", metavar="PATTERN", help="Layers not to touch; repeatable.")
-    ] = None,
-    floor: Annotated[int, typer.Option(help="The least channels any tensor keeps.")] = 1,
-    normalise: Annotated[bool, typer.Option("--normalise", help="Rank channels relative to their layer.")] = False,
-    snap: Annotated[str, choice("none|pow2|N|auto", "Widths that channels are rounded to.")] = "auto",
-    device: Annotated[str, choice(SHOWN, "The machine that the result is for.", "--for", "--isa")] = "host",
-    target: Annotated[str, choice("ncnn|onnxruntime", "The runtime to be fast on.")] = "ncnn",
-    allocate: Annotated[str, choice("global|curves", "How widths are chosen.")] = "global",
-    compensate: Annotated[
-        str, choice("none|constant|reconstruct", "How what is left makes up for what went.")
-    ] = "constant",
-    calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
-    emit: Annotated[
-        str, typer.Option(metavar=",".join(EMITTERS), help="What to write, of these; the last two: to train.")
-    ] = "onnx,ncnn",
-    ncnn_weights: Annotated[str, choice("fp16|fp32", "How ncnn's weights are stored.")] = "fp16",
-    head: Annotated[str, choice("keep|raw|decoded", "Where the network ends.")] = "keep",
-    data: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="Labelled images, for mAP before and after.")
-    ] = None,
-    budget: Annotated[Path | None, typer.Option(metavar="TOML", help="Limits that must hold, else exit 4.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50; needs --data.")] = None,
-    require_speedup: Annotated[float | None, typer.Option(metavar="1.2", help="Measured against the source.")] = None,
-    will_train: Annotated[
-        bool, typer.Option("--will-train", help="A result that no longer detects is expected (else exit 5).")
-    ] = False,
-    measure: Annotated[bool, typer.Option("--measure", help="Time the result against its source.")] = False,
-    passes: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="A textual pipeline instead of the default.")
-    ] = None,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not run what is written.")] = False,
-    run_on: RunOn = None,
-    verify_each: Annotated[bool, typer.Option("--verify-each", help="Compare after every pass.")] = False,
-    print_after_all: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Dump the graph after every pass.")
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep results here; the same input and options return at once.")
@@ -169,8 +103,6 @@ def compile_command(
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append a Markdown summary, as for $GITHUB_STEP_SUMMARY.")
     ] = None,
-    limit_memory: LimitMemory = None,
-    limit_work: LimitWork = None,
     no_config: Annotated[
         bool, typer.Option("--no-config", callback=use_no_config, is_eager=True, help="Ignore configuration files.")
     ] = False,
@@ -186,14 +118,14 @@ def compile_command(
     debug: Debug = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Compile a detector: prune, snap, fuse, emit, verify."""
-    given = locals()
     settle(debug, quiet, verbose)
     settings.source, settings.summary = source, summary
     as_json = wants_json(as_json, output_format)
     if print_config:
-        facts = merged(context, given)
+        facts = merged(context, context.params)
         return print_json(facts) if as_json else typer.echo(merged_as_toml(facts), nl=False)
     if source is None:
         raise UsageError("there is no input to compile", hint="onnxslim-yolo compile INPUT; see --help")

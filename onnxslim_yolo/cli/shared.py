@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from onnxslim_yolo.cli.help import Group, choice
+from onnxslim_yolo.cli.options import typed
 from onnxslim_yolo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,24 +56,16 @@ err = Console(stderr=True)
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show every pass, rewrite and refusal.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-Pixels = Annotated[
-    str | None,
-    typer.Option("--input", metavar="0..1|0..255|mean=…,std=…", help="What the network is fed for a pixel."),
-]
-LimitMemory = Annotated[
-    str | None, typer.Option(metavar="3GB|none", help="Memory that one run of the model may take, by its shapes.")
-]
-LimitWork = Annotated[
-    str | None, typer.Option(metavar="500G|none", help="Multiply-adds that one run of the model may take.")
-]
-RunOn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LAUNCHER", help="Run NCNN pairs in another Python: 'ssh pi@raspberrypi.local python3 -', say."
-    ),
-]
+ImageSize = Annotated[str | None, typed("imgsz")]
+Pixels = Annotated[str | None, typed("input")]
+Weights = Annotated[Path | None, typed("weights")]
+Trust = Annotated[bool, typed("trust")]
+Calib = Annotated[Path | None, typed("calib")]
+NoVerify = Annotated[bool, typed("verify")]
+RunOn = Annotated[str | None, typed("run_on")]
+LimitMemory = Annotated[str | None, typed("limit_memory")]
+LimitWork = Annotated[str | None, typed("limit_work")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
-ImageSize = Annotated[str | None, typer.Option(metavar="N|HxW", help="Input size where the file leaves it open.")]
 FORMATS = ("text", "json", "github")
 OutputFormat = Annotated[
     str, choice("text|json|github", "github: text, and what is wrong as annotations of a workflow.")

@@ -9,7 +9,7 @@ import typer
 
 from onnxslim_yolo.cli.help import Command, choice, examples
 from onnxslim_yolo.cli.progress import bar
-from onnxslim_yolo.cli.shared import AsJson, Debug, Quiet, app, out, print_json, settle
+from onnxslim_yolo.cli.shared import AsJson, Calib, Debug, NoVerify, Quiet, Trust, Weights, app, out, print_json, settle
 from onnxslim_yolo.options import parse_size
 
 
@@ -29,10 +29,10 @@ def sweep_command(
     jobs: Annotated[int, typer.Option(help="Trials at a time; -1: one a core.")] = 1,
     backend: Annotated[str, choice("local|dask", "Where trials run in parallel.")] = "local",
     scheduler: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The dask scheduler.")] = None,
-    calib: Annotated[Path | None, typer.Option(metavar="DIR|FILE", help="Unlabelled images to calibrate on.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Darknet weights, or the yaml of a state_dict.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open archives whose loading runs code.")] = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not run what is written.")] = False,
+    calib: Calib = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    no_verify: NoVerify = False,
     as_json: AsJson = False,
     debug: Debug = False,
     quiet: Quiet = False,

@@ -7,14 +7,16 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable
-from pathlib import Path
-from types import UnionType
 from typing import TYPE_CHECKING, Any, cast
 
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.files.values import read_value, spell_type, spell_value
 
 if TYPE_CHECKING:
     from onnxslim_yolo.passes.protocol import Pass
+
+_BETWEEN = "|"
+"""Between a list's items: commas stand between passes."""
 
 
 def spell(step: Pass) -> str:
@@ -26,7 +28,7 @@ def spell(step: Pass) -> str:
             continue
         if option.default_factory is not dataclasses.MISSING and value == option.default_factory():
             continue
-        parts.append(f"{option.name}={_spell_value(value)}")
+        parts.append(f"{option.name}={spell_value(value, _BETWEEN)}")
     return f"{step.name}{{{' '.join(parts)}}}" if parts else step.name
 
 
@@ -53,12 +55,12 @@ def options_of(cls: type[Pass]) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     for option in dataclasses.fields(cast(Any, cls)):
         if option.default is not dataclasses.MISSING:
-            default = _spell_value(option.default)
+            default = spell_value(option.default, _BETWEEN)
         elif option.default_factory is not dataclasses.MISSING:
-            default = _spell_value(option.default_factory())
+            default = spell_value(option.default_factory(), _BETWEEN)
         else:
             default = "(required)"
-        rows.append((option.name, _spell_type(hints[option.name]), default))
+        rows.append((option.name, spell_type(hints[option.name]), default))
     return rows
 
 
@@ -87,67 +89,11 @@ def _parse_pass(item: str, known: dict[str, type[Pass]]) -> Pass:
         key = key.replace("-", "_")
         if not equals or key not in names:
             raise UsageError(f"pass '{name}' has no option '{pair}'", hint=_nearest(key, names))
-        options[key] = _parse_value(text, hints[key], f"{name}{{{key}}}")
+        options[key] = read_value(text, hints[key], f"{name}{{{key}}}", _BETWEEN)
     try:
         return cls(**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"pass '{name}': {error}") from error
-
-
-def _parse_value(text: str, hint: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, UnionType):
-        return _parse_first(text, arguments, where)
-    if origin is typing.Literal:
-        for choice in arguments:
-            if str(choice) == text:
-                return choice
-        raise UsageError(f"{where}: '{text}' is none of {', '.join(map(str, arguments))}")
-    if origin is tuple:
-        return tuple(_parse_value(part, arguments[0], where) for part in text.split("|") if part)
-    if hint is type(None) and text in ("none", "None"):
-        return None
-    if hint is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):
-        return text.lower() in ("true", "1", "yes")
-    if hint is str:
-        return text
-    if hint in (int, float, Path):
-        try:
-            return hint(text)
-        except ValueError as error:
-            raise UsageError(f"{where}: '{text}' is no {hint.__name__}") from error
-    raise UsageError(f"{where}: '{text}' is no {_spell_type(hint)}")
-
-
-def _parse_first(text: str, choices: Iterable[Any], where: str) -> Any:
-    # `None` before numbers before strings, so that "none" and "16" mean what they look like.
-    order = sorted(choices, key=lambda hint: (hint is str, hint is float))
-    for hint in order:
-        try:
-            return _parse_value(text, hint, where)
-        except UsageError:
-            continue
-    expected = " or ".join(_spell_type(hint) for hint in order)
-    raise UsageError(f"{where}: '{text}' is no {expected}")
-
-
-def _spell_value(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return "|".join(_spell_value(item) for item in value)
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return str(value)
-
-
-def _spell_type(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return "|".join(map(str, arguments))
-    if origin in (typing.Union, UnionType):
-        return "|".join(_spell_type(argument) for argument in arguments)
-    if origin is tuple:
-        return f"list of {_spell_type(arguments[0])}"
-    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.ir.input_format import parse_input
-from onnxslim_yolo.latency.devices import DEVICES, NAMES, DeviceName
+from onnxslim_yolo.latency.devices import DEVICES, SHOWN, DeviceName
+from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.load import LoadOptions
+from onnxslim_yolo.options.row import PANELS, rows_of, told
+from onnxslim_yolo.options.spellings import grid, limit, parse_size, ratio, share
 
-EMITTERS = ("onnx", "ncnn", "torch", "ultralytics")
-PATHS = ("out", "weights", "reference", "table", "calib", "data", "budget", "dump_to")
-"""The options that are files or folders: text will do."""
+Emitter = Literal["onnx", "ncnn", "torch", "ultralytics"]
+EMITTERS: tuple[Emitter, ...] = get_args(Emitter)
+ALIASES = {"isa": "device"}
+"""Options by other names that they had."""
+*_, LIMITS, CHECKED = PANELS
 
 
 @dataclass(frozen=True)
@@ -59,77 +65,161 @@ class CompileOptions:
             it is run; None: by its weights (see `limits`), infinite: any.
     """
 
-    out: Path | None = None
-    name: str | None = None
-    imgsz: tuple[int, int] | None = None
-    input: str | None = None
-    weights: Path | None = None
-    trust: bool = False
-    reference: Path | None = None
-    prune: float | Literal["dead"] = "dead"
-    target_latency: str | None = None
-    table: Path | None = None
-    target_macs: float | None = None
-    target_params: float | None = None
-    depth: Literal["auto", "none", "only"] = "auto"
-    scope: Literal["all", "no-residual"] = "all"
-    importance: Literal["auto", "gamma", "weight", "variance", "output"] = "auto"
-    allocate: Literal["global", "curves"] = "global"
-    aggregate: Literal["mean", "max", "sum"] = "mean"
-    normalise: bool = False
-    floor: int = 1
-    keep: tuple[str, ...] = ()
-    snap: Literal["none", "pow2", "auto"] | int = "auto"
-    device: DeviceName = "host"
-    target: Literal["ncnn", "onnxruntime"] = "ncnn"
-    compensate: Literal["none", "constant", "reconstruct"] = "constant"
-    calib: Path | None = None
-    emit: tuple[str, ...] = ("onnx", "ncnn")
-    ncnn_weights: Literal["fp16", "fp32"] = "fp16"
-    head: Literal["keep", "raw", "decoded"] = "keep"
-    data: Path | None = None
-    budget: Path | None = None
-    max_drop: float | None = None
-    require_speedup: float | None = None
-    will_train: bool = False
-    measure: bool = False
-    passes: str | None = None
-    verify: bool = True
-    run_on: str | None = None
-    verify_each: bool = False
-    dump_to: Path | None = None
-    limit_memory: float | None = None
-    limit_work: float | None = None
+    out: Path | None = field(
+        default=None, metadata=told("Folder to write to (default: NAME-slim).", "Output", flags=("-o", "--out"))
+    )
+    name: str | None = field(default=None, metadata=told("Stem of the written files (default: the input's).", "Output"))
+    imgsz: tuple[int, int] | None = field(
+        default=None,
+        metadata=told("Input size where the file leaves it open.", "Input", shown="N|HxW", read=parse_size),
+    )
+    input: str | None = field(
+        default=None,
+        metadata=told(
+            "What the network is fed for a pixel.", "Input", flags=("--input",), shown="0..1|0..255|mean=…,std=…"
+        ),
+    )
+    weights: Path | None = field(default=None, metadata=told("Darknet weights, or the yaml of a state_dict.", "Input"))
+    trust: bool = field(default=False, metadata=told("Open archives whose loading runs code.", "Input", reach="typed"))
+    reference: Path | None = field(
+        default=None, metadata=told("The author's export of the same weights, to compare with.", "Input", shown="ONNX")
+    )
+    prune: float | Literal["dead"] = field(
+        default="dead",
+        metadata=told("Share of prunable channels to remove, or 'dead'.", "What to cut", shown="R|dead", read=ratio),
+    )
+    target_latency: str | None = field(
+        default=None,
+        metadata=told("Come down to this predicted latency on --target.", "What to cut", shown="0.6x|12ms"),
+    )
+    table: Path | None = field(
+        default=None, metadata=told("Latencies made by `profile`, instead of the shipped ones.", "Device", shown="FILE")
+    )
+    target_macs: float | None = field(
+        default=None,
+        metadata=told("Come down to this share of the MACs.", "What to cut", shown="0.7x", read=share("--target-macs")),
+    )
+    target_params: float | None = field(
+        default=None,
+        metadata=told("The same for parameters.", "What to cut", shown="0.5x", read=share("--target-params")),
+    )
+    depth: Literal["auto", "none", "only"] = field(
+        default="auto", metadata=told("Whole blocks as candidates.", "What to cut")
+    )
+    scope: Literal["all", "no-residual"] = field(default="all", metadata=told("What may be pruned.", "What to cut"))
+    importance: Literal["auto", "gamma", "weight", "variance", "output"] = field(
+        default="auto", metadata=told("How channels are ranked.", "What to cut")
+    )
+    aggregate: Aggregate = field(
+        default="mean", metadata=told("How coupled channels are ranked as one.", "What to cut")
+    )
+    keep: tuple[str, ...] = field(
+        default=(),
+        metadata=told(
+            "Layers not to touch; repeatable.",
+            "What to cut",
+            flags=("--keep", "--ignore"),
+            shown="PATTERN",
+            repeated=True,
+        ),
+    )
+    floor: int = field(default=1, metadata=told("The least channels any tensor keeps.", "What to cut"))
+    normalise: bool = field(default=False, metadata=told("Rank channels relative to their layer.", "What to cut"))
+    snap: Literal["none", "pow2", "auto"] | int = field(
+        default="auto",
+        metadata=told("Widths that channels are rounded to.", "Device", shown="none|pow2|N|auto", read=grid),
+    )
+    device: DeviceName = field(
+        default="host",
+        metadata=told("The machine that the result is for.", "Device", flags=("--for", "--isa"), shown=SHOWN),
+    )
+    target: Runtime = field(default="ncnn", metadata=told("The runtime to be fast on.", "Device"))
+    allocate: Literal["global", "curves"] = field(
+        default="global", metadata=told("How widths are chosen.", "What to cut")
+    )
+    compensate: Literal["none", "constant", "reconstruct"] = field(
+        default="constant", metadata=told("How what is left makes up for what went.", "Compensation")
+    )
+    calib: Path | None = field(
+        default=None, metadata=told("Unlabelled images to calibrate on.", "Compensation", shown="DIR|FILE")
+    )
+    emit: tuple[Emitter, ...] = field(
+        default=("onnx", "ncnn"),
+        metadata=told("What to write, of these; the last two: to train.", "Output", shown=",".join(EMITTERS)),
+    )
+    ncnn_weights: Literal["fp16", "fp32"] = field(
+        default="fp16", metadata=told("How ncnn's weights are stored.", "Output")
+    )
+    head: Literal["keep", "raw", "decoded"] = field(default="keep", metadata=told("Where the network ends.", "Output"))
+    data: Path | None = field(
+        default=None, metadata=told("Labelled images, for mAP before and after.", CHECKED, shown="YAML")
+    )
+    budget: Path | None = field(
+        default=None, metadata=told("Limits that must hold, else exit 4.", LIMITS, shown="TOML")
+    )
+    max_drop: float | None = field(default=None, metadata=told("Largest loss of mAP50; needs --data.", LIMITS))
+    require_speedup: float | None = field(
+        default=None, metadata=told("Measured against the source.", LIMITS, shown="1.2")
+    )
+    will_train: bool = field(
+        default=False, metadata=told("A result that no longer detects is expected (else exit 5).", LIMITS)
+    )
+    measure: bool = field(default=False, metadata=told("Time the result against its source.", CHECKED))
+    passes: str | None = field(default=None, metadata=told("A textual pipeline instead of the default.", shown="SPEC"))
+    verify: bool = field(
+        default=True, metadata=told("Do not run what is written.", CHECKED, flags=("--no-verify",), off=True)
+    )
+    run_on: str | None = field(
+        default=None,
+        metadata=told(
+            "Run NCNN pairs in another Python: 'ssh pi@raspberrypi.local python3 -', say.",
+            "Device",
+            shown="LAUNCHER",
+            reach="named",
+        ),
+    )
+    verify_each: bool = field(default=False, metadata=told("Compare after every pass.", CHECKED))
+    dump_to: Path | None = field(
+        default=None, metadata=told("Dump the graph after every pass.", flags=("--print-after-all",), shown="DIR")
+    )
+    limit_memory: float | None = field(
+        default=None,
+        metadata=told(
+            "Memory that one run of the model may take, by its shapes.",
+            LIMITS,
+            shown="3GB|none",
+            read=limit("--limit-memory"),
+            reach="named",
+        ),
+    )
+    limit_work: float | None = field(
+        default=None,
+        metadata=told(
+            "Multiply-adds that one run of the model may take.",
+            LIMITS,
+            shown="500G|none",
+            read=limit("--limit-work"),
+            reach="named",
+        ),
+    )
 
     def __post_init__(self) -> None:
+        for row in rows_of(CompileOptions):
+            object.__setattr__(self, row.name, row.from_value(getattr(self, row.name)))
         self.load_options()
-        _one_of("depth", self.depth, ("auto", "none", "only"))
-        _one_of("scope", self.scope, ("all", "no-residual"))
-        _one_of("importance", self.importance, ("auto", "gamma", "weight", "variance", "output"))
-        _one_of("allocate", self.allocate, ("global", "curves"))
-        _one_of("aggregate", self.aggregate, ("mean", "max", "sum"))
-        _one_of("target", self.target, ("ncnn", "onnxruntime"))
-        _one_of("--for", self.device, NAMES)
         if DEVICES.get(self.device, DEVICES["neon"]).isa is None and self.target_latency and self.table is None:
             hint = "give --target-macs, or a table of it with --table"
             raise UsageError(f"the time that {self.device} takes cannot be predicted", hint=hint)
         if self.run_on is not None and "ncnn" not in self.emit:
             raise UsageError("--run-on runs NCNN pairs, and --emit names none", hint="--emit onnx,ncnn")
-        _one_of("compensate", self.compensate, ("none", "constant", "reconstruct"))
         wanting = [("--compensate", self.compensate, "reconstruct"), ("--importance", self.importance, "output")]
         for option, value, needs in (*wanting, ("--allocate", self.allocate, "curves")):
             if value == needs and self.calib is None:
                 raise UsageError(f"{option} {value} needs images", hint="give unlabelled ones with --calib DIR")
-        _one_of("ncnn_weights", self.ncnn_weights, ("fp16", "fp32"))
-        _one_of("head", self.head, ("keep", "raw", "decoded"))
-        if isinstance(self.prune, str) and self.prune != "dead":
-            raise UsageError(f"prune takes a ratio in [0, 1) or 'dead', not '{self.prune}'")
         if not isinstance(self.prune, str) and not 0 <= self.prune < 1:
             hint = "0.5 removes half of the prunable channels"
             raise UsageError(f"the pruning ratio {self.prune} is not in [0, 1)", hint=hint)
-        if isinstance(self.snap, str):
-            _one_of("snap", self.snap, ("none", "pow2", "auto"), "or a number")
-        elif self.snap < 1:
+        if not isinstance(self.snap, str) and self.snap < 1:
             raise UsageError(
                 f"cannot snap to multiples of {self.snap}", hint="use none, pow2, auto or a number above 0"
             )
@@ -141,11 +231,9 @@ class CompileOptions:
             raise UsageError(f"a target is a share of the source in (0, 1], not {targets[0]}")
         if not self.emit:
             raise UsageError("--emit names nothing to write", hint=f"known: {', '.join(EMITTERS)}")
-        for kind in self.emit:
-            _one_of("emit", kind, EMITTERS)
-        for limit in (self.limit_memory, self.limit_work):
-            if limit is not None and not limit > 0:
-                raise UsageError(f"a limit on what a model may take must be above 0, not {limit}")
+        for most in (self.limit_memory, self.limit_work):
+            if most is not None and not most > 0:
+                raise UsageError(f"a limit on what a model may take must be above 0, not {most}")
         if self.max_drop is not None and self.data is None:
             raise UsageError("--max-drop needs labelled images", hint="give them with --data data.yaml")
         if self.require_speedup is not None and self.require_speedup <= 0:
@@ -192,52 +280,27 @@ class CompileOptions:
         return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
+ROWS = rows_of(CompileOptions)
+"""The table of options."""
+
+
 def options_from(options: dict[str, Any]) -> CompileOptions:
-    """CompileOptions from loose Python values: paths as text, `imgsz` as one number, lists for tuples."""
+    """CompileOptions from loose Python values, spelt as on the command line or not. Raises UsageError."""
     values = dict(options)
-    if "isa" in values:
-        if "device" in values:
-            raise UsageError("give `device`, or its older name `isa`, not both")
-        values["device"] = values.pop("isa")
-    known = [option.name for option in fields(CompileOptions)]
+    for older, name in ALIASES.items():
+        if older in values:
+            if name in values:
+                raise UsageError(f"give `{name}`, or its older name `{older}`, not both")
+            values[name] = values.pop(older)
+    known = [row.name for row in ROWS]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             raise UsageError(f"there is no option '{key}'", hint=hint)
-    for key in PATHS:
-        if values.get(key) is not None:
-            values[key] = Path(values[key])
-    if isinstance(values.get("imgsz"), (int, str)):
-        values["imgsz"] = parse_size(str(values["imgsz"]))
-    elif values.get("imgsz") is not None:
-        values["imgsz"] = tuple(values["imgsz"])
-    for key in ("emit", "keep"):
-        if isinstance(values.get(key), str):
-            values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
-        elif values.get(key) is not None:
-            values[key] = tuple(values[key])
     return CompileOptions(**values)
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) from `N`, `HxW` or `H,W`. Raises UsageError."""
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
-        raise UsageError(f"--imgsz takes N or HxW (or H,W) in pixels, not '{text}'")
-    sides = [int(part) for part in parts]
-    return sides[0], sides[-1]
 
 
 def _is_line(name: str) -> bool:
     """Whether a name is one line that any reader takes: no control characters, nothing that is no text."""
     return all(c.isprintable() or c in "\u200c\u200d" for c in name)
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...], other: str = "") -> None:
-    if value not in choices:
-        close = difflib.get_close_matches(value, choices, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else None
-        raise UsageError(f"{name}: '{value}' is none of {', '.join(choices)}{other and f' {other}'}", hint=hint)
