@@ -1,10 +1,12 @@
 """reconstruct: let the weights of kept channels take over what removed channels contribute, from calibration images.
 
-Two steps, both without labels and without training:
+Three steps, all without labels and without training:
 
-1. *fold* (see `_fold_removed`): at every contraction, removed channels are predicted linearly from kept ones, and that
-   prediction goes into the kept channels' weights and the bias.
-2. *match* (see `_match`): every layer's outputs get back the mean and the variance they had.
+1. *refit* (see `pruning.refit`): where whole blocks went, what of them is linear in what bridges them goes into their
+   readers' weights and biases.
+2. *fold* (see `pruning.fold_removed`): at every contraction, removed channels are predicted linearly from kept ones,
+   and that prediction goes into the kept channels' weights and the bias.
+3. *match* (see `pruning.match`): every layer's outputs get back the mean and the variance they had.
 
 Only what stays is edited; the removed channels' weights are cut by `slice`, and the result is the masked model.
 """
@@ -34,6 +36,7 @@ from onnxslim_yolo.pruning.fold_removed import fold
 from onnxslim_yolo.pruning.mask import masked
 from onnxslim_yolo.pruning.match import Correction, Moments, corrections, matchable, output_moments
 from onnxslim_yolo.pruning.plan import Plan, open_plan, reopen_plan
+from onnxslim_yolo.pruning.refit import refit_readers
 from onnxslim_yolo.pruning.shift import shift_outputs
 
 
@@ -96,9 +99,11 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
     # Blocks that went shift what comes after them: moments are those of the network with them.
     whole = Model(graph=plan.came) if plan.blocks and plan.came is not None else model
     source = output_moments(whole, matchable(whole), images) if options.match else {}
+    fitted = refit_readers(model, plan, images, options.ridge)
     places = cut_places(plan)
     statistics = collect(model, places, images if views is None else views, window=options.window)
     shifts = fold_places(model, plan, places, statistics, options.ridge)
+    shifts |= {node: shift + shifts.get(node, 0.0) for node, shift in fitted.items()}
     matched = []
     if options.match:
         matched = corrections(masked(model, plan), _as_layers_yield(model, source, shifts), images)

@@ -1,0 +1,194 @@
+"""What readers of a removed block lose of it that they could still know: its mean, and what of it is linear.
+
+A block that is taken out leaves its readers x where they had x + f(x), or fewer columns. With d what is missing, and
+μ, Σ the moments of x and of the pair (d, x) over calibration positions, the best that y = W·(x + d) can do is
+
+    B = Σ_dx (Σ_xx + λI)⁻¹        W ← W·(P + B)        b ← b + W·(μ_d − B·μ_x)
+
+with P what places the columns of x among those that there were: the identity, for a branch. That is the block's
+output fitted by least squares as a 1×1 convolution of what bridges it, folded into whoever reads it. A reader behind
+another one sees what that one yields once it is fitted: they are fitted in waves. λ is a share of the mean diagonal of
+Σ_xx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.ir.graph import Array, Namer, Node, copy_graph, producer, revalue, toposort
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import LinearLayer, output_axis
+from onnxslim_yolo.pruning.calibration import Images, thin
+from onnxslim_yolo.pruning.plan import Plan
+from onnxslim_yolo.pruning.shift import shift_outputs
+
+SAMPLES_PER_COLUMN = 4
+"""Fewer positions than this per column would fit noise."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A linear layer whose input has changed: its names in both graphs are one, and `columns` of the old are left."""
+
+    node: str
+    columns: Array
+
+
+@dataclass
+class _Sums:
+    """Σ over positions of x, d, x·xᵀ and d·xᵀ, about the first image's means."""
+
+    count: int
+    x: Array
+    d: Array
+    xx: Array
+    dx: Array
+
+
+def refit_readers(model: Model, plan: Plan, images: Images, ridge: float) -> dict[str, Array]:
+    """Fit what reads what removed blocks were part of, in place; returns by layer what its outputs were shifted by.
+
+    Args:
+        plan: with `came`, the graph that still has the blocks. images: inputs. ridge: λ.
+    """
+    if not plan.blocks or plan.came is None:
+        return {}
+    shifts: dict[str, Array] = {}
+    name = Namer(model.graph)
+    for wave in _waves(model.graph, _readers(model.graph, plan.came)):
+        for reader, sums in zip(wave, _measure(model.graph, plan.came, wave, images), strict=True):
+            node = next(n for n in model.graph.nodes if n.name == reader.node)
+            shift = _fit(node, plan.came, reader, sums, ridge)
+            if shift is not None:
+                shift_outputs(model, node, shift, name)
+                shifts[node.name] = shift
+    return shifts
+
+
+def _fit(node: Node, came: gs.Graph, reader: _Reader, sums: _Sums | None, ridge: float) -> Array | None:
+    """Edit a reader's weight; returns what its outputs have to be shifted by. None: it stays as it is."""
+    if sums is None or sums.count < SAMPLES_PER_COLUMN * len(sums.x):
+        return None
+    mean_x, mean_d = sums.x / sums.count, sums.d / sums.count
+    inner = sums.xx / sums.count - np.outer(mean_x, mean_x)
+    cross = sums.dx / sums.count - np.outer(mean_d, mean_x)
+    if not (np.isfinite(inner).all() and np.isfinite(cross).all()) or not (mean_d.any() or cross.any()):
+        return None
+    inner += np.eye(len(inner)) * max(ridge * float(np.diagonal(inner).mean()), 1e-30)
+    known = np.linalg.solve(inner, cross.T).T
+    layer, old = LinearLayer.of(node), LinearLayer.of(next(n for n in came.nodes if n.name == node.name))
+    if layer is None or old is None:
+        return None
+    place = np.zeros((old.inputs, layer.inputs))
+    place[reader.columns, np.arange(layer.inputs)] = 1.0
+    blocks = np.einsum("goit,ij->gojt", old.blocks, place + known)
+    revalue(node, 1, layer.stored(blocks).astype(layer.weight.dtype))
+    lost = old.blocks.sum(axis=3)[0] @ (mean_d - known @ mean_x)
+    return np.asarray(lost / layer.overlap)
+
+
+def _readers(graph: gs.Graph, came: gs.Graph) -> list[_Reader]:
+    """The layers whose input is not what it was, in order, as far as no other layer that is fitted stands between.
+
+    What a fitted layer yields is taken for what it was: whoever reads that is not to make up for the same again.
+    """
+    before = {node.name: node for node in came.nodes}
+    changed: set[int] = set()
+    found: list[_Reader] = []
+    for node in toposort(graph):
+        earlier = before.get(node.name)
+        same = earlier is not None and earlier.op == node.op and _fed_by(earlier) == _fed_by(node)
+        if same and not any(id(tensor) in changed for tensor in node.inputs):
+            continue
+        reader = None if earlier is None else _reader(node, earlier)
+        if reader is None:
+            changed.update(map(id, node.outputs))
+        else:
+            found.append(reader)
+    return found
+
+
+def _reader(node: Node, earlier: Node) -> _Reader | None:
+    """A layer of one group that has lost nothing but columns."""
+    layer, old = LinearLayer.of(node), LinearLayer.of(earlier)
+    if layer is None or old is None or not layer.samples_in_place or layer.groups != 1 or old.groups != 1:
+        return None
+    if layer.blocks.shape[1::2] != old.blocks.shape[1::2]:
+        return None
+    columns = _columns(layer.blocks[0], old.blocks[0])
+    return None if columns is None else _Reader(node.name, columns)
+
+
+def _fed_by(node: Node) -> list[str]:
+    makers = [producer(tensor) for tensor in node.inputs]
+    return [tensor.name if maker is None else maker.name for tensor, maker in zip(node.inputs, makers, strict=True)]
+
+
+def _columns(new: Array, old: Array) -> Array | None:
+    """Which of the old columns are left, told by their weights; None where they cannot be told."""
+    if new.shape == old.shape:
+        return np.arange(new.shape[1])
+    left, place = [], 0
+    for column in range(new.shape[1]):
+        while place < old.shape[1] and not np.array_equal(new[:, column], old[:, place]):
+            place += 1
+        if place == old.shape[1]:
+            return None
+        left.append(place)
+        place += 1
+    return np.array(left)
+
+
+def _waves(graph: gs.Graph, readers: Sequence[_Reader]) -> list[list[_Reader]]:
+    """Readers that do not follow each other, one wave after the other."""
+    depth: dict[int, int] = {}
+    by_name = {reader.node: reader for reader in readers}
+    waves: dict[int, list[_Reader]] = {}
+    for node in toposort(graph):
+        here = max((depth.get(id(tensor), 0) for tensor in node.inputs), default=0)
+        if node.name in by_name:
+            waves.setdefault(here, []).append(by_name[node.name])
+            here += 1
+        depth |= dict.fromkeys(map(id, node.outputs), here)
+    return [waves[k] for k in sorted(waves)]
+
+
+def _measure(graph: gs.Graph, came: gs.Graph, wave: Sequence[_Reader], images: Images) -> list[_Sums | None]:
+    """The sums of every reader, of both graphs over the same images and positions."""
+    from onnxslim_yolo.runtime.onnx_run import session
+
+    runners = []
+    for side in (graph, came):
+        copy = copy_graph(side)
+        nodes, name = {node.name: node for node in copy.nodes}, Namer(copy)
+        taps = []
+        for reader in wave:
+            axis = output_axis(nodes[reader.node]) or 1
+            taps.append((thin(copy, nodes[reader.node].inputs[0], axis, name), axis))
+        copy.outputs = [gs.Variable(tap, np.float32) for tap, _ in taps]
+        copy.nodes = toposort(copy)
+        runners.append((session(Model(graph=copy), optimise=True, threads=1), taps))
+    feed = graph.inputs[0].name
+    sums: list[_Sums | None] = [None] * len(wave)
+    for image in images:
+        now, then = (runner.run([tap for tap, _ in taps], {feed: image}) for runner, taps in runners)
+        for k, reader in enumerate(wave):
+            axis = runners[0][1][k][1]
+            x, old = (np.moveaxis(value[k], axis, -1).reshape(-1, value[k].shape[axis]) for value in (now, then))
+            if len(x) != len(old):
+                continue
+            sums[k] = _add(sums[k], x.astype(np.float64), old.astype(np.float64), reader.columns)
+    return sums
+
+
+def _add(sums: _Sums | None, x: Array, old: Array, columns: Array) -> _Sums:
+    d = old.copy()
+    d[:, columns] -= x
+    parts = (len(x), x.sum(axis=0), d.sum(axis=0), x.T @ x, d.T @ x)
+    if sums is None:
+        return _Sums(*parts)
+    return _Sums(sums.count + parts[0], sums.x + parts[1], sums.d + parts[2], sums.xx + parts[3], sums.dx + parts[4])

@@ -1,0 +1,122 @@
+"""Readers of a removed block: what of it is linear in what is left comes back; with controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.blocks import Block, find_blocks
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes import DropBlocks
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.refit import refit_readers
+from tests.numeric import build, run_onnx
+from tests.passes.cutting import onnx_text
+
+WIDTH = 6
+SILU = "{0}_s = Sigmoid({0}_c) {0} = Mul({0}_c, {0}_s)"
+STEM = "stem_c = Conv<pads=[1,1,1,1]>(x, stem.weight) " + SILU.format("stem")
+SHAPES = {"stem": (WIDTH, 3, 3, 3)}
+
+
+def linear(name: str, x: str) -> str:
+    return f"{name}_m = Conv({x}, {name}.weight) {name} = Conv({name}_m, {name}2.weight)"
+
+
+def network(body: str, **weights: tuple[int, ...]) -> Model:
+    shapes = SHAPES | weights
+    declared = ", ".join(f"float[{','.join(map(str, shape))}] {name}.weight" for name, shape in shapes.items())
+    return build(onnx_text("float[1,3,16,16] x", "float[1,4,16,16] y", declared, f"{STEM} {body}", 17))
+
+
+def one_branch() -> Model:
+    """y reads x + M·x, where M is two matrices: linear, so that nothing need be lost."""
+    body = f"{linear('f', 'stem')} r = Add(stem, f) y = Conv<pads=[1,1,1,1]>(r, h.weight)"
+    return network(body, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), h=(4, WIDTH, 3, 3))
+
+
+def two_branches() -> Model:
+    """The second block reads the first one's result, and so does the sum behind it."""
+    second = f"{linear('g', 'r')} q = Add(r, g) y = Conv<pads=[1,1,1,1]>(q, h.weight)"
+    body = f"{linear('f', 'stem')} r = Add(stem, f) {second}"
+    both = {"f": (3, WIDTH, 1, 1), "f2": (WIDTH, 3, 1, 1), "g": (3, WIDTH, 1, 1), "g2": (WIDTH, 3, 1, 1)}
+    return network(body, **both, h=(4, WIDTH, 3, 3))
+
+
+def part() -> Model:
+    """A part of a Concat that is a matrix times another part of it."""
+    body = f"{linear('f', 'stem')} c = Concat<axis=1>(f, stem) y = Conv(c, h.weight)"
+    return network(body, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), h=(4, 2 * WIDTH, 1, 1))
+
+
+def transposed() -> Model:
+    """Read by a transposed convolution and, flattened over space, by a matrix."""
+    body = f"{linear('f', 'stem')} r = Add(stem, f) y = ConvTranspose<pads=[1,1,1,1]>(r, h.weight)"
+    return network(body, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), h=(WIDTH, 4, 3, 3))
+
+
+def shortcut_after_activation() -> Model:
+    """What reads the sum reads it through a SiLU: no layer can make up for all of it."""
+    body = f"{linear('f', 'stem')} r_c = Add(stem, f) {SILU.format('r')} y = Conv<pads=[1,1,1,1]>(r, h.weight)"
+    return network(body, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), h=(4, WIDTH, 3, 3))
+
+
+def images(count: int = 12) -> list[Array]:
+    rng = np.random.default_rng(3)
+    return [rng.uniform(0, 1, (1, 3, 16, 16)).astype(np.float32) for _ in range(count)]
+
+
+def without(model: Model, chosen: Callable[[Block], bool]) -> Model:
+    after = model.copy()
+    blocks = [block for block in find_blocks(after.graph) if chosen(block)]
+    assert blocks
+    assert DropBlocks()._take_out(after, blocks) == len(blocks)
+    return after
+
+
+def lost(model: Model, after: Model) -> float:
+    """The mean squared difference on images that nothing was fitted to, of the variance."""
+    feeds = [{"x": image} for image in images(16)[12:]]
+    before, now = (np.concatenate([run_onnx(m, feed)["y"] for feed in feeds]) for m in (model, after))
+    return float(((before - now) ** 2).mean() / before.var())
+
+
+@pytest.mark.parametrize(
+    ("make", "ends", "fitted", "most"),
+    [
+        (one_branch, ("f",), 1, 1e-4),
+        (two_branches, ("f",), 2, 1e-4),
+        (two_branches, ("g",), 1, 1e-4),
+        (two_branches, ("f", "g"), 1, 1e-4),
+        (part, ("f",), 1, 1e-4),
+        (transposed, ("f",), 1, 1e-4),
+        (shortcut_after_activation, ("f",), 1, 0.05),
+    ],
+)
+def test_what_is_linear_comes_back(make: Callable[[], Model], ends: tuple[str, ...], fitted: int, most: float) -> None:
+    model = make()
+    weights = {node.name: node.inputs[1].name for node in model.graph.nodes if node.op == "Conv"}
+    last = {f"{end}2.weight" for end in ends}
+    after = without(model, lambda block: block.kind != "chain" and weights.get(block.nodes[-1]) in last)
+    before = lost(model, after)
+    assert before > 0.1, "the control: the block matters"
+    shifts = refit_readers(after, open_plan(after), images(), 1e-6)
+    assert len(shifts) == fitted
+    assert lost(model, after) < min(most, before / 5)
+
+
+def test_too_few_positions_fit_nothing() -> None:
+    body = f"{linear('f', 'p')} r = Add(p, f) y = Conv(r, h.weight)"
+    pooled = f"p = MaxPool<kernel_shape=[16,16]>(stem) {body}"
+    model = network(pooled, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), h=(4, WIDTH, 1, 1))
+    after = without(model, lambda block: block.kind == "branch")
+    assert not refit_readers(after, open_plan(after), images(4 * WIDTH - 1), 1e-2)
+    assert refit_readers(after, open_plan(after), images(4 * WIDTH), 1e-2)
+
+
+def test_where_no_block_went_nothing_is_edited() -> None:
+    model = one_branch()
+    assert refit_readers(model, open_plan(model), images(), 1e-2) == {}
