@@ -23,9 +23,10 @@ from onnxslim_yolo.ir.journal import changes, picture
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.manager import PassManager
-from onnxslim_yolo.passes import Reconstruct
+from onnxslim_yolo.passes import Quantise, Reconstruct
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import parse_pipeline
+from onnxslim_yolo.quantisation.qdq import as_int8
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,12 @@ EXAMPLES: dict[str, Example] = {
         "pad-pool",
         "The convolution pads by itself.",
     ),
+    "quantise": Example(
+        "float[8,3,3,3] w, float[8,8,3,3] v",
+        "c = Conv (x, w) r = Relu (c) d = Conv (r, v) y = Sigmoid (d)",
+        "quantise",
+        "Drawn is what is written: whole numbers between the pairs; what comes behind the last layer stays float.",
+    ),
     "head": Example(
         "float[21,8,1,1] w, float[8,3,3,3] v, int64[5] apart = {1,3,7,16,16}, int64[3] flat = {1,768,7},"
         " int64[3] parts = {2,2,3}, float two = {2}, float[1,3,16,16,2] grid, float[1,3,1,1,2] anchors,"
@@ -249,6 +256,7 @@ def pictures(name: str) -> str:
         before, earlier, planned = model.copy(), picture(model.graph), _planned(model)
         if not PassManager([step]).run(model)[0].rewrites:
             raise ValueError(f"{name} does nothing to its example")
+        model = as_int8(model)
     reinfer(model.graph)
     found = changes(earlier, picture(model.graph))
     touched = {change.tensor for change in found} | {change.after for change in found if change.kind == "renamed"}
@@ -258,14 +266,14 @@ def pictures(name: str) -> str:
 
 
 def _passes(spec: str, folder: Path) -> list[Pass]:
-    if spec != "reconstruct":
+    if spec not in ("reconstruct", "quantise"):
         return parse_pipeline(spec)
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for index in range(4):
+    for index in range(10):
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / f"{index}.png")
-    return [Reconstruct(folder)]
+    return [Reconstruct(folder) if spec == "reconstruct" else Quantise(("all",), folder)]
 
 
 def _planned(model: Model) -> dict[str, tuple[int, int]]:

@@ -28,6 +28,7 @@ from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import preparation, remainder
+from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.artefacts import fill_report, source_sizes, write_artefacts, write_reports
 from onnxslim_yolo.report.budget import budget_of, violations
 from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_latency
@@ -41,6 +42,7 @@ from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 from onnxslim_yolo.verify.open_size import Written, with_open_size
+from onnxslim_yolo.verify.quantised import add_quantised
 
 Progress = Callable[[str], None]
 
@@ -292,10 +294,11 @@ def _verify(
 ) -> tuple[Verification, Written]:
     """Verify what was written; a file that is wrong with its size open is written again with its size fixed."""
     try:
-        found = verify_files(result.model, result.onnx, ncnn, chain, source=source, calib=options.calib)
+        float_file = result.onnx if result.model.quantised is None else None
+        found = verify_files(result.model, float_file, ncnn, chain, source=source, calib=options.calib)
     except VerificationError as error:
         if result.onnx is not None and opened.model is not result.model:
-            result.model.save(result.onnx)
+            as_int8(result.model).save(result.onnx)
             fixed = opened.stays_fixed(result.model, f"open it fails: {error.message}")
             return _verify(path, result, ncnn, chain, options, source, fixed)
         if options.verify_each:
@@ -307,6 +310,8 @@ def _verify(
     for note in source.notes:  # which images could not be read
         result.model.note(note)
     found.checks += opened.checks
+    if result.onnx is not None and result.model.quantised is not None:
+        add_quantised(found, result.model, opened.model, result.onnx)
     return found, opened
 
 

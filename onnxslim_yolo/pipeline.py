@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.files.spelling import parse_passes
+from onnxslim_yolo.latency.devices import adds_in_16_bits
 from onnxslim_yolo.passes import (
     AbsorbConstants,
     Activations,
@@ -25,6 +26,7 @@ from onnxslim_yolo.passes import (
     PadToPool,
     PruneChannels,
     PruneToTarget,
+    Quantise,
     Reconstruct,
     ReparamBranches,
     ShuffleToGather,
@@ -60,6 +62,7 @@ PASSES: tuple[type[Pass], ...] = (
     ConvBeforeResize,
     Activations,
     PadToPool,
+    Quantise,
 )
 """Every pass of this package, in the order in which the default pipeline runs them."""
 
@@ -112,14 +115,21 @@ def preparation(options: CompileOptions) -> list[Pass]:
 def remainder(options: CompileOptions, model: Model) -> list[Pass]:
     """What follows the preparation: the user's pipeline, or the default one with the user's options."""
     if options.passes is not None:
-        return parse_pipeline(options.passes)
+        return [*parse_pipeline(options.passes), *_quantising(options)]
     return [
         Head(options.head, strict=options.head == "raw"),
         FocusToConv(),
         SppToSppf(),
         *_pruning(options, model),
         *_fusing(options),
+        *_quantising(options),
     ]
+
+
+def _quantising(options: CompileOptions) -> list[Pass]:
+    if not options.int8:
+        return []
+    return [Quantise(options.int8, options.calib, narrow=adds_in_16_bits(options.device))]
 
 
 CARRY = 0.1

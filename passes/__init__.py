@@ -18,6 +18,7 @@ from onnxslim_yolo.passes.fold_bn import FoldBatchNorm
 from onnxslim_yolo.passes.head import Head
 from onnxslim_yolo.passes.pad_pool import PadToPool
 from onnxslim_yolo.passes.prune import PruneChannels
+from onnxslim_yolo.passes.quantise import Quantise
 from onnxslim_yolo.passes.reconstruct import Reconstruct
 from onnxslim_yolo.passes.reparam import ReparamBranches
 from onnxslim_yolo.passes.shuffle import ShuffleToGather
@@ -40,6 +41,7 @@ __all__ = [
     "PadToPool",
     "PruneChannels",
     "PruneToTarget",
+    "Quantise",
     "Reconstruct",
     "ReparamBranches",
     "ShuffleToGather",

@@ -96,6 +96,7 @@ ROOMS = [
     "runtime",
     "latency",
     "pruning",
+    "quantisation",
     "rewrites",
     "passes",
     "manager",

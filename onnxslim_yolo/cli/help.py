@@ -17,6 +17,7 @@ EXAMPLES = {
         "onnxslim-yolo compile best.pt --prune 0.5 --for pi5",
         "onnxslim-yolo compile yolov4-tiny.cfg --emit ncnn --head raw",
         "onnxslim-yolo compile model.onnx --target-macs 0.8x --calib images --compensate reconstruct",
+        "onnxslim-yolo compile model.onnx --quantize int8 --calib images --emit onnx",
         "onnxslim-yolo compile model.onnx --prune 0.5 --budget budget.toml --json > report.json",
     ),
     "passes": ("onnxslim-yolo passes", "onnxslim-yolo passes --json"),

@@ -18,6 +18,7 @@ from onnxslim_yolo.ir.origins import Leaf, set_origin
 
 if TYPE_CHECKING:
     from onnxslim_yolo.pruning.plan import Plan
+    from onnxslim_yolo.quantisation.plan import Quantisation
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Model:
         plan: which channels stay, in the *source's* terms; None until a pass has planned something.
         source: where the model was read from.
         notes: what passes want people to know: remarks and refusals, in order of appearance.
+        quantised: what is int8 where the model is written; the graph itself stays float.
         equal_parts: whether plans have to suit the code that the graph was traced from (see `analysis.module_parts`).
     """
 
@@ -52,6 +54,7 @@ class Model:
     model_version: int = 0
     domain: str = ""
     equal_parts: bool = False
+    quantised: Quantisation | None = None
 
     @classmethod
     def from_onnx(cls, proto: onnx.ModelProto, source: Source | None = None) -> Model:
@@ -116,6 +119,7 @@ class Model:
             model_version=self.model_version,
             domain=self.domain,
             equal_parts=self.equal_parts,
+            quantised=self.quantised,
         )
 
     def note(self, text: str) -> None:

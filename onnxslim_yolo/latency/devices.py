@@ -135,6 +135,16 @@ def host_isa() -> Isa:
     return "avx512" if "avx512f" in _cpuinfo() else "avx2"
 
 
+def adds_in_16_bits(name: str) -> bool:
+    """Whether onnxruntime's int8 kernels there add pairs of products in 16 bits, where 8-bit weights overflow.
+
+    AVX2 and AVX-512 without VNNI do. Of a machine that is only named with AVX-512, VNNI is assumed.
+    """
+    if name == "host":
+        return host_isa() in ("avx2", "avx512") and not {"avx_vnni", "avx512_vnni"} & _cpuinfo()
+    return device_of(name).isa == "avx2"
+
+
 _AT_HWCAP, _HWCAP_ASIMDHP = 16, 1 << 10  # <linux/auxvec.h>, arm64's <asm/hwcap.h>
 
 

@@ -15,7 +15,7 @@ from onnxslim_yolo.latency.devices import DEVICES, SHOWN, DeviceName
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.load import LoadOptions
 from onnxslim_yolo.options.row import PANELS, rows_of, told
-from onnxslim_yolo.options.spellings import grid, limit, parse_size, ratio, share
+from onnxslim_yolo.options.spellings import grid, int8_layers, limit, parse_size, ratio, share
 
 Emitter = Literal["onnx", "ncnn", "torch", "ultralytics"]
 EMITTERS: tuple[Emitter, ...] = get_args(Emitter)
@@ -49,6 +49,8 @@ class CompileOptions:
         calib: unlabelled images (a folder, a list, a data.yaml) for "reconstruct", importance "output" and allocation
             by "curves"; the loss on every eighth of them is estimated.
         allocate: "global" or "curves": see the pass `prune`.
+        quantize: "none", or what is int8 of the ONNX file: "int8" (or "auto": as much as the detector bears), "all", or
+            patterns of layers' names; needs `calib` (see the pass `quantise`).
         emit: what to write.
         ncnn_weights: how the ncnn pair stores weights.
         head: "keep", "raw" or "decoded".
@@ -178,6 +180,10 @@ class CompileOptions:
             reach="named",
         ),
     )
+    quantize: str = field(
+        default="none",
+        metadata=told("What is int8 of the ONNX file; needs --calib.", "Output", shown="int8|all|PATTERN|none"),
+    )
     verify_each: bool = field(default=False, metadata=told("Compare after every pass.", CHECKED))
     dump_to: Path | None = field(
         default=None, metadata=told("Dump the graph after every pass.", flags=("--print-after-all",), shown="DIR")
@@ -216,6 +222,11 @@ class CompileOptions:
         for option, value, needs in (*wanting, ("--allocate", self.allocate, "curves")):
             if value == needs and self.calib is None:
                 raise UsageError(f"{option} {value} needs images", hint="give unlabelled ones with --calib DIR")
+        if self.int8 and self.calib is None:
+            hint = "give unlabelled ones with --calib DIR"
+            raise UsageError(f"--quantize {self.quantize} needs images", hint=hint)
+        if self.int8 and "onnx" not in self.emit:
+            raise UsageError("--quantize is of the ONNX file, and --emit names none", hint="--emit onnx,ncnn")
         if not isinstance(self.prune, str) and not 0 <= self.prune < 1:
             hint = "0.5 removes half of the prunable channels"
             raise UsageError(f"the pruning ratio {self.prune} is not in [0, 1)", hint=hint)
@@ -260,6 +271,11 @@ class CompileOptions:
         if folder.is_symlink():
             raise InputError("is a link", file=folder, hint="remove it, or say with -o where to write")
         return folder
+
+    @property
+    def int8(self) -> tuple[str, ...]:
+        """What is to be int8, as the pass `quantise` takes it; empty for nothing. Raises UsageError."""
+        return int8_layers(self.quantize)
 
     @property
     def trains(self) -> bool:

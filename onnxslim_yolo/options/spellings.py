@@ -61,3 +61,16 @@ def _number(option: str, text: str, expected: str) -> float:
         return float(text)
     except ValueError as error:
         raise UsageError(f"{option} takes {expected}, not '{text}'") from error
+
+
+def int8_layers(text: str) -> tuple[str, ...]:
+    """What `--quantize` names: "auto", "all", or patterns; nothing for "none". Raises UsageError."""
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if parts == ("none",):
+        return ()
+    found = tuple("auto" if part == "int8" else part for part in parts)
+    if not found:
+        raise UsageError("--quantize names nothing", hint="int8, all, patterns of layers' names, or none")
+    if len(found) > 1 and {"none", "auto", "all"} & set(found):
+        raise UsageError(f"--quantize takes int8, all or patterns of layers' names, not '{text}'")
+    return found

@@ -25,6 +25,10 @@ HELD_OUT = 8
 """Every eighth calibration image is kept to estimate the loss on."""
 
 
+FLAT = 1.0
+"""Grey levels by which an image that shows something varies at least."""
+
+
 class CalibrationImages(Sequence[Array]):
     """Image files as inputs of a model, letterboxed to its size; read one by one, and again where many do not fit.
 
@@ -85,6 +89,14 @@ class CalibrationImages(Sequence[Array]):
             if (len(self._canvases) + 1) * found.nbytes <= KEPT_BYTES:
                 self._canvases[number] = found
         return found
+
+    def is_blank(self, index: int) -> bool:
+        """Whether an image shows nothing: one colour, beside the margin that fits it to the input's size."""
+        from onnxslim_yolo.runtime.images import PAD_VALUE
+
+        canvas = self._canvas(index // self._views)
+        shown = canvas[(canvas != PAD_VALUE).any(axis=-1)]
+        return not shown.size or float(shown.std(axis=0).max()) < FLAT
 
     def __iter__(self) -> Iterator[Array]:
         return (self[index] for index in counted("images", range(len(self)), len(self)))

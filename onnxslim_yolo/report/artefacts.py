@@ -17,6 +17,7 @@ from onnxslim_yolo.load import CHECKPOINTS
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pruning.plan import plan_as_json
+from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.slim_file import write_slim
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.verify.files import NcnnFiles, Verification
@@ -49,7 +50,7 @@ def write_artefacts(
     """
     result, ncnn = Result(model=model, folder=stage, trainable=trainable), None
     if "onnx" in options.emit:
-        result.onnx = opened.save(stage / f"{name}.onnx")
+        result.onnx = as_int8(opened).save(stage / f"{name}.onnx")
     if "ncnn" in options.emit:
         from onnxslim_yolo.emit.ncnn.write import write_ncnn
 

@@ -62,6 +62,7 @@ def build_report(
         "passes": [{"name": r.name, "spec": r.spec, "rewrites": r.rewrites, "nodes": r.nodes} for r in records],
         "journal": [{"pass": k} | change.as_json() for k, record in enumerate(records) for change in record.changes],
         "verification": None if verification is None else verification.as_json(),
+        "int8": None if model.quantised is None else model.quantised.as_json(),
         "files": files,
         "ncnn": None if pair is None else _ncnn(pair),
         "notes": list(model.notes),

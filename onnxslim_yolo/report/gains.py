@@ -18,6 +18,7 @@ from onnxslim_yolo.latency.devices import device_of
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.measure.latency import predicted_latency
 from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.budget import budget_of
 from onnxslim_yolo.result import Result
 
@@ -91,7 +92,7 @@ def _estimate(baseline: Model, result: Model, calib: Path) -> dict[str, Any] | N
     from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 
     images = CalibrationImages(calib, baseline, part="held-out")
-    found = estimate_loss(baseline, result, images, held_out=images.splits)
+    found = estimate_loss(baseline, as_int8(result), images, held_out=images.splits)
     if found is None:
         return None
     result.note(found.sentence())

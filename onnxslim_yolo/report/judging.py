@@ -16,6 +16,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.budget import budget_as_json, budget_of
 from onnxslim_yolo.report.verdict import verdict_of
 from onnxslim_yolo.runtime.onnx_run import Feeds
@@ -41,9 +42,9 @@ def judge_result(model: Model, baseline: Model, options: CompileOptions, *, run:
     """
     if not run:
         return NOT_RUN
-    if model.plan is None or model.plan.lossless:
+    if model.quantised is None and (model.plan is None or model.plan.lossless):
         return SAME_FUNCTION
-    source = _comparable(baseline, model)
+    source, model = _comparable(baseline, model), as_int8(model)
     if source is None:
         return Alive("not judged", "its outputs are of another kind than its source's")
     if options.calib is None:

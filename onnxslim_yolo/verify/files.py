@@ -23,6 +23,7 @@ from onnxslim_yolo.verify.judge import Judge, judge_of
 
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
+    from onnxslim_yolo.verify.quantised import Int8Verification
 
 MARGIN = 4.0
 """What spoiling one layer by 1 % shows must be this many times the tolerance, or such a mistake would pass."""
@@ -60,6 +61,7 @@ class Verification:
         tolerance: what was allowed in onnxruntime.
         loss: difference from the source itself, reported and not checked; None where outputs differ in kind.
         feeds: the inputs of all checks, the one on which scores fire last.
+        int8: how an int8 file was checked; its comparisons are among the checks.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Verification:
     tolerance: float = TOLERANCE
     loss: Check | None = None
     feeds: list[Feeds] = field(default_factory=list)
+    int8: Int8Verification | None = None
 
     @property
     def control(self) -> float:
@@ -90,6 +93,7 @@ class Verification:
                 "noticed": not self.blind,
                 "kinds": [asdict(found) for found in self.controls],
             },
+            "int8": None if self.int8 is None else self.int8.as_json(),
             "difference_from_source": None if self.loss is None else self.loss.as_json(),
         }
 

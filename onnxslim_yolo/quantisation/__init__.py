@@ -1,0 +1,1 @@
+"""int8: which layers, which ranges, the numbers, and the graph that says so."""

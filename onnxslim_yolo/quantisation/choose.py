@@ -1,0 +1,151 @@
+"""Which ranges, and which layers: by the detector's error on calibration images.
+
+Every way to choose ranges is tried on the whole network, and the one with the least error is kept. Where a budget of
+error is set and broken, layers become float again: each is tried as the only one that is int8, and those whose error
+is largest leave, until what is left keeps within the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.ir.graph import Array, Node
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.pruning.head_error import HeadError
+from onnxslim_yolo.quantisation.places import Places, places_of
+from onnxslim_yolo.quantisation.plan import Quantisation, Range, reasons
+from onnxslim_yolo.quantisation.qdq import quantised_graph
+from onnxslim_yolo.quantisation.ranges import METHODS, Method, Seen, known_ranges, observe
+from onnxslim_yolo.quantisation.weights import WHOLE, quantised_layer
+from onnxslim_yolo.runtime.progress import counted
+
+JUDGED = 8
+"""Images that the error is measured on."""
+
+BUDGET = 0.15
+"""Of error that `auto` allows (see `pruning.head_error`): in nats an object."""
+
+COSTLY = "it would cost too much of the detector's accuracy"
+
+Wanted = Callable[[Node], str | None]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A network, what its tensors hold, and how its error is measured."""
+
+    model: Model
+    seen: dict[str, Seen]
+    head: HeadError
+    largest: int
+    images: int
+
+    def plan(self, places: Places, ranges: dict[str, Range], chosen: str = "") -> Quantisation:
+        """These places in whole numbers, with these ranges."""
+        of = {name: ranges[root] for name, root in places.shares.items()}
+        layers = {
+            node.name: quantised_layer(
+                node,
+                places.writes[node.name],
+                of[node.inputs[0].name],
+                self.seen[node.inputs[0].name].average,
+                self.largest,
+            )
+            for node in places.layers
+        }
+        return Quantisation(layers, of, places.left, chosen, images=self.images)
+
+    def ranges(self, method: Method) -> dict[str, Range]:
+        """Of every tensor looked at."""
+        known = known_ranges(self.model)
+        return {name: known.get(name) or method(seen) for name, seen in self.seen.items()}
+
+    def error(self, plan: Quantisation) -> float:
+        """What the detector loses by a plan."""
+        return self.head.error(quantised_graph(self.model, plan))
+
+
+def quantise(
+    model: Model,
+    images: Sequence[Array],
+    wanted: Wanted = lambda node: None,
+    *,
+    budget: float | None = None,
+    largest: int = WHOLE,
+) -> Quantisation:
+    """Choose what is int8 of a float model, and its numbers.
+
+    Args:
+        images: inputs of the model. wanted: why a convolution is to stay float, None where it is not.
+        budget: of the detector's error; None: whatever it is. largest: weight.
+
+    Raises:
+        UnsupportedError: no layer can be int8. InputError: weights or activations are no numbers.
+    """
+    places = places_of(model.graph, wanted)
+    if not places.layers:
+        raise UnsupportedError(_nothing(places), file=model.source.file, hint="leave --quantize out")
+    names = [*places.roots, *(node.inputs[0].name for node in places.layers)]
+    search = Search(model, observe(model, names, images), _head(model, images), largest, len(images))
+    tried = {}
+    for name in counted("ranges", list(METHODS), len(METHODS)):
+        ranges = search.ranges(METHODS[name])
+        plan = search.plan(places, ranges, name)
+        tried[name] = (search.error(plan), plan, ranges)
+    error, plan, ranges = min(tried.values(), key=lambda row: row[0])
+    if budget is not None and error > budget:
+        error, plan = _within(search, wanted, plan, ranges, budget)
+    return replace(plan, error=error, budget=budget)
+
+
+def _nothing(places: Places) -> str:
+    why = next(iter(reasons(places.left.values())), "it has no convolution")
+    return f"no layer can be int8: {why}"
+
+
+def _head(model: Model, images: Sequence[Array]) -> HeadError:
+    head = HeadError.of(model, list(images))
+    if head.head is not None and not head.seen:
+        model.note("int8: the network detects nothing in the calibration images: ranges may be wrong for other images")
+    return head.subset(JUDGED)
+
+
+def _within(
+    search: Search, wanted: Wanted, plan: Quantisation, ranges: dict[str, Range], budget: float
+) -> tuple[float, Quantisation]:
+    """The error and the plan with the fewest layers left float that keeps within the budget; none int8 if it must be.
+
+    Raises:
+        InputError: not one layer can be int8 within it.
+    """
+    share: dict[str, float] = {}
+    for name in counted("layers", list(plan.layers), len(plan.layers)):
+        alone = search.plan(places_of(search.model.graph, _only(wanted, {name})), ranges)
+        share[name] = search.error(alone)
+    order = sorted(share, key=lambda name: -share[name])
+
+    def without(count: int) -> tuple[float, Quantisation]:
+        kept = set(order[count:])
+        found = search.plan(places_of(search.model.graph, _only(wanted, kept)), ranges, plan.chosen)
+        return search.error(found), found
+
+    low, high, best = 1, len(order) - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        tried = without(middle)
+        if tried[0] <= budget:
+            best, high = tried, middle - 1
+        else:
+            low = middle + 1
+    if best is None:
+        hint = "--quantize all does it anyway; more --calib images, or images like those it will see, may help"
+        raise InputError(
+            f"not one layer can be int8 within the error allowed ({budget:g})", file=search.model.source.file, hint=hint
+        )
+    return best
+
+
+def _only(wanted: Wanted, kept: set[str]) -> Wanted:
+    return lambda node: wanted(node) or (None if node.name in kept else COSTLY)

@@ -1,0 +1,126 @@
+"""A quantised model as ONNX says it: QuantizeLinear and DequantizeLinear around what runtimes then compute on codes.
+
+Every tensor with codes gets a pair; a convolution's weight is int8 behind a DequantizeLinear per output channel, its
+bias int32 behind one of the product of both steps. Before opset 13 DequantizeLinear has no axis: there onnxruntime's
+own operators of the same name are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.ir.graph import (
+    Array,
+    Namer,
+    Tensor,
+    consumers,
+    is_graph_output,
+    replace_constant,
+    set_input,
+    tensors,
+    toposort,
+)
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.quantisation.plan import Quantisation, QuantisedLayer, Range
+
+PER_AXIS = 13
+MICROSOFT = "com.microsoft"
+CODES_OF = "__codes"
+"""Ending of the name of the tensor that holds another one's codes."""
+
+
+def as_int8(model: Model) -> Model:
+    """What is written of a model: itself, or a copy in which what is quantised is."""
+    return model if model.quantised is None else quantised_graph(model, model.quantised)
+
+
+def quantised_graph(model: Model, plan: Quantisation) -> Model:
+    """A copy of the model with what the plan says as QuantizeLinear and DequantizeLinear."""
+    written = model.copy()
+    written.quantised = None
+    writer = _Writer(written.graph)
+    layers = {node.name: node for node in written.graph.nodes}
+    for name, layer in plan.layers.items():
+        node = layers[name]
+        step = plan.ranges[layer.reads].step
+        bias = layer.bias_codes(step), layer.bias_step(step)
+        weight_name = node.inputs[1].name
+        set_input(node, 1, writer.constant(f"{weight_name}_quantized", layer.weight, layer.step))
+        set_input(node, 2, writer.constant(f"{name}_bias_quantized", *bias))
+    for tensor in [t for t in tensors(written.graph) if t.name in plan.ranges]:
+        writer.pair(tensor, plan.ranges[tensor.name])
+    written.graph.nodes = toposort(written.graph)
+    return written
+
+
+class _Writer:
+    """Adds the nodes."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.name = Namer(graph)
+        self.domain = None if graph.opset >= PER_AXIS else MICROSOFT
+        if self.domain is not None:
+            known = {each.domain for each in graph.import_domains or ()}
+            if MICROSOFT not in known:
+                import onnx
+
+                graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(MICROSOFT, 1)]
+
+    def constant(self, name: str, codes: Array, step: Array) -> Tensor:
+        """Whole numbers per output channel, and what they stand for."""
+        result = gs.Variable(self.name(f"{name}_dequantized"), np.float32, codes.shape)
+        zero = np.zeros(codes.shape[:1], codes.dtype)
+        read = [codes, step, zero]
+        inputs = [
+            gs.Constant(self.name(name + end), v) for end, v in zip(("", "_scale", "_zero_point"), read, strict=True)
+        ]
+        self._node("DequantizeLinear", inputs, result, {"axis": 0})
+        return result
+
+    def pair(self, tensor: Tensor, its: Range) -> None:
+        """A tensor's codes, which everything that read the tensor reads."""
+        codes = gs.Variable(self.name(tensor.name + CODES_OF), np.uint8, tensor.shape)
+        again = gs.Variable(self.name(f"{tensor.name}_dequantized"), np.float32, tensor.shape)
+        readers = consumers(tensor)
+        for node in readers:
+            node.inputs = [again if each is tensor else each for each in node.inputs]
+        if is_graph_output(self.graph, tensor):
+            again.name, tensor.name = tensor.name, again.name
+            self.graph.outputs = [again if each is tensor else each for each in self.graph.outputs]
+        parameters = [
+            gs.Constant(self.name(f"{tensor.name}_{end}"), value)
+            for end, value in (
+                ("scale", np.asarray(its.step, np.float32)),
+                ("zero_point", np.asarray(its.zero, np.uint8)),
+            )
+        ]
+        self._node("QuantizeLinear", [tensor, *parameters], codes, {})
+        self._node("DequantizeLinear", [codes, *parameters], again, {})
+
+    def _node(self, op: str, inputs: Sequence[Tensor], output: Tensor, attrs: dict[str, object]) -> None:
+        name = self.name(f"{output.name}_{op}")
+        self.graph.nodes.append(gs.Node(op, name, attrs, list(inputs), [output], self.domain))
+
+
+def with_rounded_weights(model: Model, plan: Quantisation) -> Model:
+    """A float copy whose weights and biases are those that the plan's whole numbers stand for."""
+    rounded = model.copy()
+    rounded.quantised = None
+    for node in rounded.graph.nodes:
+        layer = plan.layers.get(node.name)
+        if layer is not None:
+            replace_constant(node, 1, weight_of(layer), f"{node.name}__rounded")
+            step = plan.ranges[layer.reads].step
+            bias = layer.bias_codes(step) * layer.bias_step(step).astype(np.float64)
+            replace_constant(node, 2, bias.astype(np.float32), f"{node.name}__rounded_bias")
+    return rounded
+
+
+def weight_of(layer: QuantisedLayer) -> Array:
+    """What a layer's whole numbers stand for, float32."""
+    step = layer.step.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    return np.asarray(layer.weight.astype(np.float32) * step)

@@ -1,0 +1,140 @@
+"""quantise: which layers the written ONNX computes in int8, and with which numbers, from calibration images.
+
+    y = Σ W·x + b   becomes   y ≈ s_x · s_o · (Σ w · (c − z) + β)        w, c, β whole numbers (see `quantisation.plan`)
+
+per convolution, with one step s_o per output channel and one range per tensor. The graph stays what it is: only the
+plan of what is int8 is made here, and the ONNX file is written by it. So everything before this pass is verified as
+exactly as without it, and the file against a simulation of the same whole numbers (`verify.quantised`).
+
+What stays float: the decode behind the last layers, whatever has no int8 kernel, what is not asked for, and with
+`auto` what costs more of the detector's accuracy than is allowed, the most costly first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.ir.graph import Array, Node
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes.protocol import Effect
+from onnxslim_yolo.passes.prune import matches_layer
+from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages, evenly
+from onnxslim_yolo.quantisation.choose import BUDGET, quantise
+from onnxslim_yolo.quantisation.places import decoding, no_kernel
+from onnxslim_yolo.quantisation.weights import NARROW, WHOLE
+
+ENOUGH = 8
+"""Images that show something, at least: ranges of fewer are an accident."""
+
+MOST = 32
+"""Images at most, evenly picked."""
+
+ALL, AUTO = "all", "auto"
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """Choose what is int8 of the ONNX file.
+
+    Args:
+        layers: "auto", "all", or patterns of layers' names.
+        calib: unlabelled images: a folder, a list, or a data.yaml.
+        budget: the detector's error that "auto" allows (see `pruning.head_error`).
+        narrow: weights of 7 bits, for processors whose kernels add pairs of products in 16 bits.
+    """
+
+    name: ClassVar[str] = "quantise"
+    effect: ClassVar[Effect] = "plan"
+
+    layers: tuple[str, ...] = (AUTO,)
+    calib: Path | None = None
+    budget: float = BUDGET
+    narrow: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.budget > 0:
+            raise UsageError(f"the error allowed to int8 must be above 0, not {self.budget}")
+
+    def run(self, model: Model) -> int:
+        """Put the plan on the model; returns how many layers are int8.
+
+        Raises:
+            UsageError: no `calib`, or a pattern matches no layer. InputError: too few images, or numbers that are none.
+            UnsupportedError: a layer asked for by name, or every one, has no int8 kernel.
+        """
+        if model.quantised is not None:
+            return 0
+        if self.calib is None:
+            raise UsageError("int8 needs images to measure ranges on", hint="give unlabelled ones with --calib DIR")
+        _require_float32(model)
+        images = calibration(self.calib, model)
+        budget = self.budget if AUTO in self.layers else None
+        largest = NARROW if self.narrow else WHOLE
+        model.quantised = quantise(model, images, _wanted(model, self.layers), budget=budget, largest=largest)
+        return len(model.quantised.layers)
+
+
+def calibration(calib: Path, model: Model) -> list[Array]:
+    """Images to measure ranges on, those that show nothing left out.
+
+    Raises:
+        InputError: too few of them.
+    """
+    images = CalibrationImages(calib, model)
+    held = HELD_OUT if images.splits else 0  # the loss is estimated on those
+    shown = [index for index in range(len(images)) if not images.is_blank(index)]
+    blank = len(images) - len(shown)
+    if len(shown) < ENOUGH:
+        few = f"{len(shown)} image{'' if len(shown) == 1 else 's'}" + (
+            f" that show something ({blank} blank)" if blank else ""
+        )
+        raise InputError(
+            f"int8 needs at least {ENOUGH} images to measure ranges on, and there are {few}",
+            file=calib,
+            hint="give some 32 like those that the detector will see",
+        )
+    if blank:
+        model.note(f"int8: {blank} of {len(images)} calibration images are blank, and left out")
+    fitted = [index for index in shown if not held or index % held != held - 1]
+    return [images[fitted[i]] for i in evenly(MOST, len(fitted))]
+
+
+def _require_float32(model: Model) -> None:
+    kinds = {str(np.dtype(t.dtype)) for t in model.graph.inputs if t.dtype is not None}
+    if kinds != {"float32"} and kinds:
+        raise UnsupportedError(
+            f"int8 is made of float32 networks, and this one reads {', '.join(sorted(kinds))}",
+            file=model.source.file,
+            hint="export it in float32 (half=False), or leave --quantize out",
+        )
+
+
+def _wanted(model: Model, layers: tuple[str, ...]) -> Callable[[Node], str | None]:
+    """Why a convolution is to stay float, by what was asked for. Raises UsageError, UnsupportedError."""
+    patterns = [each for each in layers if each not in (ALL, AUTO)]
+    if not patterns:
+        return lambda node: None
+    tail = decoding(model.graph)
+    nodes = [node for node in model.graph.nodes if node.op == "Conv" or no_kernel_of(node)]
+    for pattern in patterns:
+        hits = [node for node in nodes if matches_layer(pattern, node) and id(node) not in tail]
+        if not hits:
+            hint = "`onnxslim-yolo inspect MODEL` lists the layers"
+            raise UsageError(f"--quantize '{pattern}' matches no layer that could be int8", hint=hint)
+        why = [no_kernel(node) for node in hits]
+        if all(why):
+            raise UnsupportedError(f"'{pattern}' cannot be int8: {why[0]}", node=hits[0].name)
+    return lambda node: (
+        None if any(matches_layer(each, node) for each in patterns) else "it is not among those asked for"
+    )
+
+
+def no_kernel_of(node: Node) -> bool:
+    """Whether a node is a layer with weights that has no int8 kernel."""
+    return node.op in ("ConvTranspose", "Gemm", "MatMul", "DeformConv")

@@ -1,0 +1,255 @@
+"""int8: what is quantised, what is written, that the check sees what is wrong with it, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.errors import InputError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.passes.quantise import Quantise
+from onnxslim_yolo.quantisation.plan import Range
+from onnxslim_yolo.quantisation.qdq import quantised_graph
+from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
+from onnxslim_yolo.verify.quantised import verify_quantised
+
+BODIES = {
+    "relu": (
+        "float[8,3,3,3] w, float[8] b, float[6,8,1,1] v",
+        "c = Conv<pads=[1,1,1,1]> (x, w, b) r = Relu (c) y = Conv (r, v)",
+    ),
+    "silu": (
+        "float[8,3,3,3] w, float[6,8,3,3] v",
+        "c = Conv<pads=[1,1,1,1], strides=[2,2]> (x, w) s = Sigmoid (c) m = Mul (c, s) d = Conv (m, v) y = Sigmoid (d)",
+    ),
+    "clip and depthwise": (
+        "float[8,3,3,3] w, float[8,1,3,3] d, float[6,8,1,1] v, float zero = {0}, float six = {6}",
+        "c = Conv<pads=[0,1,1,0]> (x, w) r = Clip (c, zero, six) e = Conv<group=8> (r, d) y = Conv (e, v)",
+    ),
+    "concat, pool, residual": (
+        "float[8,3,3,3] w, float[8,8,1,1] u, float[6,16,1,1] v",
+        "c = Conv<pads=[1,1,1,1]> (x, w) l = LeakyRelu<alpha=0.1> (c)"
+        " p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]> (l)"
+        " e = Conv (p, u) a = Add (e, l) k = Concat<axis=1> (a, p) y = Conv (k, v)",
+    ),
+    "float between": (
+        "float[8,3,3,3] w, float[6,8,1,1] v",
+        "c = Conv<pads=[1,1,1,1]> (x, w) h = HardSwish (c) y = Conv (h, v)",
+    ),
+}
+
+
+def built(body: str, opset: int = 17, **weights: np.ndarray) -> Model:
+    """A graph of ONNX text, random weights where none are given."""
+    declared, nodes = BODIES[body]
+    text = (
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1,3,24,32] x) => (float[1,6,h,k] y)'
+        f" <{declared}> {{ {nodes} }}"
+    )
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    known = {tensor.name for tensor in proto.graph.initializer}
+    for info in [i for i in proto.graph.value_info if i.name not in known]:
+        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        value = weights.get(info.name, rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1))
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), info.name))
+        proto.graph.value_info.remove(info)
+    model = Model.from_onnx(proto)
+    reinfer(model.graph)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for index in range(9):
+        small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8))
+        small.resize((32, 24), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+def quantised(model: Model, images: Path, *layers: str) -> Model:
+    Quantise(layers or ("all",), images).run(model)
+    return model
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("body", BODIES)
+def test_the_file_computes_the_plan(body: str, opset: int, images: Path, tmp_path: Path) -> None:
+    if body == "float between" and opset < 14:
+        pytest.skip("no such operator")
+    model = quantised(built(body, opset), images)
+    plan = model.quantised
+    assert plan is not None
+    file = quantised_graph(model, plan).save(tmp_path / "m.onnx")
+    found = verify_quantised(model, plan, file, image_like_feeds(model, 3))
+    assert found.failed is None
+    assert found.kernels == len(plan.layers) == BODIES[body][1].count("Conv")
+    assert not found.blind
+    assert found.controls and min(control.worst for control in found.controls if not control.blind) > 1e-2
+
+
+def wrong_weight(model: Model) -> None:
+    """One weight of the last layer one step off."""
+    layer = list(model.quantised.layers.values())[-1]
+    weight = layer.weight.copy()
+    weight[0, 0, 0, 0] += 1 if weight[0, 0, 0, 0] < 100 else -1
+    _replaced(model, replace(layer, weight=weight))
+
+
+def wrong_step(model: Model) -> None:
+    layer = next(iter(model.quantised.layers.values()))
+    _replaced(model, replace(layer, step=(layer.step * 1.01).astype(np.float32)))
+
+
+def wrong_bias(model: Model) -> None:
+    layer = list(model.quantised.layers.values())[-1]
+    _replaced(model, replace(layer, bias=layer.bias + 0.02 * np.abs(layer.weight).max() * layer.step))
+
+
+def wrong_zero(model: Model) -> None:
+    name = list(model.quantised.layers.values())[1].reads
+    old = model.quantised.ranges[name]
+    model.quantised.ranges[name] = Range(old.low - 3 * old.step, old.high - 3 * old.step)
+
+
+def _replaced(model: Model, layer: object) -> None:
+    model.quantised.layers[layer.name] = layer
+
+
+@pytest.mark.parametrize("mistake", [wrong_weight, wrong_step, wrong_bias, wrong_zero])
+def test_a_mistake_is_found(mistake: object, images: Path, tmp_path: Path) -> None:
+    """The file holds other numbers than the plan: one step of one weight, 1 % of a scale, a bias, a zero point."""
+    model = quantised(built("silu"), images)
+    plan = model.quantised
+    other = model.copy()
+    other.quantised = replace(plan, layers=dict(plan.layers), ranges=dict(plan.ranges))
+    mistake(other)
+    file = quantised_graph(other, other.quantised).save(tmp_path / "m.onnx")
+    with pytest.raises(VerificationError, match="int8 is not what was planned"):
+        verify_quantised(model, plan, file, image_like_feeds(model, 3))
+
+
+def test_rounding_is_the_formats() -> None:
+    its = Range.of(-1.0, 4.1)
+    assert its.rounded(np.array([0.0]))[0] == 0
+    assert np.abs(its.rounded(np.linspace(-1, 4.1, 999)) - np.linspace(-1, 4.1, 999)).max() <= 0.51 * its.step
+
+
+def test_the_decode_stays_float(images: Path) -> None:
+    model = quantised(built("silu"), images)
+    written = quantised_graph(model, model.quantised)
+    last = next(node for node in written.graph.nodes if node.outputs[0].name == "y")
+    assert last.op == "Sigmoid" and last.inputs[0].inputs[0].op == "DequantizeLinear"
+
+
+def test_a_channel_of_nothing_but_a_bias(images: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    weight, bias = rng.standard_normal((8, 3, 3, 3)) / 5, rng.standard_normal(8)
+    weight[2], bias[2] = 1e-30, 7.5
+    model = quantised(built("relu", w=weight, b=bias), images)
+    file = quantised_graph(model, model.quantised).save(tmp_path / "m.onnx")
+    assert verify_quantised(model, model.quantised, file, image_like_feeds(model, 3)).failed is None
+    step = model.quantised.ranges["x"].step
+    layer = next(iter(model.quantised.layers.values()))
+    assert np.allclose(layer.bias_codes(step) * layer.bias_step(step), bias, atol=0.05)
+
+
+def test_int8_is_near_float(images: Path) -> None:
+    model = built("concat, pool, residual")
+    feeds = image_like_feeds(model, 1)
+    expected = run_onnx(model, feeds)[0]["y"]
+    got = run_onnx(quantised_graph(model, quantised(model, images).quantised), feeds)[0]["y"]
+    assert 1e-4 < np.abs(got - expected).mean() / expected.std() < 0.1
+
+
+def test_compile_writes_it(images: Path, tmp_path: Path) -> None:
+    source = built("silu").save(tmp_path / "net.onnx")
+    result = oy.compile(source, prune=0, quantize="int8", calib=images, emit="onnx,ncnn", out=tmp_path / "out")
+    ops = [node.op_type for node in onnx.load(result.onnx).graph.node]
+    assert ops.count("QuantizeLinear") == ops.count("DequantizeLinear") - 4
+    assert result.report["int8"]["layers"] and result.report["verification"]["int8"]["kernels"] == 2
+    labels = [check["label"] for check in result.report["verification"]["checks"] if check["passed"]]
+    assert "simulation = net.onnx" in labels and "decode of its codes = net.onnx" in labels
+    plain = oy.compile(source, prune=0, emit="onnx", out=tmp_path / "plain")
+    assert "QuantizeLinear" not in [node.op_type for node in onnx.load(plain.onnx).graph.node]
+
+
+def test_layers_by_name(images: Path) -> None:
+    model = built("relu")
+    first = model.graph.nodes[0].name
+    quantised(model, images, first)
+    assert list(model.quantised.layers) == [first] and "not among" in next(iter(model.quantised.left.values()))
+    with pytest.raises(UsageError, match="matches no layer"):
+        quantised(built("relu"), images, "nothing.like.it")
+
+
+def blank(folder: Path, count: int) -> Path:
+    for index in range(count):
+        Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_black_frames_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"0 images that show something .12 blank."):
+        quantised(built("relu"), blank(tmp_path, 12))
+
+
+def test_blank_ones_among_others_are_left_out(images: Path, tmp_path: Path) -> None:
+    for path in images.iterdir():
+        (tmp_path / f"z{path.name}").write_bytes(path.read_bytes())
+    model = quantised(built("relu"), blank(tmp_path, 3))
+    assert model.quantised is not None and any("3 of 12 calibration images are blank" in note for note in model.notes)
+
+
+def test_too_few_images(images: Path, tmp_path: Path) -> None:
+    for path in sorted(images.iterdir())[:3]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=r"at least 8 images .* there are 3"):
+        quantised(built("relu"), tmp_path)
+
+
+def test_numbers_that_are_none(images: Path) -> None:
+    weight = np.ones((6, 8, 1, 1))
+    weight[3, 2] = np.nan
+    with pytest.raises(InputError, match="a weight is NaN"):
+        quantised(built("relu", v=weight), images)
+    huge = np.full((8, 3, 3, 3), 3e38)
+    with pytest.raises(InputError, match="NaN or infinite on a calibration image"):
+        quantised(built("relu", w=huge), images)
+
+
+def test_no_kernel(images: Path) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,24,32] x) => (float[1,6,48,64] y)'
+        f" <float[3,6,2,2] w = {{{','.join(['0.5'] * 72)}}}> {{ y = ConvTranspose<strides=[2,2]> (x, w) }}"
+    )
+    model = Model.from_onnx(onnx.parser.parse_model(text))
+    with pytest.raises(UnsupportedError, match="no layer can be int8"):
+        quantised(model, images)
+    with pytest.raises(UnsupportedError, match="cannot be int8: ConvTranspose"):
+        quantised(model, images, "*")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "int8"}, "needs images"),
+        ({"quantize": "all", "calib": "x", "emit": "ncnn"}, "--emit names none"),
+        ({"quantize": "int8,all", "calib": "x"}, "takes int8, all or patterns"),
+        ({"quantize": " ,", "calib": "x"}, "names nothing"),
+    ],
+)
+def test_options_are_checked(options: dict[str, str], message: str) -> None:
+    with pytest.raises(OnnxSlimError, match=message):
+        oy.compile("none.onnx", **options)
