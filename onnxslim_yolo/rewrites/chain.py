@@ -63,7 +63,9 @@ def _fold_into_producer(graph: gs.Graph, chain: Chain, namer: Namer) -> bool:
     if absorbed.left is None:
         node.outputs = [output]
     else:
-        graph.nodes.append(_add(source, absorbed.left, chain, output, namer))
+        scaled = _renamed(source, "scaled", namer)
+        node.outputs = [scaled]
+        graph.nodes.append(_add(scaled, absorbed.left, chain, output, namer))
     return True
 
 
@@ -84,13 +86,18 @@ def _fold_into_consumers(graph: gs.Graph, chain: Chain, namer: Namer) -> bool:
         return False
     source, output = chain.source, chain.output
     _detach_all(chain)
+    read = _renamed(output, "shifted", namer) if left else source
     for plan in plans:
         apply(plan, namer)
-        if not left:
-            set_input(plan.node, 0, source)
+        set_input(plan.node, 0, read)
     if left:
-        graph.nodes.append(_add(source, left[0], chain, output, namer))
+        graph.nodes.append(_add(source, left[0], chain, read, namer))
     return True
+
+
+def _renamed(tensor: Tensor, how: str, namer: Namer) -> gs.Variable:
+    """A tensor in another one's place, that is something else and must not bear its name."""
+    return gs.Variable(namer(f"{tensor.name}_{how}"), tensor.dtype, tensor.shape)
 
 
 def _shorten(graph: gs.Graph, chain: Chain, namer: Namer) -> bool:
@@ -109,7 +116,7 @@ def _shorten(graph: gs.Graph, chain: Chain, namer: Namer) -> bool:
         replace_uses(graph, output, source)
         return True
     if chain.affine.scales:
-        scaled = output if needed == 1 else gs.Variable(namer(f"{output.name}_scaled"), output.dtype, output.shape)
+        scaled = output if needed == 1 else _renamed(output, "scaled", namer)
         graph.nodes.append(_elementwise("Mul", source, _along(scale, chain, output), scaled, namer))
         source = scaled
     if chain.affine.shifts:

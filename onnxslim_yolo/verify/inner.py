@@ -4,6 +4,7 @@ An exact pass may remove tensors and make new ones; one that it does not rename 
 graphs are run with these as outputs, too, and compared channel by channel. One weight tensor 1 % off moves its own
 layer's channels by about as much, however little of that reaches an output: layers behind attenuate it below rounding.
 
+Channels that nothing at an output depends on (see `analysis.needed`) are anybody's: `drop-dead` sets them to zero.
 A channel's difference is divided by its spread, or by what rounding costs there: what the graph before the pass gives
 under onnxruntime's optimisations, times `NOISE`, and `UNITS` of the tensor's largest number.
 """
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.analysis.moment_rules import moments_of
+from onnxslim_yolo.analysis.needed import NeededChannels
 from onnxslim_yolo.ir.graph import Array, Tensor, static_shape
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import Feeds, bytes_of, run_onnx, with_outputs
@@ -45,16 +49,17 @@ def inner_change(before: Model, after: Model, feed: Feeds) -> InnerChange | None
     """The first inner tensor of both graphs, in order, that they do not agree on; None if there is none."""
     if any(node.op in SORTING for node in (*before.graph.nodes, *after.graph.nodes)):
         return None  # whose rows rounding reorders
-    data = bytes_of(before), bytes_of(after)
+    data, needed = (bytes_of(before), bytes_of(after)), dict[str, Array]()
     for names in _portions(_shared(before, after)):
         mine, theirs = (run_onnx(with_outputs(each, names), [feed])[0] for each in data)
         if all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in names):
             continue
         again = run_onnx(with_outputs(data[0], names), [feed], optimise=True)[0]
+        needed = needed or _needed(before)
         for name in names:
             if mine[name].shape != theirs[name].shape:
                 continue
-            worst = _apart(mine[name], theirs[name], again[name])
+            worst = _apart(*(_of_use(each[name], needed[name]) for each in (mine, theirs, again)))
             if worst > TOLERANCE:
                 return InnerChange(name, worst)
     return None
@@ -70,6 +75,20 @@ def _shared(before: Model, after: Model) -> list[Tensor]:
         for tensor in node.outputs
         if tensor.name not in ends and (other := theirs.get(tensor.name)) is not None and _comparable(tensor, other)
     ]
+
+
+def _needed(model: Model) -> dict[str, Array]:
+    """Per tensor, which of its channels any output depends on."""
+    graph = model.graph
+    shapes = concrete_shapes(graph)
+    needs = NeededChannels(graph, shapes, moments_of(graph, shapes))
+    return {tensor.name: needs.of(tensor) for node in graph.nodes for tensor in node.outputs}
+
+
+def _of_use(value: Array, needed: Array) -> Array:
+    if value.ndim < 2 or needed.size != value.shape[1]:
+        return value if needed.any() else value[:0]
+    return np.asarray(value[:, needed])
 
 
 def _comparable(a: Tensor, b: Tensor) -> bool:

@@ -100,3 +100,22 @@ def test_what_changes_nothing_is_not(passes: str, tmp_path: Path) -> None:
 def test_an_output_that_shows_it_is_named_first(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="pass 'slips' changed output 'y'"):
         compiled(tmp_path, "slips{place=3}")
+
+
+SCALED = (
+    '<ir_version: 8, opset_import: ["": 17]> g (float[1,3,16,16] images) => (float[1,4,16,16] y)'
+    " <float[8,3,3,3] w0, float[8,1,1] s0, float[8,1,1] t0, float[4,8,3,3] w1, float[1] half = {0.5},"
+    " float[1] k = {7}> {"
+    " m = Sub(images, half) d = Div(m, k) a = Conv<pads=[1,1,1,1]>(d, w0) b = Mul(a, s0) c = Add(b, t0)"
+    " r = Relu(a) e = Add(r, c) y = Conv<pads=[1,1,1,1]>(e, w1) }"
+)
+
+
+@pytest.mark.parametrize("kind", ["dead", "scaled"])
+def test_what_no_output_depends_on_and_what_bears_another_name_may_change(kind: str, tmp_path: Path) -> None:
+    """`drop-dead` clears rows that nobody needs; a shift that is left of a scale and a shift is another tensor."""
+    source = Path(oy.__file__).parent / "models" / "digits-sparse.onnx"
+    if kind == "scaled":
+        build(SCALED).save(source := tmp_path / "scaled.onnx")
+    result = oy.compile(source, out=tmp_path / "out", emit="onnx", verify_each=True)
+    assert all(check["passed"] for check in result.report["verification"]["checks"])
