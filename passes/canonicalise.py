@@ -9,8 +9,8 @@
 4. Identity, Dropout, Casts to the same type, and Reshape, Transpose, Expand, Slice, Pad, Concat that change nothing go
    (`noop_nodes`).
 5. An Einsum becomes the nodes it stands for (`einsum_nodes`), so do casts by example and sequences of parts
-   (`exporter_nodes`), a Gemm a plain layer (`gemm_nodes`), and an Expand goes that its readers do themselves
-   (`expand_nodes`).
+   (`exporter_nodes`), a Gemm a plain layer (`gemm_nodes`), a CenterCropPad a Pad (`crop_nodes`), and an Expand goes
+   that its readers do themselves (`expand_nodes`).
 6. Vectors (biases, BatchNorm parameters) that an exporter merged because their values are equal become separate again:
    sharing them would tie channels that have nothing to do with each other. Equal integer constants are merged
    (`shared_constants`).
@@ -33,6 +33,7 @@ from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.graph import sweep, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.rewrites.crop_nodes import pads_for_crops
 from onnxslim_yolo.rewrites.einsum_nodes import rewrite_einsums
 from onnxslim_yolo.rewrites.expand_nodes import drop_expands
 from onnxslim_yolo.rewrites.exporter_nodes import rewrite_exported
@@ -103,7 +104,9 @@ class Canonicalise:
         return fixed
 
 
-_REWRITES = (resolve_reshapes, resolve_targets, drop_noops, rewrite_einsums, rewrite_exported, plain_gemms)
+_REWRITES = (
+    resolve_reshapes, resolve_targets, drop_noops, rewrite_einsums, rewrite_exported, plain_gemms, pads_for_crops,
+)  # fmt: skip
 
 
 def _simplify(graph: gs.Graph) -> int:

@@ -132,9 +132,9 @@ def _bias_of(layer: LinearLayer) -> Array | None:
 
 
 def _matmul(analysis: MomentAnalysis, node: Node) -> list[Moments]:
-    """By a constant matrix, as Gemm; of two computed ones, a row or column of zeros makes zeros."""
-    if input_constant(node, 1) is not None:
-        return _linear(analysis, node)
+    """By a constant matrix over channels, as Gemm; of any two, a row or column of zeros makes zeros."""
+    if input_constant(node, 1) is not None and (found := _linear(analysis, node)):
+        return found
     rank = len(analysis.shape(node.outputs[0]))
     factors = [analysis.of(tensor) for tensor in node.inputs]
     if min(factor.mean.ndim for factor in factors) < 2:

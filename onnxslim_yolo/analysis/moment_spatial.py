@@ -40,12 +40,13 @@ def zeros_beside(analysis: MomentAnalysis, node: Node) -> list[Moments]:
 def instance_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     """γ·(x − mean)/σ + β: mean β, variance γ²; a map of zeros gives β."""
     gamma, beta = input_constant(node, 1), input_constant(node, 2)
-    before = _of_channels(analysis, node)
+    before = analysis.of(node.inputs[0])
     if gamma is None or beta is None:
         return []
-    like = (1, -1) + (1,) * (before.mean.ndim - 2)
-    gamma, beta = (np.asarray(v, dtype=np.float64).reshape(like) for v in (gamma, beta))
-    return [known(beta, gamma**2, (before.exact & (before.mean == 0)) | (gamma == 0))]
+    rank = before.mean.ndim
+    zero = (before.exact & (before.mean == 0)).all(axis=tuple(range(2, rank)), keepdims=True)
+    gamma, beta = (np.asarray(v, dtype=np.float64).reshape((1, -1) + (1,) * (rank - 2)) for v in (gamma, beta))
+    return [known(beta, gamma**2, zero | (gamma == 0))]
 
 
 def group_norm(analysis: MomentAnalysis, node: Node) -> list[Moments]:

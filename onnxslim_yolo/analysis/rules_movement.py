@@ -19,7 +19,7 @@ from onnxslim_yolo.analysis.movement import (
 )
 from onnxslim_yolo.analysis.targets import entry_of, read_off
 from onnxslim_yolo.ir.attributes import attribute
-from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output, producer
 
 
 def move(state: Labelling, node: Node) -> None:
@@ -106,13 +106,37 @@ def _across(state: Labelling, node: Node, arrays: list[Array], crossing: list[in
     for index, tensor in enumerate(node.inputs):
         if arrays[index].any():
             continue
-        if along or constant_of(tensor) is None or len(varying) != 1 or (first == 0).any():
+        one_line = not along and len(varying) == 1 and not (first == 0).any()
+        if one_line and _repeated_table(state, tensor, first, varying[0]):
+            arrays[index] = first
+            continue
+        if not one_line or constant_of(tensor) is None:
             for array in arrays:
                 state.freeze(array, why(node, "puts them beside values that no channel owns"))
             arrays[:] = [np.zeros((1,) * first.ndim, dtype=np.int64)] * len(arrays)
             return
         state.use(node, index, varying[0], first.reshape(-1), "channel")
         arrays[index] = first
+
+
+def _repeated_table(state: Labelling, tensor: Tensor, labels: Array, axis: int) -> bool:
+    """Whether a tensor is a constant that an Expand repeats along other axes (over an open batch), cut by these labels.
+
+    Nobody else may read it: what has been read as belonging to no channel cannot be given to one.
+    """
+    node = producer(tensor)
+    if node is None or node.op != "Expand" or len(tensor.outputs) != 1 or is_graph_output(state.graph, tensor):
+        return False
+    table, extents = constant_of(node.inputs[0]), state.shape(tensor)
+    own = axis - (0 if table is None else len(extents) - table.ndim)
+    if table is None or own < 0 or table.shape[own] != extents[axis]:
+        return False
+    position = axis - len(extents) + state.shape(node.inputs[1])[0]
+    if constant_of(node.inputs[1]) is None:
+        _says_width(state, node, node.inputs[1], position, labels.reshape(-1))
+    state.use(node, 0, own, labels.reshape(-1), "channel")
+    state.put(tensor, labels)
+    return True
 
 
 def _zeros(state: Labelling, node: Node, arrays: list[Array], axis: int) -> None:

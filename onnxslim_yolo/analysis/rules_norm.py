@@ -59,7 +59,7 @@ def normalise(state: Labelling, node: Node) -> None:
 
 
 def reduce(state: Labelling, node: Node) -> None:
-    """Reductions: over space channels pass; sums over channels read them, other reductions freeze them."""
+    """Reductions: over space channels pass; sums and extremes over channels read them, others freeze them."""
     given = axes_of(node)
     if not given and attribute(node, "noop_with_empty_axes"):
         return state.put(node.outputs[0], state.get(node.inputs[0]))
@@ -68,7 +68,8 @@ def reduce(state: Labelling, node: Node) -> None:
     axes = {axis % rank for axis in given} if given else set(range(rank))
     labels = state.line(node, node.inputs[0], [k for k in range(rank) if k not in axes])
     if set(varying_axes(labels)) & axes:
-        if not REDUCTIONS[node.op].adds_up:
+        row = REDUCTIONS[node.op]
+        if not row.adds_up and row.beside_zero is None:
             state.freeze(labels, why(node, "reduces over channels"))
         else:
             state.contract(node, 0)

@@ -24,6 +24,7 @@ class Reduction:
         f: see the module's docstring.
         ncnn: the operation of ncnn's Reduction layer.
         adds_up: a channel of zeros adds nothing (a mean being a sum over the source's number of channels).
+        beside_zero: the operator by which a zero that was left out is taken into account, where it does not add up.
         floor: no value is below this, whatever it is of; None where there is no such bound.
         keeps_sign: no value is negative if no element is.
         steady: of equal elements comes that element, however many there are.
@@ -33,6 +34,7 @@ class Reduction:
     f: Callable[[Array, float, Axes], Array]
     ncnn: int
     adds_up: bool = False
+    beside_zero: str | None = None
     floor: float | None = None
     keeps_sign: bool = False
     steady: bool = False
@@ -48,8 +50,12 @@ REDUCTIONS: dict[str, Reduction] = {
     "ReduceMean": Reduction(
         lambda x, times, axes: x.mean(axis=axes, keepdims=True), 3, adds_up=True, keeps_sign=True, steady=True
     ),
-    "ReduceMax": Reduction(lambda x, times, axes: x.max(axis=axes, keepdims=True), 4, keeps_sign=True, steady=True),
-    "ReduceMin": Reduction(lambda x, times, axes: x.min(axis=axes, keepdims=True), 5, keeps_sign=True, steady=True),
+    "ReduceMax": Reduction(
+        lambda x, times, axes: x.max(axis=axes, keepdims=True), 4, beside_zero="Max", keeps_sign=True, steady=True
+    ),
+    "ReduceMin": Reduction(
+        lambda x, times, axes: x.min(axis=axes, keepdims=True), 5, beside_zero="Min", keeps_sign=True, steady=True
+    ),
     "ReduceProd": Reduction(
         lambda x, times, axes: x.prod(axis=axes, keepdims=True) ** times, 6, keeps_sign=True
     ),

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.movement import axes_of, axis_of, gather_indices, pad_widths, slice_ranges, split_sizes
+from onnxslim_yolo.analysis.sign import is_nonnegative
 from onnxslim_yolo.analysis.targets import entry_of
 from onnxslim_yolo.ir.attributes import operand, set_operand
 from onnxslim_yolo.ir.graph import (
@@ -26,6 +27,7 @@ from onnxslim_yolo.ir.graph import (
     static_shape,
 )
 from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.reductions import REDUCTIONS
 from onnxslim_yolo.rewrites.cutter import Cutter
 
 
@@ -174,25 +176,45 @@ def _pad(cutter: Cutter, node: Node) -> None:
         _set(cutter, node, "axes", range(rank), "axes")
 
 
-def _mean(cutter: Cutter, node: Node) -> None:
-    """A mean over channels stays the sum over the source's number of them."""
+def _reduced(cutter: Cutter, node: Node) -> tuple[int, int] | None:
+    """How many channels a reduction over them is left with, and of how many; None where it is all or over others."""
     shape = cutter.plan.channels.shapes.get(id(node.inputs[0]))
     labels = cutter.plan.channels.labels_of(node.inputs[0])
     if shape is None or labels is None or labels.size == 1:
-        return
+        return None
     given = axes_of(node)
     axes = sorted({axis % len(shape) for axis in given}) if given else list(range(len(shape)))
     summed = [axis for axis in axes if labels.shape[axis] > 1]
-    if not summed or cutter.copies(labels.reshape(-1)).sum() == labels.size:
-        return
-    kept = float(cutter.copies(labels.reshape(-1)).sum())
-    # The mean over what is left, times the share that is left: other axes may be of any extent.
+    kept = int(cutter.copies(labels.reshape(-1)).sum())
+    return None if not summed or kept == labels.size else (kept, shape[summed[0]])
+
+
+def _behind(cutter: Cutter, node: Node, op: str, value: float, stem: str) -> None:
+    """Put an operator with a number behind a node."""
     output = node.outputs[0]
     inner = gs.Variable(cutter.name(f"{output.name}_of_kept"), output.dtype)
     node.outputs = [inner]
-    share = np.asarray(kept / shape[summed[0]], dtype=output.dtype or np.float32)
-    constant = gs.Constant(cutter.name(f"{node.name}_share"), share)
-    cutter.model.graph.nodes.append(gs.Node("Mul", cutter.name(f"{node.name}_of_all"), {}, [inner, constant], [output]))
+    number = gs.Constant(cutter.name(f"{node.name}_{stem}"), np.asarray(value, dtype=output.dtype or np.float32))
+    cutter.model.graph.nodes.append(gs.Node(op, cutter.name(f"{node.name}_of_all"), {}, [inner, number], [output]))
+
+
+def _mean(cutter: Cutter, node: Node) -> None:
+    """A mean over channels stays the sum over the source's number of them.
+
+    It is the mean over what is left, times the share that is left: other axes may be of any extent.
+    """
+    counts = _reduced(cutter, node)
+    if counts is not None:
+        _behind(cutter, node, "Mul", counts[0] / counts[1], "share")
+
+
+def _extreme(cutter: Cutter, node: Node) -> None:
+    """A maximum or minimum over channels is taken of the zero, too, that a removed channel stands for."""
+    counts, op = _reduced(cutter, node), REDUCTIONS[node.op].beside_zero
+    if counts is None or op is None or counts[0] > counts[1]:
+        return
+    if not (op == "Max" and is_nonnegative(node.inputs[0])):
+        _behind(cutter, node, op, 0.0, "zero")
 
 
 def _group_norm(cutter: Cutter, node: Node) -> None:
@@ -238,6 +260,8 @@ UPDATES: dict[str, Callable[[Cutter, Node], None]] = {
     "Resize": _resize,
     "Pad": _pad,
     "ReduceMean": _mean,
+    "ReduceMax": _extreme,
+    "ReduceMin": _extreme,
     "GroupNormalization": _group_norm,
     "Attention": _attention,
     "Conv": _depthwise,

@@ -209,10 +209,10 @@ FROZEN = {
         "LayerNormalization .* normalises over channels",
     ),
     "softmax": (TAIL, "h = Softmax<axis=1>(a) y = Conv(h, z)", "Softmax .* normalises over channels"),
-    "reduce-max": (
+    "reduce-prod": (
         "float[2,1,1,1] z",
-        "h = ReduceMax<axes=[1]>(a) y = Conv(h, z)",
-        "ReduceMax .* reduces over channels",
+        "h = ReduceProd<axes=[1]>(a) y = Conv(h, z)",
+        "ReduceProd .* reduces over channels",
     ),
     "lrn": (TAIL, "h = LRN<size=3>(a) y = Conv(h, z)", "LRN .* normalises over channels"),
     "cumsum": ("int64 i = {1}, " + TAIL, "h = CumSum(a, i) y = Conv(h, z)", "CumSum .* works along its channels"),

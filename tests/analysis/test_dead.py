@@ -53,6 +53,21 @@ CASES: dict[str, tuple[str, str, dict[str, Array], list[int]]] = {
     "constant-valid": (Z, f'{NORMED} h = Relu(b) y = Conv<auto_pad="VALID">(h, z)', CONSTANT_NORM, [2]),
     "constant-transposed": (ZT, f"{NORMED} h = Relu(b) y = ConvTranspose(h, z)", CONSTANT_NORM, []),
     "zero-transposed": (ZT, f"{NORMED} h = Relu(b) y = ConvTranspose(h, z)", ZERO_NORM, [2]),
+    "zero-norm-maximum": ("float[2,1,1,1] z", f"{NORMED} h = ReduceMax<axes=[1]>(b) y = Conv(h, z)", ZERO_NORM, [2]),
+    "constant-maximum": ("float[2,1,1,1] z", f"{NORMED} h = ReduceMin<axes=[1]>(b) y = Conv(h, z)", CONSTANT_NORM, []),
+    "zero-norm-over-columns": (f"{Z1}, float[6,2] m", f"{NORMED} h = MatMul(b, m) y = Conv(h, z)", ZERO_NORM, [2]),
+    "zero-norm-over-positions": (
+        f"int64[3] f = {{0,0,-1}}, float[36,5] m, int64[1] three = {{3}}, {Z1}",
+        f"{NORMED} t = Reshape(b, f) k = MatMul(t, m) h = Unsqueeze(k, three) y = Conv(h, z)",
+        ZERO_NORM,
+        [2],
+    ),
+    "zero-norm-group": (
+        f"int64[3] f = {{0,2,-1}}, int64[4] g = {{0,4,6,6}}, float[2] i.gamma, float[2] i.beta, {Z1}",
+        f"{NORMED} t = Reshape(b, f) h = InstanceNormalization(t, i.gamma, i.beta) u = Reshape(h, g) y = Conv(u, z)",
+        {"n.gamma": np.array([1.0, 0.5, 0, 0]), "n.beta": np.array([0.3, 0.2, 0, 0])},
+        [2, 3],
+    ),
     "zeroed-filter": (
         Z,
         f"{FIRST} h = Relu(a) y = Conv<pads=[1,1,1,1]>(h, z)",
@@ -133,7 +148,7 @@ CASES: dict[str, tuple[str, str, dict[str, Array], list[int]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_reasons(case: str) -> None:
     weights, body, values, expected = CASES[case]
-    outputs = "float[p,q] y" if "MatMul" in body else "float[p,q,r,s] y"
+    outputs = "float[p,q] y" if "MatMul" in body and "Conv(h" not in body else "float[p,q,r,s] y"
     text = onnx_text("float[1,3,6,6] x", outputs, f"{WEIGHTS}, {weights}" if weights else WEIGHTS, body)
     g = Labelled(text, {"n.gamma": LIVE, "n.beta": LIVE, "a.bias": LIVE, "n.var": np.ones(4)} | values)
     dead = dead_channels(g.channels, moments_of(g.model.graph, g.channels.shapes))

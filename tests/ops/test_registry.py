@@ -146,6 +146,10 @@ def test_reductions_are_onnx_s(op: str) -> None:
     with_zeros = [row.f(np.append(each, 0 * each, 2), 1, (2,)) * times for each in some]
     adds = [np.allclose(more, row.f(each, 1, (2,))) for more, each in zip(with_zeros, some, strict=True)]
     assert row.adds_up is all(adds)
+    if row.beside_zero is not None:
+        beside = {"Max": np.maximum, "Min": np.minimum}[row.beside_zero]
+        with_zero = row.f(np.append(x - 1, 0 * x, 2), 1, (2,))
+        assert np.array_equal(with_zero, beside(row.f(x - 1, 1, (2,)), 0))
     if op == "ReduceLogSum":
         return
     negative = row.f(np.random.default_rng(1).normal(-1, 0.1, (1, 1, 3)), 1, (2,))
