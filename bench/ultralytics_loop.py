@@ -28,10 +28,10 @@ def main() -> None:
     data.write_text(lines)
     common = [
         f"imgsz={arguments.imgsz}",
-        "batch=16",
         "workers=0",
         "plots=False",
         "amp=False",
+        *arguments.set,
         f"project={work / 'runs'}",
     ]
     dense_epochs, sparse_epochs, tune_epochs = arguments.epochs
@@ -135,6 +135,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, nargs=3, default=[60, 40, 40], help="dense, sparse, fine-tuned")
     parser.add_argument("--target", type=float, default=0.6)
     parser.add_argument("--prune", default="dead", help="as of `compile`")
+    parser.add_argument("--set", nargs="*", default=["batch=16"], help="more of Ultralytics' train arguments")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()

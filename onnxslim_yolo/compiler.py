@@ -35,7 +35,7 @@ from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_lat
 from onnxslim_yolo.report.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.report.network import network_of
 from onnxslim_yolo.report.slim_file import enter_slim, require_checkpoint
-from onnxslim_yolo.result import Result
+from onnxslim_yolo.result import Result, Taught
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.runtime.packages import require_counting, require_ncnn
 from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
@@ -82,10 +82,14 @@ def require_budget(report: dict[str, Any], options: CompileOptions, path: Path, 
         )
 
 
-def build(path: Path, options: CompileOptions, progress: Progress) -> Result:
-    """Compile and write, whether or not the result keeps within the budget. Raises as `compile`, but no BudgetError."""
+def build(path: Path, options: CompileOptions, progress: Progress, taught: Taught | None = None) -> Result:
+    """Compile and write, whether or not the result keeps within the budget. Raises as `compile`, but no BudgetError.
+
+    Args:
+        taught: what the network learnt from, where it is judged against that.
+    """
     try:
-        return _build(path, options, progress)
+        return _build(path, options, progress, taught)
     except (PassError, VerificationError) as error:
         reason = _source_fails(path, options)
         if reason is None:
@@ -152,7 +156,7 @@ def _source_fails(path: Path, options: CompileOptions) -> str | None:
     return None
 
 
-def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
+def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taught | None = None) -> Result:
     started = time.perf_counter()
     options.folder_for(path)  # a name that cannot be written is refused before any work
     require_checkpoint(path, options)
@@ -178,7 +182,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         if options.verify:
             progress("verify")
             verification, opened = _verify(path, result, ncnn, chain, options, baseline, opened)
-        for note in opened.notes:
+        for note in (*opened.notes, *((taught.note,) if taught is not None else ())):
             model.note(note)
         there: dict[str, Any] = {}
         if options.run_on is not None and ncnn is not None and verification is not None:
@@ -188,7 +192,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         gains = measure_gains(result, baseline, reference, options, progress)
         latency = predict_latency(model, baseline, options, say="speed" not in gains)
         progress("alive")
-        alive = judge_result(model, baseline, options, run=verification is not None)
+        alive = judge_result(model, baseline, options, run=verification is not None, taught=taught)
         progress("report")
         result.timings = {
             "seconds": round(time.perf_counter() - started, 3),
@@ -196,7 +200,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress) -> Result:
         }
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)}
-        result.report |= gains | there
+        result.report |= gains | there | ({} if taught is None else {"distillation": taught.facts})
         enter_slim(result, baseline, _split(remainder(options, baseline))[0])
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
         result.report["source"] |= source_sizes(path, options, reference, result.report)

@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from onnxslim_yolo.emit.torch import GraphModule
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What a network was taught by before it was compiled: it is judged against that, not against itself.
+
+    Attributes:
+        teacher: in canonical form. images: those that it was taught on.
+        facts: for the report, under `distillation`. note: the same in a sentence.
+    """
+
+    teacher: Model
+    images: Path
+    facts: dict[str, Any]
+    note: str
+
+
 @dataclass
 class Result:
     """What a compilation made.

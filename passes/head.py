@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.heads.decode_region import NoDecodeError, UnrecognisedError
 from onnxslim_yolo.heads.recognise import HeadCut, find_head
-from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
+from onnxslim_yolo.heads.spec import HEAD_KEY, RANKED_KEY, HeadSpec
 from onnxslim_yolo.ir.graph import Namer, Tensor, static_shape, sweep
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
@@ -78,6 +78,7 @@ def apply_cut(model: Model, cut: HeadCut) -> None:
     graph.outputs = [*cut.maps, *others]
     sweep(graph)
     model.metadata[HEAD_KEY] = cut.spec.to_json()
+    model.metadata.pop(RANKED_KEY, None)
 
 
 def _decode(model: Model) -> int:

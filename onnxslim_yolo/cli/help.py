@@ -65,6 +65,10 @@ EXAMPLES = {
         "onnxslim-yolo finetune best-slim/best-slim.pt --data data.yaml --epochs 50 lr0=0.001",
         "onnxslim-yolo finetune best-slim.pt --data data.yaml --teacher best.pt",
     ),
+    "distil": (
+        "onnxslim-yolo distil best-slim/best.pt --teacher best.pt --images photographs",
+        "onnxslim-yolo distil model-slim/model.onnx --teacher model.onnx --images data.yaml --epochs 30 -o out",
+    ),
     "sweep": (
         "onnxslim-yolo sweep best.pt --prune 0.2,0.4,0.6 --snap none,auto",
         "onnxslim-yolo sweep best.pt --data data.yaml --measure --against yolov5n.pt --jobs 4",

@@ -28,6 +28,10 @@ from onnxslim_yolo.heads.points import STRIDES, Points
 HEAD_KEY = "onnxslim_yolo.head"
 """The metadata key that holds a `HeadSpec` as JSON."""
 
+RANKED_KEY = "end2end"
+"""The metadata key by which Ultralytics tells, of a table with more than six columns, that its rows are the best boxes
+already: "True"."""
+
 Kind = Literal["v5", "v8", "end2end", "fastestdet", "v5-raw", "v8-raw", "points"]
 Sizes = Literal["square", "exp"]
 Extra = Literal["", "mask", "pose", "angle"]
@@ -185,7 +189,7 @@ def _table(shape: Shape, size: tuple[int, int], nc: int | None, metadata: Mappin
     first, second = shape[1], shape[2]
     rows = first > second
     # Six columns are a box with score and class, or YOLOv5's with a single class: the number of classes decides.
-    ranked = first == 300 or metadata.get("end2end") == "True" or (second == 6 and nc not in (None, 1))
+    ranked = first == 300 or metadata.get(RANKED_KEY) == "True" or (second == 6 and nc not in (None, 1))
     if rows and (ranked or first < _cells(size, (32,))):
         if second < 6:
             raise _unknown([shape], "an end-to-end head has at least 6 numbers a box")

@@ -8,7 +8,7 @@ the state_dict's keys are those of the source. `emit.torch` makes and saves them
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,16 @@ class GraphModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """The graph's outputs for its inputs."""
-        given = self._description["inputs"]
-        values: dict[str, Any] = {port["name"]: x for port, x in zip(given, inputs, strict=True)}
-        for node in self._description["nodes"]:
-            self._run(node, values)
-        outputs = tuple(values[name] for name in self._description["outputs"])
+        outputs = self.values(self._description["outputs"], *inputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def values(self, names: Sequence[str], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Any of the graph's tensors for its inputs, by their names."""
+        given = self._description["inputs"]
+        found: dict[str, Any] = {port["name"]: x for port, x in zip(given, inputs, strict=True)}
+        for node in self._description["nodes"]:
+            self._run(node, found)
+        return tuple(found[name] for name in names)
 
     def _run(self, node: Mapping[str, Any], values: dict[str, Any]) -> None:
         if node["module"]:

@@ -10,6 +10,7 @@ import onnx
 
 from onnxslim_yolo.analysis.limits import BY_WEIGHTS, Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
+from onnxslim_yolo.heads.spec import RANKED_KEY
 from onnxslim_yolo.load.account import account
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.dry_run import check_sizes
@@ -90,6 +91,8 @@ def trace_unchecked(
         proto = traced.proto
         notes = account(module, proto, called, (1, 3, height, width)) if ours else ()
     metadata = {entry.key: entry.value for entry in proto.metadata_props} | checkpoint.onnx_metadata()
+    if head != "raw" and any(getattr(part, "one_to_one", False) for part in module.modules()):
+        metadata[RANKED_KEY] = "True"
     onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
     return traced, (*checkpoint.notes, *notes)
 

@@ -78,9 +78,14 @@ class CalibrationImages(Sequence[Array]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, view = divmod(index, self._views)
-        return self._form.feed(view_of(to_input(self._canvas(number)), view, number), self._dtype)
+        return self.feed(view_of(to_input(self.canvas(number)), view, number))
 
-    def _canvas(self, number: int) -> Array:
+    def feed(self, pixels: Array) -> Array:
+        """(b, 3, h, w) RGB in [0, 1] as the model is fed it."""
+        return self._form.feed(pixels, self._dtype)
+
+    def canvas(self, number: int) -> Array:
+        """An image, letterboxed: (h, w, 3) uint8 RGB."""
         from onnxslim_yolo.runtime.images import load_canvas
 
         found = self._canvases.get(number)

@@ -19,6 +19,7 @@ from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.budget import budget_as_json, budget_of
 from onnxslim_yolo.report.verdict import verdict_of
+from onnxslim_yolo.result import Taught
 from onnxslim_yolo.runtime.onnx_run import Feeds
 from onnxslim_yolo.verify.alive import ENOUGH, NOT_RUN, SAME_FUNCTION, Alive, judge, mirrored
 from onnxslim_yolo.verify.scenes import scene_feeds
@@ -33,25 +34,33 @@ MOST_IMAGES = 32
 """Calibration images at most that are judged on, where too little is seen on those that nothing was fitted to."""
 
 
-def judge_result(model: Model, baseline: Model, options: CompileOptions, *, run: bool) -> Alive:
+def judge_result(
+    model: Model, baseline: Model, options: CompileOptions, *, run: bool, taught: Taught | None = None
+) -> Alive:
     """Whether the compiled model still detects what its source detects (see `verify.alive`).
 
     Args:
         model: the compiled graph. baseline: the source in canonical form.
         run: whether what was written was verified; else nothing is run here, either.
+        taught: what the model was taught by, which is its source then.
     """
     if not run:
         return NOT_RUN
+    if taught is not None:
+        source, model = _comparable(taught.teacher, model), as_int8(model)
+        return _FOREIGN if source is None else _on_images(source, model, taught.images)
     if model.quantised is None and (model.plan is None or model.plan.lossless):
         return SAME_FUNCTION
     source, model = _comparable(baseline, model), as_int8(model)
     if source is None:
-        return Alive("not judged", "its outputs are of another kind than its source's")
+        return _FOREIGN
     if options.calib is None:
         return judge(source, model, scene_feeds(source, SCENES), "made-up")
     found = _on_images(source, model, options.calib)
     return replace(found, why=f"{found.why} ({FITTED})") if found.kind == "calibration" and _fits(options) else found
 
+
+_FOREIGN = Alive("not judged", "its outputs are of another kind than its source's")
 
 FITTED = "judged on images that the result was fitted to; more of them leave some to judge on"
 

@@ -35,6 +35,18 @@ def test_the_head_that_does_not_run_is_noted(tmp_path: Path) -> None:
     assert not any(tensor.name.startswith((f"{head}.cv2.", f"{head}.cv3.")) for tensor in proto.graph.initializer)
 
 
+@pytest.mark.parametrize(("name", "ranked"), [("yolov10n", "True"), ("yolo26n-seg", "True"), ("yolov8n-seg", None)])
+def test_ranked_rows_are_called_so(name: str, ranked: str | None, tmp_path: Path) -> None:
+    """Ultralytics tells a table of ranked rows with masks from one of cells by the file's metadata alone."""
+    from onnxslim_yolo.passes import Head
+
+    model, proto = read_model(saved(tmp_path, name), SMALL)
+    assert {entry.key: entry.value for entry in proto.metadata_props}.get("end2end") == ranked
+    assert model.metadata.get("end2end") == ranked
+    if Head("raw").run(model):  # maps are not ranked
+        assert "end2end" not in model.metadata
+
+
 @pytest.mark.parametrize("name", ["yolov8n-cls", "v5lite-g"])
 def test_nothing_is_noted_where_everything_runs(name: str, tmp_path: Path) -> None:
     assert read_model(saved(tmp_path, name), SMALL)[0].notes == []

@@ -14,6 +14,7 @@ import yaml
 
 from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
 from onnxslim_yolo.errors import InputError
+from onnxslim_yolo.heads.spec import RANKED_KEY
 
 PARAM, BIN, METADATA = "model.ncnn.param", "model.ncnn.bin", "metadata.yaml"
 SECTION = "onnxslim_yolo"
@@ -58,6 +59,8 @@ def write_pair(ncnn: NcnnModel, folder: Path) -> tuple[Path, Path]:
 def metadata_yaml(ncnn: NcnnModel, metadata: Mapping[str, str]) -> str:
     """The text of `metadata.yaml`: the model's own metadata as values, and which ONNX tensor each blob was."""
     values: dict[str, object] = {key: _value(text) for key, text in metadata.items() if key != SECTION}
+    if ncnn.cut:  # what ranked the rows may be gone
+        values.pop(RANKED_KEY, None)
     image = next((port.shape for port in ncnn.inputs.values() if len(port.shape) == 4), None)
     if image is not None:
         values["imgsz"] = list(image[2:])

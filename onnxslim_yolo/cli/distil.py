@@ -1,0 +1,90 @@
+"""The command that teaches a pruned network without labels, and compiles what came of it: distil."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxslim_yolo.cli.help import Command, choice, examples
+from onnxslim_yolo.cli.options import asked_for, compile_options
+from onnxslim_yolo.cli.progress import stages
+from onnxslim_yolo.cli.shared import (
+    AsJson,
+    Debug,
+    ImageSize,
+    LimitMemory,
+    LimitWork,
+    Quiet,
+    app,
+    out,
+    print_json,
+    settle,
+)
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.latency.devices import SHOWN
+from onnxslim_yolo.options import EMITTERS, parse_size
+
+
+@app.command("distil", cls=Command, epilog=examples("distil"))
+def distil_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The pruned network: any file that opens here.")],
+    teacher: Annotated[Path, typer.Option(metavar="SOURCE", help="What it was cut from.", show_default=False)],
+    images: Annotated[Path, typer.Option(metavar="DIR|FILE", help="Unlabelled images, 8 or more.", show_default=False)],
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its plan.json (default: the one beside MODEL).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to write to (default: NAME-distilled).")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Stem of the written files (default: MODEL's).")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 20,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 4,
+    lr: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-4,
+    maps: Annotated[float, typer.Option(help="Weight of feature maps beside the outputs; 0: outputs only.")] = 1.0,
+    no_flip: Annotated[bool, typer.Option("--no-flip", help="Do not mirror images: digits, arrows.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the order and the variation of images.")] = 0,
+    imgsz: ImageSize = None,
+    device: Annotated[str, choice(SHOWN, "The machine that the result is for.", "--for", "--isa")] = "host",
+    emit: Annotated[str, typer.Option(metavar=",".join(EMITTERS[:3]), help="What to write.")] = "onnx,ncnn",
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Teach a pruned network by what it was cut from, on images without labels; write what came of it, verified."""
+    given = locals()
+    settle(debug, quiet)
+    from onnxslim_yolo.ci.job import Job, Outcome
+    from onnxslim_yolo.compiler import build
+    from onnxslim_yolo.result import Taught
+    from onnxslim_yolo.training.distil import DistilOptions, distil, require_torch
+
+    stem = name or model.stem
+    written = {key: given[key] for key in ("device", "emit", "imgsz", "limit_memory", "limit_work")}
+    folder = output or Path(f"{stem}-distilled")
+    compiling = compile_options({**written, "prune": "0", "snap": "none", "name": stem, "output": folder})
+    if "ultralytics" in compiling.emit:
+        raise UsageError("--emit: distil writes no checkpoint of Ultralytics'", hint="train that with `finetune`")
+    chosen = DistilOptions(
+        epochs, batch, lr, maps, not no_flip, seed, parse_size(imgsz), asked_for(limit_memory, limit_work)
+    )
+    require_torch()
+    with stages(quiet or as_json) as progress, tempfile.TemporaryDirectory(prefix="onnxslim-") as private:
+        from onnxslim_yolo.emit.torch import save_module
+
+        taught = distil(model, teacher, images, chosen, plan=plan, progress=progress)
+        module = save_module(taught.module, Path(private) / f"{stem}.pt")
+        lesson = Taught(taught.teacher, images, taught.facts, str(taught))
+        result = build(module, compiling, progress, lesson)
+    if as_json:
+        print_json(result.report)
+    elif not quiet:
+        from onnxslim_yolo.report.terminal import show_report
+
+        show_report(result.report, out)
+        out.print(f"written to {result.folder}", highlight=False, soft_wrap=True)
+    Outcome(Job(model, compiling), result.report, result.folder).require()
