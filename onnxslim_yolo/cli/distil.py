@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from onnxslim_yolo.cli.help import Command, choice, examples
-from onnxslim_yolo.cli.options import asked_for, compile_options
+from onnxslim_yolo.cli.options import asked_for
 from onnxslim_yolo.cli.progress import stages
 from onnxslim_yolo.cli.shared import (
     AsJson,
@@ -25,7 +25,7 @@ from onnxslim_yolo.cli.shared import (
 )
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency.devices import SHOWN
-from onnxslim_yolo.options import EMITTERS, parse_size
+from onnxslim_yolo.options import EMITTERS, options_from, parse_size
 
 
 @app.command("distil", cls=Command, epilog=examples("distil"))
@@ -56,7 +56,6 @@ def distil_command(
     quiet: Quiet = False,
 ) -> None:
     """Teach a pruned network by what it was cut from, on images without labels; write what came of it, verified."""
-    given = locals()
     settle(debug, quiet)
     from onnxslim_yolo.ci.job import Job, Outcome
     from onnxslim_yolo.compiler import build
@@ -64,14 +63,14 @@ def distil_command(
     from onnxslim_yolo.training.distil import DistilOptions, distil, require_torch
 
     stem = name or model.stem
-    written = {key: given[key] for key in ("device", "emit", "imgsz", "limit_memory", "limit_work")}
-    folder = output or Path(f"{stem}-distilled")
-    compiling = compile_options({**written, "prune": "0", "snap": "none", "name": stem, "output": folder})
+    folder, size = output or Path(f"{stem}-distilled"), parse_size(imgsz)
+    asked = asked_for(limit_memory, limit_work)
+    limits = {"limit_memory": asked.memory, "limit_work": asked.work}
+    how = {"prune": 0.0, "snap": "none", "device": device, "emit": emit, "imgsz": size}
+    compiling = options_from({"out": folder, "name": stem, **how, **limits})
     if "ultralytics" in compiling.emit:
         raise UsageError("--emit: distil writes no checkpoint of Ultralytics'", hint="train that with `finetune`")
-    chosen = DistilOptions(
-        epochs, batch, lr, maps, not no_flip, seed, parse_size(imgsz), asked_for(limit_memory, limit_work)
-    )
+    chosen = DistilOptions(epochs, batch, lr, maps, not no_flip, seed, size, asked)
     require_torch()
     with stages(quiet or as_json) as progress, tempfile.TemporaryDirectory(prefix="onnxslim-") as private:
         from onnxslim_yolo.emit.torch import save_module
