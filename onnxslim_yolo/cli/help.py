@@ -65,6 +65,10 @@ EXAMPLES = {
         "onnxslim-yolo finetune best-slim/best-slim.pt --data data.yaml --epochs 50 lr0=0.001",
         "onnxslim-yolo finetune best-slim.pt --data data.yaml --teacher best.pt",
     ),
+    "slim": (
+        "onnxslim-yolo slim best.pt --data data.yaml --target-latency 0.6x --epochs 100 imgsz=320",
+        "onnxslim-yolo slim best.pt --data data.yaml --target-latency 0.5x --for pi5 --max-drop 0.02 -o small",
+    ),
     "distil": (
         "onnxslim-yolo distil best-slim/best.pt --teacher best.pt --images photographs",
         "onnxslim-yolo distil model-slim/model.onnx --teacher model.onnx --images data.yaml --epochs 30 -o out",

@@ -1,4 +1,4 @@
-"""The commands that train, in the Ultralytics that is installed: sparsify, finetune."""
+"""The commands that train, in the Ultralytics that is installed: sparsify, finetune, slim."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from onnxslim_yolo.cli.help import Command, examples
-from onnxslim_yolo.cli.shared import Debug, app, out, settle
+from onnxslim_yolo.cli.help import Command, choice, examples
+from onnxslim_yolo.cli.shared import AsJson, Debug, app, err, out, print_json, settle
+from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.latency.devices import SHOWN
 
 Data = Annotated[str | None, typer.Option(metavar="YAML", help="Ultralytics' data.yaml.")]
 Epochs = Annotated[int, typer.Option(min=1, help="How many epochs.")]
@@ -54,3 +56,51 @@ def finetune_command(
 
     folder = run_finetune(checkpoint, data, epochs, teacher, train_settings(settings or []), resume=resume)
     out.print(f"{folder / 'weights' / 'best.pt'} written", highlight=False, soft_wrap=True)
+
+
+@app.command("slim", cls=Command, epilog=examples("slim"))
+def slim_command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint of Ultralytics.")],
+    settings: Settings = None,
+    data: Annotated[Path | None, typer.Option(metavar="YAML", help="Ultralytics' data.yaml, with a val split.")] = None,
+    target_latency: Annotated[
+        str | None, typer.Option(metavar="0.6x|12ms", help="Come down to this predicted latency on --for.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of both trainings together.")] = 100,
+    target: Annotated[
+        float | None, typer.Option(help="Share of the γ to bring to zero (default: 0.4 for 0.6x …).")
+    ] = None,
+    device: Annotated[str, choice(SHOWN, "The machine that the result is for.", "--for", "--isa")] = "host",
+    max_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50, else exit 4.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run (default: NAME-loop).")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Sparsify, compile to a latency, fine-tune and compile again. The same command once more goes on where it was."""
+    settle(debug)
+    if data is None or target_latency is None:
+        missing = "--data data.yaml" if data is None else "--target-latency 0.6x"
+        raise UsageError(f"there is no {missing.split()[0]}", hint=f"give {missing}")
+    from onnxslim_yolo.sweep.slim_loop import LoopOptions, run_loop
+    from onnxslim_yolo.sweep.slim_work import Commands
+    from onnxslim_yolo.training.run_ultralytics import train_settings
+    from onnxslim_yolo.training.slim_checkpoint import require_ultralytics
+
+    folder = output or Path(f"{checkpoint.stem}-loop")
+    options = LoopOptions(
+        checkpoint, data, folder, target_latency, epochs, target, device, max_drop, train_settings(settings or [])
+    )
+    require_ultralytics()
+    options.asked()  # a checkpoint that is not there is said before the data are read
+
+    def say(stage: str) -> None:
+        err.print(f"slim: {stage}", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        rows = run_loop(options, Commands(data, folder, lambda stage: None), say)
+    finally:
+        note = folder / "stages.csv"
+        if note.is_file() and not as_json:
+            out.print(note.read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        print_json(rows)

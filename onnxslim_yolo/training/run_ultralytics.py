@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
+from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UsageError
 from onnxslim_yolo.files.atomic import require_file
 from onnxslim_yolo.training.slim_checkpoint import require_ultralytics
 from onnxslim_yolo.training.slim_trainer import SlimTrainer
@@ -56,13 +56,18 @@ def run_sparsify(
         data: a data.yaml, or whatever Ultralytics takes.
 
     Raises:
-        UsageError: no Ultralytics, or an argument it does not know. InputError: it stops for the model or the data.
+        UsageError: no Ultralytics, or an argument it does not know. InputError: it stops for the model or the data,
+            or because it has diverged. BudgetError: next to nothing is zero, or the accuracy went with it; what was
+            trained is there.
     """
     yolo = _opened(checkpoint, resume=resume)
     asked = _asked_before(checkpoint) if resume else {}
-    sparsify(yolo, **({"target": target} | asked))
+    sparsifier = sparsify(yolo, **({"target": target} | asked))
     more = {"resume": True} if resume else {"data": _required(data), "epochs": epochs, **settings}
-    return _train(yolo, checkpoint, more)
+    folder = _train(yolo, checkpoint, more)
+    if sparsifier.complaint is not None:
+        raise BudgetError(sparsifier.complaint, file=checkpoint, hint=f"the run is in {folder}")
+    return folder
 
 
 def run_finetune(

@@ -16,11 +16,15 @@ No more than `target` is ever pushed. In the last epochs (`settle`) zeros are he
 
 Ultralytics keeps `best.pt` by accuracy alone, which is that of an epoch before anything was zero. `sparse.pt` is the
 most accurate of those that have settled.
+
+A training whose γ are no numbers any more is stopped. One that brought next to nothing to zero, or whose accuracy went
+with it, is said so in the end: `Sparsifier.complaint`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,9 @@ from onnxslim_yolo.training.slim_checkpoint import TWIN
 from onnxslim_yolo.training.sparsity import GammaSparsity, coupled_channels
 
 LARGE, RESERVE = 0.9, 0.8
+LITTLE = 0.25
+"""Less than this share of what was asked for, or of the accuracy that there was, is a failure."""
+
 COLUMN = "sparsity/zero"
 """In Ultralytics' results.csv: the share of γ that are exactly zero after the epoch."""
 
@@ -44,6 +51,7 @@ class Sparsifier:
         sparsity: the running `GammaSparsity`; None before training starts.
         shares: per epoch, the share of γ that are zero.
         kept: the fitness of what `sparse.pt` holds; None while there is none.
+        densest: the best fitness of an epoch in which next to nothing was zero.
     """
 
     def __init__(self, target: float, settle: float, bias_mult: float) -> None:
@@ -55,6 +63,7 @@ class Sparsifier:
         self.sparsity: GammaSparsity | None = None
         self.shares: dict[int, float] = {}
         self.kept: float | None = None
+        self.densest: float = 0.0
         self._counted = 0
 
     def start(self, trainer: Any) -> None:
@@ -77,6 +86,11 @@ class Sparsifier:
         """Set the step for this epoch."""
         sparsity = self._running()
         last = self.pushing(trainer)
+        if not math.isfinite(float(sparsity.sizes().sum())):
+            raise InputError(
+                f"γ are no numbers after {trainer.epoch} epochs: the training has diverged",
+                hint="a smaller lr0, or optimizer=AdamW",
+            )
         sparsity.set_epoch(trainer.epoch, last)
         done, self._counted = sparsity.steps - self._counted, sparsity.steps
         each = done or max(1, len(trainer.train_loader) // max(int(trainer.accumulate), 1))
@@ -88,22 +102,39 @@ class Sparsifier:
         sparsity = self._running()
         if getattr(trainer, "ema", None) is not None:
             sparsity.apply_zeros(unwrapped(trainer.ema.ema))
-        share = sparsity.statistics(trainer.epoch).zero
+        share = sparsity.zero
         self.shares[trainer.epoch] = share
         trainer.lr = {**trainer.lr, COLUMN: share}
-        if trainer.epoch + 1 == self.pushing(trainer) and share < self.target / 4:
-            say(
-                f"WARNING: {share:.1%} of the γ are zero after the last epoch that pushes, {self.target:.0%} were "
-                "asked for; train for more epochs"
-            )
+        if trainer.epoch + 1 == self.pushing(trainer) and share < self.target * LITTLE:
+            say(f"WARNING: after the last epoch that pushes {self._too_few(share)}")
 
     def keep(self, trainer: Any) -> None:
         """Keep what was saved where it is sparse, and the best of those."""
         fitness = float(trainer.fitness if trainer.fitness is not None else 0.0)
+        if self.shares.get(trainer.epoch, 0.0) < self.target * LITTLE:
+            self.densest = max(self.densest, fitness)
         if trainer.epoch + 1 < self.pushing(trainer) or (self.kept is not None and fitness < self.kept):
             return
         shutil.copyfile(trainer.last, sparse_file(trainer))
         self.kept = fitness
+
+    @property
+    def complaint(self) -> str | None:
+        """What is wrong with what was kept, in a sentence; None where nothing is."""
+        share = list(self.shares.values())[-1] if self.shares else None
+        if share is None:  # it was stopped before an epoch, or trained in other processes
+            return None
+        if share < self.target * LITTLE:
+            return self._too_few(share)
+        if self.kept is not None and self.kept < self.densest * LITTLE:
+            return (
+                f"the accuracy went with the γ: fitness {self.kept:.3f}, and {self.densest:.3f} before anything was "
+                "zero; a smaller --target, or more epochs"
+            )
+        return None
+
+    def _too_few(self, share: float) -> str:
+        return f"{share:.1%} of the γ are zero, {self.target:.0%} were asked for; train for more epochs"
 
     def finish(self, trainer: Any) -> None:
         """Strip and say what was kept; draw the shares."""
@@ -113,6 +144,8 @@ class Sparsifier:
 
             strip_optimizer(path)
             say(f"{path}: {share[0] if share else 0:.1%} of the γ are zero, {self.target:.0%} were asked for")
+        if self.complaint is not None:
+            say(f"WARNING: {self.complaint}")
         draw(self.shares, self.target, Path(trainer.save_dir, "sparsity.png"))
 
     def _running(self) -> GammaSparsity:

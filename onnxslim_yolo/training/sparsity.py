@@ -164,6 +164,11 @@ class GammaSparsity:
             edges=tuple(edges.tolist()),
         )
 
+    @property
+    def zero(self) -> float:
+        """The share of γ that are exactly zero."""
+        return sum(int((gamma == 0).sum()) for gamma in self._gammas) / sum(len(gamma) for gamma in self._gammas)
+
     def sizes(self) -> Tensor:
         """How large every γ is, as it is pushed: with those that it is coupled with; shape (γ in scope,)."""
         import torch

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402, TID253
 
-from onnxslim_yolo.errors import InputError, UsageError  # noqa: E402
+from onnxslim_yolo.errors import BudgetError, InputError, UsageError  # noqa: E402
 from onnxslim_yolo.training import run_ultralytics, sparsifying  # noqa: E402
 from onnxslim_yolo.training.run_ultralytics import run_finetune, run_sparsify, train_settings  # noqa: E402
 from onnxslim_yolo.training.sparsifying import COLUMN, NOTE, run_checkpoint, sparsify, step_for  # noqa: E402
@@ -117,6 +117,33 @@ def test_too_few_epochs_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     sparsify(yolo, target=0.9)
     yolo.train()
     assert said and "train for more epochs" in said[0]
+
+
+@pytest.mark.parametrize(("fitness", "wrong"), [((0.9, 0.9, 0.1, 0.1, 0.1), True), ((0.9, 0.9, 0.5, 0.5, 0.5), False)])
+def test_accuracy_that_went_is_said(fitness: tuple[float, ...], wrong: bool, tmp_path: Path) -> None:
+    yolo = Yolo(tmp_path, 1e-3, fitness)
+    found = sparsify(yolo, target=0.5, settle=0.4)
+    assert found.complaint is None
+    yolo.train()
+    assert found.shares[4] > 0.3
+    assert (found.complaint is not None) == wrong
+    assert not wrong or "fitness 0.100, and 0.900" in str(found.complaint)
+
+
+def test_a_training_that_diverges_is_stopped(tmp_path: Path) -> None:
+    yolo = Yolo(tmp_path, 1e30, (0.1,) * 4)
+    sparsify(yolo, target=0.5)
+    with pytest.raises(InputError, match="no numbers after 1 epochs"):
+        yolo.train()
+
+
+def test_what_came_to_nothing_has_a_status_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: SimpleNamespace(add_callback=lambda *_: None))
+    monkeypatch.setattr(run_ultralytics, "_train", lambda *_: tmp_path)
+    assert run_sparsify(tmp_path, "x.yaml", 1, 0.5, {}) == tmp_path  # in processes of their own: nothing is known
+    monkeypatch.setattr(run_ultralytics, "sparsify", lambda *_, **__: SimpleNamespace(complaint="1% of the γ are zero"))
+    with pytest.raises(BudgetError, match="1% of the γ"):
+        run_sparsify(tmp_path, "x.yaml", 1, 0.5, {})
 
 
 def test_the_step_divides_what_is_left() -> None:
