@@ -99,7 +99,7 @@ class CalibrationImages(Sequence[Array]):
         """Whether an image shows nothing: one colour, beside the margin that fits it to the input's size."""
         from onnxslim_yolo.runtime.images import PAD_VALUE
 
-        canvas = self._canvas(index // self._views)
+        canvas = self.canvas(index // self._views)
         shown = canvas[(canvas != PAD_VALUE).any(axis=-1)]
         return not shown.size or float(shown.std(axis=0).max()) < FLAT
 
