@@ -91,6 +91,8 @@ def collect(model: Model, places: Sequence[Contraction], images: Images, *, wind
     Raises:
         InputError: there is no image, or the Grams would need more than 1.5 GB.
     """
+    if not places:
+        return []
     total = len(images) if isinstance(images, Sequence) else 1 << 30
     graph = copy_graph(model.graph)
     by_name = {node.name: node for node in graph.nodes}

@@ -127,4 +127,6 @@ def _apart(before: Array, after: Array, again: Array) -> float:
 def _by_channel(value: Array) -> Array:
     """(channels, numbers) of a map, in float64; anything else is one channel."""
     wide = value.astype(np.float64)
+    if not wide.size:
+        return wide.reshape(1, 0)
     return np.moveaxis(wide, 1, 0).reshape(wide.shape[1], -1) if wide.ndim == 4 else wide.reshape(1, -1)

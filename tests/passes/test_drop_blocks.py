@@ -15,7 +15,7 @@ from onnxslim_yolo.analysis.blocks import find_blocks
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.passes import DropBlocks, PruneChannels, PruneToTarget, SliceChannels
+from onnxslim_yolo.passes import DropBlocks, PruneChannels, PruneToTarget, Reconstruct, SliceChannels
 from onnxslim_yolo.pruning.mask import mask_blocks
 from tests.numeric import assert_same, build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text, run
@@ -212,3 +212,14 @@ def test_with_images_the_measured_loss_decides(small: tuple[int, ...], gone: boo
     if gone:
         assert after.plan is not None
         assert_same(mask_blocks(before, after.plan.blocks), after)
+
+
+def test_blocks_only_are_made_up_for_where_no_width_changes(images: Path) -> None:
+    before = model(scaled(0.5))
+    step = DropBlocks(target="0.7x", cost="macs", depth="only", calib=images)
+    bare = run(before, step)
+    after = run(before, step, Reconstruct(calib=images))
+    assert bare.plan is not None and bare.plan.blocks and bare.plan.keep.all()
+    feeds = random_feeds(before)
+    wanted, plain, fitted = (run_onnx(each, feeds)["y"] for each in (before, bare, after))
+    assert np.square(fitted - wanted).mean() < 0.7 * np.square(plain - wanted).mean()

@@ -16,6 +16,7 @@ from onnxslim_yolo import pipeline
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import input_constant, replace_constant
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.verify.inner import inner_change
 from tests.numeric import build
 
 FAINT = 1e-9
@@ -119,3 +120,17 @@ def test_what_no_output_depends_on_and_what_bears_another_name_may_change(kind: 
         build(SCALED).save(source := tmp_path / "scaled.onnx")
     result = oy.compile(source, out=tmp_path / "out", emit="onnx", verify_each=True)
     assert all(check["passed"] for check in result.report["verification"]["checks"])
+
+
+def test_tensors_that_no_output_depends_on_are_not_compared() -> None:
+    """A map of which no channel is of use any more: the BatchNormalization behind it gives constants."""
+    before = model()
+    norm = next(node for node in before.graph.nodes if node.op == "BatchNormalization")
+    replace_constant(norm, 1, np.zeros(16, np.float32))
+    after = before.copy()
+    conv = [node for node in after.graph.nodes if node.op == "Conv"][1]
+    replace_constant(conv, 1, np.zeros((16, 16, 3, 3), np.float32))
+    feed = {"images": np.random.default_rng(0).uniform(0, 1, (1, 3, 32, 32)).astype(np.float32)}
+    assert inner_change(before, after, feed) is None
+    replace_constant(norm, 1, np.ones(16, np.float32))
+    assert inner_change(before, after, feed) is not None, "the control: it is of use"
