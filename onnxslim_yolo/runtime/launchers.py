@@ -195,7 +195,11 @@ class LaunchedChild:
             self.process.kill()
 
     def close(self) -> None:
-        """End it and wait for it."""
+        """End it and wait for it: it removes its folder where it is left to see that nothing more will come."""
+        with contextlib.suppress(OSError):
+            self._file(self.process.stdin).close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(ENDS_WITHIN)
         self.kill()
         self.process.wait()
         self._close_pipes()

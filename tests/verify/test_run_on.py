@@ -54,6 +54,15 @@ def test_a_pair_runs_in_another_python_as_it_does_here(folder: Path) -> None:
     assert not np.allclose(run_onnx(build(TEXT), random_feeds(build(TEXT), 1))["y"][0], wanted, atol=1e-3)
 
 
+def test_it_leaves_nothing_behind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is its own to remove: it is let end before it is ended."""
+    (place := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    with NcnnSession(*ncnn_files(folder), run_on=HERE) as there:
+        assert list(place.iterdir()) and there.run({"in0": random_feeds(build(TEXT))["x"][0]})
+    assert not list(place.iterdir())
+
+
 @pytest.mark.parametrize(
     "before", ["echo Welcome; echo 'no mail'", "printf 'Last login: today '", "echo warning >&2; yes | head -c 5000"]
 )
