@@ -158,6 +158,93 @@ def many_sums(count: int) -> onnx.ModelProto:
     return model_of(nodes, (1, 3, 8, 8))
 
 
+def sliced(count: int) -> onnx.ModelProto:
+    """Slices that keep everything, added: each is taken out of the Sum's inputs."""
+    nodes = [helper.make_node("Slice", ["x", "a", "b"], [f"s{k}"]) for k in range(count)]
+    nodes.append(helper.make_node("Sum", [f"s{k}" for k in range(count)], ["y"]))
+    return model_of(nodes, (1, 16, 16, 16), {"a": ints(0, 0, 0, 0), "b": ints(1, 16, 16, 16)})
+
+
+def dilated(step: int) -> onnx.ModelProto:
+    """A small kernel whose padding alone is large."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], dilations=[step] * 2, pads=[step] * 4)]
+    return model_of(nodes, (1, 3, 64, 64), {"w": np.ones((3, 3, 3, 3), np.float32)})
+
+
+def cropped(stride: int) -> onnx.ModelProto:
+    """A transposed convolution of which the middle is kept."""
+    pads = [stride * 7 // 2] * 4
+    nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[stride] * 2, pads=pads)]
+    return model_of(nodes, (1, 3, 8, 8), {"w": np.ones((3, 3, 2, 2), np.float32)})
+
+
+def counted(size: int) -> onnx.ModelProto:
+    """A Range of constants, which onnx's shape inference writes out."""
+    nodes = [
+        helper.make_node("Range", ["a", "b", "c"], ["r"]),
+        helper.make_node("Cast", ["r"], ["f"], to=1),
+        helper.make_node("ReduceSum", ["f"], ["s"], keepdims=0),
+        helper.make_node("Add", ["x", "s"], ["y"]),
+    ]
+    return model_of(nodes, (1, 3, 8, 8), {k: np.int64(v) for k, v in (("a", 0), ("b", size), ("c", 1))})
+
+
+def doubled(times: int) -> onnx.ModelProto:
+    """A shape joined to itself again and again: so is this."""
+    nodes = [helper.make_node("Shape", ["x"], ["s0"])]
+    nodes += [helper.make_node("Concat", [f"s{k}"] * 2, [f"s{k + 1}"], axis=0) for k in range(times)]
+    nodes += [
+        helper.make_node("Cast", [f"s{times}"], ["f"], to=1),
+        helper.make_node("ReduceMax", ["f"], ["m"], keepdims=0),
+        helper.make_node("Add", ["x", "m"], ["y"]),
+    ]
+    return model_of(nodes, (1, 3, 8, 8))
+
+
+def as_large_as_said(op: str, size: float = 2e9) -> onnx.ModelProto:
+    """An operator that makes as much as the image's greatest value says; about `size`."""
+    sizes = {
+        "Pad": [0, 0, 0, 0, 0, 0, size**0.5, size**0.5],
+        "Resize": [1, 1, (size / 192) ** 0.5, (size / 192) ** 0.5],
+        "Tile": [1, 1, 1, size],
+    }
+    weights = {"k": np.array(sizes.get(op, [size]), np.float32), "z": np.float32(1e-9), "a": ints(0), "one": ints(1)}
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Mul", ["m", "z"], ["n"]),
+        helper.make_node("Add", ["n", "k"], ["l"]),
+        helper.make_node("Cast", ["l"], ["i"], to=7),
+    ]
+    if op in ("Range", "OneHot"):
+        nodes.append(helper.make_node("Reshape", ["i", "none"], ["j"]))
+        weights |= {"none": np.zeros(0, np.int64), "zero": np.int64(0), "unit": np.int64(1)}
+        weights |= {"values": np.array([0, 1], np.float32), "places": ints(1, 2)}
+    inputs = {
+        "Resize": ["x", "", "l"], "Range": ["zero", "j", "unit"], "OneHot": ["places", "j", "values"],
+        "ConstantOfShape": ["i"], "Expand": ["m", "i"],
+    }  # fmt: skip
+    nodes += [
+        helper.make_node(op, inputs.get(op, ["x", "i"]), ["e"]),
+        helper.make_node("Cast", ["e"], ["f"], to=1),
+        helper.make_node("ReduceMax", ["f"], ["g"], keepdims=0),
+        helper.make_node("Add", ["x", "g"], ["y"]),
+    ]
+    return model_of(nodes, (1, 3, 8, 8), weights)
+
+
+def places(side: int) -> onnx.ModelProto:
+    """Every place that is not zero, times every other."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["n"]),
+        helper.make_node("Cast", ["n"], ["f"], to=1),
+        helper.make_node("Transpose", ["f"], ["t"]),
+        helper.make_node("MatMul", ["t", "f"], ["p"]),
+        helper.make_node("ReduceMax", ["p"], ["g"], keepdims=0),
+        helper.make_node("Add", ["x", "g"], ["y"]),
+    ]
+    return model_of(nodes, (1, 3, side, side))
+
+
 Make = Callable[[], onnx.ModelProto]
 BOMBS: dict[str, tuple[Make, Make | None]] = {
     "a pooling kernel of 1999²": (lambda: pool(1999, 2000), lambda: pool(31, 400)),
@@ -182,6 +269,15 @@ BOMBS: dict[str, tuple[Make, Make | None]] = {
     "a ConstantOfShape": (lambda: constant(10_000_000), lambda: constant(50_000)),
     "1000 operators on a 4000² image": (lambda: chain(1000, 4000), lambda: chain(60, 1000)),
     "a Sum of 10⁴ inputs": (lambda: many_sums(10_000), None),
+    "3000 Slices into a Sum": (lambda: sliced(3000), None),
+    "20,000 operators on 8²": (lambda: chain(20_000, 8), lambda: quick_chain(14_000, 8)),
+    "a convolution dilated by 100,000": (lambda: dilated(100_000), lambda: dilated(2400)),
+    "a transposed convolution, cropped": (lambda: cropped(2000), lambda: cropped(700)),
+    "a Range of 2·10⁹": (lambda: counted(2 * 10**9), lambda: counted(10**6)),
+    "a shape joined to itself 27 times": (lambda: doubled(27), lambda: doubled(17)),
+    "an Expand as large as the image says": (lambda: as_large_as_said("Expand"), None),
+    "a Pad as large as the image says": (lambda: as_large_as_said("Pad"), None),
+    "all places times all places": (lambda: places(200), None),
 }
 
 

@@ -18,7 +18,17 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import MOVERS, CannotMoveError, Shape, slice_ranges
-from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, consumers, is_constant, is_graph_output, sweep
+from onnxslim_yolo.ir.graph import (
+    Array,
+    Namer,
+    Node,
+    Tensor,
+    consumers,
+    is_constant,
+    is_graph_output,
+    replace_input,
+    sweep,
+)
 from onnxslim_yolo.ir.model import Model
 
 _INNER = ("Reshape", "Transpose", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten")
@@ -139,4 +149,4 @@ class _Rewriter:
                 return
             self.graph.nodes.append(gs.Node("Gather", name, {"axis": 1}, [root, indices], [fresh]))
             for reader in consumers(tensor):
-                reader.inputs = [fresh if item is tensor else item for item in reader.inputs]
+                replace_input(reader, tensor, fresh)

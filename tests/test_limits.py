@@ -6,17 +6,20 @@ import math
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
 from bench import bombs
 from onnxslim_yolo import compile as compile_model
-from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, OUTPUT_COPIES, POOL_TAP, effort_of
+from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, NODE, OUTPUT_COPIES, POOL_TAP, effort_of
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT
 from onnxslim_yolo.analysis.limits import MEMORY, WORK, Asked, Limits, limits_for
+from onnxslim_yolo.analysis.most_shapes import most_shapes, of_any_size
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ir.model import Model, Source
+from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.load.onnx import load_onnx
 from onnxslim_yolo.options import parse_limit
 from onnxslim_yolo.passes import Canonicalise
@@ -72,6 +75,74 @@ def test_a_dynamic_size_is_judged_at_the_size_asked_for(tmp_path) -> None:
         compile_model(path, out=tmp_path / "out", imgsz=6000, verify=False)
 
 
+SAID_BY_THE_IMAGE = ("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Pad", "OneHot")
+
+
+@pytest.mark.parametrize("op", SAID_BY_THE_IMAGE)
+def test_what_is_as_large_as_the_image_says_is_refused(op: str, tmp_path) -> None:
+    """And is run where any amount is allowed, if that is little."""
+    path = write(bombs.as_large_as_said(op), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="what the image holds says how much this makes") as caught:
+        compile_model(path, out=tmp_path / "out")
+    assert caught.value.node is not None and f"({op})" in caught.value.node
+    with pytest.raises(InputError, match="what the image holds"):
+        compare_models(path, path)
+    write(bombs.as_large_as_said(op, 192.0), path)
+    allowed = {"limit_memory": math.inf, "limit_work": math.inf, "emit": "onnx"}
+    assert compile_model(path, out=tmp_path / "out", **allowed).folder
+
+
+def test_what_the_image_holds_counts_as_much_as_it_can() -> None:
+    """NonZero, a NonMaxSuppression's boxes, a Slice to where the image says; and what is made of them."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,8,8] x) => (float[n,m] p, int64[k,3] b, float[r] s)
+    <int64[1] a = {0}, int64[1] most = {5}, int64[1] flat = {-1}, int64 last = {9}>
+    { n = NonZero(x) f = Cast<to = 1>(n) t = Transpose(f) p = MatMul(t, f)
+      q = Reshape(x, boxes) u = Reshape(x, scores) b = NonMaxSuppression(q, u, most)
+      w = Reshape(x, flat) e = ReduceMax<keepdims = 0>(x) h = Cast<to = 7>(e) i = Reshape(h, one)
+      s = Slice(w, a, i) }"""
+    proto = onnx.parser.parse_model(text.replace("last = {9}", "last = {9}, int64[3] boxes = {1, 48, 4}"
+        ", int64[3] scores = {1, 4, 48}, int64[1] one = {1}"))  # fmt: skip
+    graph = Model.from_onnx(proto, Source("m")).graph
+    reinfer(graph)
+    shapes = {t.name: most_shapes(graph)[id(t)] for node in graph.nodes for t in node.outputs}
+    assert shapes["n"] == (4, 192) and shapes["p"] == (192, 192) and shapes["s"] == (192,) and shapes["b"] == (20, 3)
+    assert of_any_size(graph) is None
+
+
+@pytest.mark.parametrize("name", ["dilated", "cropped", "pooled"])
+def test_what_runtimes_write_out_around_a_map_counts(name: str, tmp_path) -> None:
+    pooled = bombs.model_of(
+        [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[20001] * 2, pads=[10000] * 4)], (1, 3, 8, 8)
+    )
+    model = {"dilated": bombs.dilated(20_000), "cropped": bombs.cropped(2000), "pooled": pooled}[name]
+    effort = effort_of(canonical(model, tmp_path).graph)
+    assert effort.memory > 10**9
+    small = {"dilated": bombs.dilated(1), "cropped": bombs.cropped(2), "pooled": bombs.pool(3, 8)}[name]
+    assert effort_of(canonical(small, tmp_path).graph).memory < 10**6
+
+
+@pytest.mark.parametrize(
+    "model", [bombs.counted(2 * 10**9), bombs.doubled(27), bombs.doubled(40)], ids=["range", "27", "40"]
+)
+def test_vectors_of_sizes_are_not_written_out_at_any_length(model: onnx.ModelProto, tmp_path) -> None:
+    with pytest.raises(InputError, match="makes a vector of"):
+        load_onnx(write(model, tmp_path / "m.onnx"))
+    assert load_onnx(write(bombs.doubled(10), tmp_path / "m.onnx")) and load_onnx(
+        write(bombs.counted(1000), tmp_path / "m.onnx")
+    )
+
+
+def test_taking_a_node_out_compares_no_nodes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """graphsurgeon looks a node up by value among all readers of a tensor: of thousands, that is minutes."""
+    model = load_onnx(write(bombs.sliced(300), tmp_path / "m.onnx"))
+
+    def never(*_: object) -> bool:
+        raise AssertionError("two nodes were compared")
+
+    monkeypatch.setattr(gs.Node, "__eq__", never)
+    assert Canonicalise().run(model) and len(model.graph.nodes) == 1
+
+
 def test_the_limits_are_the_users(tmp_path) -> None:
     write(bombs.pool(31, 200), tmp_path / "m.onnx")
     write(good(), tmp_path / "g.onnx")
@@ -110,7 +181,7 @@ def test_what_is_counted(tmp_path) -> None:
     pool = effort_of(canonical(bombs.pool(1999, 64), tmp_path).graph)
     assert pool.work == POOL_TAP * 3 * 64 * 64 * 64 * 64
     chain = effort_of(canonical(bombs.chain(10, 64), tmp_path).graph)
-    assert chain.work == 10 * ELEMENT * 3 * 64 * 64
+    assert chain.work == 10 * max(NODE, ELEMENT * 3 * 64 * 64)
     live = effort_of(canonical(bombs.live_gathers(20, 1000), tmp_path).graph)
     assert 20 * 4 * 1000 * 192 <= live.memory <= 24 * 4 * 1000 * 192 and "_20 " in live.memory_node
     side = int(LARGE_KERNEL**0.5) + 2

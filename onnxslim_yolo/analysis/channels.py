@@ -12,7 +12,7 @@ being propagated is in `labelling.py`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -91,21 +91,25 @@ class Channels:
         return self.labels.get(id(tensor))
 
 
-def concrete_shapes(graph: gs.Graph, batch: int = 1) -> dict[int, Shape | None]:
+def concrete_shapes(
+    graph: gs.Graph, batch: int = 1, given: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[int, Shape | None]:
     """Every tensor's shape with a symbolic batch taken as `batch`, by the tensor's `id`; None where not static.
+
+    `given`: shapes of tensors, by name, that are taken as said instead of inferred.
 
     Raises:
         InputError: the shapes contradict each other.
     """
     symbolic = [t for t in graph.inputs if t.shape and not isinstance(t.shape[0], (int, np.integer))]
     bare = any(t.shape is None for node in graph.nodes for t in node.outputs if not is_empty(t))
-    if not symbolic and not bare:
+    if not symbolic and not bare and not given:
         return {id(tensor): static_shape(tensor) for tensor in tensors(graph)}
     saved = [(tensor, tensor.shape) for tensor in symbolic]
     try:
         for tensor, shape in saved:
             tensor.shape = [batch, *shape[1:]]
-        types = infer_shapes(graph, strict=False)
+        types = infer_shapes(graph, strict=False, given=given)
     finally:
         for tensor, shape in saved:
             tensor.shape = shape

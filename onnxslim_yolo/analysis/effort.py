@@ -4,7 +4,7 @@ Memory is that of the tensors between their first and last use, in the graph's o
 element (runtimes compute in float32), with constants all the time and outputs to the end. A checked output is held
 several times over: `OUTPUT_COPIES`. Work is counted in multiply-adds; what runs slower by the element than a
 convolution counts more, by about as much as it takes longer on one core (`POOL_TAP`, `ELEMENT`, `QUICK_ELEMENT`).
-A tensor of unknown size counts nothing.
+A tensor whose size depends on what is in the image counts as much as it can have (`most_shapes`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.ir.attributes import attribute
+from onnxslim_yolo.analysis.most_shapes import most_shapes
+from onnxslim_yolo.analysis.window import explicit_pads
+from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant, is_constant, is_empty
 from onnxslim_yolo.ops.movement import VIEWS
 from onnxslim_yolo.ops.registry import RECURRENT
@@ -31,6 +32,9 @@ QUICK = {
     *(*VIEWS, "Concat", "Split", "Slice", "Transpose", "Identity"),
 }
 """What runtimes vectorise or only move: detectors have one of them behind each convolution, or several."""
+NODE, NODE_WITH_WEIGHTS = 2_000_000, 6_000_000
+"""What a node takes at least, however small its tensors: passes look at each, and weights are ranked and compared."""
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"}
 OUTPUT_COPIES = 8
 LARGE_KERNEL = 225
 """Elements of a window above which runtimes write out all windows before they multiply, twice."""
@@ -50,7 +54,7 @@ class Effort:
 
 def effort_of(graph: gs.Graph) -> Effort:
     """Estimate a graph whose shapes are inferred. One pass over its edges."""
-    shapes = concrete_shapes(graph)
+    shapes = most_shapes(graph)
     uses = Counter(id(tensor) for node in graph.nodes for tensor in node.inputs)
     kept = {id(tensor) for tensor in graph.outputs}
     live = sum(_bytes(tensor, shapes) for tensor in graph.inputs) + _constants(graph)
@@ -60,7 +64,10 @@ def effort_of(graph: gs.Graph) -> Effort:
     for node in graph.nodes:
         made = sum(_bytes(tensor, shapes) for tensor in node.outputs if not is_empty(tensor) and id(tensor) not in kept)
         live += made
-        now = max(live + _windows(node, shapes), OUTPUT_COPIES * sum(outputs.get(id(t), 0) for t in node.outputs))
+        now = max(
+            live + _windows(node, shapes) + _frame(node, shapes),
+            OUTPUT_COPIES * sum(outputs.get(id(t), 0) for t in node.outputs),
+        )
         if now > memory or not memory_node:
             memory, memory_node = now, name_of(node)
         for tensor in node.inputs:
@@ -70,7 +77,7 @@ def effort_of(graph: gs.Graph) -> Effort:
         live -= sum(
             _bytes(t, shapes) for t in node.outputs if id(t) not in kept and not is_empty(t) and not uses[id(t)]
         )
-        one = work_of(node, shapes)
+        one = max(work_of(node, shapes), NODE_WITH_WEIGHTS if node.op in WEIGHTED else NODE)
         work += one
         if one > most:
             most, work_node = one, name_of(node)
@@ -124,6 +131,30 @@ def _windows(node: Node, shapes: Mapping[int, Shape]) -> int:
     if weight is None or out is None or prod(weight[2:]) <= LARGE_KERNEL:
         return 0
     return 2 * 4 * prod(weight[1:]) * prod(out[2:])
+
+
+def _frame(node: Node, shapes: Mapping[int, Shape]) -> int:
+    """Bytes of a map with all its padding, or of a ConvTranspose's output before it is cut to size, beyond the map's
+    own: runtimes write them out."""
+    transposed = node.op == "ConvTranspose"
+    if not (transposed or node.op == "Conv" or (node.op in POOLS and not POOLS[node.op].whole)) or not node.outputs:
+        return 0
+    weight = None if node.op in POOLS else shapes.get(id(node.inputs[1]))
+    kernel = [int(k) for k in (weight[2:] if weight is not None else np.atleast_1d(attribute(node, "kernel_shape")))]
+    inner, outer = shapes.get(id(node.inputs[0])), shapes.get(id(node.outputs[0]))
+    framed = outer if transposed else inner
+    if inner is None or framed is None or any(len(shape) != len(kernel) + 2 for shape in (inner, framed)):
+        return 0
+    strides, dilations = per_axis(node, "strides", len(kernel)), per_axis(node, "dilations", len(kernel))
+    if transposed:
+        sides = [
+            (side - 1) * s + d * (k - 1) + 1
+            for side, s, d, k in zip(inner[2:], strides, dilations, kernel, strict=True)
+        ]
+    else:
+        pads = explicit_pads(node, kernel, strides, dilations) or [0] * 2 * len(kernel)
+        sides = [side + pads[axis] + pads[axis + len(kernel)] for axis, side in enumerate(inner[2:])]
+    return max(0, 4 * prod(framed[:2]) * (prod(sides) - prod(framed[2:])))
 
 
 def _taps(node: Node, first: Shape) -> int:

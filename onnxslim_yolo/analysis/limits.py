@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxslim_yolo.analysis.effort import Effort, effort_of
+from onnxslim_yolo.analysis.effort import Effort, effort_of, name_of
+from onnxslim_yolo.analysis.most_shapes import of_any_size
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.graph import initializers
 from onnxslim_yolo.ir.model import Model
@@ -48,7 +49,16 @@ class Limits:
     work: float
 
     def require(self, model: Model) -> None:
-        """Raises InputError where a model whose shapes are inferred takes more, with the node that takes most."""
+        """Raises InputError where a model whose shapes are inferred takes more, with the node that takes most, or
+        where what it takes depends on the image's values alone."""
+        endless = of_any_size(model.graph) if math.isfinite(max(self.memory, self.work)) else None
+        if endless is not None:
+            raise InputError(
+                "what the image holds says how much this makes, so nobody can say before what running it takes",
+                file=model.source.file,
+                node=name_of(endless),
+                hint="export it with sizes that are known; or allow any: --limit-memory none --limit-work none",
+            )
         self.hold(effort_of(model.graph), model.source.file)
 
     def hold(self, effort: Effort, file: str | Path | None = None) -> None:

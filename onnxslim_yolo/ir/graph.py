@@ -115,11 +115,27 @@ class Namer:
 
 
 def set_input(node: Node, index: int, tensor: Tensor) -> None:
-    """Connect a node's input, adding omitted inputs before it where necessary."""
-    inputs = list(node.inputs)
-    inputs += [gs.Variable.empty() for _ in range(index + 1 - len(inputs))]
-    inputs[index] = tensor
-    node.inputs = inputs
+    """Connect a node's input, adding omitted inputs before it where necessary.
+
+    The other inputs stay as they are: graphsurgeon's own assignment looks each up among all readers, by value.
+    """
+    while len(node.inputs) <= index:
+        node.inputs.append(gs.Variable.empty())
+    _forget(node.inputs[index].outputs, node)
+    list.__setitem__(node.inputs, index, tensor)
+    list.append(tensor.outputs, node)
+
+
+def replace_input(node: Node, old: Tensor, new: Tensor) -> None:
+    """Let a node read `new` wherever it reads `old`."""
+    for index, tensor in enumerate(node.inputs):
+        if tensor is old:
+            set_input(node, index, new)
+
+
+def _forget(ends: list[Node], node: Node) -> None:
+    """Take one entry of a node out of a tensor's readers or producers."""
+    list.__delitem__(ends, next(k for k, each in enumerate(ends) if each is node))
 
 
 def replace_constant(
@@ -156,7 +172,7 @@ def replace_uses(graph: gs.Graph, old: Tensor, new: Tensor) -> None:
     graph, in which case an Identity stays between them.
     """
     for node in consumers(old):
-        node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
+        replace_input(node, old, new)
     if not is_graph_output(graph, old):
         return
     fixed = is_constant(new) or is_graph_output(graph, new) or any(new is tensor for tensor in graph.inputs)
@@ -182,8 +198,12 @@ def bypass(graph: gs.Graph, node: Node, source: int = 0) -> None:
 
 def detach(node: Node) -> None:
     """Disconnect a node from all its tensors. It stays in `graph.nodes` until `sweep`."""
-    node.inputs.clear()
-    node.outputs.clear()
+    for tensor in node.inputs:
+        _forget(tensor.outputs, node)
+    for tensor in node.outputs:
+        _forget(tensor.inputs, node)
+    list.clear(node.inputs)
+    list.clear(node.outputs)
 
 
 def sweep(graph: gs.Graph) -> int:

@@ -13,7 +13,16 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.ir.attributes import spell_out
-from onnxslim_yolo.ir.graph import Array, Node, consumers, copy_graph, detach, initializers, is_graph_output
+from onnxslim_yolo.ir.graph import (
+    Array,
+    Node,
+    consumers,
+    copy_graph,
+    detach,
+    initializers,
+    is_graph_output,
+    replace_input,
+)
 from onnxslim_yolo.ir.origins import Leaf, set_origin
 
 if TYPE_CHECKING:
@@ -171,7 +180,7 @@ def _inline_constant_nodes(graph: gs.Graph) -> None:
             continue
         detach(node)
         for reader in consumers(output):
-            reader.inputs = [constant if tensor is output else tensor for tensor in reader.inputs]
+            replace_input(reader, output, constant)
     graph.nodes = kept
 
 

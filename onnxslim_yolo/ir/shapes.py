@@ -7,6 +7,9 @@ running it over its own node tests): in the skeleton another operator stands in 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -18,6 +21,10 @@ from onnxslim_yolo.ir.graph import Tensor, is_constant, tensors
 
 KEEP_VALUES_BELOW = 4096
 """Integer and tiny constants keep their values in the skeleton, for `Reshape` and the like."""
+
+MOST_PROPAGATED = 1 << 20
+"""Elements of a vector of sizes, at most: inference writes such vectors out, and a few Concats of them double a few
+bytes to gigabytes. A shape has some ten elements, an anchor grid's Range some hundreds."""
 
 KEEPS_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Operators whose output has their first input's shape and type, and for which onnx infers nothing."""
@@ -65,17 +72,28 @@ def skeleton(graph: gs.Graph, *, keep_shapes: bool = False) -> onnx.ModelProto:
     return model
 
 
-def infer_shapes(graph: gs.Graph, *, strict: bool = True, keep_shapes: bool = False) -> dict[str, onnx.TypeProto]:
+def infer_shapes(
+    graph: gs.Graph,
+    *,
+    strict: bool = True,
+    keep_shapes: bool = False,
+    given: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, onnx.TypeProto]:
     """Types and shapes of every tensor that onnx can infer, by tensor name.
+
+    `given`: shapes of tensors, by name, that are taken as said; what else their nodes make is left out then.
 
     Raises:
         InputError: strict inference found a contradiction; the message is onnx's.
     """
+    require_short(graph)
     model = skeleton(graph, keep_shapes=keep_shapes)
     for node in model.graph.node:
         other = stand_in(node)
         if other is not node:
             node.CopyFrom(other)
+    if given:
+        _give(model.graph, given, {t.name: t.dtype for t in tensors(graph) if t.name in given})
     try:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
     except (
@@ -90,6 +108,60 @@ def infer_shapes(graph: gs.Graph, *, strict: bool = True, keep_shapes: bool = Fa
         ) from error
     infos = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
     return {info.name: info.type for info in infos}
+
+
+def _give(graph: onnx.GraphProto, given: Mapping[str, Sequence[int]], kinds: Mapping[str, Any]) -> None:
+    """Put tensors of these shapes in the places of the nodes that make them."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        made = [name for name in node.output if name in given]
+        nodes += [] if made else [node]
+        for name in made:
+            sizes = f"{name}__sizes"
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(given[name], np.int64), sizes))
+            zero = onnx.numpy_helper.from_array(np.zeros(1, kinds.get(name) or np.int64), "zero")
+            nodes.append(helper.make_node("ConstantOfShape", [sizes], [name], value=zero))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def require_short(graph: gs.Graph) -> None:
+    """Refuse vectors of sizes that inference would write out at great length: joined again and again, or counted up.
+
+    Raises:
+        InputError: one is longer than `MOST_PROPAGATED`.
+    """
+    lengths: dict[int, float] = {}
+    for node in graph.nodes:
+        parts = [lengths.get(id(tensor)) or _listed(tensor) for tensor in node.inputs]
+        length = _counted(node) if node.op == "Range" else sum(parts) if node.op == "Concat" else max(parts, default=1)
+        if length > MOST_PROPAGATED:
+            raise InputError(
+                f"{node.op} makes a vector of {length:.0f} sizes, more than {MOST_PROPAGATED}", node=node.name
+            )
+        if node.op in _PROPAGATES and length > 1:
+            lengths.update((id(tensor), length) for tensor in node.outputs)
+
+
+_PROPAGATES = frozenset(
+    ("Concat", "Range", "Identity", "Cast", "Add", "Sub", "Mul", "Div", "Squeeze", "Unsqueeze", "Slice", "Gather")
+)
+"""What may hand on a long vector of sizes as inference writes it out. Behind anything else counting begins anew."""
+
+
+def _listed(tensor: Tensor) -> int:
+    """How many numbers inference reads of a constant; of anything else one."""
+    listed = isinstance(tensor, gs.Constant) and len(tensor.shape) == 1 and _keeps_value(tensor)
+    return max(int(np.prod(tensor.shape)), 1) if listed else 1
+
+
+def _counted(node: gs.Node) -> float:
+    """How many elements a Range of whole constants makes; 1 where that is not known."""
+    ends = [np.asarray(t.values).reshape(-1) if isinstance(t, gs.Constant) else np.zeros(0) for t in node.inputs]
+    if len(ends) != 3 or any(len(end) != 1 or end.dtype.kind not in "iu" for end in ends) or not ends[2][0]:
+        return 1
+    start, limit, delta = (float(end[0]) for end in ends)
+    return max((limit - start) / delta, 0)
 
 
 def reinfer(graph: gs.Graph) -> None:

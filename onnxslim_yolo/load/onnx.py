@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.files.atomic import require_file, sha256_of
+from onnxslim_yolo.files.atomic import require_file, resolved, sha256_of
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.ir.graph import initializers, input_constant, nodes_of, toposort
@@ -27,6 +27,13 @@ QUANTISED = frozenset(
         *("ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearConcat", "QLinearSigmoid"),
     )
 )
+SEQUENCES = frozenset(
+    schema.name
+    for schema in onnx.defs.get_all_schemas()
+    if not schema.domain
+    and any(all(t.startswith(("seq(", "optional(")) for t in end.types) for end in (*schema.inputs, *schema.outputs))
+)
+"""Operators that read or make lists of tensors, or tensors that may be missing."""
 SIZE_LIMIT = 2**31 - 1
 
 
@@ -129,7 +136,8 @@ def model_of(proto: onnx.ModelProto, source: Source, path: Path | str | None = N
         check_widths(model.graph, types)
         _check_weights(model)
         _refuse_training(model)
-    except (InputError, UnsupportedError):
+    except (InputError, UnsupportedError) as error:
+        error.file = error.file or (None if path is None else str(path))
         raise
     except Exception as error:
         known = isinstance(error, (InvariantError, ValueError))
@@ -203,12 +211,12 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     """Where a tensor's data lies: beside the model or below, and reached without a link that leads elsewhere."""
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    base = path.resolve().parent
+    base = resolved(path).parent
     try:
         target = base / location
         inside = bool(location) and not Path(location).is_absolute() and target.resolve().is_relative_to(base)
         there = inside and not target.is_symlink() and target.is_file()
-    except (OSError, ValueError) as error:  # a name that no file system takes
+    except (OSError, RuntimeError, ValueError) as error:  # a name that no file system takes, a loop of links
         raise InputError(
             f"the external data of '{tensor.name}' has no file name: '{location[:80]}'", file=path
         ) from error
@@ -298,6 +306,13 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
             file=path,
             node=name,
             hint="export the model in evaluation mode",
+        )
+    if node.op_type in SEQUENCES and node.domain in ("", "ai.onnx"):
+        raise UnsupportedError(
+            f"{node.op_type}: sequences of tensors cannot be compiled",
+            file=path,
+            node=name,
+            hint="export with Split and Concat, or by tracing, so that lists are resolved",
         )
     if node.domain not in ("", "ai.onnx"):
         raise UnsupportedError(

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.blocks import Block, end_of, node_named, stand_in
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
-from onnxslim_yolo.ir.graph import Namer, Node, Tensor, copy_graph, replace_uses, tensors, toposort
+from onnxslim_yolo.ir.graph import Namer, Node, Tensor, copy_graph, replace_uses, set_input, tensors, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.plan import Plan
 
@@ -69,7 +69,7 @@ def _mask(graph: gs.Graph, node: Node, block: Block, name: Namer, instead: dict[
     result = gs.Variable(name(f"{end.name}_masked"), end.dtype, end.shape)
     if block.kind != "chain":
         if block.index >= 0:
-            node.inputs = [result if k == block.index else tensor for k, tensor in enumerate(node.inputs)]
+            set_input(node, block.index, result)
         else:
             replace_uses(graph, end, result)
         zero = gs.Constant(name("nothing"), np.zeros((), dtype=end.dtype or np.float32))

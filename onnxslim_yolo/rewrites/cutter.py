@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, concrete_shapes
 from onnxslim_yolo.analysis.labelling import AxisUse
-from onnxslim_yolo.ir.graph import Array, Namer, Node, consumers, is_constant, tensors
+from onnxslim_yolo.ir.graph import Array, Namer, Node, consumers, is_constant, replace_input, tensors
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Indices, made_by_cutting, origin_of, set_origin
 from onnxslim_yolo.pruning.plan import Plan
@@ -101,7 +101,7 @@ class Cutter:
         cut = {axis: _as_indices(parts) for axis, parts, _ in steps}
         set_origin(fresh, made_by_cutting(origin_of(constant), tuple(constant.shape), move, cut))
         for node in consumers(constant):
-            node.inputs = [fresh if tensor is constant else tensor for tensor in node.inputs]
+            replace_input(node, constant, fresh)
         return True
 
 

@@ -24,6 +24,7 @@ from onnxslim_yolo.ir.graph import (
     is_constant,
     is_graph_output,
     nodes_of,
+    replace_input,
     replace_uses,
     sole_consumer,
 )
@@ -89,7 +90,7 @@ def _sink(graph: gs.Graph, node: Node, name: Namer) -> int:
     source, target = (_number(node, name), node.inputs[0]) if number else (node.inputs[0], node.inputs[1])
     output = reader.outputs[0]
     fresh = gs.Variable(name(f"{output.name}_small"), output.dtype)
-    reader.inputs = [source if tensor is result else tensor for tensor in reader.inputs]
+    replace_input(reader, result, source)
     reader.outputs = [fresh]
     detach(node)
     graph.nodes.append(gs.Node("Expand", name(f"{node.name}_behind"), {}, [fresh, target], [output]))

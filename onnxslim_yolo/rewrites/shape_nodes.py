@@ -29,6 +29,7 @@ from onnxslim_yolo.ir.graph import (
     is_graph_output,
     producer,
     replace_constant,
+    replace_input,
     static_shape,
 )
 from onnxslim_yolo.ir.origins import Origin, set_origin
@@ -113,7 +114,7 @@ def _make_constant(tensor: Tensor, value: np.ndarray, origin: Origin | None) -> 
     if origin is not None:
         set_origin(constant, origin)
     for reader in consumers(tensor):
-        reader.inputs = [constant if item is tensor else item for item in reader.inputs]
+        replace_input(reader, tensor, constant)
 
 
 def _shape_value(node: Node) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Namer, Node, consumers, initializers, replace_constant
+from onnxslim_yolo.ir.graph import Namer, Node, consumers, initializers, replace_constant, replace_input
 from onnxslim_yolo.ir.origins import origin_of
 
 
@@ -50,7 +50,7 @@ def merge_integers(graph: gs.Graph) -> int:
         if kept is constant:
             continue
         for node in consumers(constant):
-            node.inputs = [kept if tensor is constant else tensor for tensor in node.inputs]
+            replace_input(node, constant, kept)
         merged += 1
     return merged
 
