@@ -209,7 +209,7 @@ def _at_one_size(
 
 def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None, asked: Asked | None) -> dict[str, Any]:
     if path.is_dir() or path.suffix == ".param":
-        return _ncnn_entry(path, size, form)
+        return _ncnn_entry(path, size, form, asked)
     if path.suffix != ".onnx":
         raise InputError("is neither an .onnx file nor an NCNN folder or .param", file=path)
     if not path.is_file():
@@ -236,7 +236,10 @@ def _pixels(form: InputFormat) -> dict[str, Any]:
     return {"mean": list(form.mean), "std": list(form.std)}
 
 
-def _ncnn_entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None) -> dict[str, Any]:
+def _ncnn_entry(
+    path: Path, size: tuple[int, int] | None, form: InputFormat | None, asked: Asked | None
+) -> dict[str, Any]:
+    from onnxslim_yolo.runtime.ncnn_effort import require_affordable_pair
     from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
     from onnxslim_yolo.runtime.ncnn_run import ncnn_files
     from onnxslim_yolo.verify.detector import ncnn_input_format, ncnn_input_size
@@ -244,12 +247,15 @@ def _ncnn_entry(path: Path, size: tuple[int, int] | None, form: InputFormat | No
     param, weights = ncnn_files(path)
     if len(read_ncnn(param, weights).inputs) != 1:
         raise InputError("expected a network with one input", file=param)
+    where = ncnn_input_size(path, size)
+    if asked is not None:
+        require_affordable_pair(param, weights, where, asked)
     return {
         "runtime": "ncnn",
         "file": str(path),
         "param": param,
         "bin": weights,
-        "size": list(ncnn_input_size(path, size)),
+        "size": list(where),
         **_pixels(form or ncnn_input_format(path)),
     }
 

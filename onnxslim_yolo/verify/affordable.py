@@ -1,8 +1,8 @@
 """What running a model takes, judged before `verify`, `bench`, `eval` and `profile` open it: as `compile` does.
 
 A runtime computes constants while it opens a file, so this comes before. A graph that cannot be compiled is judged by
-the shapes that inference finds; what has none counts nothing. NCNN's files are not judged: they run in a
-process that is held to so much memory and time.
+the shapes that inference finds. NCNN's files are judged by `runtime.ncnn_effort`, and run in a process that is held to
+so much memory and time.
 """
 
 from __future__ import annotations

@@ -226,9 +226,12 @@ def _open_ncnn(
     arithmetic: Arithmetic | None,
     asked: Asked | None,
 ) -> Network:
-    from onnxslim_yolo.runtime.ncnn_run import NcnnRunner
+    from onnxslim_yolo.runtime.ncnn_effort import require_affordable_pair
+    from onnxslim_yolo.runtime.ncnn_run import NcnnRunner, ncnn_files
 
     where, guessed = _ncnn_size(path, size)
+    if asked is not None:
+        require_affordable_pair(*ncnn_files(path), where, asked)
     memory = None if asked is None else asked.memory
     if run_on is None:
         runner = NcnnRunner(
