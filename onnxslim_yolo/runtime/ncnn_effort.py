@@ -1,7 +1,7 @@
 """How much work running an NCNN pair is, by its `.param` alone and before ncnn starts, in `analysis.effort`'s units.
 
-1. A blob is known by its (channels, height, width), or by how many elements it has at most. A layer without a rule
-   makes as much as it reads.
+1. A blob is known by its (channels, height, width), or by how many elements it has. A layer without a rule makes as
+   much as it reads; so does a product of what has no known shape.
 2. A convolution takes its outputs times the weights that each reads, a pooling its outputs times its taps (at most what
    the map has), a product its outputs times what is summed; anything else counts by the element.
 
@@ -89,6 +89,8 @@ def _like_its_input(layer: NcnnLayer, read: Sequence[Map]) -> Map:
     shapes = [each.shape for each in read if each.shape is not None]
     if layer.type in SAME_SHAPE and shapes and len(shapes) == len(read):
         return Map.of(*(max(sides) for sides in zip(*shapes, strict=True)))
+    if layer.type in SAME_SHAPE:
+        return max(read, key=lambda each: each.elements)
     return Map(min(sum(each.elements for each in read), MOST))
 
 
@@ -187,6 +189,20 @@ def _padding(layer: NcnnLayer, read: Sequence[Map]) -> Map:
     return Map.of(channels + front + behind, height + top + bottom, width + left + right)
 
 
+def _crop(layer: NcnnLayer, read: Sequence[Map]) -> Map:
+    """What is between starts and ends along axes, where these are said; else all of it."""
+    starts, ends, axes = (layer.params.get(key) for key in (9, 10, 11))
+    shape = read[0].shape
+    if shape is None or not isinstance(starts, tuple) or not isinstance(ends, tuple) or not isinstance(axes, tuple):
+        return read[0]
+    sides = list(shape)
+    for start, end, axis in zip(starts, ends, axes, strict=False):
+        side = sides[int(axis) % 3]
+        first, last = (min(max(at + side if at < 0 else at, 0), side) for at in (start, end))
+        sides[int(axis) % 3] = last - first
+    return Map.of(*sides)
+
+
 def _tile(layer: NcnnLayer, read: Sequence[Map]) -> Map:
     times = layer.params.get(2)
     count = prod(max(float(t), 1) for t in times) if isinstance(times, tuple) else float(layer.integer(1, 1))
@@ -213,8 +229,18 @@ def _product(layer: NcnnLayer, read: Sequence[Map]) -> Map:
     if layer.type == "MatMul" and len(read) == 2 and read[0].shape is not None and read[1].shape is not None:
         columns = read[1].shape[1 if layer.integer(0) else 2]
         return Map.of(max(read[0].shape[0], read[1].shape[0]), read[0].shape[1], columns)
-    sizes = [each.elements for each in read]
-    return Map(min(prod(sizes), MOST) if len(sizes) > 1 else max([*sizes, layer.integer(7) * layer.integer(8)]))
+    return Map(max([*(each.elements for each in read), float(layer.integer(7) * layer.integer(8))]))
+
+
+def _permute(layer: NcnnLayer, read: Sequence[Map]) -> Map:
+    if read[0].shape is None:
+        return read[0]
+    channels, height, width = read[0].shape
+    orders = [
+        (channels, height, width), (channels, width, height), (height, channels, width),
+        (height, width, channels), (width, channels, height), (width, height, channels),
+    ]  # fmt: skip
+    return Map.of(*orders[layer.integer(0) % len(orders)])
 
 
 _RULES: dict[str, Callable[[NcnnLayer, Sequence[Map]], Map]] = {
@@ -222,8 +248,10 @@ _RULES: dict[str, Callable[[NcnnLayer, Sequence[Map]], Map]] = {
     **dict.fromkeys(DECONVOLUTIONS, _deconvolution),
     **dict.fromkeys(("InnerProduct", "Embed", "MatMul", "Gemm"), _product),
     "Concat": _concat,
+    "Crop": _crop,
     "Interp": _interp,
     "Padding": _padding,
+    "Permute": _permute,
     "Pooling": _pooling,
     "Reshape": _reshape,
     "Tile": _tile,
