@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
+
+from tests.test_packaging import OUTSIDE, packages_in_the_tree
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PLACES = {"onnxslim_yolo": "onnxslim_yolo", "passes": "onnxslim_yolo.passes", "models": "onnxslim_yolo.models"}
@@ -168,3 +176,11 @@ def test_the_map_for_contributors_shows_every_room_in_order() -> None:
     shown = [room for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for room in re.findall(r"`(\w+)/`", row)]
     inside = {path.parent.name for path in (ROOT / "onnxslim_yolo").glob("*/__init__.py")}
     assert shown == [room for room in ROOMS if room in inside]
+
+
+def test_the_package_list_is_the_tree() -> None:
+    """What is not in the list is in no wheel. Here, so that it is asked whenever modules have moved."""
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        setuptools = tomllib.load(stream)["tool"]["setuptools"]
+    assert set(setuptools["packages"]) == packages_in_the_tree()
+    assert setuptools["package-dir"] == {"onnxslim_yolo": "onnxslim_yolo", **{v: k for k, v in OUTSIDE.items()}}
