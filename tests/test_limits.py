@@ -15,7 +15,7 @@ from bench import bombs
 from onnxslim_yolo import compile as compile_model
 from onnxslim_yolo.analysis.effort import ELEMENT, LARGE_KERNEL, NODE, OUTPUT_COPIES, POOL_TAP, effort_of
 from onnxslim_yolo.analysis.folding import SIZE_LIMIT
-from onnxslim_yolo.analysis.limits import MEMORY, WORK, Asked, Limits, limits_for
+from onnxslim_yolo.analysis.limits import BY_WEIGHTS, MEMORY, WORK, Asked, Limits, limits_for
 from onnxslim_yolo.analysis.most_shapes import most_shapes, of_any_size
 from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.ir.model import Model, Source
@@ -89,7 +89,7 @@ def test_what_is_as_large_as_the_image_says_is_refused(op: str, tmp_path) -> Non
         compile_model(path, out=tmp_path / "out")
     assert caught.value.node is not None and f"({op})" in caught.value.node
     with pytest.raises(InputError, match="what the image holds"):
-        compare_models(path, path)
+        compare_models(path, path, asked=BY_WEIGHTS)
     write(bombs.as_large_as_said(op, 192.0), path)
     allowed = {"limit_memory": math.inf, "limit_work": math.inf, "emit": "onnx"}
     assert compile_model(path, out=tmp_path / "out", **allowed).folder
