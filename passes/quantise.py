@@ -1,10 +1,11 @@
-"""quantise: which layers the written ONNX computes in int8, and with which numbers, from calibration images.
+"""quantise: which layers the files compute in int8, and with which numbers, from calibration images.
 
     y = Σ W·x + b   becomes   y ≈ s_x · s_o · (Σ w · (c − z) + β)        w, c, β whole numbers (see `quantisation.plan`)
 
 per convolution, with one step s_o per output channel and one range per tensor. The graph stays what it is: only the
-plan of what is int8 is made here, and the ONNX file is written by it. So everything before this pass is verified as
-exactly as without it, and the file against a simulation of the same whole numbers (`verify.quantised`).
+plan of what is int8 is made here, and the files are written by it (NCNN's pair: see `emit.ncnn.int8`). So everything
+before this pass is verified as exactly as without it, and the files against a simulation of the same whole numbers
+(`verify.quantised`, `verify.ncnn_int8`).
 
 What stays float: the decode behind the last layers, whatever has no int8 kernel, what is not asked for, and with
 `auto` what costs more of the detector's accuracy than is allowed, the most costly first.
@@ -40,7 +41,7 @@ ALL, AUTO = "all", "auto"
 
 @dataclass(frozen=True)
 class Quantise:
-    """Choose what is int8 of the ONNX file.
+    """Choose what is int8 in the files.
 
     Args:
         layers: "auto", "all", or patterns of layers' names.

@@ -49,8 +49,8 @@ class CompileOptions:
         calib: unlabelled images (a folder, a list, a data.yaml) for "reconstruct", importance "output" and allocation
             by "curves"; the loss on every eighth of them is estimated.
         allocate: "global" or "curves": see the pass `prune`.
-        quantize: "none", or what is int8 of the ONNX file: "int8" (or "auto": as much as the detector bears), "all", or
-            patterns of layers' names; needs `calib` (see the pass `quantise`).
+        quantize: "none", or what is int8 in the files written: "int8" (or "auto": as much as the detector bears),
+            "all", or patterns of layers' names; needs `calib` (see the pass `quantise`).
         emit: what to write.
         ncnn_weights: how the ncnn pair stores weights.
         head: "keep", "raw" or "decoded".
@@ -182,7 +182,7 @@ class CompileOptions:
     )
     quantize: str = field(
         default="none",
-        metadata=told("What is int8 of the ONNX file; needs --calib.", "Output", shown="int8|all|PATTERN|none"),
+        metadata=told("What is int8 in the files; needs --calib.", "Output", shown="int8|all|PATTERN|none"),
     )
     verify_each: bool = field(default=False, metadata=told("Compare after every pass.", CHECKED))
     dump_to: Path | None = field(
@@ -226,7 +226,8 @@ class CompileOptions:
             hint = "give unlabelled ones with --calib DIR"
             raise UsageError(f"--quantize {self.quantize} needs images", hint=hint)
         if self.int8 and "onnx" not in self.emit:
-            raise UsageError("--quantize is of the ONNX file, and --emit names none", hint="--emit onnx,ncnn")
+            hint = "--emit onnx,ncnn: whether int8 still detects is told by the ONNX file"
+            raise UsageError("--quantize needs the ONNX file, and --emit names none", hint=hint)
         if not isinstance(self.prune, str) and not 0 <= self.prune < 1:
             hint = "0.5 removes half of the prunable channels"
             raise UsageError(f"the pruning ratio {self.prune} is not in [0, 1)", hint=hint)

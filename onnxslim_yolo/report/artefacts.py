@@ -80,8 +80,9 @@ def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
     source = model
     # Compiled on a PC for no machine in particular, a pair may end up on a phone.
     half = device_of(options.device).half or (None if options.device == "host" else False)
+    dots = device_of(options.device).isa == "neon-fp16"  # fp16 arithmetic and dot products came together
     try:
-        pair = emit_ncnn(model, weights=options.ncnn_weights, cut=False, half=half)
+        pair = emit_ncnn(model, weights=options.ncnn_weights, cut=False, half=half, dot_products=dots)
     except UnsupportedError as error:
         raw = model.copy()
         if Head("raw").run(raw):
@@ -90,7 +91,7 @@ def _convert(model: Model, options: CompileOptions) -> tuple[Model, NcnnModel]:
             model.note(
                 f"ncnn: {error.message}; the head is cut to its raw maps, which onnxslim_yolo.postprocess decodes"
             )
-        pair = emit_ncnn(source, weights=options.ncnn_weights, half=half)
+        pair = emit_ncnn(source, weights=options.ncnn_weights, half=half, dot_products=dots)
     for note in pair.notes:
         model.note(note)
     return source, pair

@@ -164,6 +164,11 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
     if param.read_text(encoding="utf-8") != pair.param or weights.read_bytes() != pair.bin:
         raise VerificationError("the ncnn files on disk are not what was converted", file=ncnn.folder)
     model = as_cut(ncnn.model, pair)
+    if pair.int8:
+        from onnxslim_yolo.verify.ncnn_int8 import verify_int8_pair
+
+        found.checks += verify_int8_pair(model, pair, (param, weights), feeds)
+        return
     if is_half(model):
         model, feeds = in_float32(model), feeds_in_float32(feeds)
     rounded = half_weights(model, pair.full) if pair.weights == "fp16" else model

@@ -16,6 +16,7 @@ from onnxslim_yolo.emit.ncnn.cut import cut as cut_tail
 from onnxslim_yolo.emit.ncnn.cut import learned_node, tail_of
 from onnxslim_yolo.emit.ncnn.defects import note_of, work_around
 from onnxslim_yolo.emit.ncnn.format import FP16_MAX, SHAPE_HINT, Layer, Weights, bin_bytes, fits_fp16, param_text
+from onnxslim_yolo.emit.ncnn.int8 import Int8Layer, quantise_layers
 from onnxslim_yolo.emit.ncnn.layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn.ops_elementwise import ELEMENTWISE_OPS
@@ -31,6 +32,7 @@ from onnxslim_yolo.emit.ncnn.tidy import insert_splits, rename_blobs, tidy
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, is_graph_output, static_shape
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.quantisation.plan import Quantisation, reasons
 
 OPS: Mapping[str, Lower] = {
     **NN_OPS,
@@ -84,6 +86,7 @@ class NcnnModel:
         notes: remarks for the report.
         weights: how weights are stored.
         full: the layers whose weights stay fp32 in an fp16 pair, because half precision does not hold them.
+        int8: the layers that are computed in int8.
     """
 
     param: str
@@ -95,16 +98,25 @@ class NcnnModel:
     notes: tuple[str, ...] = ()
     weights: Weights = "fp16"
     full: frozenset[str] = frozenset()
+    int8: tuple[Int8Layer, ...] = ()
 
 
-def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True, half: bool | None = None) -> NcnnModel:
+def emit_ncnn(
+    model: Model,
+    *,
+    weights: Weights = "fp16",
+    cut: bool = True,
+    half: bool | None = None,
+    dot_products: bool = False,
+) -> NcnnModel:
     """Convert a model to ncnn.
 
     Args:
-        model: a graph whose sizes are known apart from the batch.
+        model: a graph whose sizes are known apart from the batch; what of it is quantised is int8 in the pair.
         weights: the type of the weights of convolutions and linear layers; all else is fp32.
         cut: whether a post-processing tail that ncnn cannot express may be cut off.
         half: whether it will run where there is fp16 arithmetic, whose defects in ncnn are worked around; None: it may.
+        dot_products: whether int8 runs there with them (see `int8`).
 
     Raises:
         UnsupportedError: the graph has an operator, or a use of one, that ncnn lacks. Names the node and the way out.
@@ -122,7 +134,7 @@ def emit_ncnn(model: Model, *, weights: Weights = "fp16", cut: bool = True, half
     if failures:
         raise failures[0][1]
     cut_names = tuple(t.name for t in graph.outputs if not any(t is other for other in original))
-    return _finish(graph, lowering, weights, cut_names, notes, half)
+    return _finish(graph, lowering, weights, cut_names, notes, half, (model.quantised, dot_products))
 
 
 def _input_notes(graph: gs.Graph) -> list[str]:
@@ -224,6 +236,7 @@ def _finish(
     cut_names: tuple[str, ...],
     notes: list[str],
     half: bool | None,
+    quantised: tuple[Quantisation | None, bool] = (None, False),
 ) -> NcnnModel:
     inputs = [lowering.value(tensor) for tensor in graph.inputs]
     values = [lowering.value(tensor) for tensor in graph.outputs]
@@ -233,6 +246,12 @@ def _finish(
     if half is not False:
         layers, hit = work_around(layers, lowering.dims, known=half is True)
         notes += [note_of(hit, known=half is True)] if hit else []
+    plan, dot_products = quantised
+    int8: list[Int8Layer] = []
+    if plan is not None:
+        layers, int8, left = quantise_layers(layers, lowering.onnx_names(), plan, dot_products=dot_products)
+        notes.append(f"int8: {len(int8)} of {len(plan.layers)} layers in the NCNN pair")
+        notes += [f"int8: {number} stay float: {why}" for why, number in reasons(left.values()).items()]
     layers, ends = insert_splits(layers, [value.blob for value in outputs])
     onnx_names = lowering.onnx_names()
     blobs = {blob: onnx_names[blob] for layer in layers for blob in layer.outputs if blob in onnx_names}
@@ -252,7 +271,9 @@ def _finish(
     full = {} if weights == "fp32" else _full(layers)
     notes += [f"ncnn: the weights of '{name}' {why} half precision and stay fp32" for name, why in full.items()]
     param, data = param_text(layers), bin_bytes(layers, weights)
-    return NcnnModel(param, data, in_ports, out_ports, blobs, cut_names, tuple(notes), weights, frozenset(full))
+    return NcnnModel(
+        param, data, in_ports, out_ports, blobs, cut_names, tuple(notes), weights, frozenset(full), tuple(int8)
+    )
 
 
 def _hint_shapes(layers: list[Layer], dims: Mapping[str, Dims]) -> None:
@@ -272,6 +293,6 @@ def _full(layers: list[Layer]) -> dict[str, str]:
     found: dict[str, str] = {}
     for layer in layers:
         for weight in layer.weights:
-            if weight.tagged and not fits_fp16(layer, weight):
+            if weight.tagged and weight.values.dtype != np.int8 and not fits_fp16(layer, weight):
                 found[layer.name] = "exceed" if np.abs(weight.values).max() > FP16_MAX else "lie below the range of"
     return found

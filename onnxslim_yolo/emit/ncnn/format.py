@@ -23,6 +23,7 @@ Param: TypeAlias = "int | float | list[int] | list[float]"
 MAGIC = 7767517
 TAG_FP32 = 0
 TAG_FP16 = 0x01306B47
+TAG_INT8 = 0x000D4B38
 FLT_MAX = float(np.finfo(np.float32).max)
 FP16_MAX = float(np.finfo(np.float16).max)
 FP16_SMALL = 2.0**-15
@@ -40,7 +41,7 @@ class Weight:
     """One array of a layer's weights, in the order ncnn loads them.
 
     Attributes:
-        values: float32, any shape; written flat in C order.
+        values: float32, or int8 where they are codes; any shape; written flat in C order.
         tagged: whether ncnn reads a type tag first (weights of convolutions and the like), and fp16 is allowed.
     """
 
@@ -128,6 +129,8 @@ def _scalar(value: int | float) -> str:
 
 
 def _weight_bytes(layer: Layer, weight: Weight, weights: Weights) -> bytes:
+    if weight.values.dtype == np.int8:
+        return TAG_INT8.to_bytes(4, "little") + weight.values.tobytes() + bytes(-weight.values.size % 4)
     flat = np.ascontiguousarray(weight.values, dtype="<f4").reshape(-1)
     if not weight.tagged:
         return flat.tobytes()

@@ -1,0 +1,103 @@
+"""Convolutions in int8: ncnn quantises what such a layer reads, multiplies whole numbers, and gives out floats.
+
+    q(x) = clip(round(k·x), −127, 127), halves away from 0        y = Σ w·q(x) / (k·k_o) + b
+
+with a weight's codes w = clip(round(k_o·W), −127, 127), k_o = 127 / max |W_o| per output channel, and k = 127 / max |x|
+over the tensor's range. Parameter 8 says so; codes (tag int8), bias, k_o and k stand in the `.bin` in this order
+(Convolution::load_model, ConvolutionDepthWise::load_model). In between everything stays float.
+
+Declined, with the reason: groups that are no depthwise convolution (ncnn has one k_o a group), layers whose input has
+no range, and where the processor has dot products, 3×3 ones with stride 1: ncnn leaves Winograd's algorithm out for
+int8 there, and float is faster (published times: resnet18 on a Raspberry Pi 5 29.5 ms in fp16, 36.3 ms in int8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxslim_yolo.emit.ncnn.format import Layer, Weight, safe_name
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.quantisation.plan import Quantisation
+
+SCALE_TERM = 8
+LARGEST = 127
+
+
+@dataclass(frozen=True)
+class Int8Layer:
+    """A convolution of a pair in int8.
+
+    Attributes:
+        name: of the layer. reads, writes: ONNX names of what it reads and, with its activation, makes.
+        codes: int8, in the weight's order. scale: k_o per output channel; input_scale: k. float32.
+    """
+
+    name: str
+    reads: str
+    writes: str
+    codes: Array
+    scale: Array
+    input_scale: np.float32
+
+
+def quantise_layers(
+    layers: Sequence[Layer], onnx_names: Mapping[str, str], plan: Quantisation, *, dot_products: bool
+) -> tuple[list[Layer], list[Int8Layer], dict[str, str]]:
+    """The layers, those that the plan names in int8; what these are; and of its others why they stay float.
+
+    Args:
+        onnx_names: of blobs. dot_products: whether the processor is known to have them.
+    """
+    wanted = {safe_name(name): name for name in plan.layers}
+    done: list[Layer] = []
+    found: list[Int8Layer] = []
+    left = dict.fromkeys(wanted.values(), "it is another layer in ncnn")
+    for layer in layers:
+        name = wanted.get(layer.name)
+        if name is None or layer.type not in ("Convolution", "ConvolutionDepthWise"):
+            done.append(layer)
+            continue
+        reads, writes = (onnx_names.get(blob) for blob in (layer.inputs[0], layer.outputs[0]))
+        why = _declined(layer, reads if reads in plan.ranges else None, dot_products=dot_products)
+        if why is not None or reads is None or writes is None:
+            left[name] = why or left[name]
+            done.append(layer)
+            continue
+        del left[name]
+        made = _quantised(layer, reads, writes, np.float32(1 / plan.ranges[reads].symmetric_step))
+        found.append(made)
+        done.append(_written(layer, made))
+    return done, found, left
+
+
+def _declined(layer: Layer, reads: str | None, *, dot_products: bool) -> str | None:
+    if reads is None:
+        return "ncnn: what it reads is another tensor there"
+    if layer.type == "ConvolutionDepthWise" and layer.params.get(7) != layer.params.get(0):
+        return "ncnn: its groups are no depthwise convolution"
+    plain = layer.type == "Convolution" and [layer.params.get(key, 1) for key in (1, 11, 3, 13)] == [3, 3, 1, 1]
+    return "ncnn: a 3x3 convolution is faster in fp16 there" if dot_products and plain else None
+
+
+def _quantised(layer: Layer, reads: str, writes: str, input_scale: np.float32) -> Int8Layer:
+    outputs = layer.params[0]
+    weight = layer.weights[0].values.reshape(int(outputs) if isinstance(outputs, int) else -1, -1)
+    largest = np.abs(weight).max(axis=1)
+    scale = (LARGEST / np.where(largest > 0, largest, 1.0)).astype(np.float32)
+    product = weight.astype(np.float32) * scale[:, None]
+    codes = np.clip(away_from_zero(product), -LARGEST, LARGEST).astype(np.int8)
+    return Int8Layer(layer.name, reads, writes, codes.reshape(layer.weights[0].values.shape), scale, input_scale)
+
+
+def away_from_zero(values: Array) -> Array:
+    """Rounded, halves away from 0, as C's `roundf`."""
+    return np.asarray(np.sign(values) * np.floor(np.abs(values) + np.float32(0.5)))
+
+
+def _written(layer: Layer, made: Int8Layer) -> Layer:
+    weights = [Weight(made.codes, tagged=True), *layer.weights[1:]]
+    weights += [Weight(made.scale), Weight(np.asarray([made.input_scale], np.float32))]
+    return Layer(layer.type, layer.name, layer.inputs, layer.outputs, layer.params | {SCALE_TERM: 1}, weights)

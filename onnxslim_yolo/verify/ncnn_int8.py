@@ -1,0 +1,238 @@
+"""Is an int8 pair what it should be? Every int8 layer, from the very numbers that ncnn gave it, against a simulation.
+
+The pair is run and what its int8 layers read and make is looked at. The float graph is cut there: each layer is
+computed anew in plain arithmetic (see `emit.ncnn.int8` for the formula) from what ncnn's layer read, whatever is
+between layers from what ncnn's layers made, and the outputs from the last of those. So no rounding decided otherwise
+travels on, and all has to agree as float pairs do. Weights 1 % off have to show in every int8 layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
+from onnxslim_yolo.emit.ncnn.format import safe_name
+from onnxslim_yolo.emit.ncnn.int8 import LARGEST, Int8Layer
+from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.ir.graph import Array, Namer, Node, consumers, input_constant, is_graph_output, tensors, toposort
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.runtime.ncnn_run import run_ncnn
+from onnxslim_yolo.runtime.onnx_run import Feeds, bytes_of, session
+from onnxslim_yolo.verify.chain import Check
+from onnxslim_yolo.verify.compare import Difference
+from onnxslim_yolo.verify.control import SPOILED_BY
+from onnxslim_yolo.verify.judge import judge_from
+from onnxslim_yolo.verify.ncnn_compare import ROUNDING, half_weights
+
+INNER = 1e-3
+"""Worst |Δ| / (spread + |value|) of what a layer makes: float sums in another order, and Winograd between layers. Seen:
+up to 2e-5."""
+
+RECIPROCAL = 4e-4
+"""Of the products' sum that a depthwise layer may be off by: on x86 ncnn's kernels of these divide by the steps with
+`rcpps`, which is good to 1.5 · 2⁻¹² (seen: 2.8e-4), one factor for all of a channel."""
+
+GIVEN, CUT, PRODUCT = "__given", "__cut", "__product"
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The float graph cut at the int8 layers. `inner`: the tensors it is cut at. `depthwise`: those of such layers."""
+
+    data: bytes
+    inner: tuple[str, ...]
+    outputs: tuple[str, ...]
+    depthwise: tuple[str, ...] = ()
+
+    def run(self, feed: Feeds, given: Feeds) -> tuple[Feeds, Feeds, Feeds]:
+        """What is computed of the tensors that were given, the outputs, and depthwise layers' sums without bias."""
+        runner = session(self.data, optimise=False, threads=1)
+        made = [name for name in self.inner if name not in feed]
+        sums = [f"{name}{PRODUCT}" for name in self.depthwise]
+        names = [*(f"{name}{CUT}" for name in made), *self.outputs, *sums]
+        inputs = {f"{name}{GIVEN}": given[name] for name in self.inner}
+        known = {each.name for each in runner.get_inputs()}
+        values = runner.run(names, {k: v for k, v in (feed | inputs).items() if k in known})
+        found = dict(zip((*made, *self.outputs, *sums), values, strict=True))
+        products = {name: found[f"{name}{PRODUCT}"] for name in self.depthwise}
+        return dict(zip(made, values, strict=False)), {name: found[name] for name in self.outputs}, products
+
+
+def verify_int8_pair(model: Model, pair: NcnnModel, files: tuple[Path, Path], feeds: Sequence[Feeds]) -> list[Check]:
+    """Run a pair and compare.
+
+    Args:
+        model: the float graph, as far as the pair goes. files: `.param` and `.bin` as written. feeds: inputs.
+
+    Raises:
+        VerificationError: a layer or an output is off, codes are no roundings of the weights, or nothing would show it.
+    """
+    nodes = {safe_name(node.name): node for node in model.graph.nodes}
+    for layer in pair.int8:
+        _require_rounded(layer, nodes.get(layer.name))
+    names = frozenset(layer.name for layer in pair.int8)
+    stored = half_weights(model, pair.full | names) if pair.weights == "fp16" else model
+    cut, spoiled = (_cut(stored, pair.int8, by) for by in (0.0, SPOILED_BY))
+    checks = []
+    for exact in (True, False):
+        runs = _run(pair, files, feeds, cut.inner, exact=exact)
+        label = "ncnn, int8" if exact else "ncnn, int8, as it chooses"
+        checks += _compared(model, cut, feeds, runs, label)
+        if exact:
+            _require_seen(cut, spoiled, feeds[-1], runs[-1])
+    for check in checks:
+        if not check.passed:
+            worst = max(check.differences, key=lambda d: d.worst)
+            raise VerificationError(
+                f"int8 in ncnn is not what was planned ({check.runtime}): {worst.place()} differs by "
+                f"{worst.worst:.2e} of its spread, allowed {check.tolerance:.0e}",
+                hint="nothing was written; please report this model; --emit onnx writes the ONNX file alone",
+            )
+    return checks
+
+
+def _require_rounded(layer: Int8Layer, node: Node | None) -> None:
+    """Codes are roundings of the graph's own weights: no arrangement of the converter's is taken on trust."""
+    weight = None if node is None else input_constant(node, 1)
+    if weight is None or weight.size != layer.codes.size:
+        raise VerificationError("int8: an NCNN layer has other weights than the graph", node=layer.name)
+    step = 1 / layer.scale.astype(np.float64)[:, None]
+    apart = np.abs(layer.codes.reshape(len(layer.scale), -1) * step - weight.reshape(len(layer.scale), -1))
+    if not (apart <= 0.5001 * step).all():
+        raise VerificationError("int8: codes in the NCNN pair are no roundings of the weights", node=layer.name)
+
+
+def _cut(model: Model, layers: Sequence[Int8Layer], spoiled_by: float) -> _Cut:
+    """The float graph with each of these layers computed as ncnn does, cut at what they read and make."""
+    copy = model.copy()
+    graph, name = copy.graph, Namer(copy.graph)
+    outputs = tuple(tensor.name for tensor in graph.outputs)
+    nodes = {safe_name(node.name): node for node in graph.nodes}
+    inner = dict.fromkeys(each for layer in layers for each in (layer.reads, layer.writes))
+    rng = np.random.default_rng(0)
+    for tensor in [t for t in tensors(graph) if t.name in inner]:
+        _give(graph, tensor)
+    for layer in layers:
+        codes = layer.codes.astype(np.float32)
+        if spoiled_by:
+            codes = (codes * (1 + rng.choice([-spoiled_by, spoiled_by], size=codes.shape))).astype(np.float32)
+        _as_ncnn(graph, nodes[layer.name], layer, codes, name)
+    graph.nodes = toposort(graph)
+    depthwise = tuple(layer.writes for layer in layers if groups_of(nodes[layer.name]) > 1)
+    return _Cut(bytes_of(copy), tuple(inner), outputs, depthwise)
+
+
+def _give(graph: gs.Graph, tensor: gs.Tensor) -> None:
+    """Let all that reads a tensor read what is given for it."""
+    label, fed = tensor.name, any(tensor is each for each in graph.inputs)
+    given = gs.Variable(f"{label}{GIVEN}", np.float32, tensor.shape)
+    for node in consumers(tensor):
+        node.inputs = [given if each is tensor else each for each in node.inputs]
+    graph.inputs.append(given)
+    if fed:
+        return
+    tensor.name = f"{label}{CUT}"
+    if is_graph_output(graph, tensor):
+        again = gs.Variable(label, np.float32, tensor.shape)
+        graph.nodes.append(gs.Node("Identity", f"{label}__again", {}, [given], [again]))
+        graph.outputs = [again if each is tensor else each for each in graph.outputs]
+    graph.outputs.append(tensor)
+
+
+def _as_ncnn(graph: gs.Graph, node: Node, layer: Int8Layer, codes: Array, name: Namer) -> None:
+    bias, output = input_constant(node, 2), node.outputs[0]
+    count = len(layer.scale)
+
+    def make(op: str, *inputs: gs.Tensor | Array, into: gs.Tensor | None = None) -> gs.Tensor:
+        read = [
+            gs.Constant(name(f"{node.name}__c"), np.asarray(each, np.float32)) if isinstance(each, np.ndarray) else each
+            for each in inputs
+        ]
+        made = gs.Variable(name(f"{node.name}__{op}"), np.float32) if into is None else into
+        graph.nodes.append(gs.Node(op, name(f"{node.name}__n"), {}, read, [made]))
+        return made
+
+    scaled = make("Mul", node.inputs[0], np.asarray(layer.input_scale))
+    away = make("Mul", make("Sign", scaled), make("Floor", make("Add", make("Abs", scaled), np.asarray(0.5))))
+    low, high = np.asarray(-float(LARGEST)), np.asarray(float(LARGEST))
+    read = make("Min", make("Max", away, low), high)
+    sums = gs.Variable(name(f"{node.name}__sums"), np.float32)
+    weight = gs.Constant(name(f"{node.name}__codes"), codes.reshape(np.asarray(input_constant(node, 1)).shape))
+    node.outputs = [sums]
+    node.inputs = [read, weight]
+    shape = (1, count, 1, 1)
+    back = (1 / (np.float64(layer.input_scale) * layer.scale.astype(np.float64))).reshape(shape)
+    shift = np.zeros(shape) if bias is None else bias.reshape(shape)
+    product = make("Mul", sums, back)
+    make("Add", product, shift, into=output)
+    if groups_of(node) > 1:
+        product.name = f"{layer.writes}{PRODUCT}"
+        graph.outputs.append(product)
+
+
+def _run(
+    pair: NcnnModel, files: tuple[Path, Path], feeds: Sequence[Feeds], inner: Sequence[str], *, exact: bool
+) -> list[Feeds]:
+    """What ncnn computes of these tensors and of the outputs, by their ONNX names."""
+    blobs = {name: blob for blob, name in reversed(list(pair.blobs.items()))}
+    fed = {port.onnx for port in pair.inputs.values()}
+    outputs = {port.onnx: blob for blob, port in pair.outputs.items()}
+    wanted = {name: blobs[name] for name in inner if name not in fed} | outputs
+    inputs = [{blob: feed[port.onnx].reshape(port.dims) for blob, port in pair.inputs.items()} for feed in feeds]
+    runs = run_ncnn(*files, inputs, outputs=list(dict.fromkeys(wanted.values())), exact=exact)
+    return [
+        {name: run[blob] for name, blob in wanted.items()} | {name: feed[name] for name in fed}
+        for run, feed in zip(runs, feeds, strict=True)
+    ]
+
+
+def _compared(model: Model, cut: _Cut, feeds: Sequence[Feeds], runs: Sequence[Feeds], label: str) -> list[Check]:
+    inner: dict[str, Difference] = {}
+    expected, got = [], []
+    for feed, run in zip(feeds, runs, strict=True):
+        made, outputs, products = cut.run(feed, _shaped(cut, run))
+        for name, value in made.items():
+            off = _off(name, value, run[name], products.get(name))
+            if name not in inner or not off.worst <= inner[name].worst:
+                inner[name] = off
+        expected.append(outputs)
+        got.append({name: run[name].reshape(value.shape) for name, value in outputs.items()})
+    worst = sorted(inner.values(), key=lambda d: -d.worst)[:4]
+    judge = judge_from(model, feeds, expected).with_floor(ROUNDING)
+    return [
+        Check("simulation = layers of the NCNN pair", label, worst, INNER),
+        Check("decode of them = outputs of the NCNN pair", label, judge.compare(got, INNER), INNER),
+    ]
+
+
+def _shaped(cut: _Cut, run: Mapping[str, Array]) -> Feeds:
+    """ncnn knows no batch: what is given gets one."""
+    return {name: run[name] if run[name].ndim == 4 else run[name][None] for name in cut.inner}
+
+
+def _off(name: str, expected: Array, got: Array, product: Array | None = None) -> Difference:
+    if expected.size != got.size:
+        return Difference(name, np.inf, np.inf, 0.0, note=f"shape {got.shape}, expected {expected.shape}")
+    wanted = expected.astype(np.float64).reshape(-1)
+    delta = np.nan_to_num(np.abs(wanted - got.reshape(-1)), nan=np.inf)
+    if product is not None and product.size == delta.size:
+        delta = np.maximum(delta - RECIPROCAL * np.abs(product.astype(np.float64).reshape(-1)), 0.0)
+    spread = float(wanted.std()) or float(np.abs(wanted).max(initial=0.0)) or 1.0
+    share = delta / (spread + np.abs(wanted))
+    return Difference(name, float(share.max(initial=0.0)), float(delta.max(initial=0.0)), spread)
+
+
+def _require_seen(cut: _Cut, spoiled: _Cut, feed: Feeds, run: Feeds) -> None:
+    """Weights 1 % off show in what every layer makes. Raises VerificationError where they do not."""
+    made, _, products = spoiled.run(feed, _shaped(cut, run))
+    plain, _, _ = cut.run(feed, _shaped(cut, run))
+    for name, value in made.items():
+        moved = not np.array_equal(value, plain[name])
+        if moved and not _off(name, plain[name], value, products.get(name)).worst > 2 * INNER:
+            raise VerificationError(f"the check of the int8 pair would not notice weights 1 % off in '{name}'")
