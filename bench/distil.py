@@ -43,7 +43,8 @@ def main() -> None:
         for name, rate in (("lr 0", 0.0), ("distilled", arguments.lr)):
             out = work / f"{share:g}-{rate:g}"
             line = ("distil", module, "--teacher", source, "--images", data, *size, "--lr", rate)
-            seconds = run(out / "pruned.onnx", *line, "--epochs", arguments.epochs, "--emit", "onnx", "-q", "-o", out)
+            epochs = arguments.epochs if rate else 1  # of nothing, more would be the same
+            seconds = run(out / "pruned.onnx", *line, "--epochs", epochs, "--emit", "onnx", "-q", "-o", out)
             report = json.loads((out / "pruned.report.json").read_text())
             row[name] = scores(out / "pruned.onnx", data) | {"seconds": seconds, **report["distillation"]}
         result["rows"].append(row)

@@ -26,6 +26,9 @@ from onnxslim_yolo.training.stages import Stages
 
 STAGES = ("dense", "sparse", "pruned", "tuned", "final")
 
+FEWEST = 8
+"""Epochs: in fewer than four nothing is pushed to zero."""
+
 Row = dict[str, Any]
 
 
@@ -52,7 +55,7 @@ class LoopOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.epochs < 4:
+        if self.epochs < FEWEST:
             raise UsageError(f"{self.epochs} epochs are too few for two trainings", hint="--epochs 100")
         parse_target(self.target_latency)  # said before anything is trained
         if not 0 < self.share < 1:

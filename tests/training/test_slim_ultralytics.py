@@ -141,6 +141,32 @@ def test_sparsify_prune_finetune_as_commands(tmp_path_factory: pytest.TempPathFa
     assert side(folder, "facts", str(folder), "runs/tuned/weights/best.pt")["widths"] == before["widths"]
 
 
+def test_the_loop_in_one_command(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = compiled("yolov8n", tmp_path_factory)
+    data = side(folder, "data", str(folder))
+    small = ("imgsz=96", "batch=2", "nbs=2", "workers=0", "plots=False", "amp=False")
+    line = ("slim", "yolov8n.pt", "--data", data, "--target-latency", "0.9x", "--epochs", "8", "-o", "loop", "--json")
+    done = tool(folder, *line, *small)
+    assert done.returncode == 0, done.stderr[-2000:]
+    note = json.loads((folder / "loop/slim.json").read_text())
+    assert list(note["done"]) == ["dense", "sparse", "pruned", "tuned", "final"]
+    rows = [row.split(",") for row in (folder / "loop/stages.csv").read_text().splitlines()]
+    assert [row[0] for row in rows[1:]] == ["dense", "pruned", "final"]
+    latency = rows[0].index("latency_us")
+    assert float(rows[3][latency]) <= 0.9 * float(rows[1][latency])
+    assert (folder / "loop/final/yolov8n_ncnn_model/model.ncnn.param").is_file()
+    again = tool(folder, *line, *small)  # all of it is done
+    assert again.returncode == 0 and "epoch" not in again.stdout.lower(), again.stdout[-500:]
+    other = tool(folder, *line, *small, "lr0=0.001")
+    assert other.returncode == 2 and "holds a run with settings" in other.stderr
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    assert side(tmp_path, "handed", str(tmp_path))[0] == "SlimDetectionTrainer"
+    one, two = side(tmp_path, "together", str(tmp_path))
+    assert one == two and 8 <= one.count(0.0) <= 16
+
+
 @pytest.mark.parametrize("name", ["yolov8n-seg", "yolo12n", "yolo26n-pose"])
 def test_a_plan_is_applied_to_the_same_widths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled(name, tmp_path_factory)

@@ -5,6 +5,8 @@ data FOLDER [NC]         a data set of rectangles, FOLDER/data.yaml; `classes`: 
 predict FOLDER SLIM ONNX boxes, scores, classes, masks and points of both, as JSON
 train FOLDER SLIM STEP   trains two epochs with SlimTrainer; "plain": without; "resume": stopped after one, gone on with
 export FOLDER SLIM       ONNX and NCNN, by Ultralytics, and what they predict
+handed FOLDER            what a training on several devices hands to its processes, there and back
+together FOLDER          two processes (gloo, CPU) that train one network for sparsity: which γ are zero in each
 """
 
 from __future__ import annotations
@@ -156,9 +158,65 @@ def export(folder: Path, path: str) -> list[Any]:
     return predict(folder, path, *map(str, written))
 
 
+def handed(folder: Path) -> list[str]:
+    """Ultralytics pickles the trainer's class and the callbacks for the processes that it starts."""
+    import pickle
+
+    from onnxslim_yolo.training.slim_trainer import TRAINERS, trainer_class
+    from onnxslim_yolo.training.sparsifying import Sparsifier
+
+    found = Sparsifier(0.5, 0.3, 1.0)
+    state = {"trainers": [trainer_class(task) for task in TRAINERS], "callbacks": [found.start, found.begin_epoch]}
+    again = pickle.loads(pickle.dumps(state))
+    assert again["callbacks"][0].__self__ is again["callbacks"][1].__self__  # they go on sharing what they know
+    return [trainer.__name__ for trainer in again["trainers"]]
+
+
+def together(folder: Path) -> list[Any]:
+    from torch import multiprocessing
+
+    multiprocessing.spawn(_one_of_two, args=(str(folder),), nprocs=2)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def _one_of_two(rank: int, folder: str) -> None:
+    import torch
+    from torch import distributed, nn
+
+    from onnxslim_yolo.training.sparsity import GammaSparsity
+
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 1, 1))
+    whole = nn.parallel.DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(whole.parameters(), 1e-2)
+    sparsity = GammaSparsity(net, optimizer, 1.0, target=0.5)
+    sparsity.step = 0.1
+    random = torch.Generator().manual_seed(rank)  # each process has images of its own
+    for epoch in range(4):
+        sparsity.set_epoch(epoch, 4)
+        for _ in range(10):
+            x = torch.rand(2, 3, 8, 8, generator=random)
+            optimizer.zero_grad()
+            (whole(x).mean((1, 2, 3)) - x.mean((1, 2, 3))).square().mean().backward()
+            optimizer.step()
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(net[1].weight.tolist()))
+    distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     step, place, *rest = sys.argv[1:]
     numbers = [int(each) if each.isdecimal() else each for each in rest]
-    outcome = {"write": write, "data": data, "predict": predict, "train": train, "export": export, "facts": None}[step]
+    outcome = {
+        "write": write,
+        "data": data,
+        "predict": predict,
+        "train": train,
+        "export": export,
+        "facts": None,
+        "handed": handed,
+        "together": together,
+    }[step]
     answer = facts(rest[0]) if outcome is None else outcome(Path(place).resolve(), *numbers)
     print("ANSWER", json.dumps(answer, default=str))
