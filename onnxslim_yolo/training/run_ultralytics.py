@@ -14,8 +14,9 @@ from typing import Any
 
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UsageError
 from onnxslim_yolo.files.atomic import require_file
+from onnxslim_yolo.files.yaml import read_yaml
 from onnxslim_yolo.training.slim_checkpoint import require_ultralytics
-from onnxslim_yolo.training.slim_trainer import SlimTrainer
+from onnxslim_yolo.training.slim_trainer import SlimTrainer, check_classes
 from onnxslim_yolo.training.sparsifying import NOTE, run_checkpoint, sparsify
 
 
@@ -62,6 +63,8 @@ def run_sparsify(
     """
     yolo = _opened(checkpoint, resume=resume)
     asked = _asked_before(checkpoint) if resume else {}
+    if not resume:
+        require_its_classes(yolo, data)
     sparsifier = sparsify(yolo, **({"target": target} | asked))
     more = {"resume": True} if resume else {"data": _required(data), "epochs": epochs, **settings}
     folder = _train(yolo, checkpoint, more)
@@ -90,6 +93,14 @@ def run_finetune(
         _require_there(teacher)
         more["distill_model"] = str(teacher)
     return _train(yolo, checkpoint, {**more, "trainer": SlimTrainer})
+
+
+def require_its_classes(yolo: Any, data: str | None) -> None:
+    """Raises InputError where a data.yaml at hand has other classes: Ultralytics would begin a new head for them."""
+    file = Path(data or "")
+    names = read_yaml(file, "data.yaml", "a mapping").get("names") if data and file.is_file() else None
+    if isinstance(names, (list, dict)):
+        check_classes(getattr(yolo, "model", None), {"names": names, "nc": len(names)})
 
 
 def _required(data: str | None) -> str:

@@ -33,6 +33,8 @@ TRAINERS = {
 }
 """Task → class in `ultralytics.models.yolo.TASK`."""
 
+TRIED = "tried with ultralytics 8.4.190: pip install 'ultralytics>=8.4,<8.5'"
+
 
 class SlimTrainer:
     """Stands for the trainer of the task at hand: `SlimTrainer(overrides={"task": "segment", …})` is one of those."""
@@ -89,8 +91,12 @@ def trainer_class(task: str) -> type:
         from onnxslim_yolo.training.slim_checkpoint import INSTALL
 
         raise UsageError(f"Ultralytics cannot be imported: {error}", hint=INSTALL) from error
+    except AttributeError as error:
+        raise UnsupportedError(f"the installed Ultralytics has no {TRAINERS[task]}", hint=TRIED) from error
     if not all(callable(getattr(base, name, None)) for name in ("get_model", "setup_model", "save_model")):
-        raise UnsupportedError(f"{base.__name__} of the installed Ultralytics builds its network in another way")
+        raise UnsupportedError(
+            f"{base.__name__} of the installed Ultralytics builds its network in another way", hint=TRIED
+        )
     name = f"Slim{TRAINERS[task]}"
     return type(name, (SlimTrainer, base), {"__module__": __name__, "__doc__": f"{TRAINERS[task]}, widths kept."})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -229,6 +230,13 @@ def test_bad_input(place: Path, tmp_path: Path) -> None:
     for wrong in ({"epochs": 0}, {"lr": -1.0}, {"lr": 1.0}, {"maps": -1.0}, {"batch": 0}):
         with pytest.raises(UsageError):
             DistilOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_without_torch_it_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="distilling needs torch") as caught:
+        distil_command(tmp_path / "none.pt", tmp_path / "none.onnx", tmp_path)
+    assert caught.value.exit_status == 2
 
 
 def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.errors import InputError, OnnxSlimError, UnsupportedError, UsageError
 from onnxslim_yolo.training import SlimTrainer
 from onnxslim_yolo.training.slim_checkpoint import cuts_of, slim_from_plan, with_twins
 from onnxslim_yolo.training.slim_trainer import check_classes, trainer_class
@@ -77,3 +78,23 @@ def test_cuts_of_grouped_layers_count_through() -> None:
     tensors = {"a.weight": np.zeros((4, 3, 1, 1)), "b.weight": np.zeros(6)}
     keep = {"a.weight": {"1": [[0, 2], [1, 2]]}, "b.weight": {"0": [1]}, "c.bias": {"0": [0]}}
     assert cuts_of({"keep": keep}, tensors) == {"a": {"1": [0, 2, 4, 5]}, "b": {"0": [1]}}
+
+
+@pytest.mark.parametrize("left_out", ["get_model", "setup_model", "save_model"])
+def test_an_ultralytics_too_old_or_too_new_is_refused(left_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"get_model", "setup_model", "save_model"} - {left_out}
+    base = type("DetectionTrainer", (), {name: lambda self: None for name in names})
+    room = ModuleType("ultralytics.models.yolo.detect")
+    room.DetectionTrainer = base  # type: ignore[attr-defined]
+    for name in ("ultralytics", "ultralytics.models", "ultralytics.models.yolo"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, room.__name__, room)
+    trainer_class.cache_clear()
+    with pytest.raises(UnsupportedError, match="builds its network in another way") as caught:
+        trainer_class("detect")
+    assert caught.value.exit_status == 2
+    del room.DetectionTrainer  # and one that calls it otherwise
+    with pytest.raises(OnnxSlimError, match="DetectionTrainer") as caught:
+        trainer_class("detect")
+    assert caught.value.exit_status == 2
+    trainer_class.cache_clear()

@@ -137,6 +137,21 @@ def test_a_training_that_diverges_is_stopped(tmp_path: Path) -> None:
         yolo.train()
 
 
+@pytest.mark.parametrize(("names", "fits"), [("{0: a, 1: b}", True), ("[a, b, c]", False), ("{0: a}", False)])
+def test_data_of_other_classes_begin_no_new_head(
+    names: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yolo = SimpleNamespace(add_callback=lambda *_: None, model=SimpleNamespace(names={0: "a", 1: "b"}))
+    monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: yolo)
+    monkeypatch.setattr(run_ultralytics, "_train", lambda *_: tmp_path)
+    (tmp_path / "data.yaml").write_text(f"path: .\ntrain: images\nval: images\nnames: {names}\n")
+    if fits:
+        assert run_sparsify(tmp_path, str(tmp_path / "data.yaml"), 1, 0.5, {}) == tmp_path
+        return
+    with pytest.raises(InputError, match=r"the data has \d classes .*, the network 2"):
+        run_sparsify(tmp_path, str(tmp_path / "data.yaml"), 1, 0.5, {})
+
+
 def test_what_came_to_nothing_has_a_status_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: SimpleNamespace(add_callback=lambda *_: None))
     monkeypatch.setattr(run_ultralytics, "_train", lambda *_: tmp_path)
