@@ -44,6 +44,13 @@ BENCHMARKS = (
         ("python bench/verdicts.py",),
     ),
     Result(
+        "Trained or not",
+        "how a network that was never trained is told, which pruning cannot hurt",
+        ("untrained*",),
+        ("python bench/untrained.py",),
+        MATERIAL,
+    ),
+    Result(
         "Table A: widths",
         "YOLOv5n with 70 % of its γ removed, on every grid of widths, against the published case",
         ("table-a*",),

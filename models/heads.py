@@ -81,11 +81,9 @@ class AnchorDetect(Head):
     IDLE = ("anchors", "anchor_grid", "stride", "m2")
     ATTRIBUTES = allow(nc=REQUIRED, no=REQUIRED, na=REQUIRED, nl=REQUIRED, nm=0, stride=REQUIRED, include_nms=False)
     DESCRIBING: ClassVar[tuple[str, ...]] = (
-        *Head.DESCRIBING,
-        "npr",
-        "concat",
-        "end2end",
-    )  # YOLOv7's: in which form the same table is returned
+        *(*Head.DESCRIBING, "npr"),
+        *("concat", "end2end"),  # YOLOv7's: in which form the same table is returned
+    )
     m: nn.ModuleList
     ia: nn.ModuleList | None
     im: nn.ModuleList | None

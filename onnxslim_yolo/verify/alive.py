@@ -13,9 +13,8 @@ without any, on made-up photographs (`verify.scenes`), and judged by
     none does, or head not known    –                                    size < 0.02: the output ignores the image
 
 and *weakened* in between; *not judged* where the source detects nothing on the images, and where it was never
-trained, which has nothing to lose. That shows where it fires in more than a tenth of its cells: trained detectors do in
-0.02 to 4 % of them, freshly initialised ones in 38 to 100 %. And, biases set for rare objects, where all cells score
-much alike: the highest hundredth is 1.6 to 2.1 above the median in logits, 2.5 to 10 where something was learnt.
+trained, which has nothing to lose: its scores on images do not rise above those on the same images in disorder
+(`verify.disorder`).
 
 Why these thresholds: mAP50 beside these figures, with images and without, for seven networks pruned by 2 to 90 % in a
 first run; bench/verdicts.py repeats it, and bench/results/verdicts.md has what of it is done. "Alive" has never less
@@ -43,6 +42,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.head_error import iou
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_each
+from onnxslim_yolo.verify.disorder import SHOWN, disordered, looks_trained
 from onnxslim_yolo.verify.response import Groups, Response, groups_of, response
 
 CONFIDENCE, OVERLAP, SCORE = 0.25, 0.5, 0.2
@@ -56,12 +56,6 @@ ALIKE, UNLIKE, SAME = 0.8, 0.5, 0.9
 HALF, GONE = 0.5, 0.02
 FAINT = 0.1
 """Where no cell of the source scores this much, it sees nothing at all."""
-UNTRAINED = 0.1
-"""A source that fires in a larger share of its cells than this was never trained to detect."""
-UNTRAINED_BEST = 0.5
-"""The same of an end-to-end head, whose rows are the best cells only."""
-EVEN = 2.3
-"""Logits by which the highest hundredth of the scores is above their median in one that was trained."""
 
 EVERY_CELL = -1.0
 """A confidence that every cell exceeds."""
@@ -116,40 +110,37 @@ def judge(source: Model, result: Model, feeds: Sequence[Feeds], kind: str) -> Al
     if not known:
         state = _by_response(left)
         return Alive(state, _why(state, None, left, kind), len(seen), kind, response=left)
-    scores = np.concatenate([one.scores for one in seen])
     counts = _Counts(
         sum(len(a) for a, _ in known),
         sum(kept(*p) for p in known),
         sum(kept(*p, score=1) for p in known),
-        _untrained(scores, any(one.best for one in seen)),
+        _untrained(source, feeds, seen),
     )
-    state = _state(counts, float(scores.max(initial=0)), left)
+    best = max(float(one.scores.max(initial=0)) for one in seen)
+    state = _state(counts, best, left)
     why = _why(state, counts, left, kind)
     return Alive(state, why, len(seen), kind, counts.detections, counts.kept, counts.found, left)
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """Detections of the source; how many are kept, or found with whatever score; why it looks untrained, if so."""
+    """Detections of the source; how many are kept, or found with whatever score; whether it looks untrained."""
 
     detections: int
     kept: int
     found: int
-    untrained: str
+    untrained: bool
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Both networks on one input: groups of columns; detections and the source's score per cell, the head known.
-
-    `best`: the cells are the best ones only, as an end-to-end head gives them.
-    """
+    """Both networks on one input: groups of columns; detections and the source's score per cell, the head known."""
 
     before: Groups
     after: Groups
     pair: tuple[Detections, Detections] | None
     scores: Array
-    best: bool = False
+    head: HeadSpec | None = None
 
     @classmethod
     def of(cls, source: Model, feed: Feeds, before: Feeds, after: Feeds) -> _Seen:
@@ -161,8 +152,7 @@ class _Seen:
             return cls(*groups, None, np.zeros(0))
         found = postprocess(ours, head, conf=CONFIDENCE)[0]
         again = postprocess([np.nan_to_num(o) for o in theirs], head, conf=CONFIDENCE - SCORE)[0]
-        scores = candidates(ours, head, 0, EVERY_CELL, False).scores
-        return cls(*groups, (found, again), scores, head.kind == "end2end")
+        return cls(*groups, (found, again), candidates(ours, head, 0, EVERY_CELL, False).scores, head)
 
 
 def head_of(model: Model, outputs: Sequence[Array], feed: Feeds) -> HeadSpec | None:
@@ -195,17 +185,20 @@ def _by_response(left: Sequence[Response]) -> State:
     return "needs training" if left and all(one.size < GONE for one in left) else "not judged"
 
 
-def _untrained(scores: Array, best: bool) -> str:
-    """What shows that the source was never trained; "" where nothing does."""
-    if not len(scores):
-        return ""
-    firing = float((scores > CONFIDENCE).mean())
-    if firing > (UNTRAINED_BEST if best else UNTRAINED):
-        return f"the source fires in {firing:.0%} of its {'best ' if best else ''}cells"
-    middle, high = (float(np.clip(np.quantile(scores, q), 1e-9, 1 - 1e-6)) for q in (0.5, 0.99))
-    if scores.max() >= FAINT and np.log(high / (1 - high)) - np.log(middle / (1 - middle)) < EVEN:
-        return f"the source's cells all score much alike, around {middle:.2g}"
-    return ""
+def _untrained(source: Model, feeds: Sequence[Feeds], seen: Sequence[_Seen]) -> bool:
+    """Whether the source scores these images as it scores disorder; no where none of its scores is worth mentioning."""
+    scores = np.concatenate([one.scores for one in seen[:SHOWN]])
+    head = next(one.head for one in seen if one.head is not None)
+    if scores.max(initial=0) < FAINT:
+        return False
+    return not looks_trained(scores, *(scores_of(source, each, head) for each in disordered(feeds)))
+
+
+def scores_of(model: Model, feeds: Sequence[Feeds], head: HeadSpec) -> Array:
+    """The score of every cell on all of these inputs."""
+    names = [tensor.name for tensor in model.graph.outputs]
+    runs = [[np.asarray(run[name], np.float32) for name in names] for run in run_each(model, feeds)]
+    return np.concatenate([candidates(run, head, 0, EVERY_CELL, False).scores for run in runs])
 
 
 def _state(counts: _Counts, best: float, left: Sequence[Response]) -> State:
@@ -229,7 +222,7 @@ def _why(state: State, counts: _Counts | None, left: Sequence[Response], kind: s
     if counts is None:
         parts.append("its outputs are not those of a head that can be decoded")
     elif counts.untrained:
-        parts.append(f"{counts.untrained}, as in one that was never trained")
+        parts.append("the source scores these images as it scores disorder: it was never trained")
     elif not counts.detections:
         where = "made-up photographs; give --calib" if kind == "made-up" else "the images"
         parts.append(f"the source itself detects nothing on {where}")

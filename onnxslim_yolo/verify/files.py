@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,7 +174,7 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
     rounded = half_weights(model, pair.full) if pair.weights == "fp16" else model
     same = rounded is written  # whose outputs are known
     # What rounding costs is asked only where the pair is not as near as it would have to be if it cost nothing.
-    mine = Judge([plain[0], plain[-1]], judge.rulers, judge.ordered) if same else judge_of(rounded, feeds, exact=True)
+    mine = replace(judge, expected=[plain[0], plain[-1]]) if same else judge_of(rounded, feeds, exact=True)
     rounding = None if same else partial(judge_of, rounded, feeds)
     tolerance = max(found.tolerance, FINEST_NCNN)
     differences = verify_pair(rounded, pair, feeds, mine, rounding=rounding, tolerance=tolerance)

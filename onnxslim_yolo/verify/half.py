@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Array, copy_graph, input_constant, nodes_of, revalue, tensors
+from onnxslim_yolo.ir.graph import Array, copy_graph, input_constant, nodes_of, replace_constant, revalue, tensors
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.verify.columns import Feeds
 
@@ -55,6 +55,19 @@ def rounded_again(model: Model, seed: int = 0) -> Model:
             if value is not None and node.inputs[index].name in was_half:
                 signs = rng.choice([-UNIT, UNIT], size=value.shape)
                 revalue(node, index, (value * (1 + signs)).astype(np.float32))
+    return moved
+
+
+def moved_weights(model: Model, seed: int = 0) -> Model:
+    """A copy with every weight of a linear layer and a normalisation moved by its last place, up or down at random."""
+    moved = model.copy()
+    rng = np.random.default_rng(seed)
+    for node in nodes_of(moved.graph, *LINEAR, "BatchNormalization"):
+        for index in range(len(node.inputs)):
+            value = input_constant(node, index)
+            if value is not None and value.dtype.kind == "f":
+                towards = rng.choice([-np.inf, np.inf], size=value.shape).astype(value.dtype)
+                replace_constant(node, index, np.nextafter(value, towards))
     return moved
 
 

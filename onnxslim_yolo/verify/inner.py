@@ -5,13 +5,17 @@ graphs are run with these as outputs, too, and compared channel by channel. One 
 layer's channels by about as much, however little of that reaches an output: layers behind attenuate it below rounding.
 
 Channels that nothing at an output depends on (see `analysis.needed`) are anybody's: `drop-dead` sets them to zero.
+
+A pass may move a factor from a layer to the one behind it, so a tensor may hold something else where all who read it
+were changed, and what they make of it agrees.
+
 A channel's difference is divided by its spread, or by what rounding costs there: what the graph before the pass gives
 under onnxruntime's optimisations, times `NOISE`, and `UNITS` of the tensor's largest number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +23,7 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.needed import NeededChannels
-from onnxslim_yolo.ir.graph import Array, Tensor, static_shape
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, static_shape, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import Feeds, bytes_of, run_onnx, with_outputs
 from onnxslim_yolo.verify.compare import SORTING, TOLERANCE
@@ -49,20 +53,62 @@ def inner_change(before: Model, after: Model, feed: Feeds) -> InnerChange | None
     """The first inner tensor of both graphs, in order, that they do not agree on; None if there is none."""
     if any(node.op in SORTING for node in (*before.graph.nodes, *after.graph.nodes)):
         return None  # whose rows rounding reorders
-    data, needed = (bytes_of(before), bytes_of(after)), dict[str, Array]()
-    for names in _portions(_shared(before, after)):
-        mine, theirs = (run_onnx(with_outputs(each, names), [feed])[0] for each in data)
-        if all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in names):
-            continue
-        again = run_onnx(with_outputs(data[0], names), [feed], optimise=True)[0]
-        needed = needed or _needed(before)
-        for name in names:
-            if mine[name].shape != theirs[name].shape:
-                continue
-            worst = _apart(*(_of_use(each[name], needed[name]) for each in (mine, theirs, again)))
-            if worst > TOLERANCE:
-                return InnerChange(name, worst)
+    shared = _shared(before, after)
+    apart = _differences(before, after, shared, feed)
+    off = [tensor for tensor in shared if apart.get(tensor.name, 0.0) > TOLERANCE]
+    agreeing = {tensor.name for tensor in shared} - {tensor.name for tensor in off}
+    agreeing |= {tensor.name for tensor in before.graph.outputs}
+    known = agreeing | {tensor.name for tensor in off}
+    for tensor in off:
+        if _read_alike(before, after, tensor.name) or not _next(before, tensor, known) <= agreeing:
+            return InnerChange(tensor.name, apart[tensor.name])
     return None
+
+
+def _differences(before: Model, after: Model, shared: Sequence[Tensor], feed: Feeds) -> dict[str, float]:
+    """By how much these tensors differ, of their spread; those that are equal are left out."""
+    data, needed = (bytes_of(before), bytes_of(after)), dict[str, Array]()
+    found: dict[str, float] = {}
+    for names in _portions(shared):
+        mine, theirs = (run_onnx(with_outputs(each, names), [feed])[0] for each in data)
+        changed = [name for name in names if not np.array_equal(mine[name], theirs[name], equal_nan=True)]
+        if changed:
+            again = run_onnx(with_outputs(data[0], names), [feed], optimise=True)[0]
+            needed = needed or _needed(before)
+            for name in [name for name in changed if mine[name].shape == theirs[name].shape]:
+                found[name] = _apart(*(_of_use(each[name], needed[name]) for each in (mine, theirs, again)))
+    return found
+
+
+def _next(model: Model, tensor: Tensor, known: Collection[str]) -> set[str]:
+    """The known tensors that depend on this one with no other known one between them."""
+    found: set[str] = set()
+    seen = {tensor.name}
+    for node in toposort(model.graph):
+        if any(each.name in seen for each in node.inputs):
+            names = {each.name for each in node.outputs}
+            found |= names & set(known)
+            seen |= names - set(known)
+    return found
+
+
+def _read_alike(before: Model, after: Model, name: str) -> bool:
+    """Whether an operator that reads this tensor was left as it was."""
+    theirs = [node for node in after.graph.nodes if any(tensor.name == name for tensor in node.inputs)]
+    mine = [node for node in before.graph.nodes if any(tensor.name == name for tensor in node.inputs)]
+    return any(_same(a, b) for a in mine for b in theirs)
+
+
+def _same(a: Node, b: Node) -> bool:
+    if a.op != b.op or len(a.inputs) != len(b.inputs) or str(a.attrs) != str(b.attrs):
+        return False
+    for index, (one, other) in enumerate(zip(a.inputs, b.inputs, strict=True)):
+        values = input_constant(a, index), input_constant(b, index)
+        if (values[0] is None) != (values[1] is None) or (values[0] is None and one.name != other.name):
+            return False
+        if values[0] is not None and not np.array_equal(values[0], np.asarray(values[1])):
+            return False
+    return True
 
 
 def _shared(before: Model, after: Model) -> list[Tensor]:

@@ -16,6 +16,7 @@ from onnxslim_yolo import pipeline
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import input_constant, replace_constant
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.onnx_run import image_like_feeds
 from onnxslim_yolo.verify.inner import inner_change
 from tests.numeric import build
 
@@ -134,3 +135,25 @@ def test_tensors_that_no_output_depends_on_are_not_compared() -> None:
     assert inner_change(before, after, feed) is None
     replace_constant(norm, 1, np.ones(16, np.float32))
     assert inner_change(before, after, feed) is not None, "the control: it is of use"
+
+
+def test_a_factor_moved_to_the_layer_behind_is_no_mistake(tmp_path: Path) -> None:
+    """`c` holds something else, which the normalisation behind it undoes."""
+    before, after = model(), model()
+    conv = [n for n in after.graph.nodes if n.op == "Conv"][1]
+    norm = next(n for n in after.graph.nodes if n.op == "BatchNormalization")
+    for node, index, factor in ((conv, 1, 2), (conv, 2, 2), (norm, 1, 0.5), (norm, 3, 2)):
+        replace_constant(node, index, np.asarray(input_constant(node, index)) * np.float32(factor))
+    (feed,) = image_like_feeds(before, 1)
+    assert inner_change(before, after, feed) is None
+    replace_constant(norm, 1, np.asarray(input_constant(norm, 1)) * np.float32(1.01))
+    found = inner_change(before, after, feed)
+    assert found is not None and found.tensor in ("c", "n")
+
+
+def test_the_last_tensor_of_a_branch_that_counts_for_nothing() -> None:
+    before, after = model(), model()
+    conv = [n for n in after.graph.nodes if n.op == "Conv"][2]
+    replace_constant(conv, 1, np.asarray(input_constant(conv, 1)) * np.float32(1.01))
+    found = inner_change(before, after, image_like_feeds(before, 1)[0])
+    assert found is not None and found.tensor == "d"

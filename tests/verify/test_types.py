@@ -195,3 +195,25 @@ def test_a_variance_that_float16_rounded_to_0(epsilon: float, stored: str, tmp_p
     kept = result.report["after"]["parameters"] == result.report["before"]["parameters"]
     removed = sum(g["width"] - g["kept"] for g in result.report["groups"])
     assert removed == (0 if stored == "half" else 2), kept
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5])
+def test_a_column_that_hardly_moves_beside_terms_that_cancel(seed: int, tmp_path: Path) -> None:
+    """Numbers around 30 that move by 1e-5: what folding rounds is no mistake."""
+    from tests.numeric import build as graph
+
+    a, b = (", ".join(f"float[16] {norm}_{part}" for part in ("gamma", "beta", "mean", "var")) for norm in "ab")
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1,3,32,32] x) => (float[1,6,16,16] y)'
+        f" <float[16,3,3,3] w, {a}, {b}, float[16,1,3,3] dw, float[6,16,1,1] v> {{"
+        " c = Conv<pads=[1,1,1,1],strides=[2,2]>(x, w) n = BatchNormalization(c, a_gamma, a_beta, a_mean, a_var)"
+        " r = Relu(n) e = Conv<group=16,pads=[1,1,1,1]>(r, dw)"
+        " m = BatchNormalization<epsilon=0.001>(e, b_gamma, b_beta, b_mean, b_var) q = HardSwish(m) y = Conv(q, v) }"
+    )
+    values = {
+        "b_var": np.where(np.arange(16) < 8, 1, 6e-8),
+        "dw": np.random.default_rng(0).normal(size=(16, 1, 3, 3)) * 1e-4,
+    }
+    graph(text, values=values, seed=seed).save(tmp_path / "m.onnx")
+    result = oy.compile(tmp_path / "m.onnx", out=tmp_path / "out", emit="onnx")
+    assert result.report["verification"]["checks"][0]["passed"]
