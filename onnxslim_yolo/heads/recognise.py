@@ -194,6 +194,8 @@ def _anchored(
         tuple((float(w), float(h)) for w, h in zeros[0, start : start + count * size : size, 2:4])
         for start, count, size in zip(starts, counts, sizes, strict=False)
     )
+    if not all(width for level in anchors for width, _ in level):
+        return  # a box without a width at zero: what comes in are no logits
     high = run_region(model, region, [np.full(shape, 30, np.float32) for shape in region.shapes])
     firsts = zip(starts, strides, strict=False)
     scales = tuple(round(float(2 * high[0, start, 0] / stride - 1), 4) for start, stride in firsts)

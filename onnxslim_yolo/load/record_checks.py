@@ -33,6 +33,14 @@ _BESIDE = frozenset(
 _OF_HEADS = frozenset(["grid", "anchor_grid", "strides", "shape", "legacy", "detect", "prior_prob"])
 """Caches that a head fills when it runs, and how it was built or initialised."""
 
+_OF_ROOTS = frozenset(
+    [
+        *("names", "nc", "ch", "stride", "save", "gr", "class_weights", "traced", "is_fused", "end2end", "kpt_shape"),
+        *("depth_multiple", "width_multiple", "epoch", "best_fitness", "anchors", "imgsz", "img_size", "num_classes"),
+    ]
+)
+"""What a whole model says of its layers and its training."""
+
 _WIDTHS = frozenset(
     [
         *("c", "c_", "c1", "c2", "c3", "c4", "ch", "dim", "g", "groups", "channel"),
@@ -149,7 +157,11 @@ def check_block(record: Record, cls: type) -> None:
     from onnxslim_yolo.models.registry import is_ours
     from onnxslim_yolo.models.yolov6 import YOLOv6
 
-    if not is_ours(cls) or issubclass(cls, (LayeredModel, YOLOv6)):
+    if not is_ours(cls):
+        return
+    if issubclass(cls, (LayeredModel, YOLOv6)):  # texts and dictionaries: what it was made from and trained with
+        unread = _unread(record, cls.ATTRIBUTES, _BESIDE | _OF_ROOTS)
+        _refuse_unread(record, {name: value for name, value in unread.items() if _is_numeric(value)})
         return
     beside = _BESIDE.union(cls.DESCRIBING, _OF_HEADS if issubclass(cls, Head) else ())  # type: ignore[attr-defined]
     _refuse_unread(record, _unread(record, cls.ATTRIBUTES, beside))  # type: ignore[attr-defined]
@@ -204,6 +216,13 @@ def _says_something(value: Any) -> bool:
     if isinstance(value, Global):
         return value.name not in _TYPES
     return value is not None and not (isinstance(value, Record) and value.name in _EMPTY_OBJECTS)
+
+
+def _is_numeric(value: Any) -> bool:
+    """Numbers, flags, tensors and lists of such, and functions."""
+    if isinstance(value, (list, tuple)):
+        return any(_is_numeric(each) for each in value[:1000])
+    return isinstance(value, (bool, int, float, TensorRecord)) or value == "a function"
 
 
 _TYPES = frozenset(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int64", "uint8"))

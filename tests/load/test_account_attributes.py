@@ -248,3 +248,22 @@ def test_layers_in_front_of_auxiliary_levels_are_left_out_and_said(tmp_path):
 def test_layers_that_nothing_reads_are_refused_by_name(tmp_path):
     model = routed([Conv(16, 16, 3), Conv(16, 16), IAuxDetect(16)], {4: 2, 5: [3]})
     assert "model.4 (Conv" in refusal(save(tmp_path / "m.pt", model))
+
+
+def scaling_root(**attributes: object) -> nn.Module:
+    layers = [Conv(3, 16, 3, 2), Conv(16, 16, 3, 2), Conv(16, 16, 3, 2), Detect(16)]
+    model = named("Model", Model, lambda s, x: s.model(x * getattr(s, "gain", 1)))(layers)
+    return vary(with_attributes(model, **attributes))
+
+
+@pytest.mark.parametrize("gain", [2.5, 3, True, (2.0,), torch.tensor(2.5)], ids=str)
+def test_what_a_whole_model_does_to_its_input_is_refused(gain, tmp_path):
+    model = scaling_root(gain=gain) if not isinstance(gain, tuple) else with_attributes(scaling_root(), gain=gain)
+    assert "gain" in refusal(save(tmp_path / "m.pt", model))
+
+
+def test_what_trainers_write_on_a_whole_model_is_not(tmp_path):
+    told = {"yaml": {"nc": 2}, "hyp": {"lr0": 0.01}, "gr": 1.0, "class_weights": torch.ones(2), "task": "detect",
+            "inplace": True, "traced": False, "note": "mine", "best_fitness": 0.4}  # fmt: skip
+    model = scaling_root(**told)
+    assert distance(save(tmp_path / "m.pt", model), model) < EXACT

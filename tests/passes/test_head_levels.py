@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxslim_yolo as oy
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.decode import candidates
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
@@ -117,3 +118,16 @@ def test_raw_maps_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
                 Head(strict=True).run(model)
         else:
             assert Head().run(model) == 0 and "left as it is" in model.notes[0]
+
+
+def test_maps_that_are_no_logits_are_refused_in_a_sentence(tmp_path):
+    """Darknet's new_coords expects a logistic map; behind a linear one a box is 0 wide at 0, and no anchor shows."""
+    cfg = (
+        "[net]\nwidth=64\nheight=64\nchannels=3\n[convolutional]\nsize=3\nstride=8\npad=1\nfilters=14\n"
+        "activation=linear\n[yolo]\nmask=0,1\nanchors=5,7, 10,14\nclasses=2\nnum=2\nscale_x_y=1.1\nnew_coords=1\n"
+    )
+    path = write_network(tmp_path, cfg, random_weights([(14, 3, 3, False)], np.random.default_rng(0)))
+    with pytest.raises(UnsupportedError, match="raw maps") as caught:
+        oy.compile(path, out=tmp_path / "out", emit="onnx", head="raw")
+    assert caught.value.exit_status == 2
+    assert oy.compile(path, out=tmp_path / "out", emit="onnx").onnx is not None
