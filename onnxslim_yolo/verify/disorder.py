@@ -8,7 +8,8 @@ an image's colours, contrasts and spectrum alone, whatever its biases and gains.
 
 How far scores rise above both, in logits, is `noise + 2·phase`: some detectors are silenced by the one, some by the
 other, and networks with large gains answer a little to the spectrum. Taken of the highest hundredth of the scores, and
-of the best one, where objects are few. Thresholds and what they rest on: bench/untrained.py.
+of the best one, where objects are few. One that fires nearly everywhere was not trained, whatever rises. Thresholds
+and what they rest on: bench/untrained.py.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ import numpy as np
 
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.onnx_run import Feeds
+from onnxslim_yolo.verify.ruler import FIRES
 
 HUNDREDTH, BEST = 2.4, 6.0
 """Logits: a trained one's scores rise by so much, in the highest hundredth or at the best place."""
+
+HALF = 0.5
+"""One that fires in more of its cells than this detects nothing: trained ones do in up to 7 %."""
 
 SHOWN = 4
 """Images that are shown in disorder, too."""
@@ -46,8 +51,14 @@ def rises(scores: Array, shuffled: Array, dephased: Array) -> tuple[float, float
     return hundredth, best
 
 
-def looks_trained(scores: Array, shuffled: Array, dephased: Array) -> bool:
-    """Whether scores rise above disorder as in a detector that was trained."""
+def looks_trained(scores: Array, shuffled: Array, dephased: Array, *, every: bool = True) -> bool:
+    """Whether scores rise above disorder as in a detector that was trained.
+
+    Args:
+        every: they are those of every cell, and not of the best ones, as an end-to-end head gives them.
+    """
+    if every and (scores > FIRES).mean() > HALF:
+        return False
     hundredth, best = rises(scores, shuffled, dephased)
     return hundredth >= HUNDREDTH or best >= BEST
 

@@ -203,4 +203,6 @@ def test_what_trained_and_untrained_detectors_score() -> None:
     assert looks_trained(np.r_[quiet, found[:1]], quiet, quiet), "one object on an empty image"
     assert not looks_trained(quiet, quiet, quiet)
     assert not looks_trained(np.r_[quiet, found], np.r_[quiet, found], np.r_[quiet, found]), "it sees them in disorder"
+    loud = np.r_[quiet[:400], np.full(600, 0.9)]
+    assert not looks_trained(loud, quiet, quiet) and looks_trained(loud, quiet, quiet, every=False)
     assert not looks_trained(np.full(1000, 1.0), np.full(1000, 1.0), np.full(1000, 1.0))

@@ -217,3 +217,21 @@ def test_a_column_that_hardly_moves_beside_terms_that_cancel(seed: int, tmp_path
     graph(text, values=values, seed=seed).save(tmp_path / "m.onnx")
     result = oy.compile(tmp_path / "m.onnx", out=tmp_path / "out", emit="onnx")
     assert result.report["verification"]["checks"][0]["passed"]
+
+
+@pytest.mark.parametrize("seed", [5, 11])
+def test_what_summing_a_map_costs_in_ncnn_is_no_mistake(seed: int, tmp_path: Path) -> None:
+    """A mean over a map that hardly moves from image to image, of weights around 1e-9 and 1e8."""
+    from tests.numeric import build as graph
+
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1,3,32,32] x) => (float[1,10] y)'
+        " <float[16,3,3,3] w, float[16] a_gamma, float[16] a_beta, float[16] a_mean, float[16] a_var,"
+        " float[16,16,2,2] u, float[10,16] g> { c = Conv<pads=[1,1,1,1],strides=[2,2]>(x, w)"
+        " n = BatchNormalization(c, a_gamma, a_beta, a_mean, a_var) r = Relu(n) e = ConvTranspose<strides=[2,2]>(r, u)"
+        " q = GlobalAveragePool(e) f = Flatten(q) y = Gemm<transB=1>(f, g) }"
+    )
+    draw = np.random.default_rng(seed).normal
+    values = {"u": draw(size=(16, 16, 2, 2)) * 3e-9, "g": draw(size=(10, 16)) * 1e8}
+    graph(text, values=values).save(tmp_path / "m.onnx")
+    assert oy.compile(tmp_path / "m.onnx", out=tmp_path / "out").ncnn is not None
