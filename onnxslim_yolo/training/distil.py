@@ -10,7 +10,7 @@ done first. Adam with a small rate falling to a twentieth of it, gradients clipp
 last steps.
 
 Every eighth image is trained on by nobody. The error on those (`pruning.head_error`, or the loss where outputs cannot
-be decoded) decides after every epoch, and what came in stays where no epoch does better.
+be decoded) decides after every epoch, and what came in stays where no epoch does clearly better.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from onnxslim_yolo.training.teacher_plan import plan_for
 if TYPE_CHECKING:
     from onnxslim_yolo.emit.torch import GraphModule
 
-LAST = 0.05
-"""Of the rate, in the last step."""
+FIRST, LAST = 0.1, 0.05
+"""Of the steps, those in which the rate grows to its whole; of the rate, in the last step."""
+CLEARLY = 0.98
+"""An epoch's error has to be below this share of what came in: the images held out are few."""
 CLIP = 10.0
 """The largest norm of a step's gradients."""
 FEWEST = HELD_OUT
@@ -169,14 +171,14 @@ def distil_models(
     progress("statistics")
     best, least, norms = module, before, "as they were"
     estimated = re_estimated(module, lambda: batches(trained, options.batch, PLAIN, torch.Generator()))
-    if estimated is not None and (error := lesson.error(estimated)) < least:
+    if estimated is not None and (error := lesson.error(estimated)) < CLEARLY * least:
         best, least, norms = estimated, error, "re-estimated"
     progress("distil")
     best, errors, epoch = _train(best, least, lesson, trained, options)
     facts = {
         "error": lesson.unit,
         "before": before,
-        "after": min([least, *errors]),
+        "after": errors[epoch - 1] if epoch else least,
         "epochs": errors,
         "epoch": epoch,
         "maps": len(pairs),
@@ -204,7 +206,7 @@ def _train(
     for number in counted("epochs", range(options.epochs), options.epochs):
         for pixels in batches(images, options.batch, how, random):
             for group in optimizer.param_groups:
-                group["lr"] = options.lr * (LAST + (1 - LAST) * (1 + math.cos(math.pi * done / steps)) / 2)
+                group["lr"] = options.lr * share_of_rate(done, steps)
             optimizer.zero_grad()
             loss = lesson.loss(student, pixels)
             done += 1
@@ -215,9 +217,17 @@ def _train(
             optimizer.step()
             _follow(average, student, min(0.99, done / (done + 10)))
         errors.append(lesson.error(average))
-        if errors[-1] < least:
+        if errors[-1] < (least if epoch else CLEARLY * least):
             best, least, epoch = copy.deepcopy(average), errors[-1], number + 1
     return best, errors, epoch
+
+
+def share_of_rate(done: int, steps: int) -> float:
+    """How much of the rate a step has: Adam's first steps are as long as any, whatever the gradients."""
+    warm = max(1, round(FIRST * steps))
+    if done < warm:
+        return (done + 1) / (warm + 1)
+    return LAST + (1 - LAST) * (1 + math.cos(math.pi * (done - warm) / max(steps - warm, 1))) / 2
 
 
 def _follow(average: GraphModule, student: GraphModule, decay: float) -> None:

@@ -24,7 +24,7 @@ from onnxslim_yolo.load.trace import trace  # noqa: E402
 from onnxslim_yolo.manager import PassManager  # noqa: E402
 from onnxslim_yolo.passes import Canonicalise, FoldBatchNorm, PruneChannels, SliceChannels  # noqa: E402
 from onnxslim_yolo.pruning.plan import plan_as_json  # noqa: E402
-from onnxslim_yolo.training.distil import Distilled, DistilOptions, distil  # noqa: E402
+from onnxslim_yolo.training.distil import Distilled, DistilOptions, distil, share_of_rate  # noqa: E402
 from onnxslim_yolo.training.distil_loss import map_loss, relative_error, table_loss  # noqa: E402
 from onnxslim_yolo.training.image_batches import PLAIN, Variation, lit, moved  # noqa: E402
 from onnxslim_yolo.training.norm_statistics import re_estimated  # noqa: E402
@@ -94,7 +94,7 @@ def test_the_student_gets_nearer(place: Path, student: str) -> None:
     facts = done.facts
     assert facts["maps"] == 4 and facts["images"] == 14 and facts["held_out"] == 2
     assert facts["epoch"] > 0 and facts["after"] < 0.8 * facts["before"]
-    assert facts["after"] == min(facts["epochs"])
+    assert facts["after"] == min(facts["epochs"]) == facts["epochs"][facts["epoch"] - 1]
     assert "2 images held out" in str(done)
 
 
@@ -117,6 +117,13 @@ def test_what_lost_nothing_is_left_alone(place: Path) -> None:
     assert done.facts["epoch"] == 0 and "no epoch did better" in str(done)
     before = to_torch(read(place / "teacher.onnx")).state_dict()
     assert all(torch.equal(before[key], value) for key, value in done.module.state_dict().items())
+
+
+def test_the_rate_grows_first_and_falls_then() -> None:
+    shares = [share_of_rate(step, 100) for step in range(100)]
+    assert shares[:10] == sorted(shares[:10]) and shares[0] < 0.1
+    assert shares[10:] == sorted(shares[10:], reverse=True) and shares[10] == 1
+    assert 0.05 <= shares[-1] < 0.06 and share_of_rate(0, 1) > 0
 
 
 def test_the_same_bytes_again(place: Path) -> None:
@@ -233,7 +240,8 @@ def test_bad_input(place: Path, tmp_path: Path) -> None:
 
 
 def test_without_torch_it_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
     with pytest.raises(UsageError, match="distilling needs torch") as caught:
         distil_command(tmp_path / "none.pt", tmp_path / "none.onnx", tmp_path)
     assert caught.value.exit_status == 2
