@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.load.record_checks import (
     check_block,
+    check_container,
     check_leaf,
     children,
     is_block,
@@ -153,6 +154,7 @@ class _Builder:
         parameters, buffers = apply_masks(self._tensors(record, "_parameters"), self._tensors(record, "_buffers"))
         leaf = leaf_of(record)
         if record.name.startswith("torch.nn.") and record.short in _CONTAINERS:
+            check_container(record)
             module = self._container(getattr(nn, record.short)(), parts)
         elif leaf is not None:
             check_leaf(record, leaf)

@@ -132,6 +132,20 @@ def _has_layers(record: Any) -> bool:
     return bool(below) and all(isinstance(each, Record) and "f" in each.attributes for each in below)
 
 
+def check_container(record: Record) -> None:
+    """Refuses a Sequential with somebody's function at what goes in or comes out; a ModuleList is never called.
+
+    Raises:
+        InputError: as said.
+    """
+    if record.short == "Sequential":
+        _refuse_unread(record, _hooks(record))
+
+
+def _hooks(record: Record) -> dict[str, Any]:
+    return {key: "a function" for key in ("_forward_hooks", "_forward_pre_hooks") if _is_hooked(record, key)}
+
+
 def check_leaf(record: Record, leaf: str) -> None:
     """Refuses a leaf that holds what its class in `torch.nn` does not.
 
@@ -185,7 +199,7 @@ def _unread(record: Record, read: Collection[str], beside: Collection[str] = _BE
         if isinstance(name, str) and name not in read and name not in beside and not _is_internal(name)
     }
     numbers = {name: value for name, value in held.items() if _says_something(value)}
-    numbers |= {key: "a function" for key in ("_forward_hooks", "_forward_pre_hooks") if _is_hooked(record, key)}
+    numbers |= _hooks(record)
     if not numbers:
         return {}
     sizes = set(_sizes(record, 4))

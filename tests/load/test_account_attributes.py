@@ -267,3 +267,20 @@ def test_what_trainers_write_on_a_whole_model_is_not(tmp_path):
             "inplace": True, "traced": False, "note": "mine", "best_fitness": 0.4}  # fmt: skip
     model = scaling_root(**told)
     assert distance(save(tmp_path / "m.pt", model), model) < EXACT
+
+
+def doubled(module, inputs, output):
+    return output * 2
+
+
+@pytest.mark.parametrize("place", ["a block in the layers", "all layers"])
+def test_a_function_on_a_sequential_is_refused(place, tmp_path):
+    model = model_of(nn.Sequential(Conv(16, 16, 3)))
+    (model.model if place == "all layers" else model.model[3]).register_forward_hook(doubled)
+    assert "_forward_hooks = a function" in refusal(save(tmp_path / "m.pt", model))
+
+
+def test_a_function_on_a_list_that_nobody_calls_is_none(tmp_path):
+    model = model_of(Conv(16, 16, 3))
+    model.model[-1].m.register_forward_hook(doubled)
+    assert distance(save(tmp_path / "m.pt", model), model) < EXACT
