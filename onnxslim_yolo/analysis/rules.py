@@ -42,6 +42,8 @@ def _elementwise(state: Labelling, node: Node) -> None:
     for tensor in node.outputs:
         if not is_empty(tensor):
             state.put(tensor, result)
+    if rules_norm.centres_channels(state, node):
+        state.freeze(result, why(node, "normalises over channels"))
     if any(_is_table(state, tensor) for tensor in node.inputs):
         _slice_constants(state, node, state.line(node, node.outputs[0]), rank)
 

@@ -7,7 +7,7 @@ import numpy as np
 from onnxslim_yolo.analysis.labelling import Labelling, why
 from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, varying_axes
 from onnxslim_yolo.ir.attributes import attribute
-from onnxslim_yolo.ir.graph import Node, is_constant, is_empty
+from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, producer
 from onnxslim_yolo.ops.norms import NORMS
 from onnxslim_yolo.ops.reductions import REDUCTIONS
 
@@ -56,6 +56,21 @@ def normalise(state: Labelling, node: Node) -> None:
     for tensor in node.outputs:
         if not is_empty(tensor):
             state.put(tensor, labels if len(state.shape(tensor)) == rank else np.zeros(1, dtype=np.int64))
+
+
+def centres_channels(state: Labelling, node: Node) -> bool:
+    """Whether a node takes the mean over channels off each of them, as a LayerNormalization that is written out does.
+
+    Of a channel that is zero, minus the mean is left, and counts in the variance: leaving it out is not the same.
+    """
+    if node.op != "Sub" or len(node.inputs) != 2:
+        return False
+    mean = producer(node.inputs[1])
+    if mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not node.inputs[0]:
+        return False
+    labels, given = state.get(node.inputs[0]), axes_of(mean)
+    axes = {axis % labels.ndim for axis in given} if given else set(range(labels.ndim))
+    return bool(set(varying_axes(labels)) & axes)
 
 
 def reduce(state: Labelling, node: Node) -> None:

@@ -208,6 +208,13 @@ FROZEN = {
         "r = Reshape(a, f) t = Transpose<perm=[0,2,1]>(r) n = LayerNormalization(t, g, h) y = MatMul(n, w)",
         "LayerNormalization .* normalises over channels",
     ),
+    "layer-norm-written-out": (
+        "int64[3] f = {1,4,36}, float two = {2.0}, float[4,2] w",
+        "r = Reshape(a, f) t = Transpose<perm=[0,2,1]>(r) m = ReduceMean<axes=[-1]>(t) d = Sub(t, m) q = Pow(d, two)"
+        " v = ReduceMean<axes=[-1]>(q) s = Sqrt(v) n = Div(d, s) y = MatMul(n, w)",
+        "Sub .* normalises over channels",
+    ),
+    "centred-channels": (TAIL, "m = ReduceMean(a) h = Sub(a, m) y = Conv(h, z)", "Sub .* normalises over channels"),
     "softmax": (TAIL, "h = Softmax<axis=1>(a) y = Conv(h, z)", "Softmax .* normalises over channels"),
     "reduce-prod": (
         "float[2,1,1,1] z",
