@@ -22,7 +22,7 @@ from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array, input_constant, replace_constant
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import PLAIN
+from onnxslim_yolo.ops.linear import LINEAR
 from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
 from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, NcnnSession, run_ncnn
 from onnxslim_yolo.runtime.onnx_run import session
@@ -249,7 +249,7 @@ def half_weights(model: Model, full: frozenset[str] = frozenset()) -> Model:
     """A copy whose convolutions' and linear layers' weights are rounded to fp16, but for layers stored in `full`."""
     rounded = model.copy()
     for node in rounded.graph.nodes:
-        weight = input_constant(node, 1) if node.op in PLAIN else None
+        weight = input_constant(node, 1) if node.op in LINEAR else None
         if weight is not None and weight.ndim > 1 and safe_name(node.name) not in full:
             replace_constant(node, 1, weight.astype(np.float16).astype(weight.dtype))
     return rounded

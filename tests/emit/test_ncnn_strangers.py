@@ -11,10 +11,17 @@ from onnxslim_yolo.emit.ncnn.emitter import NcnnModel, emit_ncnn
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs, half_weights
 from tests.emit.ncnn_cases import MAP, graph, one
+from tests.emit.ncnn_cases_strangers import DEFORMS
 from tests.emit.ncnn_session import fresh_session
 from tests.kinds import TRUNK, compiled, text_of, trunk, written
 from tests.numeric import build, differences, random_feeds, run_onnx
 
+LAYERS_OF_HALVES = {
+    **DEFORMS,
+    "convolution": one("y = Conv(x, w)", "float[1,4,9,10]", "float[4,6,1,1] w"),
+    "transposed": one("y = ConvTranspose(x, w)", "float[1,4,9,10]", "float[6,4,1,1] w"),
+    "matmul": one("y = MatMul(x, w)", "float[1,6,9,4]", "float[10,4] w"),
+}
 THREE = "float t = {3}, float z = {0}, float s = {6}"
 GELU = "float k = {0.044715}, float r = {0.7978845608}, float o = {1}, float h = {0.5}"
 ROOT = "float r = {0.70710678}, float o = {1}, float h = {0.5}"
@@ -160,6 +167,17 @@ def test_weights_that_half_precision_does_not_hold(case: str, kind: str) -> None
 def test_plain_weights_are_halves() -> None:
     converted = emit_ncnn(build(one("y = Conv(x, w)", "float[1,4,9,10]", "float[4,6,1,1] w")))
     assert not converted.full and len(converted.bin) == 4 + 2 * 24
+
+
+@pytest.mark.parametrize("layer", LAYERS_OF_HALVES)
+def test_the_reference_rounds_whatever_weights_the_pair_rounds(layer: str) -> None:
+    model = build(LAYERS_OF_HALVES[layer])
+    converted, feeds = emit_ncnn(model), random_feeds(model)
+    with fresh_session() as session:
+        rounded = compare_outputs(half_weights(model, converted.full), converted, [feeds], session=session)
+        plain = compare_outputs(model, converted, [feeds], session=session)
+    assert max(d.relative for d in rounded) < 2e-5
+    assert max(d.relative for d in plain) > 1e-4  # the control
 
 
 NMS = "int64[1] n = {5}, float[1] iou = {0.5}, float[1] low = {-9.0}, int64 two = {2}, int64[1] zero = {0}"
