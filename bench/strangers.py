@@ -24,6 +24,8 @@ import contextlib
 import copy
 import io
 import json
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,7 +54,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCHVISION = [
     "resnet18",
     "resnext50_32x4d",
-    "vgg11_bn",
+    "alexnet",
     "densenet121",
     "googlenet",
     "inception_v3",
@@ -86,7 +88,7 @@ TIMM = [
     "resnest14d",
     "poolformer_s12",
 ]
-SIZES = {"inception_v3": 96, "efficientformer_l1": 224}
+SIZES = {"alexnet": 224, "inception_v3": 96, "efficientformer_l1": 224}
 LIMIT = 240
 Row = dict[str, Any]
 
@@ -244,6 +246,24 @@ def torch_pruning(net: nn.Module, size: int, globally: bool) -> list[float]:
     return [after[1] / before[1], after[0] / before[0]]
 
 
+def within_limits(action: Callable[[], Any], seconds: int = 100, more: int = 5 << 30) -> Any:
+    """An answer within some time and memory: of Swin's dependencies Torch-Pruning makes a graph of over 15 GB."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimeoutError(f"no end within {seconds} s")
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + more
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, before[1]))
+    try:
+        return action()
+    finally:
+        signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def attempt(row: Row, name: str, action: Callable[[], Any]) -> None:
     """An entry, or why there is none."""
     try:
@@ -262,8 +282,8 @@ def one(name: str) -> Row:
     """Everything of one network."""
     net, size = network(name)
     row: Row = {"name": name, "size": size}
-    attempt(row, "tp-global", lambda: torch_pruning(net, size, True))
-    attempt(row, "tp-layer", lambda: torch_pruning(net, size, False))
+    attempt(row, "tp-global", lambda: within_limits(lambda: torch_pruning(net, size, True)))
+    attempt(row, "tp-layer", lambda: within_limits(lambda: torch_pruning(net, size, False)))
     for exporter, opset in exports_of(name):
         with tempfile.TemporaryDirectory() as folder:
             file, key = Path(folder) / f"{name}.onnx", f"{exporter}-{opset}"

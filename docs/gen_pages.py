@@ -266,6 +266,12 @@ BENCHMARKS = (
         ("python bench/random_graphs.py --write",),
     ),
     Result(
+        "Networks of torchvision and timm",
+        "compiled at half their channels, from both of PyTorch's exporters, beside what Torch-Pruning leaves",
+        ("strangers*",),
+        ("PEERS/bin/python bench/strangers.py",),
+    ),
+    Result(
         "What the check notices",
         "models spoiled in one place after the other, in onnxruntime and in ncnn",
         ("mutations*",),
