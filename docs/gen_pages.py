@@ -92,6 +92,20 @@ BENCHMARKS = (
         page="bargain.md",
     ),
     Result(
+        "int8",
+        "mAP and measured latency of int8 beside float and onnxruntime's quantisation; a pair on emulated ARM",
+        ("int8.*", "arm_int8*"),
+        ("python bench/int8.py", "python bench/arm_int8.py"),
+        MATERIAL,
+        page="bargain.md",
+    ),
+    Result(
+        "The zoo in int8",
+        "every architecture as int8 ONNX: does it load, and compute what its plan says",
+        ("int8_zoo*",),
+        ("python bench/int8_zoo.py --write",),
+    ),
+    Result(
         "Frictions of newcomers",
         "what those who tried this first met, and what the same command answers now",
         ("frictions*",),

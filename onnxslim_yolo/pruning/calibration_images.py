@@ -37,7 +37,7 @@ class CalibrationImages(Sequence[Array]):
 
     Args:
         source: a folder, a list of images, one image, or a data.yaml (see `read_calibration`).
-        model: tells the size and the type of its input.
+        model: tells the size and the type of its input, and how often its batch wants each image.
         limit: so many images at most, evenly picked; 0 for all.
         part: "all"; "fit", which leaves every eighth image out; or "held-out", those. Of fewer than eight images, both
             are all of them.
@@ -65,6 +65,8 @@ class CalibrationImages(Sequence[Array]):
         self._views = views
         self._canvases: dict[int, Array] = {}
         self.size = input_size(model)
+        first = (model.graph.inputs[0].shape or [1])[0]
+        self._batch = int(first) if isinstance(first, (int, np.integer)) and first > 0 else 1
         self._dtype = model.graph.inputs[0].dtype or np.float32
         form = input_format_of(model.metadata) or UNIT
         self._form = replace(form, bgr=form.bgr or _wants_bgr(model, self.size))
@@ -82,7 +84,8 @@ class CalibrationImages(Sequence[Array]):
 
     def feed(self, pixels: Array) -> Array:
         """(b, 3, h, w) RGB in [0, 1] as the model is fed it."""
-        return self._form.feed(pixels, self._dtype)
+        image = self._form.feed(pixels, self._dtype)
+        return image if self._batch == 1 else np.repeat(image, self._batch, axis=0)
 
     def canvas(self, number: int) -> Array:
         """An image, letterboxed: (h, w, 3) uint8 RGB."""

@@ -27,6 +27,10 @@ JUDGED = 8
 BUDGET = 0.15
 """Of error that `auto` allows (see `pruning.head_error`): in nats an object."""
 
+SHUFFLED = 4
+"""With a shuffle to every so many layers, nothing is gained by int8: FastestDet takes 1.07 of float's time in
+onnxruntime, whose int8 convolutions have another layout than shuffles, and 1.23 in ncnn (bench/results/int8.md)."""
+
 COSTLY = "it would cost too much of the detector's accuracy"
 
 Wanted = Callable[[Node], str | None]
@@ -87,6 +91,11 @@ def quantise(
     places = places_of(model.graph, wanted)
     if not places.layers:
         raise UnsupportedError(_nothing(places), file=model.source.file, hint="leave --quantize out")
+    if _shuffles(model) * SHUFFLED > len(places.layers):
+        model.note(
+            "int8: channels are shuffled between many small layers: int8 gained nothing on such networks where it was "
+            "measured, in neither runtime (bench/results/int8.md); --measure tells"
+        )
     names = [*places.roots, *(node.inputs[0].name for node in places.layers)]
     search = Search(model, observe(model, names, images), _head(model, images), largest, len(images))
     tried = {}
@@ -98,6 +107,11 @@ def quantise(
     if budget is not None and error > budget:
         error, plan = _within(search, wanted, plan, ranges, budget)
     return replace(plan, error=error, budget=budget)
+
+
+def _shuffles(model: Model) -> int:
+    """How often channels are picked or put in another order."""
+    return sum(node.op in ("Gather", "Transpose") for node in model.graph.nodes)
 
 
 def _nothing(places: Places) -> str:

@@ -77,7 +77,6 @@ def photographs(model: Model, calib: Path | None, count: int) -> list[Feeds]:
         return []
     from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 
-    batch = batch_of(model.graph.inputs[0])
     images: list[Array] = []
     try:
         found = CalibrationImages(calib, model)
@@ -92,7 +91,7 @@ def photographs(model: Model, calib: Path | None, count: int) -> list[Feeds]:
         except OnnxSlimError as error:
             name = "an image of --calib" if error.file is None else Path(error.file).name
             model.note(f"{name} is left out of the checks' inputs: {error.message}")
-    return [{model.graph.inputs[0].name: np.repeat(image, batch, axis=0)} for image in images]
+    return [{model.graph.inputs[0].name: image} for image in images]
 
 
 def batch_of(tensor: Tensor) -> int:

@@ -22,7 +22,7 @@ from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array, Namer, Node, consumers, input_constant, is_graph_output, tensors, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import groups_of
-from onnxslim_yolo.runtime.ncnn_run import run_ncnn
+from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, run_ncnn
 from onnxslim_yolo.runtime.onnx_run import Feeds, bytes_of, session
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.compare import Difference
@@ -37,6 +37,9 @@ up to 2e-5."""
 RECIPROCAL = 4e-4
 """Of the products' sum that a depthwise layer may be off by: on x86 ncnn's kernels of these divide by the steps with
 `rcpps`, which is good to 1.5 · 2⁻¹² (seen: 2.8e-4), one factor for all of a channel."""
+
+SLOW = 600.0
+"""Seconds for loading, and for each run, where an emulator runs it."""
 
 GIVEN, CUT, PRODUCT = "__given", "__cut", "__product"
 
@@ -64,11 +67,14 @@ class _Cut:
         return dict(zip(made, values, strict=False)), {name: found[name] for name in self.outputs}, products
 
 
-def verify_int8_pair(model: Model, pair: NcnnModel, files: tuple[Path, Path], feeds: Sequence[Feeds]) -> list[Check]:
+def verify_int8_pair(
+    model: Model, pair: NcnnModel, files: tuple[Path, Path], feeds: Sequence[Feeds], *, run_on: str | None = None
+) -> list[Check]:
     """Run a pair and compare.
 
     Args:
         model: the float graph, as far as the pair goes. files: `.param` and `.bin` as written. feeds: inputs.
+        run_on: a command that starts the Python to run the pair in; None: this one.
 
     Raises:
         VerificationError: a layer or an output is off, codes are no roundings of the weights, or nothing would show it.
@@ -81,7 +87,7 @@ def verify_int8_pair(model: Model, pair: NcnnModel, files: tuple[Path, Path], fe
     cut, spoiled = (_cut(stored, pair.int8, by) for by in (0.0, SPOILED_BY))
     checks = []
     for exact in (True, False):
-        runs = _run(pair, files, feeds, cut.inner, exact=exact)
+        runs = _run(pair, files, feeds, cut.inner, exact=exact, run_on=run_on)
         label = "ncnn, int8" if exact else "ncnn, int8, as it chooses"
         checks += _compared(model, cut, feeds, runs, label)
         if exact:
@@ -177,7 +183,13 @@ def _as_ncnn(graph: gs.Graph, node: Node, layer: Int8Layer, codes: Array, name: 
 
 
 def _run(
-    pair: NcnnModel, files: tuple[Path, Path], feeds: Sequence[Feeds], inner: Sequence[str], *, exact: bool
+    pair: NcnnModel,
+    files: tuple[Path, Path],
+    feeds: Sequence[Feeds],
+    inner: Sequence[str],
+    *,
+    exact: bool,
+    run_on: str | None,
 ) -> list[Feeds]:
     """What ncnn computes of these tensors and of the outputs, by their ONNX names."""
     blobs = {name: blob for blob, name in reversed(list(pair.blobs.items()))}
@@ -185,7 +197,9 @@ def _run(
     outputs = {port.onnx: blob for blob, port in pair.outputs.items()}
     wanted = {name: blobs[name] for name in inner if name not in fed} | outputs
     inputs = [{blob: feed[port.onnx].reshape(port.dims) for blob, port in pair.inputs.items()} for feed in feeds]
-    runs = run_ncnn(*files, inputs, outputs=list(dict.fromkeys(wanted.values())), exact=exact)
+    time = DEFAULT_TIMEOUT if run_on is None else SLOW
+    blobs_wanted = list(dict.fromkeys(wanted.values()))
+    runs = run_ncnn(*files, inputs, outputs=blobs_wanted, exact=exact, run_on=run_on, timeout=time)
     return [
         {name: run[blob] for name, blob in wanted.items()} | {name: feed[name] for name in fed}
         for run, feed in zip(runs, feeds, strict=True)

@@ -185,6 +185,26 @@ def test_compile_writes_it(images: Path, tmp_path: Path) -> None:
     assert "QuantizeLinear" not in [node.op_type for node in onnx.load(plain.onnx).graph.node]
 
 
+@pytest.mark.parametrize(("batch", "size"), [("2", "24,32"), ("n", "24,32"), ("1", "h,w")])
+def test_batches_and_open_sizes(batch: str, size: str, images: Path, tmp_path: Path) -> None:
+    declared, nodes = BODIES["silu"]
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[{batch},3,{size}] x) => (float[{batch},6,a,b] y)'
+        f" <{declared}> {{ {nodes} }}"
+    )
+    proto = onnx.parser.parse_model(text)
+    del proto.graph.value_info[:]
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (8, 3, 3, 3)), ("v", (6, 8, 3, 3))):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 5, name))
+    onnx.save(proto, tmp_path / "net.onnx")
+    options = {"prune": 0, "quantize": "all", "calib": images, "imgsz": "24,32", "emit": "onnx"}
+    result = oy.compile(tmp_path / "net.onnx", out=tmp_path / "out", **options)
+    assert len(result.report["int8"]["layers"]) == 2 and result.report["verification"]["int8"]["kernels"] == 2
+    shape = onnx.load(result.onnx).graph.input[0].type.tensor_type.shape
+    assert [dim.dim_param or str(dim.dim_value) for dim in shape.dim] == [batch, "3", *size.split(",")]
+
+
 def test_layers_by_name(images: Path) -> None:
     model = built("relu")
     first = model.graph.nodes[0].name
