@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,19 @@ def register(folder: Path) -> None:
         for group, points in project["entry-points"].items()
     ]
     (info / "entry_points.txt").write_text("\n".join(groups))
+
+
+def test_the_commands_for_a_board_run_where_a_launcher_leads(folder):
+    """The page's own, with a Python of this machine in the place of the board's; its table takes minutes."""
+    here = f"{shlex.quote(sys.executable)} -"
+    page = blocks(PAGES / "quickstart/pi.md")
+    (board,) = (block.text for block in page if block.text.startswith("pi="))
+    first = next(block.text for block in page if block.action == "run")
+    lines = [first.strip(), *board.replace("$pi", here).replace(" --threads 4", "").splitlines()[1:]]
+    assert [line.split()[1] for line in lines] == ["compile", "verify", "compile", "bench", "compile"]
+    for line in lines:
+        run_shell(Block("run", "", "sh", f"{line}\n"))
+    assert "there" in json.loads((folder / "pi/model.report.json").read_text())
 
 
 @pytest.mark.parametrize("page", [*ALL, ROOT / "README.md"], ids=lambda page: page.name)
