@@ -36,7 +36,9 @@ DARKNET = ROOT.parent / "shared/material/weights/yolo-fastest-1.1"
 ELSEWHERE = {
     "plain-hardswish": "the page's own package: tests/test_docs.py installs and runs it",
     "half/model.plan.json": "of the page's Python example: tests/test_apply_plan.py",
-    "run-on": "needs a board",
+    "profile model.onnx --run-on": "minutes of a board; here: tests/verify/test_run_on.py",
+    "run-on": "needs a board; with a Python of this machine: tests/test_docs.py",
+    "--table my-pi.json": "of a board's table: tests/latency/test_command.py",
     "runs/detect/train": "of a training run: tests/training",
     "--allocate curves": "takes minutes: bench/accuracy.py",
     "--against yolov5n.pt": "30 trials: tests/test_sweep.py runs fewer",

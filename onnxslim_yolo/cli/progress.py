@@ -43,7 +43,8 @@ def stages(silent: bool) -> Iterator[Callable[[str], None]]:
                 nonlocal now
                 if not _warn(stage):
                     now = stage
-                    progress.update(task, description=stage, completed=0, total=None)
+                    progress.update(task, description=stage, completed=0)
+                    progress.tasks[-1].total = None  # to `update`, None is the total that it has
 
             def count(what: str, done: int, total: int) -> None:
                 progress.update(task, description=f"{now}: {what}", completed=done, total=total)

@@ -14,26 +14,27 @@
 
   /* ---- hovering ---- */
   const tip = byId("tip");
-  const place = (x, y) => {
+  const place = (x, above, below) => {
+    tip.style.left = "0"; // where it is as wide as it can be
     const box = tip.getBoundingClientRect();
     tip.style.left = Math.max(8, Math.min(x + 14, innerWidth - box.width - 8)) + "px";
-    tip.style.top = (y + 18 + box.height > innerHeight ? Math.max(8, y - box.height - 12) : y + 18) + "px";
+    tip.style.top = (below + box.height > innerHeight ? Math.max(8, above - box.height) : below) + "px";
   };
-  const show = (target, x, y) => {
+  const show = (target, x, above, below) => {
     tip.textContent = target.dataset.tip;
     tip.hidden = false;
-    place(x, y);
+    place(x, above, below);
   };
   const hide = () => { tip.hidden = true; };
   document.addEventListener("pointermove", (event) => {
     const target = event.target.closest?.("[data-tip]");
-    if (target) show(target, event.clientX, event.clientY);
+    if (target) show(target, event.clientX, event.clientY - 12, event.clientY + 18);
     else if (!document.activeElement?.dataset?.tip) hide();
   });
   document.addEventListener("focusin", (event) => {
     if (!event.target.dataset.tip) return hide();
     const box = event.target.getBoundingClientRect();
-    show(event.target, box.left, box.bottom - 14);
+    show(event.target, box.left, box.top - 6, box.bottom + 4); // beside what it tells of, never over it
   });
   document.addEventListener("focusout", hide);
   document.addEventListener("scroll", hide, { passive: true });

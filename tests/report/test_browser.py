@@ -142,6 +142,13 @@ def press(page, key, code=None, modifiers=0):
         page.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key, modifiers=modifiers)
 
 
+CLEAR = """(() => { const tip = document.getElementById('tip').getBoundingClientRect();
+  const box = document.activeElement.getBoundingClientRect();
+  return tip.width > 0 && (tip.bottom <= box.top || tip.top >= box.bottom)
+    && tip.left >= 0 && tip.right <= innerWidth && tip.top >= 0 && tip.bottom <= innerHeight; })()"""
+"""Whether the hover text is in the window and beside what has the focus."""
+
+
 @pytest.mark.parametrize("width", [1400, 400])
 def test_the_graph_is_laid_out_and_told_by_keyboard_alone(page, report, width):
     page.open(report, width)
@@ -160,6 +167,12 @@ def test_the_graph_is_laid_out_and_told_by_keyboard_alone(page, report, width):
     assert page.js(FOCUS) == "2"
     assert "192 → 80 channels, wanted 60" in page.js("document.getElementById('tip').textContent")
     assert "touched by: prune" in page.js("document.activeElement.getAttribute('aria-label')")
+    for edge in ("start", "end"):
+        page.js(f"document.getElementById('graph').scrollIntoView({{block: '{edge}', behavior: 'instant'}})")
+        for _ in range(5):  # the scrolling is told of later, and hides the text
+            press(page, "ArrowLeft")
+            press(page, "ArrowRight")
+        assert page.js(CLEAR), f"the text is over its block, or out of the window ({edge})"
     before = page.js(VIEW)
     press(page, "+", "Equal")
     assert page.js(VIEW) != before
