@@ -1,7 +1,7 @@
 """Distillation without labels beside reconstruction alone, with learning rate 0 as control.
 
     python bench/distil.py ../shared/material/weights/yolov5n-coco-v6.pt \
-        --data ../shared/material/data/coco-val128/data.yaml --imgsz 320 --shares 0.8 0.7 --epochs 40 \
+        --data ../shared/material/data/coco-val128/data.yaml --imgsz 320 --allocate global --epochs 15 \
         --work /tmp/distil --out bench/results/distil-yolov5n.json
 
 Each share of the MACs is compiled with the data's calibration images (`--compensate reconstruct`), and what came of it
@@ -40,13 +40,13 @@ def main() -> None:
         emit = ("--emit", "onnx,torch", "-q", "-o", folder, "--name", "pruned")
         row["compile"] = run(module, "compile", source, *size, "--target-macs", f"{share:g}x", *how, *emit)
         row["reconstruct"] = scores(folder / "pruned.onnx", data)
-        for name, rate in (("lr 0", 0.0), ("distilled", arguments.lr)):
+        for rate in (0.0, *arguments.lr):
             out = work / f"{share:g}-{rate:g}"
             line = ("distil", module, "--teacher", source, "--images", data, *size, "--lr", rate)
             epochs = arguments.epochs if rate else 1  # of nothing, more would be the same
             seconds = run(out / "pruned.onnx", *line, "--epochs", epochs, "--emit", "onnx", "-q", "-o", out)
             report = json.loads((out / "pruned.report.json").read_text())
-            row[name] = scores(out / "pruned.onnx", data) | {"seconds": seconds, **report["distillation"]}
+            row[f"lr {rate:g}"] = scores(out / "pruned.onnx", data) | {"seconds": seconds, **report["distillation"]}
         result["rows"].append(row)
         print(json.dumps(row), flush=True)
         if arguments.out:
@@ -84,11 +84,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.7])
-    parser.add_argument("--allocate", default="curves", help="as of `compile`")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--allocate", default="global", help="as of `compile`")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--lr", type=float, nargs="+", default=[1e-5, 3e-5])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()

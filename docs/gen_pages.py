@@ -148,6 +148,17 @@ BENCHMARKS = (
         page="ci.md",
     ),
     Result(
+        "Distillation without labels",
+        "a network reconstructed on images, and taught on the same ones besides, at several rates",
+        ("distil-*.json",),
+        (
+            "python bench/distil.py yolov5n.pt --data coco-val128/data.yaml --work /tmp/distil "
+            "--out bench/results/distil-yolov5n.json",
+        ),
+        MATERIAL,
+        "finetuning.md",
+    ),
+    Result(
         "Fine-tuning without labels",
         "the network that was cut teaches the one that is left",
         ("finetune-*.json",),

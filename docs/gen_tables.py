@@ -143,6 +143,23 @@ def fine_tuning() -> str:
     return table(["", "parameters left", "dense network", *stages, "training"], rows)
 
 
+def distilled() -> str:
+    """What `bench/distil.py` measured."""
+    rows = []
+    for path in sorted(RESULTS.glob("distil-*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        what = f"{found['source']}, {found['imgsz']} px"
+        rows.append([f"{what}, unpruned", f"{found['dense']['map50']:.3f}", f"{found['dense']['map']:.3f}", "", ""])
+        for row in found["rows"]:
+            for name, result in row.items():
+                if not isinstance(result, dict):
+                    continue
+                errors = [f"{result[key]:.2f}" if key in result else "" for key in ("before", "after")]
+                label = f"{row['macs']:g} of its MACs, {name}"
+                rows.append([label, f"{result['map50']:.3f}", f"{result['map']:.3f}", *errors])
+    return table(["", "mAP50", "mAP50-95", "error on images held out, before", "after"], rows)
+
+
 def _own_table(stem: str) -> Callable[[], str]:
     """The table that a script wrote, below its title."""
     return lambda: (RESULTS / f"{stem}.md").read_text(encoding="utf-8").partition("\n\n")[2]
@@ -156,6 +173,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "pnnx": pnnx,
     "fine-tuning": fine_tuning,
+    "distil": distilled,
     "bargain": _own_table("bargain"),
     "int8": _own_table("int8"),
     "install-size": _own_table("install_size"),

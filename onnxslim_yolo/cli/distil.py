@@ -42,7 +42,7 @@ def distil_command(
     name: Annotated[str | None, typer.Option(help="Stem of the written files (default: MODEL's).")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 20,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 4,
-    lr: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-4,
+    lr: Annotated[float, typer.Option(help="Largest learning rate.")] = 3e-5,
     maps: Annotated[float, typer.Option(help="Weight of feature maps beside the outputs; 0: outputs only.")] = 1.0,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Do not mirror images: digits, arrows.")] = False,
     seed: Annotated[int, typer.Option(help="Of the order and the variation of images.")] = 0,

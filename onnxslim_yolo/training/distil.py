@@ -53,7 +53,7 @@ class DistilOptions:
     """How a network is distilled.
 
     Attributes:
-        epochs, batch: passes over the images, and images a step. lr: of the first step; 0 changes nothing (a control).
+        epochs, batch: passes over the images, and images a step. lr: the largest; 0 changes nothing (a control).
         maps: how much the feature maps count beside the outputs. flip: mirror images from left to right.
         seed: of the order and the variation of images.
         imgsz: (h, w) where files leave it open. limits: what running either network may take.
@@ -61,7 +61,7 @@ class DistilOptions:
 
     epochs: int = 20
     batch: int = 4
-    lr: float = 1e-4
+    lr: float = 3e-5
     maps: float = 1.0
     flip: bool = True
     seed: int = 0
@@ -72,7 +72,7 @@ class DistilOptions:
         if self.epochs < 1 or self.batch < 1:
             raise UsageError(f"{self.epochs} epochs of batches of {self.batch}: both must be at least 1")
         if not 0 <= self.lr <= 0.1:
-            raise UsageError(f"the learning rate {self.lr} is not in [0, 0.1]", hint="1e-4 is a good one")
+            raise UsageError(f"the learning rate {self.lr} is not in [0, 0.1]", hint="3e-5 is a good one")
         if not 0 <= self.maps <= 1000:
             raise UsageError(f"the weight of feature maps {self.maps} is not in [0, 1000]")
 

@@ -145,7 +145,7 @@ def test_the_loop_in_one_command(tmp_path_factory: pytest.TempPathFactory) -> No
     folder = compiled("yolov8n", tmp_path_factory)
     data = side(folder, "data", str(folder))
     small = ("imgsz=96", "batch=2", "nbs=2", "workers=0", "plots=False", "amp=False")
-    line = ("slim", "yolov8n.pt", "--data", data, "--target-latency", "0.9x", "--epochs", "8", "-o", "loop", "--json")
+    line = ("slim", "yolov8n.pt", "--data", data, "--target-latency", "0.95x", "--epochs", "8", "-o", "loop", "--json")
     done = tool(folder, *line, *small)
     assert done.returncode == 0, done.stderr[-2000:]
     note = json.loads((folder / "loop/slim.json").read_text())
@@ -153,7 +153,7 @@ def test_the_loop_in_one_command(tmp_path_factory: pytest.TempPathFactory) -> No
     rows = [row.split(",") for row in (folder / "loop/stages.csv").read_text().splitlines()]
     assert [row[0] for row in rows[1:]] == ["dense", "pruned", "final"]
     latency = rows[0].index("latency_us")
-    assert float(rows[3][latency]) <= 0.9 * float(rows[1][latency])
+    assert float(rows[3][latency]) <= 0.95 * float(rows[1][latency])
     assert (folder / "loop/final/yolov8n_ncnn_model/model.ncnn.param").is_file()
     again = tool(folder, *line, *small)  # all of it is done
     assert again.returncode == 0 and "epoch" not in again.stdout.lower(), again.stdout[-500:]
