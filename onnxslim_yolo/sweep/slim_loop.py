@@ -83,7 +83,8 @@ class LoopOptions:
 
     def compiling(self, stage: str, emit: tuple[str, ...], **more: Any) -> CompileOptions:
         """Options of one of the compilations."""
-        how: dict[str, Any] = {"prune": 0.0} if stage != "pruned" else {"target_latency": self.target_latency}
+        hows: dict[str, dict[str, Any]] = {"dense": {"prune": 0.0}, "pruned": {"target_latency": self.target_latency}}
+        how = hows.get(stage, {})  # in the end, what is dead goes: layers that training needs may keep a channel
         where = {"out": self.out / stage, "name": self.checkpoint.stem, "imgsz": self.imgsz, "device": self.device}
         return options_from({**where, "emit": emit, **how, **more})
 

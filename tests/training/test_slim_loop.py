@@ -85,7 +85,11 @@ def test_stages_in_order(options: LoopOptions) -> None:
     assert [row["map50"] for row in rows] == [0.9, 0.5, 0.89]
     pruned: CompileOptions = work.given["pruned"]
     assert pruned.target_latency == "0.6x" and "ultralytics" in pruned.emit and pruned.imgsz == (320, 320)
-    assert work.given["final"].prune == 0 and work.given["teacher"] == options.checkpoint
+    assert (
+        work.given["dense"].prune == 0
+        and work.given["final"].prune == "dead"
+        and work.given["teacher"] == options.checkpoint
+    )
     assert work.given["share"] == pytest.approx(0.4)
     assert (options.out / "stages.csv").read_text() == table_of(rows)
     again = Fake()
