@@ -128,6 +128,9 @@ ELSEWHERE = """
 
 What is no command, and what holds it:
 
+* a wheel holds every package (two were missing, and nothing started): `tests/test_house.py`
+* the Pi page's commands for the board run (its `verify` ended with status 2): `tests/test_docs.py`
+* hover text lay over the block that it tells of: `tests/report/test_browser.py`
 * every printed `pip install` line installs: `tests/test_install_lines.py`
 * `options` of the CI step that cannot be split fail the job: `tests/test_ci_step.py`
 * README's figures are for a named device, and the command beside them gives them: `tests/test_docs.py`
