@@ -94,7 +94,7 @@ def _read_first(value: object, choices: Iterable[Any], where: str, separator: st
     words = [word for hint in some if typing.get_origin(hint) is typing.Literal for word in typing.get_args(hint)]
     others = [spell_type(hint) for hint in some if typing.get_origin(hint) is not typing.Literal]
     listed = f"none of {', '.join(map(str, words))}" if words else ""
-    expected = " and ".join(part for part in (listed, f"no {' or '.join(others)}" if others else "") if part)
+    expected = ", and ".join(part for part in (f"no {' or '.join(others)}" if others else "", listed) if part)
     raise UsageError(f"{where}: '{value}' is {expected}", hint=_meant(value, words))
 
 
