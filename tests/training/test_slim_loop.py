@@ -40,7 +40,8 @@ class Fake:
         for name in (f"{options.name}.onnx", f"{options.name}-slim.pt"):
             (options.out / name).write_text(f"{options.out.name} of {source.name}")
         self.given[options.out.name] = options
-        return {"after": {"latency_us": 10.0, "macs": 5, "parameters": 3}}
+        before = {"latency_us": 20.0, "macs": 9, "parameters": 6}
+        return {"before": before, "after": {"latency_us": 10.0, "macs": 5, "parameters": 3}}
 
     def train(
         self, stage: str, source: Path, epochs: int, settings: Mapping[str, Any], kept: str, resume: bool
@@ -92,6 +93,7 @@ def test_stages_in_order(options: LoopOptions) -> None:
     )
     assert work.given["share"] == pytest.approx(0.4)
     assert (options.out / "stages.csv").read_text() == table_of(rows)
+    assert [row["latency_us"] for row in rows] == [20.0, 10.0, 10.0], "of what was given, as it came"
     again = Fake()
     assert run_loop(options, again) == rows and again.calls == []
 

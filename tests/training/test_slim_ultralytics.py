@@ -153,8 +153,7 @@ def test_the_loop_in_one_command(tmp_path_factory: pytest.TempPathFactory) -> No
     rows = [row.split(",") for row in (folder / "loop/stages.csv").read_text().splitlines()]
     assert [row[0] for row in rows[1:]] == ["dense", "pruned", "final"]
     latency = rows[0].index("latency_us")
-    assert float(rows[2][latency]) <= 0.95 * float(rows[1][latency])
-    assert float(rows[3][latency]) <= 0.97 * float(rows[1][latency])  # what Ultralytics' code needs is back
+    assert max(float(row[latency]) for row in rows[2:]) <= 0.95 * float(rows[1][latency])
     assert (folder / "loop/final/yolov8n_ncnn_model/model.ncnn.param").is_file()
     again = tool(folder, *line, *small)  # all of it is done
     assert again.returncode == 0 and "epoch" not in again.stdout.lower(), again.stdout[-500:]
