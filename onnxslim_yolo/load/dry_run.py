@@ -44,7 +44,7 @@ def check_sizes(module: nn.Module, shape: tuple[int, ...], asked: Asked = BY_WEI
     hooks = [part.register_forward_pre_hook(_starter(name, begun)) for name, part in module.named_modules()]
     hooks += [part.register_forward_hook(_counter(name, left, ledger)) for name, part in module.named_modules()]
     try:
-        with torch.no_grad(), shapes_only():
+        with torch.no_grad(), shapes_only(lambda *call: ledger.add_call(begun[-1] if begun else "", *call)):
             torch.func.functional_call(module, held, (torch.empty(shape, device="meta"),))
     except InputError:
         raise

@@ -20,8 +20,12 @@ Shape = tuple[int, ...]
 Rule = Callable[..., "Shape | None"]
 
 
-def shapes_only() -> AbstractContextManager[Any]:
-    """While it is entered, plain calls on meta tensors are answered here."""
+Seen = Callable[[str, Any, Any], None]
+"""Told of every function that is called: its name, what it reads, what it returns."""
+
+
+def shapes_only(seen: Seen | None = None) -> AbstractContextManager[Any]:
+    """While it is entered, plain calls on meta tensors are answered here, and `seen` is told of all calls."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -30,6 +34,12 @@ def shapes_only() -> AbstractContextManager[Any]:
     class ShapesOnly(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             given = kwargs or {}
+            found = self._answer(func, args, given)
+            if seen is not None:
+                seen(getattr(func, "__name__", ""), (args, tuple(given.values())), found)
+            return found
+
+        def _answer(self, func: Any, args: Any, given: dict[str, Any]) -> Any:
             if func == torch.arange and len(args) == 1 and _is_count(args[0]) and given == {"device": meta}:
                 return torch.empty(args[0], dtype=torch.int64, device=meta)
             shape = _answer(rules.get(func), args, given)

@@ -34,6 +34,22 @@ class Ledger:
         self._memory, self._memory_node = 0, ""
         self._work, self._most, self._work_node = 0, -1, ""
 
+    def add_call(self, place: str, function: str, inputs: Any, output: Any) -> None:
+        """Count a function that a module's code calls by itself, as attention multiplies. Raises InputError as `add`.
+
+        Parts are counted as such, so that of their own functions nothing but products of two maps is work.
+        """
+        read, made = flatten_outputs(inputs), flatten_outputs(output)
+        label = f"{place} ({function.strip('_')})"
+        memory = self._weights + sum(map(_held, (*read, *made)))
+        if memory > self._memory:
+            self._memory, self._memory_node = memory, label
+        work = product_of(function, inputs, read, made)
+        self._work += work
+        if work > self._most:
+            self._most, self._work_node = work, label
+        self._limits.hold(Effort(self._memory, self._memory_node, self._work, self._work_node))
+
     def add(self, name: str, part: nn.Module, inputs: Any, output: Any) -> None:
         """Count one call. Raises InputError, with the part that takes most, once it is more than is allowed."""
         read, made = flatten_outputs(inputs), flatten_outputs(output)
@@ -47,6 +63,30 @@ class Ledger:
             if work > self._most:
                 self._most, self._work_node = work, label
         self._limits.hold(Effort(self._memory, self._memory_node, self._work, self._work_node))
+
+
+_PRODUCTS = frozenset(["matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm"])
+
+
+def _held(tensor: Tensor) -> int:
+    """Bytes that a tensor takes, four a number at least: of a view that repeats its numbers, those that there are."""
+    size = tensor.element_size()
+    return min(tensor.numel(), tensor.untyped_storage().nbytes() // size) * max(4, size)
+
+
+def product_of(function: str, inputs: Any, read: Sequence[Tensor], made: Sequence[Tensor]) -> int:
+    """Multiply-adds of a product of two maps; 0 of any other function."""
+    if function in _PRODUCTS and len(read) > 1:
+        return sum(int(t.numel()) for t in made) * int(read[-1].shape[-2] if read[-1].dim() > 1 else read[-1].shape[-1])
+    if function == "einsum":
+        text = next((each for each in inputs[0] if isinstance(each, str)), "")
+        sizes = {
+            letter: int(side)
+            for letters, t in zip(text.partition("->")[0].replace(" ", "").split(","), read, strict=False)
+            for letter, side in zip(letters, t.shape, strict=False)
+        }
+        return prod(sizes.values())
+    return 0
 
 
 def work_of(part: nn.Module, read: Sequence[Tensor], made: Sequence[Tensor]) -> int:

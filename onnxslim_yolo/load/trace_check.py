@@ -27,7 +27,7 @@ def flatten_outputs(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [tensor for item in value for tensor in flatten_outputs(item)]
     return []
 
