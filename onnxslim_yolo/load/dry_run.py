@@ -41,10 +41,17 @@ def check_sizes(module: nn.Module, shape: tuple[int, ...], asked: Asked = BY_WEI
     }
     left, ledger = [MAX_TOTAL], Ledger(module, asked)
     begun: list[str] = []
-    hooks = [part.register_forward_pre_hook(_starter(name, begun)) for name, part in module.named_modules()]
-    hooks += [part.register_forward_hook(_counter(name, left, ledger)) for name, part in module.named_modules()]
+    inside: list[tuple[str, nn.Module]] = []
+    hooks = [part.register_forward_pre_hook(_starter(name, begun, inside)) for name, part in module.named_modules()]
+    hooks += [part.register_forward_hook(_counter(name, left, ledger, inside)) for name, part in module.named_modules()]
+
+    def called(*call: Any) -> None:
+        place, part = inside[-1] if inside else ("", module)
+        if not type(part).__module__.startswith("torch.nn."):  # whose calls are counted as the part is
+            ledger.add_call(place, *call)
+
     try:
-        with torch.no_grad(), shapes_only(lambda *call: ledger.add_call(begun[-1] if begun else "", *call)):
+        with torch.no_grad(), shapes_only(called):
             torch.func.functional_call(module, held, (torch.empty(shape, device="meta"),))
     except InputError:
         raise
@@ -79,15 +86,17 @@ def _way_out(module: nn.Module, held: dict[str, Any], shape: tuple[int, ...]) ->
     return f"it runs at --imgsz {height},{width}"
 
 
-def _starter(name: str, begun: list[str]) -> Any:
-    def note(_module: nn.Module, _inputs: Any) -> None:
+def _starter(name: str, begun: list[str], inside: list[tuple[str, nn.Module]]) -> Any:
+    def note(part: nn.Module, _inputs: Any) -> None:
         begun.append(name)
+        inside.append((name, part))
 
     return note
 
 
-def _counter(name: str, left: list[int], ledger: Ledger) -> Any:
+def _counter(name: str, left: list[int], ledger: Ledger, inside: list[tuple[str, nn.Module]]) -> Any:
     def count(part: nn.Module, inputs: Any, output: Any) -> None:
+        inside.pop()
         for tensor in flatten_outputs(output):
             left[0] -= tensor.numel()
             if tensor.numel() > MAX_ELEMENTS or left[0] < 0:

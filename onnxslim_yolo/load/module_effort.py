@@ -37,7 +37,7 @@ class Ledger:
     def add_call(self, place: str, function: str, inputs: Any, output: Any) -> None:
         """Count a function that a module's code calls by itself, as attention multiplies. Raises InputError as `add`.
 
-        Parts are counted as such, so that of their own functions nothing but products of two maps is work.
+        Nothing but products of two maps is work: of the rest, the parts between are most.
         """
         read, made = flatten_outputs(inputs), flatten_outputs(output)
         label = f"{place} ({function.strip('_')})"
