@@ -29,7 +29,7 @@ from onnxslim_yolo.options import ROWS
 OWN_FILE, PROJECT_FILE, TABLE = "onnxslim-yolo.toml", "pyproject.toml", "onnxslim-yolo"
 NO_CONFIG = "ONNXSLIM_YOLO_NO_CONFIG"
 IGNORE = "--no-config ignores the file"
-ONLY_BY_HAND = ("summary", "cache", *(row.flag.removeprefix("--") for row in ROWS if row.told.reach == "named"))
+ONLY_BY_HAND = ("summary", "cache", *(row.key for row in ROWS if row.told.reach == "named"))
 """What only the command line sets, or a file that it names: where results go, what is run, what it may cost."""
 _LISTS = ("imgsz", "emit", "passes")
 """Options that take several words, separated by commas on the command line."""

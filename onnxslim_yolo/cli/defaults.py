@@ -15,7 +15,7 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.options import ROWS
 
 NOT_IN_A_FILE = (
-    *(row.flag.removeprefix("--") for row in ROWS if row.told.reach == "typed"),
+    *(row.key for row in ROWS if row.told.reach == "typed"),
     *("config", "no-config", "print-config"),
 )
 """What only a person at the command line may say."""

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from onnxslim_yolo.cli.help import Command, choice, examples
+from onnxslim_yolo.cli.help import Command, examples
 from onnxslim_yolo.cli.options import asked_for
 from onnxslim_yolo.cli.progress import stages
 from onnxslim_yolo.cli.shared import (
     AsJson,
     Debug,
+    Device,
     ImageSize,
     LimitMemory,
     LimitWork,
@@ -24,7 +25,6 @@ from onnxslim_yolo.cli.shared import (
     settle,
 )
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.latency.devices import SHOWN
 from onnxslim_yolo.options import EMITTERS, options_from, parse_size
 
 
@@ -47,7 +47,7 @@ def distil_command(
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Do not mirror images: digits, arrows.")] = False,
     seed: Annotated[int, typer.Option(help="Of the order and the variation of images.")] = 0,
     imgsz: ImageSize = None,
-    device: Annotated[str, choice(SHOWN, "The machine that the result is for.", "--for", "--isa")] = "host",
+    device: Device = "host",
     emit: Annotated[str, typer.Option(metavar=",".join(EMITTERS[:3]), help="What to write.")] = "onnx,ncnn",
     limit_memory: LimitMemory = None,
     limit_work: LimitWork = None,

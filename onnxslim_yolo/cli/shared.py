@@ -58,6 +58,7 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show every pass,
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 ImageSize = Annotated[str | None, typed("imgsz")]
 Pixels = Annotated[str | None, typed("input")]
+Device = Annotated[str, typed("device")]
 Weights = Annotated[Path | None, typed("weights")]
 Trust = Annotated[bool, typed("trust")]
 Calib = Annotated[Path | None, typed("calib")]

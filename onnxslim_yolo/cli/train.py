@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from onnxslim_yolo.cli.help import Command, choice, examples
-from onnxslim_yolo.cli.shared import AsJson, Debug, app, err, out, print_json, settle
+from onnxslim_yolo.cli.help import Command, examples
+from onnxslim_yolo.cli.shared import AsJson, Debug, Device, app, err, out, print_json, settle
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.latency.devices import SHOWN
 
 Data = Annotated[str | None, typer.Option(metavar="YAML", help="Ultralytics' data.yaml.")]
 Epochs = Annotated[int, typer.Option(min=1, help="How many epochs.")]
@@ -70,7 +69,7 @@ def slim_command(
     target: Annotated[
         float | None, typer.Option(help="Share of the γ to bring to zero (default: 0.4 for 0.6x …).")
     ] = None,
-    device: Annotated[str, choice(SHOWN, "The machine that the result is for.", "--for", "--isa")] = "host",
+    device: Device = "host",
     max_drop: Annotated[float | None, typer.Option(help="Largest loss of mAP50, else exit 4.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run (default: NAME-loop).")] = None,
     as_json: AsJson = False,

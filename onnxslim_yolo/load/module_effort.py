@@ -40,25 +40,21 @@ class Ledger:
         Nothing but products of two maps is work: of the rest, the parts between are most.
         """
         read, made = flatten_outputs(inputs), flatten_outputs(output)
-        label = f"{place} ({function.strip('_')})"
-        memory = self._weights + sum(map(_held, (*read, *made)))
-        if memory > self._memory:
-            self._memory, self._memory_node = memory, label
-        work = product_of(function, inputs, read, made)
-        self._work += work
-        if work > self._most:
-            self._most, self._work_node = work, label
-        self._limits.hold(Effort(self._memory, self._memory_node, self._work, self._work_node))
+        memory, work = sum(map(_held, (*read, *made))), product_of(function, inputs, read, made)
+        self._count(f"{place} ({function.strip('_')})", memory, work)
 
     def add(self, name: str, part: nn.Module, inputs: Any, output: Any) -> None:
         """Count one call. Raises InputError, with the part that takes most, once it is more than is allowed."""
         read, made = flatten_outputs(inputs), flatten_outputs(output)
-        label = f"{name} ({type(part).__name__})"
-        memory = self._weights + sum(t.numel() * max(4, t.element_size()) for t in (*read, *made))
-        if memory > self._memory:
-            self._memory, self._memory_node = memory, label
-        if next(part.children(), None) is None:
-            work = work_of(part, read, made)
+        memory = sum(t.numel() * max(4, t.element_size()) for t in (*read, *made))
+        leaf = next(part.children(), None) is None
+        self._count(f"{name} ({type(part).__name__})", memory, work_of(part, read, made) if leaf else None)
+
+    def _count(self, label: str, memory: int, work: int | None) -> None:
+        """Bytes of maps beside the weights, and multiply-adds; None: they are its parts'."""
+        if self._weights + memory > self._memory:
+            self._memory, self._memory_node = self._weights + memory, label
+        if work is not None:
             self._work += work
             if work > self._most:
                 self._most, self._work_node = work, label

@@ -91,6 +91,11 @@ class Row:
         return long[0] if long else f"--{self.name.replace('_', '-')}"
 
     @property
+    def key(self) -> str:
+        """Its name in a file."""
+        return self.flag.removeprefix("--")
+
+    @property
     def shown(self) -> str | None:
         """What may follow it; None where its type says it."""
         if self.told.shown is not None:

@@ -69,8 +69,13 @@ def regression(covariance: Array, removed: Array, kept: Array, ridge: float) -> 
     inner = covariance[np.ix_(kept, kept)]
     if not inner.size:
         return np.zeros((int(removed.sum()), 0))
+    return ridge_regression(covariance[np.ix_(removed, kept)], inner, ridge)
+
+
+def ridge_regression(cross: Array, inner: Array, ridge: float) -> Array:
+    """Σ_dx (Σ_xx + λI)⁻¹ of Σ_dx and Σ_xx, shape as the first; λ is a share of the mean diagonal."""
     inner = inner + np.eye(len(inner)) * max(ridge * float(np.diagonal(inner).mean()), 1e-30)
-    return np.asarray(np.linalg.solve(inner, covariance[np.ix_(kept, removed)]).T)
+    return np.asarray(np.linalg.solve(inner, cross.T).T)
 
 
 def matrices(node: Node, weight: Array, taps: int) -> Array:

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.blocks import node_named
 from onnxslim_yolo.ir.graph import Array, Namer, Node, copy_graph, producer, revalue, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer, output_axis
 from onnxslim_yolo.pruning.calibration import Images, thin
+from onnxslim_yolo.pruning.fold_removed import ridge_regression
 from onnxslim_yolo.pruning.plan import Plan
 from onnxslim_yolo.pruning.shift import shift_outputs
 
@@ -61,9 +63,9 @@ def refit_readers(model: Model, plan: Plan, images: Images, ridge: float) -> dic
     name = Namer(model.graph)
     for wave in _waves(model.graph, _readers(model.graph, plan.came)):
         for reader, sums in zip(wave, _measure(model.graph, plan.came, wave, images), strict=True):
-            node = next(n for n in model.graph.nodes if n.name == reader.node)
-            shift = _fit(node, plan.came, reader, sums, ridge)
-            if shift is not None:
+            node = node_named(model.graph, reader.node)
+            shift = None if node is None else _fit(node, plan.came, reader, sums, ridge)
+            if node is not None and shift is not None:
                 shift_outputs(model, node, shift, name)
                 shifts[node.name] = shift
     return shifts
@@ -78,9 +80,9 @@ def _fit(node: Node, came: gs.Graph, reader: _Reader, sums: _Sums | None, ridge:
     cross = sums.dx / sums.count - np.outer(mean_d, mean_x)
     if not (np.isfinite(inner).all() and np.isfinite(cross).all()) or not (mean_d.any() or cross.any()):
         return None
-    inner += np.eye(len(inner)) * max(ridge * float(np.diagonal(inner).mean()), 1e-30)
-    known = np.linalg.solve(inner, cross.T).T
-    layer, old = LinearLayer.of(node), LinearLayer.of(next(n for n in came.nodes if n.name == node.name))
+    known = ridge_regression(cross, inner, ridge)
+    earlier = node_named(came, node.name)
+    layer, old = LinearLayer.of(node), None if earlier is None else LinearLayer.of(earlier)
     if layer is None or old is None:
         return None
     place = np.zeros((old.inputs, layer.inputs))

@@ -7,6 +7,7 @@ channel, and a bias is a whole number of s · s_o.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,7 +124,4 @@ class Quantisation:
 
 def reasons(left: Iterable[str]) -> dict[str, int]:
     """How many layers each reason keeps float, most first."""
-    counts: dict[str, int] = {}
-    for why in left:
-        counts[why] = counts.get(why, 0) + 1
-    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+    return dict(Counter(left).most_common())

@@ -19,6 +19,7 @@ from onnxslim_yolo.ir.graph import (
     consumers,
     is_graph_output,
     replace_constant,
+    replace_input,
     set_input,
     tensors,
     toposort,
@@ -85,9 +86,8 @@ class _Writer:
         """A tensor's codes, which everything that read the tensor reads."""
         codes = gs.Variable(self.name(tensor.name + CODES_OF), np.uint8, tensor.shape)
         again = gs.Variable(self.name(f"{tensor.name}_dequantized"), np.float32, tensor.shape)
-        readers = consumers(tensor)
-        for node in readers:
-            node.inputs = [again if each is tensor else each for each in node.inputs]
+        for node in consumers(tensor):
+            replace_input(node, tensor, again)
         if is_graph_output(self.graph, tensor):
             again.name, tensor.name = tensor.name, again.name
             self.graph.outputs = [again if each is tensor else each for each in self.graph.outputs]

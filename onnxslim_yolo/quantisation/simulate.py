@@ -24,6 +24,7 @@ from onnxslim_yolo.ir.graph import (
     consumers,
     input_constant,
     is_graph_output,
+    replace_input,
     revalue,
     tensors,
     toposort,
@@ -64,9 +65,9 @@ class Simulation:
         graph.nodes = toposort(graph)
         return cls(tuple(tensor.name.removesuffix("__cut") for tensor in found), outputs, bytes_of(cut))
 
-    def runner(self) -> Runner:
+    def runner(self, *, optimise: bool = False) -> Runner:
         """Ready to be run more than once."""
-        return Runner(self, session(self.data, optimise=False, threads=1))
+        return Runner(self, session(self.data, optimise=optimise, threads=1))
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _cut_at(graph: gs.Graph, tensor: Tensor, its: Range, name: Namer) -> None:
         for end, value in (("step", its.step), ("zero", its.zero))
     )
     for node in consumers(tensor):
-        node.inputs = [again if each is tensor else each for each in node.inputs]
+        replace_input(node, tensor, again)
     if is_graph_output(graph, tensor):
         graph.outputs = [again if each is tensor else each for each in graph.outputs]
         tensor.name, again.name = f"{label}__cut", label

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,11 +20,21 @@ from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
 from onnxslim_yolo.emit.ncnn.format import safe_name
 from onnxslim_yolo.emit.ncnn.int8 import LARGEST, Int8Layer
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Array, Namer, Node, consumers, input_constant, is_graph_output, tensors, toposort
+from onnxslim_yolo.ir.graph import (
+    Array,
+    Namer,
+    Node,
+    consumers,
+    input_constant,
+    is_graph_output,
+    replace_input,
+    tensors,
+    toposort,
+)
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import groups_of
 from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, run_ncnn
-from onnxslim_yolo.runtime.onnx_run import Feeds, bytes_of, session
+from onnxslim_yolo.runtime.onnx_run import Feeds, session
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.compare import Difference
 from onnxslim_yolo.verify.control import SPOILED_BY
@@ -48,20 +59,19 @@ GIVEN, CUT, PRODUCT = "__given", "__cut", "__product"
 class _Cut:
     """The float graph cut at the int8 layers. `inner`: the tensors it is cut at. `depthwise`: those of such layers."""
 
-    data: bytes
+    session: Any
     inner: tuple[str, ...]
     outputs: tuple[str, ...]
     depthwise: tuple[str, ...] = ()
 
     def run(self, feed: Feeds, given: Feeds) -> tuple[Feeds, Feeds, Feeds]:
         """What is computed of the tensors that were given, the outputs, and depthwise layers' sums without bias."""
-        runner = session(self.data, optimise=False, threads=1)
         made = [name for name in self.inner if name not in feed]
         sums = [f"{name}{PRODUCT}" for name in self.depthwise]
         names = [*(f"{name}{CUT}" for name in made), *self.outputs, *sums]
         inputs = {f"{name}{GIVEN}": given[name] for name in self.inner}
-        known = {each.name for each in runner.get_inputs()}
-        values = runner.run(names, {k: v for k, v in (feed | inputs).items() if k in known})
+        known = {each.name for each in self.session.get_inputs()}
+        values = self.session.run(names, {k: v for k, v in (feed | inputs).items() if k in known})
         found = dict(zip((*made, *self.outputs, *sums), values, strict=True))
         products = {name: found[f"{name}{PRODUCT}"] for name in self.depthwise}
         return dict(zip(made, values, strict=False)), {name: found[name] for name in self.outputs}, products
@@ -131,7 +141,7 @@ def _cut(model: Model, layers: Sequence[Int8Layer], spoiled_by: float) -> _Cut:
         _as_ncnn(graph, nodes[layer.name], layer, codes, name)
     graph.nodes = toposort(graph)
     depthwise = tuple(layer.writes for layer in layers if groups_of(nodes[layer.name]) > 1)
-    return _Cut(bytes_of(copy), tuple(inner), outputs, depthwise)
+    return _Cut(session(copy, optimise=False, threads=1), tuple(inner), outputs, depthwise)
 
 
 def _give(graph: gs.Graph, tensor: gs.Tensor) -> None:
@@ -139,7 +149,7 @@ def _give(graph: gs.Graph, tensor: gs.Tensor) -> None:
     label, fed = tensor.name, any(tensor is each for each in graph.inputs)
     given = gs.Variable(f"{label}{GIVEN}", np.float32, tensor.shape)
     for node in consumers(tensor):
-        node.inputs = [given if each is tensor else each for each in node.inputs]
+        replace_input(node, tensor, given)
     graph.inputs.append(given)
     if fed:
         return

@@ -26,7 +26,7 @@ from onnxslim_yolo.quantisation.plan import Quantisation, reasons
 from onnxslim_yolo.quantisation.qdq import CODES_OF
 from onnxslim_yolo.quantisation.simulate import Runner, Simulation, off_by
 from onnxslim_yolo.quantisation.weights import NARROW
-from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx, session, with_outputs
+from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx, with_outputs
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference
 from onnxslim_yolo.verify.control import SPOILED_BY, Control
@@ -80,7 +80,7 @@ def verify_quantised(model: Model, plan: Quantisation, file: Path, feeds: Sequen
     """
     found = Int8Verification(kernels=int8_kernels(file))
     simulation = Simulation.of(model, plan)
-    runner = simulation.runner()
+    runner, optimised = simulation.runner(), simulation.runner(optimise=True)
     named = [name + CODES_OF for name in simulation.tensors]
     label = f"simulation = {file.name}"
     ways = list(zip((True, False), KERNELS, strict=True))
@@ -91,7 +91,7 @@ def verify_quantised(model: Model, plan: Quantisation, file: Path, feeds: Sequen
         plain = run_onnx(file, list(feeds), optimise=optimise)
         codes = [{name: run[name + CODES_OF] for name in simulation.tensors} for run in runs]
         expected = [runner.outputs(feed, one) for feed, one in zip(feeds, codes, strict=True)]
-        judge = judge_from(model, feeds, expected, _again(simulation, feeds, codes))
+        judge = judge_from(model, feeds, expected, [optimised.outputs(feeds[-1], codes[-1])])  # what rounding costs
         found.checks.append(Check(label, runtime, _codes(runner, feeds, codes), SLACK))
         found.checks.append(Check(f"decode of its codes = {file.name}", runtime, judge.compare(plain), TOLERANCE))
         _require(found, file)
@@ -145,11 +145,6 @@ def int8_kernels(file: Path) -> int:
         ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
     return sum(node.op_type == "QLinearConv" for node in optimised.graph.node)
-
-
-def _again(simulation: Simulation, feeds: Sequence[Feeds], codes: Sequence[Feeds]) -> list[Feeds]:
-    """What rounding costs the decode: the same once more, optimised."""
-    return [Runner(simulation, session(simulation.data, optimise=True, threads=1)).outputs(feeds[-1], codes[-1])]
 
 
 def _codes(runner: Runner, feeds: Sequence[Feeds], codes: Sequence[Feeds]) -> list[Difference]:
