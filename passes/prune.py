@@ -38,6 +38,7 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array, Node, is_constant
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.protocol import Effect
+from onnxslim_yolo.pruning.believed import misjudged
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.ranking import SPARSE, AnyKind, Per, Ranking, RankingOptions, known_ranking, rank
 
@@ -170,6 +171,13 @@ class PruneChannels:
 
     def _dead(self, model: Model, channels: Channels) -> Array:
         moments = moments_of(model.graph, channels.shapes, self.variance_floor)
+        wrong = misjudged(model, self.variance_floor) if moments.least_variance < self.variance_floor else []
+        if wrong:
+            model.note(
+                f"running variances of {len(wrong)} BatchNormalizations ('{wrong[0]}') call channels constant that are "
+                "not what they were when these were taken: none is believed. Calibrate the statistics to change that"
+            )
+            moments = moments_of(model.graph, channels.shapes)
         return dead_channels(channels, moments, absorb=self.absorb)
 
     def _lowest(

@@ -150,8 +150,8 @@ def with_noise(rulers: dict[str, Ruler], noise: dict[str, Array]) -> dict[str, R
 def noise_between(first: Sequence[Feeds], second: Sequence[Feeds], rulers: dict[str, Ruler]) -> dict[str, Array]:
     """Per output and column the largest difference of two ways to compute the same.
 
-    Columns of one kind share the ninth decile of how that compares with their movement: that one of them was lucky
-    does not make it exact.
+    Columns of one kind share the ninth decile of how that compares with their movement, those that nothing moves the
+    ninth decile itself: that one of them was lucky does not make it exact.
     """
     found: dict[str, Array] = {}
     for name, ruler in rulers.items():
@@ -160,14 +160,14 @@ def noise_between(first: Sequence[Feeds], second: Sequence[Feeds], rulers: dict[
         if not deltas:
             continue
         worst = np.where(np.isfinite(deltas), deltas, 0.0).max(axis=0)
-        moving = ruler.movement > 0
-        share = np.zeros(len(worst))
+        moving, one = ruler.movement > 0, np.ones(len(worst))
+        shared = np.zeros(len(worst))
         kinds = np.array([ruler.meaning.kind(column) for column in range(len(worst))])
         for kind in np.unique(kinds):
-            mine = (kinds == kind) & moving
-            if mine.any():
-                share[mine] = np.quantile(worst[mine] / ruler.movement[mine], 0.9)
-        found[name] = np.maximum(worst, share * ruler.movement)
+            for mine, yard in (((kinds == kind) & moving, ruler.movement), ((kinds == kind) & ~moving, one)):
+                if mine.any():
+                    shared[mine] = np.quantile(worst[mine] / yard[mine], 0.9) * yard[mine]
+        found[name] = np.maximum(worst, shared)
     return found
 
 

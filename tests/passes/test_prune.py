@@ -11,7 +11,8 @@ from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.analysis.residual import residual_channels
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array
-from onnxslim_yolo.passes import PruneChannels, SliceChannels, prune
+from onnxslim_yolo.passes import AbsorbConstants, PruneChannels, SliceChannels, prune
+from onnxslim_yolo.pruning.believed import misjudged
 from onnxslim_yolo.pruning.plan import open_plan
 from tests.latency.models import zoo
 from tests.numeric import assert_same, build
@@ -278,3 +279,21 @@ def test_a_pattern_may_name_a_depthwise_layer() -> None:
         assert (0 if after.plan is None else after.plan.removed) == removed
     with pytest.raises(UsageError, match="matches no layer"):
         PruneChannels(ratio=0.5, keep=("n.mean",)).run(build(text))
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_statistics_that_call_a_channel_constant_are_believed_if_it_is_what_it_was(stale: bool) -> None:
+    """A channel of zeros whose running variance is 0 yields β only while its running mean is right."""
+    still = {"n1.var": np.where(np.arange(8) < 3, 0, 1.0), "n1.mean": np.where(np.arange(8) < 3, 2.0 * stale, 0.1)}
+    model = chain(8, 8, values={**still, "c1.weight": np.ones((8, 8)) * (np.arange(8) >= 3)[:, None] + 1e-9})
+    after = run(model, PruneChannels(absorb=True))
+    assert after.plan is not None and after.plan.removed == (0 if stale else 3)
+    assert any("none is believed" in note for note in after.notes) == stale
+    assert_same(model, run(model, PruneChannels(), AbsorbConstants(scope="exact"), SliceChannels()))
+
+
+def test_statistics_of_a_model_that_does_not_run_are_not_believed() -> None:
+    model = chain(8, 8, values={"n1.var": np.zeros(8), "n1.mean": np.zeros(8), "c1.weight": np.full((8, 8), 1e-9)})
+    assert misjudged(model, 1e-8) == misjudged(model, 0.0) == []
+    model.graph.nodes[-1].attrs["kernel_shape"] = [3, 3]
+    assert misjudged(model, 1e-8) == [model.graph.nodes[4].name]

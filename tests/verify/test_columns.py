@@ -142,6 +142,20 @@ def test_a_floor_above_a_hundredth_of_the_movement_is_dim() -> None:
     assert found.worst <= TOLERANCE, "never below the noise just measured"
 
 
+def test_one_column_that_rounding_spared_does_not_make_still_columns_exact() -> None:
+    """A network that is cut to death yields the same whatever it sees: rounding is all that is left of it."""
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=(1, 50)).astype(np.float32)
+    runs = [{"y": plain}] * 2
+    jitter = np.where(np.arange(50) % 4 == 0, 0, 1e-6 * rng.uniform(0.5, 1, 50)).astype(np.float32)
+    rulers = rulers_of(
+        runs, meanings(runs), noise_between(runs, [{"y": plain + jitter}], rulers_of(runs, meanings(runs)))
+    )
+    other = [{"y": plain + np.roll(jitter, 1)}] * 2
+    assert worst_of(compare(runs, other, rulers=rulers)) <= TOLERANCE
+    assert worst_of(compare(runs, [{"y": plain + 100 * jitter}] * 2, rulers=rulers)) > TOLERANCE
+
+
 def test_an_axis_whose_size_depends_on_the_input_has_no_columns() -> None:
     rng = np.random.default_rng(0)
     rows = [{"y": rng.normal(size=(3, n)).astype(np.float32)} for n in (5, 9, 0)]
