@@ -109,12 +109,13 @@ def build_leaf(kind: str, attributes: Values, tensors: Tensors) -> nn.Module:
     Raises:
         InputError: tensors are missing or attributes make no sense.
     """
-    from torch import nn
+    from onnxslim_yolo.models.leaves import leaf_class
 
     try:
         if kind in _PLAIN:
             _refuse_more(tensors, ())
-            return getattr(nn, kind)(**_arguments(attributes, _PLAIN[kind]))  # type: ignore[no-any-return]
+            arguments = _arguments(attributes, _PLAIN[kind])
+            return leaf_class(kind, arguments)(**arguments)
         return _filled(_WITH_TENSORS[kind](attributes, tensors), tensors)
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AttributeError) as error:
         raise InputError(f"torch.nn.{kind} cannot be rebuilt from its attributes ({error})") from error

@@ -31,6 +31,7 @@ _POSITIVE = {
 ELEMENTWISE = {
     **UNARY,
     **_POSITIVE,
+    "softplus-far-out": one("a = Mul(x, m) b = Softplus(a) y = Div(b, m)", MAP, "float m = {400.0}"),
     "leaky": one("y = LeakyRelu<alpha=0.2>(x)", MAP),
     "elu-alpha": one("y = Elu<alpha=0.4>(x)", MAP),
     "hardsigmoid-attrs": one("y = HardSigmoid<alpha=0.25,beta=0.4>(x)", MAP),

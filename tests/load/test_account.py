@@ -121,6 +121,8 @@ ACTIVATIONS = {
     "Identity": nn.Identity,
     "Tanh": nn.Tanh,
     "Softplus": lambda: nn.Softplus(2.0),
+    "Softplus, a threshold that shows": lambda: nn.Softplus(0.5, 1.0),
+    "LogSigmoid": nn.LogSigmoid,
     "several": lambda: nn.Sequential(nn.Hardtanh(-1, 2), nn.Hardsigmoid()),
 }
 
@@ -194,6 +196,29 @@ def test_any_activation_in_any_place_is_the_checkpoints_own(kind, tmp_path):
     blocks += [LC_SEModule(narrow(), make()), DWConvblock(make(), nn.SiLU())]
     model = model_of(*blocks, stride=1)
     assert distance(save(tmp_path / "m.pt", model), model) < EXACT
+
+
+DIVIDED = {
+    "no padding": (2, None, 0, False, True, 3),
+    "padded": (3, 1, 1, False, True, 5),
+    "not counted": ((3, 2), (2, 1), 1, False, False, 2),
+}
+"""Arguments of AvgPool2d, the last of them the number that divides."""
+
+
+@pytest.mark.parametrize("kind", DIVIDED)
+def test_a_pool_divides_by_its_own_number(kind, tmp_path):
+    model = model_of(nn.AvgPool2d(*DIVIDED[kind]))
+    path = save(tmp_path / "m.pt", model)
+    assert distance(path, model) < EXACT
+    model.model[3].divisor_override = 7
+    assert distance(path, model) > 10 * EXACT
+
+
+def test_a_divided_pool_whose_windows_hang_over_is_refused(tmp_path):
+    assert "divisor_override with ceil_mode" in refusal(
+        save(tmp_path / "m.pt", model_of(nn.AvgPool2d(3, 2, 0, True, True, 4)))
+    )
 
 
 class BareDW(DWConvblock):

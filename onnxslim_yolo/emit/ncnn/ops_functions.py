@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxslim_yolo.emit.ncnn.format import Param
+from onnxslim_yolo.emit.ncnn.format import FLT_MAX, Param
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering
-from onnxslim_yolo.emit.ncnn.ops_elementwise import ADD, DIV, MUL, SUB, UNARY
+from onnxslim_yolo.emit.ncnn.ops_elementwise import ADD, DIV, MAX, MUL, SUB, UNARY
 from onnxslim_yolo.ir.attributes import attribute, attributes
 from onnxslim_yolo.ir.graph import Node
 from onnxslim_yolo.ops.functions import FUNCTIONS
@@ -53,6 +53,14 @@ def thresholded(low: Lowering, node: Node) -> None:
     low.emit(node, "BinaryOp", [source, above], source.dims, {0: MUL}, to=node.outputs[0])
 
 
+def softplus(low: Lowering, node: Node) -> None:
+    """max(x, log(1 + exp(min(x, 20)))): ncnn's exponential is ∞ from 88 on, and above 20 the sum is x in float32."""
+    source = low.input(node, 0)
+    below = low.emit(node, "Clip", [source], source.dims, {0: -FLT_MAX, 1: 20.0}, suffix="/below")
+    curve = low.emit(node, "Softplus", [below], source.dims, suffix="/curve")
+    low.emit(node, "BinaryOp", [source, curve], source.dims, {0: MAX}, to=node.outputs[0])
+
+
 def sign(low: Lowering, node: Node) -> None:
     """(x > 0) − (−x > 0)."""
     source = low.input(node, 0)
@@ -81,6 +89,7 @@ FUNCTION_OPS: dict[str, Lower] = {
     "HardSwish": hard_swish,
     "Silu": swish,
     "Swish": swish,
+    "Softplus": softplus,
     "Softsign": softsign,
     "ThresholdedRelu": thresholded,
     "Sign": sign,
