@@ -38,6 +38,7 @@ from onnxslim_yolo.report.slim_file import enter_slim, require_checkpoint
 from onnxslim_yolo.result import Result, Taught
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.runtime.packages import require_counting, require_ncnn
+from onnxslim_yolo.runtime.progress import tell
 from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
@@ -198,13 +199,16 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
             "seconds": round(time.perf_counter() - started, 3),
             "passes": [round(record.seconds, 4) for record in records],
         }
+        tell("figures", 0, 3)
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)}
         result.report |= gains | there | ({} if taught is None else {"distillation": taught.facts})
         enter_slim(result, baseline, _split(remainder(options, baseline))[0])
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
         result.report["source"] |= source_sizes(path, options, reference, result.report)
+        tell("verdict", 1, 3)
         enter_verdict(result.report, options, alive, lambda: looks_sparse(baseline))
+        tell("pages", 2, 3)
         write_reports(result, stage, name)
         move_into(stage, folder)
     result.folder = folder

@@ -110,6 +110,11 @@ def test_a_flag_has_no_type(name):
     assert "--debug" in shown and "<bool>" not in shown
 
 
+def test_nor_has_one_before_the_command():
+    shown = run("--help").stdout
+    assert "--install-completion" in shown and "--version" in shown and "<bool>" not in shown
+
+
 def test_what_may_be_written_is_listed():
     shown = run("compile", "--help").stdout
     assert ",".join(EMITTERS) in shown

@@ -11,6 +11,8 @@ from rich.console import Console
 import onnxslim_yolo as oy
 from onnxslim_yolo.cli import progress as module
 from onnxslim_yolo.runtime.progress import counted, listening, tell
+from onnxslim_yolo.verify.alive import judge
+from onnxslim_yolo.verify.scenes import scene_feeds
 from tests.test_bad_input import good, write
 
 
@@ -30,6 +32,21 @@ def test_a_compilation_counts_its_passes_and_its_runs(tmp_path: Path) -> None:
         oy.compile(tmp_path / "m.onnx", out=tmp_path / "o", emit="onnx", prune=0.25)
     assert {"slice", "reparam", "inputs"} <= {what for what, _, _ in seen}
     assert all(0 <= done <= total for _, done, total in seen)
+    assert [one for one in seen if one[0] in ("figures", "verdict", "pages")] == [
+        ("figures", 0, 3),
+        ("verdict", 1, 3),
+        ("pages", 2, 3),
+    ]
+
+
+def test_a_judgement_counts_what_it_runs() -> None:
+    model, other = oy.Model.from_onnx(good()), oy.Model.from_onnx(good())
+    seen: list[tuple[str, int, int]] = []
+    with listening(lambda *one: seen.append(one)):
+        judge(model, other, scene_feeds(model, 3), "made-up")
+    assert {("made-up photographs", 3, 3), ("images", 1, 3), ("images", 3, 3), ("parts of the output", 1, 1)} <= set(
+        seen
+    )
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import typer
@@ -92,9 +93,7 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **given: Any) -> None:
         super().__init__(*args, **given)
         options = [each for each in self.params if isinstance(each, TyperOption)]
-        for option in options:
-            if option.is_flag and option.metavar is None:
-                option.metavar = ""
+        _untyped(options)
         if self.name == "compile":
             panels = {row.parameter: row.told.panel or REST for row in ROWS}
             order = [*PANELS, REST]
@@ -118,12 +117,25 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The command of commands."""
+    """The command of commands, whose flags name no type either."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read what was typed before the command."""
         read_plainly(self.get_params(ctx))
         return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All of them, `--help` and those that install completion too."""
+        found = super().get_params(ctx)
+        _untyped(found)
+        return found
+
+
+def _untyped(parameters: Iterable[Any]) -> None:
+    """A flag takes nothing, so no type stands behind it."""
+    for option in parameters:
+        if isinstance(option, TyperOption) and option.is_flag and option.metavar is None:
+            option.metavar = ""
 
 
 def examples(command: str) -> str:

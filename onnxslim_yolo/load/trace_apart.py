@@ -23,6 +23,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.trace_check import check_outputs
 from onnxslim_yolo.load.trace_child import GRAPH, PROOF
 from onnxslim_yolo.runtime.children import Child, file_name
+from onnxslim_yolo.runtime.progress import tell
 
 CHILD = Path(__file__).with_name("trace_child.py")
 
@@ -80,6 +81,11 @@ def _proof(file: Path) -> tuple[Array, list[Array]] | None:
 
 def _ask(child: Child, request: dict[str, Any], path: Path) -> dict[str, Any]:
     line = child.ask(request)
+    reply: dict[str, Any] = json.loads(line or b"{}")
+    while "what" in reply:
+        tell(reply["what"], reply["done"], reply["total"])
+        line = child.stdout.readline()
+        reply = json.loads(line or b"{}")
     if not line:
         code = child.process.wait()
         raise InputError(
@@ -87,7 +93,6 @@ def _ask(child: Child, request: dict[str, Any], path: Path) -> dict[str, Any]:
             file=path,
             hint="is there memory enough? a smaller --imgsz needs less",
         )
-    reply: dict[str, Any] = json.loads(line)
     return reply
 
 

@@ -16,8 +16,12 @@ from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.dry_run import check_sizes
 from onnxslim_yolo.load.saved_module import is_saved_module
 from onnxslim_yolo.load.trace import Traced, run_exporter
+from onnxslim_yolo.runtime.progress import tell
 
 DEFAULT_SIZE = 640
+
+STEPS = 5
+"""Of tracing, as they are told to whoever looks: the last, running the graph, is the caller's."""
 
 
 def trace_checkpoint(
@@ -69,6 +73,7 @@ def trace_unchecked(
     asked: Asked = BY_WEIGHTS,
 ) -> tuple[Traced, tuple[str, ...]]:
     """As `trace_checkpoint`, but what the module computes is handed on, to be compared by somebody without torch."""
+    tell("the file", 0, STEPS)
     import torch
 
     checkpoint = read_checkpoint(path, model_yaml=weights, trust=trust)
@@ -83,17 +88,21 @@ def trace_unchecked(
     height, width = imgsz or checkpoint.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
     _check_stride(checkpoint, height, width, path)
     ours = not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))  # they take no other device
+    tell("its sizes", 1, STEPS)
     with _about(path):
         called = check_sizes(module, (1, 3, height, width), asked) if ours else frozenset()
     example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    tell("its graph", 2, STEPS)
     with _about(path):
         traced = run_exporter(module, example, dynamic=dynamic)
         proto = traced.proto
+        tell("its parts", 3, STEPS)
         notes = account(module, proto, called, (1, 3, height, width)) if ours else ()
     metadata = {entry.key: entry.value for entry in proto.metadata_props} | checkpoint.onnx_metadata()
     if head != "raw" and any(getattr(part, "one_to_one", False) for part in module.modules()):
         metadata[RANKED_KEY] = "True"
     onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
+    tell("its outputs", 4, STEPS)
     return traced, (*checkpoint.notes, *notes)
 
 

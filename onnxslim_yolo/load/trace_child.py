@@ -1,8 +1,8 @@
 """The process that traces a checkpoint: a script of its own, so that torch's memory is gone when the passes begin.
 
 Reads one line of JSON from stdin: `path`, and the options of `trace_unchecked`. Writes `traced.onnx` and, unless the
-graph is checked already, `proof.npz` into its own folder, and answers with one line: `{"notes": […]}`, or
-`{"error": …}` with the parts of an error.
+graph is checked already, `proof.npz` into its own folder. Says how far it is in lines of `{"what": …, "done": …,
+"total": …}`, and answers with one line: `{"notes": […]}`, or `{"error": …}` with the parts of an error.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 GRAPH, PROOF = "traced.onnx", "proof.npz"
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Trace what a request names, into the working directory."""
+def answer(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Trace what a request names, into the working directory; `say` is told how far that is."""
     from onnxslim_yolo.errors import OnnxSlimError
+    from onnxslim_yolo.runtime.progress import listening
 
     try:
-        return _trace(request)
+        with listening(lambda what, done, total: say({"what": what, "done": done, "total": total})):
+            return _trace(request)
     except OnnxSlimError as error:
         parts = {key: getattr(error, key) for key in ("message", "file", "node", "hint")}
         return {"error": {"kind": type(error).__name__, **parts}, "traceback": traceback.format_exc()}
@@ -59,6 +62,10 @@ def _trace(request: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever torch prints goes to stderr, not between our replies
-    reply = answer(json.loads(sys.stdin.buffer.readline()))
-    channel.write(json.dumps(reply).encode() + b"\n")
-    channel.flush()
+
+    def say(message: dict[str, Any]) -> None:
+        """One line to who asked."""
+        channel.write(json.dumps(message).encode() + b"\n")
+        channel.flush()
+
+    say(answer(json.loads(sys.stdin.buffer.readline()), say))

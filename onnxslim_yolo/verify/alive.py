@@ -42,6 +42,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.head_error import iou
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_each
+from onnxslim_yolo.runtime.progress import counted
 from onnxslim_yolo.verify.disorder import SHOWN, disordered, looks_trained
 from onnxslim_yolo.verify.response import Groups, Response, groups_of, response
 
@@ -103,7 +104,8 @@ def judge(source: Model, result: Model, feeds: Sequence[Feeds], kind: str) -> Al
         feeds: inputs of both. kind: as in `Alive`.
     """
     seen: list[_Seen] = []
-    for feed, before, after in zip(feeds, run_each(source, feeds), run_each(result, feeds), strict=True):
+    told = counted("images", feeds, len(feeds))
+    for feed, before, after in zip(feeds, run_each(source, told), run_each(result, feeds), strict=True):
         seen.append(_Seen.of(source, feed, before, after))
     left = response([one.before for one in seen], [one.after for one in seen]) if len(seen) > 1 else []
     known = [one.pair for one in seen if one.pair is not None]
@@ -198,7 +200,8 @@ def _untrained(source: Model, feeds: Sequence[Feeds], seen: Sequence[_Seen]) -> 
 def scores_of(model: Model, feeds: Sequence[Feeds], head: HeadSpec) -> Array:
     """The score of every cell on all of these inputs."""
     names = [tensor.name for tensor in model.graph.outputs]
-    runs = [[np.asarray(run[name], np.float32) for name in names] for run in run_each(model, feeds)]
+    told = counted("images in disorder", feeds, len(feeds))
+    runs = [[np.asarray(run[name], np.float32) for name in names] for run in run_each(model, told)]
     return np.concatenate([candidates(run, head, 0, EVERY_CELL, False).scores for run in runs])
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from onnxslim_yolo.heads.metric import layout_of
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.runtime.progress import counted
 
 LEAST = 1e-7
 """Probabilities are taken to lie between this and 1 − this."""
@@ -115,7 +116,7 @@ def response(source: Sequence[Groups], result: Sequence[Groups]) -> list[Respons
             the source.
     """
     found = []
-    for key in source[0]:
+    for key in counted("parts of the output", source[0], len(source[0])):
         left = _left([one.get(key) for one in source], [one.get(key) for one in result])
         if left is not None:
             found.append(Response(key[0], *left, scores=key[1]))

@@ -15,6 +15,7 @@ import numpy as np
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.onnx_run import Feeds, as_fed, image_like
+from onnxslim_yolo.runtime.progress import counted
 
 SHAPES = 400
 """Leaves an image."""
@@ -31,7 +32,7 @@ def scene_feeds(model: Model, count: int, seed: int = 0) -> list[Feeds]:
     rng = np.random.default_rng(seed)
     return [
         {tensor.name: as_fed(model, _input(tensor.shape, tensor.dtype, rng)) for tensor in model.graph.inputs}
-        for _ in range(count)
+        for _ in counted("made-up photographs", range(count), count)
     ]
 
 

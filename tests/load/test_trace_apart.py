@@ -15,14 +15,18 @@ from forks import Bottleneck, Conv, model_of, save  # noqa: E402
 from onnxslim_yolo.errors import InputError, VerificationError  # noqa: E402
 from onnxslim_yolo.load import trace_apart as apart  # noqa: E402
 from onnxslim_yolo.load.trace_apart import is_apart, trace_apart  # noqa: E402
-from onnxslim_yolo.load.trace_checkpoint import trace_checkpoint  # noqa: E402
+from onnxslim_yolo.load.trace_checkpoint import STEPS, trace_checkpoint  # noqa: E402
+from onnxslim_yolo.runtime.progress import listening  # noqa: E402
 
 SIZE = (64, 64)
 
 
 def test_graph_and_notes_are_the_same(tmp_path: Path) -> None:
     path = save(tmp_path / "häuser 1.pt", model_of(Bottleneck(16)))
-    proto, notes = trace_apart(path, imgsz=SIZE)
+    told: list[tuple[str, int, int]] = []
+    with listening(lambda *one: told.append(one)):
+        proto, notes = trace_apart(path, imgsz=SIZE)
+    assert [done for _, done, total in told if total == STEPS] == list(range(STEPS))
     here, here_notes = trace_checkpoint(path, imgsz=SIZE)
     assert proto.SerializeToString(deterministic=True) == here.SerializeToString(deterministic=True)
     assert notes == here_notes
