@@ -1,8 +1,9 @@
 """Counts instructions of ncnn's layers and networks: runs in an emulated Python whose qemu has arm_counter's plugin.
 
-Reads a line of JSON for each network: `{"param": text, "weights": [[count, tagged], …], "inputs": [[c, h, w], …],
-"threads": 1, "half": bool}` for one layer as `measure/profile_child.py` has it, or `{"files": {"param", "bin"}, …}` for
-a whole network. Answers `{"counts": [six numbers] or null}`. The file that the plugin writes is named by $ARM_COUNTS.
+Reads a line of JSON for each network: `{"param": text, "inputs": [[c, h, w], …], "half": bool, "bf16": bool, "times":
+2}` for one layer, with weights of 0, as `measure/profile_child.py` has it, or `{"files": {"param", "bin"}, …}` for a
+whole network; an empty "bin" stands for weights of 0, as ncnn's own benchmark has them. Answers `{"counts": [six
+numbers] or null}`. The file that the plugin writes is named by $ARM_COUNTS.
 """
 
 from __future__ import annotations
@@ -40,21 +41,18 @@ def counted(request: dict[str, Any]) -> list[int] | None:
     net.opt.use_bf16_storage = bool(request.get("bf16"))
     random = np.random.default_rng(0)
     if "files" in request:
-        if net.load_param(request["files"]["param"]) or net.load_model(request["files"]["bin"]):
+        weights = request["files"]["bin"] or ncnn.DataReaderFromEmpty()
+        if net.load_param(request["files"]["param"]) or net.load_model(weights):
             return None
     else:
         with tempfile.TemporaryDirectory() as folder:
-            param, weights = Path(folder) / "net.param", Path(folder) / "net.bin"
+            param = Path(folder) / "net.param"
             param.write_text(request["param"])
-            with weights.open("wb") as stream:
-                for count, tagged in request["weights"]:
-                    stream.write(b"\0\0\0\0" if tagged else b"")
-                    stream.write(random.normal(0, 0.1, count).astype("<f4").tobytes())
-            if net.load_param(str(param)) or net.load_model(str(weights)):
+            if net.load_param(str(param)) or net.load_model(ncnn.DataReaderFromEmpty()):
                 return None
     arrays = [random.random(shape, dtype=np.float32) for shape in request["inputs"]]
     mats = [ncnn.Mat(array).clone() for array in arrays]
-    runs = [whole(net, mats) if "files" in request else layer(net, mats) for _ in range(TIMES)]
+    runs = [whole(net, mats) if "files" in request else layer(net, mats) for _ in range(request.get("times", TIMES))]
     return None if None in runs else min(runs, key=sum)
 
 

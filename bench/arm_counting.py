@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,20 +20,44 @@ CLASSES = ("integer", "loads", "vector loads", "fma", "simd", "branches")
 NS = {"a76": 0.2366, "a72": 0.45}
 """Nanoseconds an instruction: of a Pi 5, fitted to ncnn's published times; of a Pi 4, a guess by its clock."""
 
+CACHES = {"a76": {1: 64, 2: 512, 3: 512}, "a72": {1: 32, 2: 256}}
+"""KiB of a core's share of a Pi 5's and a Pi 4's caches by level: ncnn cuts its matrices into tiles by it."""
+
+
+def board_root(root: Path, core: str) -> Path:
+    """The emulated Python's root, with this board's caches in /sys in place of this machine's."""
+    board = root / "counting" / f"board-{core}"
+    shutil.rmtree(board, ignore_errors=True)
+    for level, size in CACHES[core].items():
+        index = board / f"sys/devices/system/cpu/cpu0/cache/index{level - 1}"
+        index.mkdir(parents=True)
+        facts = {"level": level, "type": "Data" if level == 1 else "Unified", "size": f"{size}K", "shared_cpu_map": 1}
+        for name, value in facts.items():
+            (index / name).write_text(f"{value}\n")
+    for entry in (root / "arm64").iterdir():
+        (board / entry.name).symlink_to(entry.resolve())
+    return board
+
 
 class Counter:
-    """An emulated Python that counts. Use as a context manager; as a function, µs of layers by instructions."""
+    """An emulated Python that counts. Use as a context manager; as a function, µs of layers by instructions.
 
-    def __init__(self, core: str, *, half: bool = True, bf16: bool = False, root: Path | None = None) -> None:
-        root = root or default_root()
+    `site`: a folder in `root` whose packages go before those of `root`/site: another release of ncnn.
+    """
+
+    def __init__(
+        self, core: str, *, half: bool = True, bf16: bool = False, site: str = "", root: Path | None = None
+    ) -> None:
+        root = (root or default_root()).resolve()
         self._folder = tempfile.TemporaryDirectory()
         counts = Path(self._folder.name) / "counts"
         counts.touch()
         plugin = f"{root}/counting/libarm_counter.so,out={counts}"
-        guest = f"-E PYTHONPATH={root}/site -E PYTHONHOME={root}/arm64/usr -E LD_LIBRARY_PATH= -E OMP_NUM_THREADS=1"
+        path = f"{root}/{site}:{root}/site" if site else f"{root}/site"
+        guest = f"-E PYTHONPATH={path} -E PYTHONHOME={root}/arm64/usr -E LD_LIBRARY_PATH= -E OMP_NUM_THREADS=1"
         self._launcher = (
             f"env ARM_COUNTS={counts} {root}/counting/qemu-aarch64 -plugin {plugin} -cpu {CORES[core]} "
-            f"-L {root}/arm64 {guest} {root}/arm64/usr/bin/python3.11 -"
+            f"-L {board_root(root, core)} {guest} {root}/arm64/usr/bin/python3.11 -"
         )
         self.core, self.ns, self._options = core, NS[core], {"half": half, "bf16": bf16}
         self._child: LaunchedChild | None = None
@@ -52,12 +77,19 @@ class Counter:
 
     def layer(self, key: LayerKey) -> list[int] | None:
         """Instructions by class."""
-        return self._ask(ncnn_network(key).as_json())
+        network = ncnn_network(key)
+        return self._ask({"param": network.param, "inputs": network.inputs, "times": 1})
 
     def whole(self, param: Path, weights: Path, inputs: Sequence[Sequence[int]]) -> list[int] | None:
         """Instructions of a network by class."""
         files = {"param": str(param.resolve()), "bin": str(weights.resolve())}
         return self._ask({"files": files, "inputs": [list(shape) for shape in inputs]})
+
+    def empty(self, param: Path, inputs: Sequence[Sequence[int]]) -> list[int] | None:
+        """The same of a network without a file of weights: they are 0."""
+        return self._ask(
+            {"files": {"param": str(param.resolve()), "bin": ""}, "inputs": [list(s) for s in inputs], "times": 1}
+        )
 
     def _ask(self, request: Mapping[str, object]) -> list[int] | None:
         if self._child is None:

@@ -30,6 +30,7 @@ KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LIBRARIES = (
     *("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "zlib1g", "libexpat1", "libssl3", "libffi8", "libbz2-1.0"),
     *("liblzma5", "libuuid1", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
+    *("libx11-6", "libxcb1", "libxau6", "libxdmcp6", "libbsd0", "libmd0"),  # ncnn's wheels of 2023 link it
 )
 WHEELS = ("ncnn", "numpy", "onnxruntime")
 CORES = {"a76": "cortex-a76", "a72": "cortex-a72", "a53": "cortex-a53"}

@@ -1,13 +1,13 @@
-"""Latency tables of ARM cores from counted instructions: ncnn-neon-fp16.json and ncnn-neon.json.
+"""Latency tables of ARM cores from counted instructions: ncnn-pi5.json (fp16 arithmetic) and ncnn-pi4.json (fp32).
 
-    python bench/arm_tables.py CORE MODEL@SIZE… [--cells FILE] [--out FILE]
+    python bench/arm_tables.py count a76|a72 MODEL…     layers and whole networks, into --cells
+    python bench/arm_tables.py write a76|a72 MODEL…     the table, by the weights in bench/results/arm_latency.json
 
-    python bench/arm_tables.py a76 yolov5n@320 yolov8n@320        with fp16 arithmetic
-    python bench/arm_tables.py a72 yolov5n@320 yolov8n@320        fp32
+MODEL: NAME@SIZE of models/zoo, or a file.
 
-What is counted is kept in --cells as it comes, and not counted again. Needs bench/arm_setup.py and arm_counter.sh. A
-table holds instructions times the nanoseconds that one took on a board in the median of ncnn's published networks: its
-ratios are what it is for.
+What is counted is kept as it comes, and not counted again. Needs bench/arm_setup.py and arm_counter.sh. A table holds
+microseconds by the model that ncnn's published times were fitted with (see arm_latency.py): its ratios are what it is
+for.
 """
 
 from __future__ import annotations
@@ -15,80 +15,134 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from arm_counting import Counter
+from arm_setup import default_root
+from arm_weights import Weights
 from models_for_bench import model_of
-from random_widths import fused, prepared
+from random_widths import fused, prepared, with_random_widths
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_pair
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import LayerKey, layers_of
 from onnxslim_yolo.latency.packing import Runtime, blocks_of
+from onnxslim_yolo.latency.shipped import DATA
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.latency.table_format import write_table
+from onnxslim_yolo.load import load
+from onnxslim_yolo.measure import sampling
 from onnxslim_yolo.measure.profile import Whole, calibrate, families_of, measure_families
 
 ISA = {"a76": "neon-fp16", "a72": "neon"}
-CPU = {
-    "a76": "Cortex-A76 (Pi 5) by counted instructions, not timed",
-    "a72": "Cortex-A72 (Pi 4) by counted instructions, not timed",
-}
+DEVICE = {"a76": "pi5", "a72": "pi4"}
 RUNTIME: Runtime = "ncnn"
+SAMPLES = {
+    8: (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512),
+    4: (4, 12, 28, 60, 124, 252, 508),
+    1: (1, 3, 5, 7, 13, 21, 35, 57, 93, 151, 255, 509),
+}
+"""Fewer than `profile` measures: counts have no noise, and within a class they are smooth."""
+RANDOM_WIDTHS = ((1000, 1), (1001, 4), (1002, 8))
+"""Seeds and steps of the random assignments that take part in the calibration."""
 
 
 class Cells:
-    """µs per layer, counted or remembered."""
+    """Instructions by class of layers and networks, counted or remembered."""
 
-    def __init__(self, counter: Counter, file: Path) -> None:
-        self.counter, self.file = counter, file
-        self.known: dict[str, float | None] = {}
+    def __init__(self, file: Path, counter: Counter | None, weights: Weights | None = None) -> None:
+        self.counter, self.file, self.weights = counter, file, weights
+        self.known: dict[str, list[int] | None] = {}
         if file.is_file():
             self.known = dict(json.loads(line) for line in file.read_text().splitlines())
 
     def __call__(self, keys: Sequence[LayerKey]) -> list[float | None]:
+        """µs of layers: by the weights, or, while counting, by instructions alone."""
+        return [self._us(key) for key in keys]
+
+    def _us(self, key: LayerKey) -> float | None:
+        name = repr(key)
+        if name not in self.known and self.counter is not None:
+            self._keep(name, self.counter.layer(key))
+        counts = self.known.get(name)
+        if counts is None:
+            return None
+        return sum(counts) / 1e3 if self.weights is None else self.weights.us(counts, [key])
+
+    def whole(self, name: str, model: Model) -> list[int] | None:
+        """Of a network, written as a pair."""
+        if name not in self.known and self.counter is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                pair = write_pair(emit_ncnn(model, half=self.counter.core == "a76"), Path(folder))
+                self._keep(name, self.counter.whole(*pair, [shape_of(model)]))
+        return self.known.get(name)
+
+    def _keep(self, name: str, counts: list[int] | None) -> None:
+        self.known[name] = counts
         with self.file.open("a") as stream:
-            for key in keys:
-                name = repr(key)
-                if name not in self.known:
-                    self.known[name] = self.counter([key])[0]
-                    stream.write(json.dumps([name, self.known[name]]) + "\n")
-                    stream.flush()
-        return [self.known[repr(key)] for key in keys]
+            stream.write(json.dumps([name, counts]) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=("count", "write"))
     parser.add_argument("core", choices=sorted(ISA))
     parser.add_argument("models", nargs="+")
     parser.add_argument("--cells", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
-    isa = ISA[options.core]
-    models = [prepared(model_of(name, int(size))) for name, size in (text.split("@") for text in options.models)]
-    with Counter(options.core) as counter:
-        cells = Cells(counter, options.cells or Path(f"cells-{options.core}.jsonl"))
-        families = families_of([model.graph for model in models])
-        grids = measure_families(families, RUNTIME, blocks_of(RUNTIME, isa), cells, progress)
-        table = LatencyTable(RUNTIME, isa, 1, version(RUNTIME), CPU[options.core], grids)
-        wholes = []
-        for model in models:
-            with tempfile.TemporaryDirectory() as folder:
-                whole = counter.whole(*write_pair(emit_ncnn(fused(model.copy())), Path(folder)), [shape_of(model)])
-            keys = layers_of(model.graph)
-            if whole is not None:
-                us = sum(whole) * counter.ns / 1e3
+    file = options.cells or default_root() / f"classes-{options.core}.jsonl"
+    if options.job == "count":
+        with Counter(options.core) as counter:
+            for name in options.models:  # one after another: what comes first is there first
+                table_of(options.core, [name], Cells(file, counter))
+        return
+    table = table_of(options.core, options.models, Cells(file, None, Weights.read(options.core)))
+    path = write_table(table, options.out / f"{RUNTIME}-{DEVICE[options.core]}.json")
+    cells = sum(len(grid.us) for grid in table.families.values())
+    print(f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, ", end="")
+    print(f"scale {table.scale:.3f}, {table.overhead:.2f} µs a layer")
+
+
+def table_of(core: str, models: Sequence[str], cells: Cells) -> LatencyTable:
+    """The table of these networks' layers, calibrated on them as wholes."""
+    named = [(Path(name).name, prepared(model_named(name))) for name in models]
+    sampling.SAMPLES.clear()
+    sampling.SAMPLES.update(SAMPLES)
+    families = families_of([model.graph for _, model in named])
+    grids = measure_families(families, RUNTIME, blocks_of(RUNTIME, ISA[core]), cells, progress)
+    about = cells.weights.about if cells.weights is not None else ""
+    table = LatencyTable(RUNTIME, ISA[core], 1, version(RUNTIME), about, grids)
+    wholes = []
+    for name, model in named:
+        for label, variant in variants(name, model):
+            counts, keys = cells.whole(label, variant), layers_of(variant.graph)
+            if counts is not None and cells.weights is not None:
+                us = cells.weights.us(counts, keys)
                 wholes.append(Whole(us, table.predict_layers(keys), len(keys)))
-                print(f"{model.source.file}: {sum(whole) / 1e6:.1f} M instructions, {wholes[-1]}")
+                print(f"{label}: {sum(counts) / 1e6:.1f} M, {us / 1e3:.2f} ms, layers {wholes[-1].sum_us / 1e3:.2f} ms")
     scale, overhead = calibrate(wholes)
-    path = options.out or Path(f"{RUNTIME}-{isa}.json")
-    print(write_table(replace(table, scale=scale, overhead=overhead, _cache={}), path))
+    return replace(table, scale=scale, overhead=overhead, _cache={})
 
 
-def shape_of(model: object) -> list[int]:
+def model_named(text: str) -> Model:
+    """NAME@SIZE of the zoo, or a file."""
+    name, _, size = text.partition("@")
+    return model_of(name, int(size)) if size else load(Path(text))
+
+
+def variants(name: str, model: Model) -> Iterator[tuple[str, Model]]:
+    """The network as it is, and at random widths."""
+    yield f"whole {name}", fused(model.copy())
+    for seed, step in RANDOM_WIDTHS:
+        yield f"whole {name} random {seed} step {step}", with_random_widths(model, seed, step)
+
+
+def shape_of(model: Model) -> list[int]:
     return [int(side) for side in model.graph.inputs[0].shape[1:]]
 
 

@@ -187,6 +187,18 @@ BENCHMARKS = (
         ("python bench/arm_setup.py", "python bench/arm_layers.py"),
     ),
     Result(
+        "Published times on ARM",
+        "ncnn's published times of a Pi 4 and a Pi 5 against counted instructions of the same networks",
+        ("arm_latency*",),
+        (
+            "bash bench/arm_counter.sh",
+            "python bench/arm_latency.py count a76",
+            "python bench/arm_latency.py count a72",
+            "python bench/arm_latency.py fit --write",
+        ),
+        "a checkout of ncnn",
+    ),
+    Result(
         "Convolving before enlarging",
         "networks compiled without the pass `conv-before-resize` and with it",
         ("conv_before_resize*",),
