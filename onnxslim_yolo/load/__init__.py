@@ -37,6 +37,7 @@ class LoadOptions:
         trust: load archives whose loading runs code (TorchScript, torch.export).
         input: what the network expects for a pixel; None: what the metadata or the first layers show, else [0, 1].
         asked: what a checkpoint's module may take, judged before it is run.
+        referenced: the author's own export of the same weights is what everything is compared with.
     """
 
     imgsz: tuple[int, int] | None = None
@@ -45,6 +46,7 @@ class LoadOptions:
     trust: bool = False
     input: InputFormat | None = None
     asked: Asked = BY_WEIGHTS
+    referenced: bool = False
 
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".torchscript")
@@ -181,6 +183,7 @@ def _checkpoint(path: Path, options: LoadOptions) -> tuple[onnx.ModelProto, tupl
         weights=options.weights,
         trust=options.trust,
         asked=options.asked,
+        referenced=options.referenced,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.load.own_activations import own_activations
 from onnxslim_yolo.load.pickle_names import warning
 from onnxslim_yolo.load.rebuild_module import EXPORT_CALL, plain_value, rebuild_module, unwrapped
 from onnxslim_yolo.load.record_checks import is_module, training_parts
@@ -43,6 +44,7 @@ class Checkpoint:
         licence: what the file says about its licence, or None.
         metadata: small plain values of the file (epoch, date, version …).
         notes: what its user should know, a fused model for one.
+        own: activations of its author's code, as `own_activations` finds them.
     """
 
     module: nn.Module | None
@@ -54,6 +56,7 @@ class Checkpoint:
     licence: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    own: Mapping[str, list[str]] = field(default_factory=dict)
 
     def onnx_metadata(self) -> dict[str, str]:
         """What Ultralytics' runtimes expect in an ONNX file's `metadata_props`, as far as it is known."""
@@ -176,6 +179,7 @@ def _from_module(record: Record, root: Mapping[Any, Any], read: TensorReader) ->
         licence=licence if isinstance(licence, str) else None,
         metadata={**_small(root), **_small({"kpt_shape": attributes.get("kpt_shape"), "nc": attributes.get("nc")})},
         notes=(*_notes(module), *_note_training(record)),
+        own=own_activations(record),
     )
 
 

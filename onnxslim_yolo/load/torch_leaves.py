@@ -84,7 +84,8 @@ _LEAST = {"kernel_size": 1, "stride": 1, "dilation": 1, "groups": 1, "output_pad
 def known_leaf(name: str) -> str | None:
     """The `torch.nn` class that stands for a dotted class name, or None.
 
-    Repositories' own activations (`utils.activations.Hardswish`) count as torch's of that name.
+    Repositories' own activations (`utils.activations.Hardswish`) may stand for torch's of that name: whether they do,
+    `own_activations` says.
     """
     short = name.rpartition(".")[2]
     renamed = _RENAMED.get(short, short)

@@ -41,6 +41,7 @@ def trace_apart(
     weights: Path | None = None,
     trust: bool = False,
     asked: Asked = BY_WEIGHTS,
+    referenced: bool = False,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """As `trace_checkpoint`, in a process of its own. Raises what that raises."""
     request = {
@@ -50,6 +51,7 @@ def trace_apart(
         "weights": None if weights is None else file_name(weights),
         "trust": trust,
         "limits": asdict(asked),
+        "referenced": referenced,
     }
     names = {file_name(each): str(each) for each in (path, weights) if each is not None}
     child = Child(CHILD, environment={"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)

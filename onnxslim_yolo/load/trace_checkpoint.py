@@ -14,6 +14,7 @@ from onnxslim_yolo.heads.spec import RANKED_KEY
 from onnxslim_yolo.load.account import account
 from onnxslim_yolo.load.checkpoint import Checkpoint, read_checkpoint
 from onnxslim_yolo.load.dry_run import check_sizes
+from onnxslim_yolo.load.own_activations import note_or_refuse
 from onnxslim_yolo.load.saved_module import is_saved_module
 from onnxslim_yolo.load.trace import Traced, run_exporter
 from onnxslim_yolo.runtime.progress import tell
@@ -33,6 +34,7 @@ def trace_checkpoint(
     trust: bool = False,
     dynamic: bool = False,
     asked: Asked = BY_WEIGHTS,
+    referenced: bool = False,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Trace a checkpoint with its BatchNorms kept. Returns the graph and what its user should know.
 
@@ -44,6 +46,7 @@ def trace_checkpoint(
         trust: open archives whose loading runs code.
         dynamic: keep batch, height and width symbolic.
         asked: what running it may take, judged before it is run.
+        referenced: the result is compared with the author's own export, so activations of unknown code may be guessed.
 
     Raises:
         InputError: the checkpoint is unsafe, broken, or of unknown classes.
@@ -55,7 +58,14 @@ def trace_checkpoint(
         with _about(path):
             return module_to_onnx(load_module(path)), ()
     traced, notes = trace_unchecked(
-        path, imgsz=imgsz, head=head, weights=weights, trust=trust, dynamic=dynamic, asked=asked
+        path,
+        imgsz=imgsz,
+        head=head,
+        weights=weights,
+        trust=trust,
+        dynamic=dynamic,
+        asked=asked,
+        referenced=referenced,
     )
     with _about(path):
         traced.check()
@@ -71,6 +81,7 @@ def trace_unchecked(
     trust: bool = False,
     dynamic: bool = False,
     asked: Asked = BY_WEIGHTS,
+    referenced: bool = False,
 ) -> tuple[Traced, tuple[str, ...]]:
     """As `trace_checkpoint`, but what the module computes is handed on, to be compared by somebody without torch."""
     tell("the file", 0, STEPS)
@@ -84,6 +95,8 @@ def trace_unchecked(
             hint="give the model's yaml with --weights MODEL.yaml",
         )
     module = checkpoint.module
+    with _about(path):
+        guessed = note_or_refuse(checkpoint.own, referenced=referenced)
     _set_head(module, head, path)
     height, width = imgsz or checkpoint.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
     _check_stride(checkpoint, height, width, path)
@@ -103,7 +116,7 @@ def trace_unchecked(
         metadata[RANKED_KEY] = "True"
     onnx.helper.set_model_props(proto, metadata | {"imgsz": str([height, width])})
     tell("its outputs", 4, STEPS)
-    return traced, (*checkpoint.notes, *notes)
+    return traced, (*checkpoint.notes, *guessed, *notes)
 
 
 @contextmanager

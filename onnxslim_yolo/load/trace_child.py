@@ -52,6 +52,7 @@ def _trace(request: dict[str, Any]) -> dict[str, Any]:
         weights=None if weights is None else Path(weights),
         trust=request["trust"],
         asked=Asked(**request["limits"]),
+        referenced=request["referenced"],
     )
     arrays: dict[str, Any] = {f"output{i}": array for i, array in enumerate(traced.outputs)}
     np.savez(PROOF, images=traced.images, **arrays)

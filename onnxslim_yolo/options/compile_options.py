@@ -287,7 +287,14 @@ class CompileOptions:
         """How the source is read. Raises UsageError."""
         form = None if self.input is None else parse_input(self.input)
         asked = Asked(self.limit_memory, self.limit_work)
-        return LoadOptions(self.imgsz, self.weights, trust=self.trust, input=form, asked=asked)
+        return LoadOptions(
+            self.imgsz,
+            self.weights,
+            trust=self.trust,
+            input=form,
+            asked=asked,
+            referenced=self.reference is not None,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The options that differ from their defaults, as plain values."""

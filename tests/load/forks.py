@@ -102,21 +102,24 @@ def vary(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def repository(model: nn.Module, home: str = HOME) -> Iterator[None]:
-    """The module that the fork's classes live in, while this is open."""
+    """The modules that the fork's classes live in, while this is open: `home`, or what a class calls its own HOME."""
     own = {type(part) for part in model.modules() if not type(part).__module__.startswith("torch.")}
-    place, before = types.ModuleType(home), [(cls, cls.__module__, cls.__qualname__) for cls in own]
-    parents = [home.rpartition(".")[0], home]
-    sys.modules.update({parents[0]: types.ModuleType(parents[0]), home: place})
+    homes = {cls: getattr(cls, "HOME", home) for cls in own}
+    before = [(cls, cls.__module__, cls.__qualname__) for cls in own]
+    parts = [each.split(".") for each in homes.values()]
+    names = {".".join(each[: i + 1]) for each in parts for i in range(len(each))}
+    had = {name: sys.modules.get(name) for name in names}
+    sys.modules.update({name: types.ModuleType(name) for name in names})
     try:
-        for cls in own:
-            cls.__module__, cls.__qualname__ = home, cls.__name__
-            setattr(place, cls.__name__, cls)
+        for cls, place in homes.items():
+            cls.__module__, cls.__qualname__ = place, cls.__name__
+            setattr(sys.modules[place], cls.__name__, cls)
         yield
     finally:
         for cls, module, name in before:
             cls.__module__, cls.__qualname__ = module, name
-        for name in parents:
-            del sys.modules[name]
+        for name, module in had.items():
+            sys.modules.pop(name) if module is None else sys.modules.update({name: module})
 
 
 def save(path: Path, model: nn.Module, **more: object) -> Path:
