@@ -136,6 +136,12 @@ def yolox_apart() -> Outputs:
     return maps([part for level in levels for part in (level[..., 5:], level[..., :4], level[..., 4:5])])
 
 
+def yolox_joint(nc: int = 4, strides: tuple[int, ...] = (8, 16, 32)) -> Outputs:
+    """One map a level, its parts side by side."""
+    ends = np.cumsum([h * w for _, h, w in grids(strides)])
+    return maps(np.split(yolox(nc, strides=strides)[0], ends[:-1], axis=1), strides)
+
+
 FOUR = (8, 16, 32, 64)
 
 CASES: dict[str, tuple[Callable[[], Outputs], int | None, float, int]] = {
@@ -155,6 +161,9 @@ CASES: dict[str, tuple[Callable[[], Outputs], int | None, float, int]] = {
     "scrfd, without a batch": (lambda: face(False, 2, batch=False), 1, 0.8, 0),
     "scrfd, no key points": (lambda: face(False, points=False), 1, 0.8, 0),
     "yolox, maps": (yolox_apart, 5, 0.81, LABEL),
+    "yolox, joint maps": (yolox_joint, 4, 0.81, LABEL),
+    "yolox, joint maps, coarse first": (lambda: yolox_joint(80)[::-1], 80, 0.81, LABEL),
+    "yolox, four joint maps": (lambda: yolox_joint(7, FOUR), 7, 0.81, LABEL),
     "nanodet, maps": (lambda: maps(nanodet(7)), 7, 0.8, LABEL),
     "picodet, maps": (lambda: maps(picodet(), FOUR), 4, 0.8, LABEL),
     "picodet, maps, classes not given": (lambda: maps(picodet(80, logits=True), FOUR), None, 0.8, LABEL),
@@ -227,6 +236,16 @@ def test_maps_of_which_nothing_says_what_comes_first_are_refused() -> None:
     for channels in (85, 255):  # one map a level, its boxes without a decode
         with pytest.raises(UnsupportedError, match="fit no head"):
             recognise([o[:, :1].repeat(channels, axis=1) for o in joined], SIZE, nc=80)
+
+
+def test_joint_maps_that_are_not_yolox_are_refused() -> None:
+    """Distances, not offsets; logits, not probabilities; another number of classes, or none that is known."""
+    good = yolox_joint()
+    distances = [np.concatenate((np.abs(o[:, :4]), o[:, 4:]), axis=1) for o in good]
+    logits = [np.concatenate((o[:, :4], o[:, 4:] * 9 - 5), axis=1) for o in good]
+    for outputs, nc in ((distances, 4), (logits, 4), (good, 3), (good, None)):
+        with pytest.raises(UnsupportedError):
+            recognise(outputs, SIZE, nc=nc)
 
 
 def test_tables_in_pixels_are_taken_as_they_were() -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import onnxslim_yolo as oy
+from onnxslim_yolo.heads.shown import classes_shown
 from onnxslim_yolo.heads.values import recognise
 from onnxslim_yolo.ir.model import Model
 from tests.numeric import build, run_onnx
@@ -72,6 +73,48 @@ def test_compiled_at_any_ratio(name: str, prune: float | str, tmp_path: Path) ->
     assert all(check["passed"] for check in result.report["verification"]["checks"])
     assert result.ncnn is not None and (prune == "dead" or result.plan is not None)
     assert prune != 0.5 or result.report["estimate"]["decoded"]
+
+
+def joint(order: str = "b,s,c", sigmoid: str = "Sigmoid", levels: int = 2) -> Model:
+    """YOLOX's last layers: three branches a level, joined over channels."""
+    values = {"w": noise(8, 3, 3, 3)}
+    body, weights, outputs, feature = [], ["float[8,3,3,3] w"], [], "x"
+    for level in range(levels):
+        stride = 8 if not level else 2
+        name = f"w{level}"
+        weights.append(f"float[8,{3 if not level else 8},3,3] {name}")
+        values[name] = noise(8, 3 if not level else 8, 3, 3)
+        body.append(
+            f"m{level} = Conv<strides=[{stride},{stride}],pads=[1,1,1,1]>({feature}, {name}) f{level} = Relu(m{level})"
+        )
+        feature = f"f{level}"
+        for part, width in (("b", 4), ("s", 1), ("c", 3)):
+            weights.append(f"float[{width},8,1,1] k{part}{level}")
+            values[f"k{part}{level}"] = noise(width, 8, 1, 1)
+            body.append(f"{'b' if part == 'b' else 'r' + part}{level} = Conv({feature}, k{part}{level})")
+            if part != "b":
+                body.append(f"{part}{level} = {sigmoid}(r{part}{level})")
+        body.append(f"o{level} = Concat<axis=1>({', '.join(each + str(level) for each in order.split(','))})")
+        outputs.append(f"float[1,8,{SIDE // 8 // 2**level},{SIDE // 8 // 2**level}] o{level}")
+    del weights[0], values["w"]
+    text = onnx_text(f"float[1,3,{SIDE},{SIDE}] x", ", ".join(outputs), ", ".join(weights), " ".join(body))
+    return build(text, values=values)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(0, 0.5, shape).astype(np.float32)
+
+
+def test_joint_maps_are_read_where_the_graph_shows_what_they_join(tmp_path: Path) -> None:
+    model = joint()
+    assert classes_shown(model.graph) == 3
+    for other in (joint("s,b,c"), joint("b,c,s"), joint(sigmoid="Tanh")):
+        assert classes_shown(other.graph) is None
+    result = oy.compile(
+        model.save(tmp_path / "m.onnx"), out=tmp_path / "out", prune=0.3, calib=_photo(tmp_path), importance="output"
+    )
+    assert all(check["passed"] for check in result.report["verification"]["checks"])
+    assert result.report["estimate"]["decoded"]
 
 
 def _photo(folder: Path) -> Path:

@@ -39,7 +39,7 @@ def decode_points(outputs: Sequence[Array], head: HeadSpec, conf: float, multi_l
 
 def split_rows(rows: Sequence[Array], points: Points, head: HeadSpec) -> dict[str, Array]:
     """Per part its rows, (n, k) each: of a table, columns."""
-    if points.order:
+    if not points.joint:
         return dict(zip(points.parts, rows, strict=True))
     widths = {"box": 4 * head.reg_max, "objectness": 1, "classes": head.nc, "extra": head.extra_channels}
     stops = np.cumsum([0, *(widths[part] for part in points.parts)])

@@ -268,6 +268,9 @@ def _points_layout(head: HeadSpec) -> Layout | None:
             return {part: [rows] for part, rows in split_rows([outputs[0][0]], points, head).items()}
         levels = len(points.grids)
         rows = [as_rows(outputs[k], points.per_cell) for k in points.order]
+        if points.joint:
+            split = [split_rows([level], points, head) for level in rows]
+            return {part: [level[part] for level in split] for part in points.parts}
         return {part: rows[k * levels : (k + 1) * levels] for k, part in enumerate(points.parts)}
 
     def to_table(outputs: Sequence[Array]) -> Array:
@@ -285,7 +288,8 @@ def _points_layout(head: HeadSpec) -> Layout | None:
             column += width
         levels = len(points.grids)
         for place, k in enumerate(points.order):
-            rows = parts[points.parts[place // levels]][place % levels]
+            held = points.parts if points.joint else points.parts[place // levels : place // levels + 1]
+            rows = np.concatenate([parts[part][place % levels] for part in held], axis=1)
             found[k] = back_in_place(rows, outputs[k].shape, points.per_cell)
         return found
 

@@ -2,6 +2,7 @@
 
     parts of a row            what it is                                       a box from cell (x, y) of stride s
     box, objectness, classes  YOLOX (`decode_in_inference=False`)              centre (x + dx, y + dy)·s, size exp(·)·s
+                              one table, or a map per level of all three
     classes, box              NanoDet-Plus: a box is 4·bins logits (GFL)       (x, y)·s ∓ expected distances·s
     classes | box             NanoDet, PicoDet, per level                      (x + ½, y + ½)·s ∓ expected distances·s
     score | box | points      SCRFD, per level, two rows a cell                (x, y)·s ∓ distances·s
@@ -37,7 +38,8 @@ class Points:
     Attributes:
         grids: per level the (h, w) of its cells.
         parts: what a row holds, in order.
-        order: which outputs hold it: per part, then per level; () where all is one table in output 0.
+        order: which outputs hold it: per part, then per level; one per level where an output holds all parts; () where
+            all is one table in output 0.
         per_cell: rows a cell.
         offset: where in its cell a point lies: 0 or ½.
         sides: "distance" from the point to the edges; "exp" for centres and the logarithm of sizes.
@@ -53,6 +55,11 @@ class Points:
     sides: Literal["distance", "exp"] = "distance"
     logits: bool = False
     root: bool = False
+
+    @property
+    def joint(self) -> bool:
+        """Whether an output holds all parts, side by side."""
+        return len(self.order) < len(self.parts) * len(self.grids)
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Points:
@@ -90,7 +97,7 @@ def cells_of(grids: Sequence[tuple[int, int]], strides: Sequence[float], per_cel
 
 
 def rows_of(outputs: Sequence[Array], points: Points) -> list[Array]:
-    """One image's outputs → per part its rows over all levels, (n, k) each; for one table, the table alone."""
+    """One image's outputs → per part its rows over all levels, (n, k) each; where parts are joint, one table alone."""
     if not points.order:
         return [outputs[0]]
     levels = len(points.grids)
@@ -122,6 +129,7 @@ def guesses(outputs: Sequence[Array], size: tuple[int, int], nc: int | None) -> 
     if len(outputs) == 1 and outputs[0].ndim == 3 and outputs[0].shape[1] > outputs[0].shape[2]:
         yield from _tables(outputs[0][0], size, nc)
     elif len(outputs) > 1 and all(o.ndim == 4 and len(o) == 1 for o in outputs):
+        yield from _joint(outputs, size, nc)
         for per_cell in ANCHORS:  # the fewest rows a cell that make sense of the columns
             if all(o.shape[1] % per_cell == 0 for o in outputs):
                 split = _levels([as_rows(o, per_cell) for o in outputs], size, per_cell)
@@ -145,6 +153,23 @@ def _tables(table: Array, size: tuple[int, int], nc: int | None) -> Iterator[Gue
         if 0 < known <= columns - 8 and (columns - known) % 4 == 0:
             points = Points(grids, ("classes", "box"), logits=_beyond(table[:, :known]))
             yield Guess(points, known, strides, bins=(columns - known) // 4)
+
+
+def _joint(outputs: Sequence[Array], size: tuple[int, int], nc: int | None) -> Iterator[Guess]:
+    """YOLOX's maps, one per level: offsets and logarithms, which are of both signs, then probabilities.
+
+    Distances are not below zero, and neither are YOLOv5's numbers behind their sigmoid.
+    """
+    if nc is None or {o.shape[1] for o in outputs} != {5 + nc}:
+        return
+    boxes = np.concatenate([as_rows(o[:, :4], 1) for o in outputs])
+    if any(_beyond(o[:, 4:]) for o in outputs) or not (boxes.min(axis=0) < -1e-4).all():
+        return
+    order = tuple(sorted(range(len(outputs)), key=lambda k: -outputs[k].shape[2]))
+    for strides in STRIDES:
+        grids = grids_of(size, strides)
+        if grids == tuple(outputs[k].shape[2:] for k in order):
+            yield Guess(Points(grids, ("box", "objectness", "classes"), order, sides="exp"), nc, strides)
 
 
 def _leading_scores(table: Array) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.decode import Candidates, candidates
+from onnxslim_yolo.heads.shown import classes_shown
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.heads.values import recognise
 from onnxslim_yolo.ir.graph import Array
@@ -111,7 +112,7 @@ class HeadError:
 def head_of(model: Model, outputs: Sequence[Array], size: Sequence[int]) -> HeadSpec | None:
     """How to decode a network's outputs cell by cell, or None where that is not known."""
     try:
-        spec = recognise(outputs, (int(size[0]), int(size[1])), model.metadata)
+        spec = recognise(outputs, (int(size[0]), int(size[1])), model.metadata, classes_shown(model.graph))
     except (UnsupportedError, InputError):
         return None
     return None if spec.kind == "end2end" or spec.end2end else spec

@@ -36,6 +36,7 @@ import numpy as np
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.decode import candidates
 from onnxslim_yolo.heads.finish import Detections, postprocess
+from onnxslim_yolo.heads.shown import classes_shown
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.heads.values import recognise
 from onnxslim_yolo.ir.graph import Array
@@ -163,7 +164,8 @@ def head_of(model: Model, outputs: Sequence[Array], feed: Feeds) -> HeadSpec | N
     if image.ndim != 4:
         return None
     try:
-        return recognise(outputs, (image.shape[2], image.shape[3]), model.metadata)
+        shown = classes_shown(model.graph)
+        return recognise(outputs, (image.shape[2], image.shape[3]), model.metadata, shown)
     except (UnsupportedError, InputError):
         return None
 
