@@ -129,7 +129,8 @@ def remainder(options: CompileOptions, model: Model) -> list[Pass]:
 def _quantising(options: CompileOptions) -> list[Pass]:
     if not options.int8:
         return []
-    return [Quantise(options.int8, options.calib, narrow=adds_in_16_bits(options.device))]
+    judged: dict[str, Any] = {"runtime": options.target, "isa": options.device, "table": options.table}
+    return [Quantise(options.int8, options.calib, narrow=adds_in_16_bits(options.device), **judged)]
 
 
 CARRY = 0.1

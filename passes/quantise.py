@@ -8,7 +8,9 @@ before this pass is verified as exactly as without it, and the files against a s
 (`verify.quantised`, `verify.ncnn_int8`).
 
 What stays float: the decode behind the last layers, whatever has no int8 kernel, what is not asked for, and with
-`auto` what costs more of the detector's accuracy than is allowed, the most costly first.
+`auto` what costs more of the detector's accuracy than is allowed, the most costly first, and what int8 does not make
+faster by the latency table (see `quantisation.latency`). A result that the table calls slower than the float one stays
+float as a whole. A table without int8 times says nothing of that; a note tells.
 """
 
 from __future__ import annotations
@@ -23,11 +25,18 @@ import numpy as np
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.devices import DeviceName
+from onnxslim_yolo.latency.int8 import knows_int8
+from onnxslim_yolo.latency.packing import Runtime
+from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import matches_layer
 from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages, evenly
 from onnxslim_yolo.quantisation.choose import BUDGET, quantise
+from onnxslim_yolo.quantisation.latency import LEAST, NOTHING, faster_layers, plan_prediction
 from onnxslim_yolo.quantisation.places import decoding, no_kernel
+from onnxslim_yolo.quantisation.plan import Quantisation
 from onnxslim_yolo.quantisation.weights import NARROW, WHOLE
 
 ENOUGH = 8
@@ -37,6 +46,10 @@ MOST = 32
 """Images at most, evenly picked."""
 
 ALL, AUTO = "all", "auto"
+UNKNOWN = (
+    "int8: the latency table has no int8 times ({}), so layers that int8 slows down are not told apart: "
+    "`onnxslim-yolo profile MODEL --int8` on the device measures them, for --table"
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Quantise:
         calib: unlabelled images: a folder, a list, or a data.yaml.
         budget: the detector's error that "auto" allows (see `pruning.head_error`).
         narrow: weights of 7 bits, for processors whose kernels add pairs of products in 16 bits.
+        runtime, isa, table: what latency is judged by: see the pass `snap`.
     """
 
     name: ClassVar[str] = "quantise"
@@ -57,6 +71,9 @@ class Quantise:
     calib: Path | None = None
     budget: float = BUDGET
     narrow: bool = False
+    runtime: Runtime = "ncnn"
+    isa: DeviceName = "host"
+    table: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.budget > 0:
@@ -75,10 +92,34 @@ class Quantise:
             raise UsageError("int8 needs images to measure ranges on", hint="give unlabelled ones with --calib DIR")
         _require_float32(model)
         images = calibration(self.calib, model)
-        budget = self.budget if AUTO in self.layers else None
+        wanted = _wanted(model, self.layers)
+        auto = AUTO in self.layers
+        table = table_for(self.runtime, self.isa, self.table)
+        known = knows_int8(table)
+        if auto and known:
+            wanted, predicted = faster_layers(model, table, wanted)
+            if predicted.left == 1:
+                model.note(f"int8: everything stays float: {NOTHING} ({table.name})")
+                return 0
+        elif auto:
+            model.note(UNKNOWN.format(table.name))
         largest = NARROW if self.narrow else WHOLE
-        model.quantised = quantise(model, images, _wanted(model, self.layers), budget=budget, largest=largest)
-        return len(model.quantised.layers)
+        plan = quantise(model, images, wanted, budget=self.budget if auto else None, largest=largest, judged=known)
+        if known:
+            slower = _slower(model, plan, table)
+            if slower is not None and auto:
+                model.note(f"int8: everything stays float: {slower}")
+                return 0
+            if slower is not None:
+                model.note(f"int8: {slower}; --quantize int8 leaves float what it does not make faster")
+        model.quantised = plan
+        return len(plan.layers)
+
+
+def _slower(model: Model, plan: Quantisation, table: LatencyTable) -> str | None:
+    """That the table calls a plan no faster than the float network, or None."""
+    left = plan_prediction(model.graph, table, plan).left
+    return f"predicted {left:.2f} of the float network's latency ({table.name})" if left > LEAST else None
 
 
 def calibration(calib: Path, model: Model) -> list[Array]:

@@ -47,6 +47,7 @@ EXAMPLES = {
     ),
     "profile": (
         "onnxslim-yolo profile model.onnx",
+        "onnxslim-yolo profile model.onnx --int8 -o here.json",
         "onnxslim-yolo profile model.onnx --run-on 'ssh pi@raspberrypi.local python3 -' -o pi.json",
         "onnxslim-yolo profile yolov5n.onnx yolov8n.onnx --target onnxruntime -o board.json",
     ),

@@ -193,6 +193,7 @@ def profile(
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     imgsz: ImageSize = None,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="The table (default: TARGET-ISA-N.json).")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Measure int8 forms of the layers as well.")] = False,
     run_on: RunOn = None,
     limit_memory: LimitMemory = None,
     limit_work: LimitWork = None,
@@ -215,6 +216,7 @@ def profile(
             out=output,
             asked=asked_for(limit_memory, limit_work),
             run_on=run_on,
+            int8=int8,
             progress=progress,
         )
     if not quiet:

@@ -10,9 +10,9 @@ The file is JSON:
                   {"kind": "maxpool", …, "in": [8, 13, 16], "us": […]}]}
 
 `us` holds microseconds: a row per input width and a column per output width for convolutions, one number a width for
-all else ("concat" and "split": two equal parts of that width each). null: not measured. `scale` and `overhead`: whole
-networks took scale · (the sum of their layers) + overhead µs a layer, since layers one after another compete for the
-caches, and calling one takes time.
+all else ("concat" and "split": two equal parts of that width each). null: not measured. An `op` that ends in "int8" is
+a layer's int8 form (see `latency.int8`). `scale` and `overhead`: whole networks took scale · (the sum of their layers)
++ overhead µs a layer, since layers one after another compete for the caches, and calling one takes time.
 
 Look-up. Widths fall in classes (see `packing`). Within the table, latency is interpolated linearly between measured
 widths of the same class. Beyond it, the nearest measured point is scaled by what the analytic model says about the way
@@ -129,11 +129,16 @@ class LatencyTable:
         return known
 
     def _lookup(self, family: Family, ins: Widths, outs: Widths) -> float:
+        known = self.measured(family, ins, outs)
+        return self.model.estimate(family, ins, outs) * self._correction(family.kind) if known is None else known
+
+    def measured(self, family: Family, ins: Widths, outs: Widths) -> float | None:
+        """µs by what was measured, neither scaled nor with overhead; None where nothing like it was."""
         if min((*ins, *outs), default=0) <= 0:
             return 0.0
         neighbours = self._neighbours(family)
         if not neighbours:
-            return self.model.estimate(family, ins, outs) * self._correction(family.kind)
+            return None
         if len(neighbours) == 1:
             return self._from(neighbours[0], family, ins, outs)
         low, high = neighbours
@@ -223,7 +228,7 @@ class LatencyTable:
             ratios = [
                 us / self.model.estimate(family, *cell_widths(family, widths))
                 for family, grid in self.families.items()
-                if family.kind == kind
+                if family.kind == kind and not family.op.endswith("int8")
                 for widths, us in grid.us.items()
             ]
             known = self._corrections[kind] = float(np.median(ratios)) if ratios else self._typical

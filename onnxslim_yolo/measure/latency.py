@@ -12,11 +12,14 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.limits import Asked, limits_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.files.atomic import require_place
+from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.measure.profile import Progress, profile
+from onnxslim_yolo.quantisation.latency import plan_prediction
+from onnxslim_yolo.quantisation.plan import Quantisation
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def profile_command(
     out: Path | None = None,
     asked: Asked | None = None,
     run_on: str | None = None,
+    int8: bool = False,
     progress: Progress | None = None,
 ) -> ProfileResult:
     """Measure the layers of these models on this machine and write a table.
@@ -49,6 +53,7 @@ def profile_command(
         out: the table's file; by default `TARGET-ISA-THREADS.json` in the working directory.
         asked: what running a model may take, judged before; None: not judged.
         run_on: a command that starts the Python to measure in (see `runtime.launchers`); None: this machine.
+        int8: measure layers' int8 forms as well.
         progress: called with (layers measured, layers to measure as far as is known).
 
     Raises:
@@ -61,7 +66,7 @@ def profile_command(
     if out is not None:
         require_place(out)  # before minutes of measuring
     graphs = [_prepared(path, imgsz, asked) for path in models]
-    table = profile(graphs, target=target, threads=threads, run_on=run_on, progress=progress)
+    table = profile(graphs, target=target, threads=threads, run_on=run_on, int8=int8, progress=progress)
     if not table.families:
         raise UsageError("nothing in these models can be measured", hint="are their input sizes known? --imgsz")
     path = out or Path(f"{target}-{table.isa}-{threads}.json")
@@ -83,12 +88,21 @@ def _prepared(path: Path, imgsz: tuple[int, int] | None, asked: Asked | None) ->
 
 
 def predicted_latency(
-    graph: gs.Graph, runtime: Runtime, isa: str = "host", table: Path | None = None
+    graph: gs.Graph,
+    runtime: Runtime,
+    isa: str = "host",
+    table: Path | None = None,
+    quantised: Quantisation | None = None,
 ) -> dict[str, Any]:
     """What a report says of a graph: `latency_us`, predicted, and the `table` it was predicted by.
+
+    Args:
+        quantised: what of it is int8; counted where the table has int8 times, else the floats' time is told.
 
     Raises:
         InputError, UsageError: the table cannot be used.
     """
     chosen = table_for(runtime, isa, table)
+    if quantised is not None and knows_int8(chosen):
+        return {"latency_us": round(plan_prediction(graph, chosen, quantised).int8_us, 1), "table": chosen.name}
     return {"latency_us": round(chosen.predict_graph(graph), 1), "table": chosen.name}

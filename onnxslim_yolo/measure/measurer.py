@@ -19,6 +19,8 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import LayerKey
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.measure.networks import ncnn_network, onnx_network
+from onnxslim_yolo.quantisation.plan import Quantisation
+from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
@@ -68,14 +70,14 @@ class Measurer:
                 return [None]
             raise VerificationError("the measuring process crashes at every layer") from error
 
-    def whole(self, graph: gs.Graph) -> float | None:
-        """µs of a graph as it is; None where the runtime cannot run it."""
+    def whole(self, graph: gs.Graph, quantised: Quantisation | None = None) -> float | None:
+        """µs of a graph as it is, what is quantised of it in int8; None where the runtime cannot run it."""
         shapes = concrete_shapes(graph)
         inputs = [shapes[id(tensor)] for tensor in graph.inputs]
         if any(shape is None or len(shape) != 4 for shape in inputs):
             return None
         folder = Path(self._folder.name)
-        model = Model(graph=copy_graph(graph))
+        model = Model(graph=copy_graph(graph), quantised=quantised)
         try:
             files = self._files(model, folder)
             request = {"runtime": self._runtime, "threads": self._threads, "whole": files}
@@ -91,7 +93,7 @@ class Measurer:
 
     def _files(self, model: Model, folder: Path) -> dict[str, Path]:
         if self._runtime == "onnxruntime":
-            return {"model": model.save(folder / "whole.onnx")}
+            return {"model": as_int8(model).save(folder / "whole.onnx")}
         from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
         from onnxslim_yolo.emit.ncnn.write import write_pair
 

@@ -14,9 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxslim_yolo.emit.ncnn.format import SHAPE_HINT, Param, param_text
 from onnxslim_yolo.emit.ncnn.format import Layer as NcnnLayer
+from onnxslim_yolo.emit.ncnn.int8 import SCALE_TERM
 from onnxslim_yolo.emit.ncnn.stem import CHANNELS, becomes_phases
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.latency.int8 import ENDS, float_form, is_int8
 from onnxslim_yolo.latency.layers import Family, LayerKey
+from onnxslim_yolo.measure.int8_networks import int8_nodes
 
 MEASURABLE = frozenset(
     {"conv", "group-conv", "depthwise", "maxpool", "avgpool", "resize", "concat", "split", "binary", "gate", "unary"}
@@ -28,7 +31,10 @@ OPSET = 17
 
 @dataclass(frozen=True)
 class NcnnSpec:
-    """A network for the measuring process: the `.param` text, [count, tagged] per weight, (c, h, w) per input."""
+    """A network for the measuring process: the `.param` text, [count, kind] per weight, (c, h, w) per input.
+
+    A weight's kind: 0 floats, 1 floats behind a tag, 2 codes behind theirs, 3 scales of codes.
+    """
 
     param: str
     weights: list[list[int]]
@@ -53,6 +59,8 @@ ONNX_UNARY: dict[str, str] = {
 
 def can_measure(family: Family) -> bool:
     """Whether there is a network for it."""
+    if is_int8(family):
+        return family.op.split(" ")[0] in ENDS or can_measure(float_form(family))
     return family.kind in MEASURABLE and (family.kind != "unary" or family.op in NCNN_UNARY)
 
 
@@ -86,7 +94,7 @@ def ncnn_network(key: LayerKey) -> NcnnSpec:
     layers = [NcnnLayer("Input", f"in{i}", [], [f"in{i}"]) for i in range(len(shapes))]
     layers += [NcnnLayer("ReLU", f"pre{i}", [f"in{i}"], [f"pre{i}"]) for i in range(len(shapes))]
     outs = ["out", *(f"out{i}" for i in range(1, len(key.outs)))]
-    ins, parts = [f"pre{i}" for i in range(len(shapes))], _as_emitted(key)
+    ins, parts = [f"pre{i}" for i in range(len(shapes))], as_emitted(key)
     weights: list[list[int]] = []
     for step, part in enumerate(parts):
         layer_type, params, counts = NCNN[part.family.kind](part)
@@ -96,7 +104,7 @@ def ncnn_network(key: LayerKey) -> NcnnSpec:
     return NcnnSpec(param_text(layers), weights, shapes)
 
 
-def _as_emitted(key: LayerKey) -> list[LayerKey]:
+def as_emitted(key: LayerKey) -> list[LayerKey]:
     """The layers that the emitter writes for one: a stem becomes two (see `emit.ncnn_stem`)."""
     family = key.family
     if family.kind != "conv" or family.stride != (2, 2) or not becomes_phases(key.ins[0], family.kernel):
@@ -122,7 +130,11 @@ def _ncnn_conv(key: LayerKey) -> _Made:
         params[7] = groups
     else:  # as the emitter writes it: ncnn chooses its kernel by it
         params[SHAPE_HINT] = [3, family.size[1], family.size[0], key.outs[0]]
-    return "ConvolutionDepthWise" if groups > 1 else "Convolution", params, [[size, 1], [key.outs[0], 0]]
+    weights = [[size, 1], [key.outs[0], 0]]
+    if is_int8(family):
+        params[SCALE_TERM] = 1
+        weights = [[size, 2], [key.outs[0], 0], [key.outs[0], 3], [1, 3]]
+    return "ConvolutionDepthWise" if groups > 1 else "Convolution", params, weights
 
 
 def _ncnn_pool(key: LayerKey) -> _Made:
@@ -167,7 +179,12 @@ def onnx_network(keys: Sequence[LayerKey], path: Path) -> Path:
             for name, shape in zip(names, shapes, strict=True)
         ]
         outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outs]
-        op, attributes, constants = _onnx_parts(key)
+        if is_int8(key.family):
+            made = int8_nodes(index, key, onnx_parts, names, outs)
+            nodes += made[0]
+            weights += made[1]
+            continue
+        op, attributes, constants = onnx_parts(key)
         extra = [f"L{index}_w{place}" for place in range(len(constants))]
         weights += [numpy_helper.from_array(value, name) for value, name in zip(constants, extra, strict=True)]
         if op in GATES:
@@ -189,7 +206,7 @@ GATES = {"Silu": "Sigmoid", "HardSwish": "HardSigmoid"}
 _Parts = tuple[str, dict[str, Any], list[Array]]
 
 
-def _onnx_parts(key: LayerKey) -> _Parts:
+def onnx_parts(key: LayerKey) -> _Parts:
     """Operator, attributes and constant inputs."""
     family = key.family
     if family.kind in ONNX:

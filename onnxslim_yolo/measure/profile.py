@@ -20,6 +20,7 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
 from onnxslim_yolo.latency.packing import RUNTIMES, Runtime, blocks_of, host_isa
 from onnxslim_yolo.latency.table import Grid, LatencyTable, cell_widths
+from onnxslim_yolo.measure.int8_profile import calibrated_int8, int8_layers
 from onnxslim_yolo.measure.measurer import Measurer
 from onnxslim_yolo.measure.networks import can_measure
 from onnxslim_yolo.measure.sampling import Sampler
@@ -39,6 +40,7 @@ def profile(
     target: Runtime = "ncnn",
     threads: int = 1,
     run_on: str | None = None,
+    int8: bool = False,
     progress: Progress | None = None,
     measure: Measure | None = None,
 ) -> LatencyTable:
@@ -49,6 +51,7 @@ def profile(
         target: the runtime.
         threads: its threads. One is timed by its own CPU time, more by wall time, which needs an idle machine.
         run_on: a command that starts the Python to measure in (see `runtime.launchers`); None: this machine.
+        int8: measure layers' int8 forms as well (see `latency.int8`).
         progress: called with (layers measured, layers to measure as far as is known).
         measure: instead of the runtime (for tests).
 
@@ -62,7 +65,7 @@ def profile(
         _require_cores(threads, os.cpu_count() or 1)
     isa: str = host_isa()
     graphs = list(graphs)
-    families = families_of(graphs)
+    families = families_of(graphs, target if int8 else None)
     if measure is not None:
         grids = measure_families(families, target, blocks_of(target, isa), measure, progress)
         return LatencyTable(target, isa, threads, "", "", grids)
@@ -84,8 +87,9 @@ def profile(
             whole, keys = measurer.whole(graph), layers_of(graph)
             if whole is not None and (predicted := layers.predict_layers(keys)) > 0:
                 wholes.append(Whole(whole, predicted, len(keys)))
-    scale, overhead = calibrate(wholes)
-    return replace(layers, scale=scale, overhead=overhead, _cache={})
+        scale, overhead = calibrate(wholes)
+        table = replace(layers, scale=scale, overhead=overhead, _cache={})
+        return calibrated_int8(table, graphs, measurer.whole) if int8 else table
 
 
 def _require_cores(threads: int, cores: int) -> None:
@@ -117,11 +121,16 @@ def calibrate(wholes: Sequence[Whole]) -> tuple[float, float]:
     return (float(scale), float(overhead)) if scale > 0 and overhead > 0 else (plain, 0.0)
 
 
-def families_of(graphs: Iterable[gs.Graph]) -> dict[Family, tuple[int, int]]:
-    """Every family that can be measured, with the largest input and output width (of parts: the largest part)."""
+def families_of(graphs: Iterable[gs.Graph], int8: Runtime | None = None) -> dict[Family, tuple[int, int]]:
+    """Every family that can be measured, with the largest input and output width (of parts: the largest part).
+
+    Args:
+        int8: the runtime whose int8 forms of them are wanted as well.
+    """
     found: dict[Family, tuple[int, int]] = {}
     for graph in graphs:
-        for key in layers_of(graph):
+        layers = layers_of(graph)
+        for key in layers if int8 is None else [*layers, *int8_layers(layers, int8)]:
             if not can_measure(key.family):
                 continue
             ins = key.outs if key.family.kind == "split" else key.ins

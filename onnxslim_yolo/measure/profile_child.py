@@ -2,7 +2,7 @@
 
 Reads one JSON request a line from stdin and answers each with one line `{"us": [µs or null, …]}`:
 
-* `{"runtime": "ncnn", "threads": 1, "nets": [{"param": text, "weights": [[count, tagged], …],
+* `{"runtime": "ncnn", "threads": 1, "nets": [{"param": text, "weights": [[count, kind], …],
   "inputs": [[c, h, w], …]}]}`
 * `{"runtime": "onnxruntime", "threads": 1, "model": path, "count": n}`: a model of n independent layers whose nodes are
   named `L0_…` to `L(n-1)_…`.
@@ -37,6 +37,9 @@ FEWEST, MOST, ENOUGH = 6, 16, 3e-3
 
 FLUSHED = 3 << 20
 """Bytes written between repetitions: above the second-level cache of common cores (0.25 to 2 MB)."""
+
+CODES, SCALES = 2, 3
+TAG_INT8 = 0x000D4B38
 
 _MXCSR_WORD, _MXCSR_BITS = 7, 0x8040  # glibc's fenv_t on x86-64: 28 bytes of x87 state, then MXCSR; FTZ | DAZ
 _FPCR_WORD, _FPCR_BITS = 0, 1 << 24  # glibc's fenv_t on aarch64: FPCR, FPSR; FZ
@@ -97,9 +100,8 @@ def one_ncnn(spec: dict[str, Any], threads: int, clock: Callable[[], float]) -> 
         param, weights = Path(folder) / "net.param", Path(folder) / "net.bin"
         param.write_text(spec["param"])
         with weights.open("wb") as stream:
-            for count, tagged in spec["weights"]:
-                stream.write(b"\0\0\0\0" if tagged else b"")
-                stream.write(random.normal(0, 0.1, count).astype("<f4").tobytes())
+            for count, kind in spec["weights"]:
+                stream.write(weights_of(random, count, kind))
         if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
             return None
     arrays = [random.random(shape, dtype=np.float32) for shape in spec["inputs"]]
@@ -126,6 +128,18 @@ def one_ncnn(spec: dict[str, Any], threads: int, clock: Callable[[], float]) -> 
         del result
         total += seconds[-1]
     return low(seconds[1:])
+
+
+def weights_of(random: Any, count: int, kind: int) -> bytes:
+    """Weights as ncnn reads them. kind: 0 floats, 1 floats behind a tag, 2 codes behind theirs, 3 scales of codes."""
+    if kind == CODES:
+        codes: bytes = random.integers(-127, 128, count, "i1").tobytes()
+        return TAG_INT8.to_bytes(4, "little") + codes + bytes(-count % 4)
+    if kind == SCALES:
+        scales: bytes = random.uniform(50, 150, count).astype("<f4").tobytes()
+        return scales
+    floats: bytes = random.normal(0, 0.1, count).astype("<f4").tobytes()
+    return (b"\0\0\0\0" if kind else b"") + floats
 
 
 def measure_onnxruntime(request: dict[str, Any]) -> list[float | None]:

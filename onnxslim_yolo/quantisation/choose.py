@@ -78,12 +78,14 @@ def quantise(
     *,
     budget: float | None = None,
     largest: int = WHOLE,
+    judged: bool = False,
 ) -> Quantisation:
     """Choose what is int8 of a float model, and its numbers.
 
     Args:
         images: inputs of the model. wanted: why a convolution is to stay float, None where it is not.
         budget: of the detector's error; None: whatever it is. largest: weight.
+        judged: whether a latency table has told what int8 gains.
 
     Raises:
         UnsupportedError: no layer can be int8. InputError: weights or activations are no numbers.
@@ -91,7 +93,7 @@ def quantise(
     places = places_of(model.graph, wanted)
     if not places.layers:
         raise UnsupportedError(_nothing(places), file=model.source.file, hint="leave --quantize out")
-    if _shuffles(model) * SHUFFLED > len(places.layers):
+    if not judged and _shuffles(model) * SHUFFLED > len(places.layers):
         model.note(
             "int8: channels are shuffled between many small layers: int8 gained nothing on such networks where it was "
             "measured, in neither runtime (bench/results/int8.md); --measure tells"

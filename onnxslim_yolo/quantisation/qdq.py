@@ -3,11 +3,15 @@
 Every tensor with codes gets a pair; a convolution's weight is int8 behind a DequantizeLinear per output channel, its
 bias int32 behind one of the product of both steps. Before opset 13 DequantizeLinear has no axis: there onnxruntime's
 own operators of the same name are used.
+
+A convolution that stays float and has codes on both sides would be quantised by onnxruntime itself while it loads the
+file, with one step for the whole weight (its `WeightBiasQuantization`). It does that behind a DequantizeLinear with one
+step; so such layers read one with that step once per channel, which says the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,6 +19,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
+    Node,
     Tensor,
     consumers,
     is_graph_output,
@@ -25,6 +30,7 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import LINEAR
 from onnxslim_yolo.quantisation.plan import Quantisation, QuantisedLayer, Range
 
 PER_AXIS = 13
@@ -52,7 +58,7 @@ def quantised_graph(model: Model, plan: Quantisation) -> Model:
         set_input(node, 1, writer.constant(f"{weight_name}_quantized", layer.weight, layer.step))
         set_input(node, 2, writer.constant(f"{name}_bias_quantized", *bias))
     for tensor in [t for t in tensors(written.graph) if t.name in plan.ranges]:
-        writer.pair(tensor, plan.ranges[tensor.name])
+        writer.pair(tensor, plan.ranges[tensor.name], plan.layers)
     written.graph.nodes = toposort(written.graph)
     return written
 
@@ -82,10 +88,14 @@ class _Writer:
         self._node("DequantizeLinear", inputs, result, {"axis": 0})
         return result
 
-    def pair(self, tensor: Tensor, its: Range) -> None:
-        """A tensor's codes, which everything that read the tensor reads."""
+    def pair(self, tensor: Tensor, its: Range, layers: Collection[str]) -> None:
+        """A tensor's codes, which everything that read the tensor reads. layers: names of those that are int8."""
         codes = gs.Variable(self.name(tensor.name + CODES_OF), np.uint8, tensor.shape)
         again = gs.Variable(self.name(f"{tensor.name}_dequantized"), np.float32, tensor.shape)
+        floats = [node for node in consumers(tensor) if node.op in LINEAR and node.name not in layers]
+        channels = (tensor.shape or (None, None))[1:2]
+        if floats and channels and isinstance(channels[0], int):
+            self._by_channel(tensor, floats, codes, its, channels[0])
         for node in consumers(tensor):
             replace_input(node, tensor, again)
         if is_graph_output(self.graph, tensor):
@@ -100,6 +110,18 @@ class _Writer:
         ]
         self._node("QuantizeLinear", [tensor, *parameters], codes, {})
         self._node("DequantizeLinear", [codes, *parameters], again, {})
+
+    def _by_channel(self, tensor: Tensor, readers: Sequence[Node], codes: Tensor, its: Range, channels: int) -> None:
+        """The codes as floats for readers that are to stay float."""
+        again = gs.Variable(self.name(f"{tensor.name}_dequantized_by_channel"), np.float32, tensor.shape)
+        steps: dict[str, Array] = {
+            "scales": np.full(channels, its.step, np.float32),
+            "zero_points": np.full(channels, its.zero, np.uint8),
+        }
+        parameters = [gs.Constant(self.name(f"{tensor.name}_{end}"), value) for end, value in steps.items()]
+        self._node("DequantizeLinear", [codes, *parameters], again, {"axis": 1})
+        for node in readers:
+            replace_input(node, tensor, again)
 
     def _node(self, op: str, inputs: Sequence[Tensor], output: Tensor, attrs: dict[str, object]) -> None:
         name = self.name(f"{output.name}_{op}")

@@ -64,7 +64,8 @@ def predict_latency(model: Model, baseline: Model, options: CompileOptions, *, s
     from onnxslim_yolo.measure.predicted import predicted_verdict
 
     before, after = (
-        predicted_latency(m.graph, options.target, options.device, options.table) for m in (baseline, model)
+        predicted_latency(m.graph, options.target, options.device, options.table, m.quantised)
+        for m in (baseline, model)
     )
     device = device_of(options.device)
     if device.isa is None:

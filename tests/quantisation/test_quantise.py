@@ -99,6 +99,32 @@ def test_the_file_computes_the_plan(body: str, opset: int, images: Path, tmp_pat
     assert found.controls and min(control.worst for control in found.controls if not control.blind) > 1e-2
 
 
+@pytest.mark.parametrize("opset", [12, 17])
+@pytest.mark.parametrize(
+    ("body", "left", "between"),
+    [("clip and depthwise", 1, True), ("concat, pool, residual", 1, False), ("relu", 0, False)],
+)
+def test_a_float_layer_between_codes_stays_float(
+    body: str, left: int, between: bool, opset: int, images: Path, tmp_path: Path
+) -> None:
+    """onnxruntime quantises such a layer by itself where it reads codes with one step for all (the control)."""
+    model = built(body, opset)
+    names = [node.name for node in model.graph.nodes if node.op == "Conv"]
+    quantised(model, images, *(name for name in names if name != names[left]))
+    file = quantised_graph(model, model.quantised).save(tmp_path / "m.onnx")
+    feeds = image_like_feeds(model, 3)
+    assert verify_quantised(model, model.quantised, file, feeds).failed is None
+    proto = onnx.load(file)
+    scales = {t.name for t in proto.graph.initializer if "_scales" in t.name}
+    assert (between and len(scales) == 1) or body != "clip and depthwise"
+    for tensor in [t for t in proto.graph.initializer if "_scales" in t.name or "_zero_points" in t.name]:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[0], tensor.name))
+    onnx.save(proto, tmp_path / "control.onnx")
+    if between:
+        with pytest.raises(VerificationError, match="int8 is not what was planned"):
+            verify_quantised(model, model.quantised, tmp_path / "control.onnx", feeds)
+
+
 def wrong_weight(model: Model) -> None:
     """One weight of the last layer one step off."""
     layer = list(model.quantised.layers.values())[-1]

@@ -1,0 +1,169 @@
+"""What int8 gains by a latency table, and which layers it gains on.
+
+ncnn's int8 convolutions read and write floats: each is faster or slower by itself. In onnxruntime codes are handed on,
+so that a layer that becomes float again also needs its neighbours' codes made and read: there the network is judged as
+a whole, layer after layer, and a change stays as long as the sum falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from math import prod
+
+import onnx_graphsurgeon as gs
+
+from onnxslim_yolo.ir.graph import Node, Tensor, consumers, is_constant, is_empty, is_graph_output, producer
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.int8 import end_of_chain, int8_us
+from onnxslim_yolo.latency.layers import Family, Layer, LayerKey, describe
+from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.quantisation.places import COMPUTES, MOVES, SATURATES, places_of
+from onnxslim_yolo.quantisation.plan import Quantisation
+
+WORTH = 0.95
+"""A layer is int8 where it takes less of the float layer's time than this: tables are noisy."""
+
+LEAST = 0.99
+"""The whole network stays float unless int8 takes less of its time than this."""
+
+ROUNDS = 2
+SLOWER = "it is not faster in int8, by the latency table"
+NOTHING = "int8 gains nothing in all, by the latency table"
+
+Wanted = Callable[[Node], str | None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """µs of a network: as floats, and with the layers that were chosen in int8."""
+
+    float_us: float
+    int8_us: float
+
+    @property
+    def left(self) -> float:
+        """The share of latency that is left."""
+        return self.int8_us / self.float_us if self.float_us > 0 else 1.0
+
+
+def plan_prediction(graph: gs.Graph, table: LatencyTable, plan: Quantisation) -> Prediction:
+    """What is predicted of a plan."""
+    judge = _Judge(graph, table)
+    return Prediction(judge.us((), ()), judge.us(plan.layers, plan.ranges))
+
+
+def faster_layers(model: Model, table: LatencyTable, wanted: Wanted) -> tuple[Wanted, Prediction]:
+    """What is to be int8 for speed: `wanted`, and no layer on which int8 gains nothing; what is predicted of it.
+
+    Args:
+        wanted: why a convolution is to stay float whatever its speed; None where it may be int8.
+    """
+    judge = _Judge(model.graph, table)
+
+    def only(names: Collection[str]) -> Wanted:
+        return lambda node: wanted(node) or (None if node.name in names else SLOWER)
+
+    def us(names: Collection[str]) -> float:
+        places = places_of(model.graph, only(names))
+        return judge.us([node.name for node in places.layers], places.shares)
+
+    places = places_of(model.graph, wanted)
+    measured = {node.name for node in places.layers if judge.gain(node) is not None}
+    alone = {node.name for node in places.layers if (judge.gain(node) or 0.0) > 0}
+    float_us = judge.us((), ())
+    chosen = min((alone, measured), key=us)
+    if table.runtime == "onnxruntime":
+        chosen = _descended(chosen, [node.name for node in places.layers if node.name in measured], us)
+    best = us(chosen)
+    if best > LEAST * float_us:
+        return (lambda node: wanted(node) or NOTHING), Prediction(float_us, float_us)
+    return only(chosen), Prediction(float_us, best)
+
+
+def _descended(chosen: set[str], names: list[str], us: Callable[[Collection[str]], float]) -> set[str]:
+    """The choice with layers put in and taken out one by one, as long as that is faster."""
+    best = us(chosen)
+    for _ in range(ROUNDS):
+        before = best
+        for name in names:
+            tried = chosen ^ {name}
+            now = us(tried)
+            if now < best:
+                chosen, best = tried, now
+        if best == before:
+            break
+    return chosen
+
+
+class _Judge:
+    """A graph's layers, each with its times."""
+
+    def __init__(self, graph: gs.Graph, table: LatencyTable) -> None:
+        self._graph, self._table = graph, table
+        self._layers = describe(graph)
+        self._float = [table.predict(layer.key) for layer in self._layers]
+        self._int8 = [int8_us(table, layer.key) for layer in self._layers]
+        self._on_codes = table.runtime == "onnxruntime"
+        self._tensors = [tensor for node in graph.nodes for tensor in node.outputs] + list(graph.inputs)
+
+    def gain(self, node: Node) -> float | None:
+        """µs that a convolution gains by itself, less what is noise; None where its int8 form was not measured."""
+        for layer, plain, whole in zip(self._layers, self._float, self._int8, strict=True):
+            if layer.node is node:
+                return None if whole is None else WORTH * plain - whole - self._activation(layer)
+        return None
+
+    def us(self, layers: Collection[str], coded: Collection[str]) -> float:
+        """µs of the graph with these convolutions in int8, and codes in these tensors, both by name."""
+        layers, total = set(layers), 0.0
+        for layer, plain, whole in zip(self._layers, self._float, self._int8, strict=True):
+            codes = layer.node.name in layers or (self._on_codes and _reads_and_writes(layer.node, coded))
+            if not codes or whole is None:
+                total += plain
+            else:
+                total += whole + (self._activation(layer) if layer.node.name in layers else 0.0)
+        return total + (self._ends(layers, coded) if self._on_codes and layers else 0.0)
+
+    def _activation(self, layer: Layer) -> float:
+        """onnxruntime computes a LeakyRelu as part of a float convolution, and apart from one in int8."""
+        if not self._on_codes or layer.key.activation != "leakyrelu":
+            return 0.0
+        family = Family("unary", "leaky", size=layer.key.family.size)
+        return int8_us(self._table, LayerKey(family, layer.key.outs, layer.key.outs)) or 0.0
+
+    def _ends(self, layers: Collection[str], coded: Collection[str]) -> float:
+        """µs of making codes of floats, and floats of codes."""
+        total = 0.0
+        for tensor in self._tensors:
+            if tensor.name not in coded:
+                continue
+            made = producer(tensor)
+            if made is None or not _computed_on_codes(made, layers, coded):
+                total += self._end("quantize", tensor)
+            readers = consumers(tensor)
+            float_readers = any(not _computed_on_codes(node, layers, coded) for node in readers)
+            if float_readers or is_graph_output(self._graph, tensor):
+                total += self._end("dequantize", tensor)
+        return total
+
+    def _end(self, which: str, tensor: Tensor) -> float:
+        shape = [int(side) if isinstance(side, int) else 1 for side in tensor.shape or ()]
+        if len(shape) < 3:
+            return 0.0
+        return int8_us(self._table, end_of_chain(which, (shape[2], prod(shape[3:])), shape[1])) or 0.0
+
+
+def _computed_on_codes(node: Node, layers: Collection[str], coded: Collection[str]) -> bool:
+    if node.name in layers or _reads_and_writes(node, coded):
+        return True
+    before = producer(node.inputs[0]) if node.op in SATURATES else None
+    return before is not None and before.name in layers
+
+
+def _reads_and_writes(node: Node, coded: Collection[str]) -> bool:
+    """Whether an operator between convolutions reads codes and writes them."""
+    if node.op not in MOVES and node.op not in COMPUTES:
+        return False
+    read = [tensor for tensor in node.inputs if not is_constant(tensor) and not is_empty(tensor)]
+    return all(tensor.name in coded for tensor in (*read, *node.outputs))

@@ -1,0 +1,166 @@
+"""int8 by a latency table: what is measured, and that a layer is int8 only where the table says that it gains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, layers_of
+from onnxslim_yolo.latency.int8 import (
+    ENDS,
+    end_of_chain,
+    has_form,
+    int8_form,
+    int8_us,
+    is_int8,
+    knows_int8,
+    scaled_int8,
+)
+from onnxslim_yolo.latency.packing import Runtime
+from onnxslim_yolo.latency.table_format import read_table, write_table
+from onnxslim_yolo.measure.int8_profile import calibrated_int8, everything
+from onnxslim_yolo.measure.measurer import Measurer
+from onnxslim_yolo.measure.profile import profile
+from onnxslim_yolo.passes.quantise import Quantise
+from onnxslim_yolo.quantisation.latency import SLOWER, faster_layers, plan_prediction
+from tests.latency.models import small
+from tests.quantisation.test_quantise import built, images
+
+__all__ = ["images"]
+KINDS = [
+    LayerKey(Family("conv", kernel=(3, 3), stride=(2, 2), size=(8, 8)), (16,), (16,)),
+    LayerKey(Family("depthwise", kernel=(3, 3), size=(8, 8)), (12,), (12,)),
+    LayerKey(Family("group-conv", kernel=(3, 3), groups=4, size=(8, 8)), (16,), (8,)),
+    LayerKey(Family("maxpool", kernel=(3, 3), size=(8, 8)), (12,), (12,)),
+    LayerKey(Family("resize", "nearest", kernel=(2, 2), size=(8, 8)), (12,), (12,)),
+    LayerKey(Family("concat", size=(8, 8)), (12, 12), (24,)),
+    LayerKey(Family("split", size=(8, 8)), (24,), (12, 12)),
+    LayerKey(Family("binary", "add", size=(8, 8)), (12, 12), (12,)),
+    *(LayerKey(Family("unary", op, size=(8, 8)), (12,), (12,)) for op in ("silu", "sigmoid", "leaky")),
+]
+
+
+@pytest.mark.parametrize("runtime", ["ncnn", "onnxruntime"])
+def test_int8_forms_are_measured(runtime: Runtime) -> None:
+    keys = [LayerKey(int8_form(key.family), key.ins, key.outs) for key in KINDS if has_form(key.family, runtime)]
+    keys += [end_of_chain(which, (8, 8), 12) for which in ENDS if runtime == "onnxruntime"]
+    with Measurer(runtime, 1) as measure:
+        times = measure(keys)
+    assert [key for key, us in zip(keys, times, strict=True) if us is None or us <= 0] == []
+
+
+def made_up(factors: dict[str, float], runtime: Runtime = "ncnn", model: oy.Model | None = None) -> LatencyTable:
+    """A table whose int8 forms take so many times their float layer's time, by kind; others are not in it."""
+
+    def measure(keys: Sequence[LayerKey]) -> list[float | None]:
+        def us(key: LayerKey) -> float | None:
+            work = key.family.area * sum(key.outs) / 10 * (sum(key.ins) if key.family.kind == "conv" else 1)
+            if key.family.op.split(" ")[0] in ENDS:
+                return factors.get("ends", 0.0) * work
+            return work * factors.get(key.family.kind, 1.0) if is_int8(key.family) else work
+
+        return [us(key) for key in keys]
+
+    return profile([(model or small()).graph], target=runtime, int8=bool(factors), measure=measure)
+
+
+def test_a_table_holds_them_beside_the_floats(tmp_path: Path) -> None:
+    old, new = made_up({}), made_up({"conv": 0.5})
+    assert not knows_int8(old) and knows_int8(new)
+    again = read_table(write_table(new, tmp_path / "t.json"))
+    assert again.families.keys() == new.families.keys()
+    for key in layers_of(small().graph):
+        assert again.predict(key) == pytest.approx(old.predict(key), rel=1e-3)
+        if key.family.kind == "conv" and key.ins[0] > 3:
+            assert int8_us(again, key) == pytest.approx(old.predict(key) / 2, rel=2e-3)
+    assert int8_us(old, KINDS[0]) is None and int8_us(new, KINDS[2]) is None
+
+
+def test_what_was_not_measured_is_not_made_of_int8_times() -> None:
+    """A float layer of a size never seen is judged by float layers alone."""
+    family, cells = Family("conv", kernel=(3, 3), size=(8, 8)), {(16, 16): 10.0}
+    floats = LatencyTable("ncnn", "avx512", families={family: Grid((16,), (16,), cells)})
+    both = replace(
+        floats, families=floats.families | {int8_form(family): Grid((16,), (16,), {(16, 16): 1e4})}, _corrections={}
+    )
+    for other in (replace(family, size=(16, 16)), replace(family, kernel=(5, 5))):
+        assert both.lookup(other, (16,), (16,)) == floats.lookup(other, (16,), (16,))
+
+
+def test_the_rest_stays_float(images: Path) -> None:
+    model = built("clip and depthwise")
+    table = made_up({"conv": 0.5, "depthwise": 3.0}, model=model)
+    wanted, predicted = faster_layers(model, table, lambda node: None)
+    depthwise = next(node for node in model.graph.nodes if node.op == "Conv" and node.attrs.get("group") == 8)
+    assert wanted(depthwise) == SLOWER and predicted.left < 1
+    assert sum(wanted(node) is None for node in model.graph.nodes if node.op == "Conv") == 2
+    control, _ = faster_layers(model, made_up({"conv": 0.5, "depthwise": 0.5}, model=model), lambda node: None)
+    assert control(depthwise) is None
+
+
+@pytest.mark.parametrize(
+    ("factors", "note", "layers"),
+    [
+        ({"conv": 0.5, "depthwise": 3.0}, None, 2),
+        ({"conv": 1.2, "depthwise": 3.0}, "everything stays float", 0),
+        ({}, "profile MODEL --int8", 3),
+    ],
+)
+def test_the_pass_goes_by_the_table(
+    factors: dict[str, float], note: str | None, layers: int, images: Path, tmp_path: Path
+) -> None:
+    model = built("clip and depthwise")
+    path = write_table(made_up(factors, model=model), tmp_path / "t.json")
+    assert Quantise(("auto",), images, budget=9.0, table=path).run(model) == layers
+    assert (model.quantised is None) == (layers == 0)
+    said = [each for each in model.notes if each.startswith("int8")]
+    assert all("\n" not in each for each in said) and (not said if note is None else note in said[0])
+
+
+def test_all_is_done_and_told_where_it_is_slower(images: Path, tmp_path: Path) -> None:
+    model = built("clip and depthwise")
+    path = write_table(made_up({"conv": 1.2, "depthwise": 3.0}, model=model), tmp_path / "t.json")
+    assert Quantise(("all",), images, table=path).run(model) == 3
+    assert any("--quantize int8 leaves float" in note for note in model.notes)
+
+
+@pytest.mark.parametrize(("ends", "kept"), [(0.0, True), (9.0, False)])
+def test_codes_are_made_and_read_at_a_price(ends: float, kept: bool) -> None:
+    """onnxruntime: a convolution between floats gains less than it does by itself."""
+    model = built("concat, pool, residual")
+    table = made_up({"conv": 0.8, "ends": ends}, "onnxruntime", model)
+    wanted, _ = faster_layers(model, table, lambda node: None)
+    assert any(node.op == "Conv" and wanted(node) is None for node in model.graph.nodes) == kept
+
+
+def test_whole_networks_put_the_times_right() -> None:
+    table, factor = made_up({"conv": 0.5, "depthwise": 0.5}), 1.7
+    true = scaled_int8(table, factor)
+    graph = small().graph
+    right = calibrated_int8(table, [graph], lambda g, plan: plan and plan_prediction(g, true, plan).int8_us)
+    for family, grid in right.families.items():
+        want = {cell: us * (factor if is_int8(family) else 1) for cell, us in table.families[family].us.items()}
+        assert grid.us == pytest.approx(want)
+    assert calibrated_int8(table, [graph], lambda g, plan: None).families == table.families
+
+
+@pytest.mark.parametrize("runtime", ["ncnn", "onnxruntime"])
+def test_a_whole_network_in_int8_is_run(runtime: Runtime) -> None:
+    made = everything(small().graph)
+    assert made is not None and made.quantised is not None
+    with Measurer(runtime, 1) as measure:
+        assert (measure.whole(made.graph, made.quantised) or 0) > 0
+
+
+def test_a_report_counts_int8(images: Path, tmp_path: Path) -> None:
+    model = built("silu")
+    path = write_table(made_up({"conv": 0.3}, model=model), tmp_path / "t.json")
+    source = model.save(tmp_path / "net.onnx")
+    options = {"prune": 0, "calib": images, "emit": "onnx", "table": path, "head": "keep"}
+    plain = oy.compile(source, out=tmp_path / "plain", **options)
+    result = oy.compile(source, quantize="all", out=tmp_path / "out", **options)
+    assert result.report["after"]["latency_us"] < 0.8 * plain.report["after"]["latency_us"]
