@@ -11,6 +11,7 @@ import onnx
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.trace_names import all_nodes
+from onnxslim_yolo.runtime.onnx_run import run_onnx
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,16 +65,10 @@ def check_norms(proto: onnx.ModelProto, module: nn.Module, ran: list[str]) -> No
 
 def check_outputs(proto: onnx.ModelProto, images: Array, expected: Sequence[Array]) -> None:
     """onnxruntime against what torch computed of these images, worst element per output relative to its spread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
     # onnxruntime up to 1.31 fuses Pad(0) into MaxPool, whose padding is −∞: wrong on YOLOv3-tiny. Run what is written.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+    found = run_onnx(proto, [{"images": images}], threads=1)[0].values()
     ranked = any(node.op_type == "TopK" for node in all_nodes(proto.graph))
-    for i, (got, want) in enumerate(zip(session.run(None, {"images": images}), expected, strict=True)):
+    for i, (got, want) in enumerate(zip(found, expected, strict=True)):
         _compare(f"output{i}", got, want, ranked=ranked)
 
 

@@ -136,7 +136,7 @@ def foretold(model: Model, options: CompileOptions) -> str | None:
     return (
         f"WARNING: this network was not trained for sparsity: with {ratio:g} removed without images {left} is left, as "
         "in every such network measured (bench/results/verdicts.md). --calib DIR --compensate reconstruct loses less; "
-        "without training a smaller --imgsz, or int8 by another tool, is the better bargain"
+        "without training a smaller --imgsz, or --quantize int8, is the better bargain"
     )
 
 

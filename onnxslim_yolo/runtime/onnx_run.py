@@ -13,12 +13,16 @@ from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import UNIT, input_format_of
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.apart import Apart, apart
 from onnxslim_yolo.runtime.progress import counted
 
 Feeds = dict[str, Array]
 
+Runs = Model | onnx.ModelProto | Apart | bytes | Path
+"""What a session can be made of."""
 
-def session(model: Model | onnx.ModelProto | bytes | Path, *, optimise: bool, threads: int = 0) -> Any:
+
+def session(model: Runs, *, optimise: bool, threads: int = 0) -> Any:
     """An onnxruntime session on the CPU.
 
     Raises:
@@ -34,19 +38,21 @@ def session(model: Model | onnx.ModelProto | bytes | Path, *, optimise: bool, th
     options.enable_cpu_mem_arena = False  # what a run has taken is given back after it
     options.enable_mem_pattern = False  # planning it takes time by the square of what lives at once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    given = apart(model) if isinstance(model, Model | onnx.ModelProto) else model
+    weights = given.weights if isinstance(given, Apart) else {}
+    if weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
     try:
-        return ort.InferenceSession(_readable(model), options, providers=["CPUExecutionProvider"])
+        runner = ort.InferenceSession(_readable(given), options, providers=["CPUExecutionProvider"])
+        runner.weights = weights  # they live as long as the session, which reads them where they lie
+        return runner
     except Exception as error:
         raise VerificationError(f"onnxruntime refuses the model: {_first_line(error)}") from error
 
 
-def _readable(model: Model | onnx.ModelProto | bytes | Path) -> bytes | str:
-    """What onnxruntime reads; a proto made for this is gone before it does."""
-    if isinstance(model, Path):
-        return str(model)
-    if isinstance(model, bytes):
-        return model
-    return bytes_of(model)
+def _readable(model: Apart | bytes | Path) -> bytes | str:
+    return str(model) if isinstance(model, Path) else model.data if isinstance(model, Apart) else model
 
 
 def bytes_of(model: Model | onnx.ModelProto) -> bytes:
@@ -64,9 +70,7 @@ def with_outputs(model: Model | onnx.ModelProto | bytes | Path, names: Sequence[
     return data + onnx.ModelProto(graph=further).SerializeToString() if names else data
 
 
-def run_onnx(
-    model: Model | onnx.ModelProto | bytes | Path, feeds: list[Feeds], *, optimise: bool = False, threads: int = 0
-) -> list[Feeds]:
+def run_onnx(model: Runs, feeds: list[Feeds], *, optimise: bool = False, threads: int = 0) -> list[Feeds]:
     """Every output by name, for each of the feeds.
 
     Raises:
@@ -80,9 +84,7 @@ def run_onnx(
         raise VerificationError(f"onnxruntime fails while running the model: {_first_line(error)}") from error
 
 
-def run_each(
-    model: Model | onnx.ModelProto | bytes | Path, feeds: Iterable[Feeds], *, threads: int = 1
-) -> Iterator[Feeds]:
+def run_each(model: Runs, feeds: Iterable[Feeds], *, threads: int = 1) -> Iterator[Feeds]:
     """Outputs one by one, in onnxruntime's optimised form; a pair of networks never has all of them in memory.
 
     Raises:

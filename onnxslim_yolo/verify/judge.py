@@ -21,7 +21,8 @@ import onnx
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array, static_shape
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.runtime.onnx_run import bytes_of, run_onnx
+from onnxslim_yolo.runtime.apart import apart
+from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts, worst_of
 from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half, moved_weights, rounded_again
@@ -80,9 +81,9 @@ def judge_of(reference: Runnable, feeds: Sequence[Feeds], *, exact: bool = False
     Args:
         exact: leave out measuring what rounding costs, and compare to the last digits.
     """
-    data = bytes_of(reference)  # once for both sessions
-    native = run_onnx(data, list(feeds))
-    again = None if exact else run_onnx(data, list(feeds[-1:]), optimise=True)
+    both = apart(reference)  # once for both sessions
+    native = run_onnx(both, list(feeds))
+    again = None if exact else run_onnx(both, list(feeds[-1:]), optimise=True)
     return judge_from(reference, feeds, native, again)
 
 
