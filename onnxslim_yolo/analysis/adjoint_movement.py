@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.analysis.movement import CannotMoveError, pad_widths, slice_ranges
 from onnxslim_yolo.ir.attributes import attribute, permutation
-from onnxslim_yolo.ir.graph import Array, Node, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, input_constant, is_constant
 
 
 def _same(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
@@ -91,6 +91,45 @@ def _expand(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     return {0: adjoint.to_shape_of(given(values), shape_of(node.inputs[0]), shape_of(node.outputs[0]))}
 
 
+def _tile(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    """Each axis is `repeats` times its positions: the sum over the repeats."""
+    shape, repeats = shape_of(node.inputs[0]), input_constant(node, 1)
+    if repeats is None or repeats.size != len(shape):
+        raise refusal(node, "its repeats are not constant")
+    apart = [number for pair in zip(repeats.tolist(), shape, strict=True) for number in pair]
+    summed = adjoint.sum_over(adjoint.reshape(given(values), apart), list(range(0, len(apart), 2)))
+    return {0: adjoint.reshape(summed, shape)}
+
+
+def _depth_to_space(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    """(n, c·b², h, w) → (n, c, h·b, w·b): in DCR the block's positions come before the channels, in CRD behind them."""
+    (n, channels, height, width), block = shape_of(node.inputs[0]), int(attribute(node, "blocksize"))
+    apart = adjoint.reshape(given(values), (n, channels // block**2, height, block, width, block))
+    order = [0, 3, 5, 1, 2, 4] if attribute(node, "mode") == "DCR" else [0, 1, 3, 5, 2, 4]
+    return {0: adjoint.reshape(adjoint.add("Transpose", [apart], perm=order), (n, channels, height, width))}
+
+
+def _space_to_depth(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    return {0: adjoint.add("DepthToSpace", [given(values)], blocksize=int(attribute(node, "blocksize")), mode="DCR")}
+
+
+def _where(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    wide, zero, value = shape_of(node.outputs[0]), np.asarray(0.0), given(values)
+    sides = {1: [node.inputs[0], value, zero], 2: [node.inputs[0], zero, value]}
+    return {
+        index: adjoint.to_shape_of(adjoint.add("Where", operands), shape_of(node.inputs[index]), wide)
+        for index, operands in sides.items()
+        if not is_constant(node.inputs[index])
+    }
+
+
+def _cast(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    kinds = [None if tensor.dtype is None else np.dtype(tensor.dtype) for tensor in (*node.inputs, *node.outputs)]
+    if any(kind is None or kind.kind != "f" for kind in kinds):
+        raise refusal(node, "only from one floating-point type to another there is a slope")
+    return {0: given(values)}
+
+
 def _pad(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     shape = shape_of(node.inputs[0])
     try:
@@ -124,5 +163,10 @@ MOVEMENTS: dict[str, Rule] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "Expand": _expand,
+    "Tile": _tile,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
+    "Where": _where,
+    "Cast": _cast,
     "Pad": _pad,
 }

@@ -145,6 +145,35 @@ def _softmax(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     return {0: adjoint.add("Sub", [weighted, mean])}
 
 
+def _log_softmax(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    axis, *more = softmax_axes(node, len(shape_of(node.outputs[0])), adjoint.graph.opset)
+    if more:
+        raise refusal(node, "before opset 13 it flattens its input")
+    total = adjoint.sum_over(given(values), [axis])
+    share = adjoint.add("Mul", [adjoint.add("Exp", [node.outputs[0]]), total])
+    return {0: adjoint.add("Sub", [given(values), share])}
+
+
+def _extreme_of(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    """Of several tensors element by element: who holds the result gets it, in equal parts where several do."""
+    if len(node.inputs) == 1:
+        return {0: given(values)}
+    wide, result = shape_of(node.outputs[0]), node.outputs[0]
+    hits = [adjoint.add("Cast", [adjoint.add("Equal", [tensor, result])], to=1) for tensor in node.inputs]
+    share = adjoint.add("Div", [given(values), adjoint.add("Sum", hits)])
+    return {
+        index: adjoint.to_shape_of(adjoint.add("Mul", [share, hit]), shape_of(tensor), wide)
+        for index, (hit, tensor) in enumerate(zip(hits, node.inputs, strict=True))
+        if not is_constant(tensor)
+    }
+
+
+def _mean_of(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    wide = shape_of(node.outputs[0])
+    part = adjoint.add("Mul", [given(values), np.asarray(1.0 / len(node.inputs))])
+    return {k: adjoint.to_shape_of(part, shape_of(tensor), wide) for k, tensor in enumerate(node.inputs)}
+
+
 def _mean(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     kept = node.op == "GlobalAveragePool" or bool(attribute(node, "keepdims"))
@@ -169,6 +198,9 @@ ADJOINTS: dict[str, Rule] = {
     "Mul": _mul,
     "Div": _div,
     "Softmax": _softmax,
+    "LogSoftmax": _log_softmax,
+    **dict.fromkeys(("Max", "Min"), _extreme_of),
+    "Mean": _mean_of,
     **MOVEMENTS,
     "GlobalAveragePool": _mean,
     "ReduceMean": _mean,

@@ -82,6 +82,16 @@ BODIES = {
     "lengths": ("float[1] one = {3}", "a = ReduceL2<axes=[1]>(x) b = Div(x, a) c = ReduceL1<axes=[1]>(b) "
                 "d = ReduceSumSquare<axes=[3],keepdims=0>(b) e = ReduceMean<axes=[3],keepdims=0>(c) y = Mul(d, e)"),
     "GatherElements": ("int64[1,4,3,2] i", "y = GatherElements<axis=2>(x, i)"),
+    "Tile": ("int64[4] r = {2, 1, 3, 2}", "y = Tile(x, r)"),
+    "DepthToSpace": ("float[1] one = {3}", "y = DepthToSpace<blocksize=2>(x)"),
+    "DepthToSpace CRD": ("float[1] one = {3}", "y = DepthToSpace<blocksize=2,mode=\"CRD\">(x)"),
+    "SpaceToDepth": ("float[1] one = {3}", "y = SpaceToDepth<blocksize=4>(x)"),
+    "LogSoftmax": ("float[1] one = {3}", "y = LogSoftmax<axis=1>(x)"),
+    "Max and Min": ("float[4,1,1] w", "m = GlobalAveragePool(x) n = Neg(x) a = Max(x, m, w) y = Min(a, n)"),
+    "Mean of several": ("float[4,1,1] w", "m = GlobalAveragePool(x) y = Mean(x, m, w)"),
+    "Where": ("float[1] zero = {0.0078}, float[4,1,1] w",
+              "m = GlobalMaxPool(x) p = Greater(x, zero) a = Where(p, x, m) y = Where(p, w, a)"),
+    "Cast": ("float[1] one = {3}", "d = Cast<to=11>(x) e = Cast<to=1>(d) y = Mul(e, x)"),
     "Expand": ("int64[5] s = {2, 1, 4, 8, 8}", "y = Expand(x, s)"),
 }  # fmt: skip
 

@@ -75,6 +75,8 @@ def test_the_pruned_graph_as_a_module(name: str) -> None:
         worst(want, [part[:1] for part in run_module(module, x)]) < 5e-5
     )  # a batch, though the graph is for one image
     assert set(module.state_dict()) <= set(original.state_dict())
+    plain = sum(node.op == "Conv" for node in model.graph.nodes)
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in module.modules()) == plain  # users look for modules
     norms = {k for k, m in original.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert {k for k, m in module.named_modules() if isinstance(m, torch.nn.BatchNorm2d)} == norms
     assert max(effect_of_spoiling(module, x[:1], want)) > 3e-4  # the control

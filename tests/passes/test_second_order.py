@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxslim_yolo.analysis.channels import analyse_channels
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.graph import Array, input_constant
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning import second_order as _second_order
-from onnxslim_yolo.pruning.calibration import collect
+from onnxslim_yolo.pruning.calibration import Statistics, collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.curvature import curvatures
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.plan import open_plan
-from onnxslim_yolo.pruning.second_order import SecondOrder, _Block, _weighted
+from onnxslim_yolo.pruning.second_order import SecondOrder, _Block, _blocks, _weighted
 from tests.numeric import build
 from tests.passes.cutting import onnx_text
 from tests.passes.test_calibrated import images, two_branches
@@ -118,3 +119,23 @@ def test_errors_of_an_order_are_the_costs_met_on_the_way() -> None:
     assert predicted.errors(order, [1, 3]) == predicted.errors(order, [1, 3])  # nothing was touched
     alone = sum(predicted.errors([cls], [1])[0] for cls in order)
     assert expected[2] != pytest.approx(alone, rel=1e-3)  # the control: folded one after another, costs change
+
+
+def test_a_grouped_layer_is_one_block_a_group() -> None:
+    """Each group has its own columns of the covariance, and its own rows of the curvature."""
+    model = build(onnx_text("float[1,6,8,8] x", "float[1,4,8,8] y", "float[6,6,1,1] v, float[4,3,1,1] w",
+                            "a = Conv(x, v) y = Conv<group=2>(a, w)"))  # fmt: skip
+    place = next(found for found in contractions(analyse_channels(model.graph)) if found.node.attrs.get("group") == 2)
+    rng = np.random.default_rng(0)
+    half, g = rng.standard_normal((6, 60)), rng.standard_normal((4, 4))
+    covariance, curvature = half @ half.T, g @ g.T
+    blocks = _blocks(place, Statistics(np.zeros(6), covariance, 100, 1), curvature)
+    weight = input_constant(place.node, 1)
+    assert weight is not None and len(blocks) == 2
+    for k, block in enumerate(blocks):
+        columns, rows = slice(3 * k, 3 * k + 3), slice(2 * k, 2 * k + 2)
+        assert block.classes.tolist() == place.classes[columns].tolist()
+        mine = weight.reshape(4, 3)[rows]
+        alone = _Block(place.classes[columns], _weighted(mine, curvature[rows, rows]),
+                       np.linalg.inv(covariance[columns, columns]))  # fmt: skip
+        assert block.costs() == pytest.approx(alone.costs(), rel=0.05)

@@ -11,9 +11,10 @@ from onnxslim_yolo.latency import table_for
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneToTarget, SliceChannels
-from onnxslim_yolo.passes.to_target import parse_target
+from onnxslim_yolo.passes.to_target import _candidates, parse_target
 from onnxslim_yolo.pipeline import parse_pipeline, remainder
 from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.problem import Unit
 from tests.latency.models import zoo
 from tests.numeric import build
 from tests.passes.cutting import onnx_text
@@ -157,3 +158,16 @@ def test_a_tensor_keeps_the_channels_that_carry_a_share_of_it():
     steps = {floor: remainder(replace(options, floor=floor), zoo("yolov8n")) for floor in (1, 2)}
     found = {floor: next(s.carry for s in made if isinstance(s, PruneToTarget)) for floor, made in steps.items()}
     assert found == {1: 0.1, 2: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("width", "lanes", "floor", "widths"),
+    [
+        (96, 16, 8, [8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96]),  # halves of a lane, and fours, where narrow
+        (24, 8, 1, [4, 8, 12, 16, 20, 24]),
+        (13, 4, 1, [4, 8, 12, 13]),  # half of four lanes fills nothing: no width of 2 or 6
+    ],
+)
+def test_widths_that_are_tried(width: int, lanes: int, floor: int, widths: list[int]) -> None:
+    unit = Unit(np.arange(width), 1, width, 1, (0.0,) * (width + 1))
+    assert _candidates(unit, lanes, floor) == widths
