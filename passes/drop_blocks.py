@@ -84,6 +84,10 @@ class DropBlocks(PruneToTarget):
         if not blocks and self.depth == "auto" and self.ratio is None:
             return 0
         chosen = self._below_threshold(model, blocks) if self.ratio is not None else self._for_target(model, blocks)
+        if not chosen and self.depth == "only":
+            model.note(
+                f"WARNING: no block goes: none of {len(blocks)} is as small as what is asked for, and widths stay"
+            )
         return self._take_out(model, chosen) if chosen else 0
 
     def _allowed(self, model: Model) -> list[Block]:

@@ -120,7 +120,8 @@ class PruneChannels:
             ranked = False  # what is dead is all that was asked for
             if self.macs is None and dead.sum() > float(self.ratio) * (eligible.sum() + plan.gone) - plan.gone:
                 share = (dead.sum() + plan.gone) / max(eligible.sum() + plan.gone, 1)
-                model.note(f"{self.ratio:g} asked, {share:.0%} removed: so many channels contribute nothing, exactly")
+                more = "they go, but for those that fill up widths"
+                model.note(f"{self.ratio:g} asked; {share:.0%} of the channels contribute nothing, exactly: {more}")
         keep = before & ~(doomed & eligible)
         if ranked and doomed.any():
             plan.threshold = None if ranking.curves else float(ranking.values[doomed].max())

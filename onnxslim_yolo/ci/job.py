@@ -59,6 +59,8 @@ def compile_job(job: Job, progress: Callable[[str], None]) -> Outcome:
     Raises:
         OnnxSlimError: as `compile`, without BudgetError: `Outcome.require_budget` raises that.
     """
+    if job.summary is not None:
+        append(job.summary, "")  # what cannot be written is said before any work
     outcome = _outcome(job, progress)
     if job.summary is not None:
         from onnxslim_yolo.report.markdown import markdown_summary

@@ -68,6 +68,8 @@ def _as_summary(path: Path, error: OnnxSlimError) -> None:
     try:
         append(path, markdown_failure((_input() or Path("the model")).name, text, error.exit_status, way_out))
     except OnnxSlimError as other:  # the first error is the one that counts
+        if str(other) == str(error):
+            return
         err.print(f"error: {other}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -28,7 +28,7 @@ from onnxslim_yolo.cli.shared import (
     print_json,
     settle,
 )
-from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.errors import UnsupportedError, UsageError
 from onnxslim_yolo.options import parse_size
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ def trace(
 ) -> None:
     """Turn a checkpoint into ONNX, with every BatchNorm kept and the result checked."""
     settle(debug, quiet)
+    from onnxslim_yolo.files.atomic import require_other
     from onnxslim_yolo.load import LoadOptions, read_model
 
     if head not in ("decoded", "raw"):
         raise UsageError(f"--head takes decoded or raw, not '{head}'")
     target = output or Path(f"{checkpoint.stem}.onnx")
+    require_other([target], checkpoint, weights, hint="say with -o where to write")
     asked = asked_for(limit_memory, limit_work)
     options = LoadOptions(parse_size(imgsz), weights, trust=trust, asked=asked)
     with spinner("tracing", quiet):
@@ -235,14 +237,13 @@ def apply_plan_command(
 ) -> None:
     """Cut a checkpoint's weights as a plan says, and write them as a state_dict or for Ultralytics."""
     settle(debug)
-    from onnxslim_yolo.files.atomic import resolved
+    from onnxslim_yolo.files.atomic import require_other
     from onnxslim_yolo.training.apply_plan import apply_plan_file
     from onnxslim_yolo.training.slim_checkpoint import write_slim_checkpoint
 
     if form not in ("state", "ultralytics"):
         raise UsageError(f"--as takes state or ultralytics, not '{form}'")
-    if resolved(output) == resolved(checkpoint):
-        raise InputError("would overwrite the checkpoint it reads", file=output)
+    require_other([output], checkpoint, plan)
     with spinner("reading"):
         (apply_plan_file if form == "state" else write_slim_checkpoint)(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)

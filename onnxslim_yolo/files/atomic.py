@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,14 @@ def resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # RuntimeError: before Python 3.13
         raise InputError("is a link that leads in a circle, or nowhere", file=path, hint="name another path") from error
+
+
+def require_other(written: Iterable[Path], *read: Path | None, hint: str = "name another file") -> None:
+    """Raises InputError where a file to be written is one that is read."""
+    places = {resolved(path): path for path in read if path is not None}
+    for path in written:
+        if resolved(path) in places:
+            raise InputError("would be written over, and it is what is read", file=path, hint=hint)
 
 
 def sha256_of(path: Path) -> str:

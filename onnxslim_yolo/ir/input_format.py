@@ -80,7 +80,7 @@ def parse_input(text: str) -> InputFormat:
         try:
             values.setdefault(current, []).append(float(number))
         except ValueError as error:
-            raise UsageError(f"--input: '{part}' is no number", hint=_HINT) from error
+            raise UsageError(f"--input does not take '{part}'", hint=_HINT) from error
     if plain is not None and not values:
         return InputFormat(plain.mean, plain.std, bgr)
     mean, std = values.pop("mean", [0.0]), values.pop("std", [])

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from onnxslim_yolo.analysis.importance import Aggregate
 from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.files.atomic import require_other
 from onnxslim_yolo.ir.input_format import parse_input
 from onnxslim_yolo.latency.devices import DEVICES, SHOWN, DeviceName
 from onnxslim_yolo.latency.packing import Runtime
@@ -251,7 +252,7 @@ class CompileOptions:
         if self.require_speedup is not None and self.require_speedup <= 0:
             raise UsageError(f"the speedup {self.require_speedup} must be above 0; 1.2 means 1.2 times as fast")
         if self.imgsz is not None and any(not 1 <= side <= 1 << 14 for side in self.imgsz):
-            raise UsageError(f"the image size {self.imgsz} is not in [1, 16384]")
+            raise UsageError(f"the image size {self.imgsz[0]}x{self.imgsz[1]} has a side that is not in [1, 16384]")
         if self.name is not None and (
             not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.startswith(".") or not _is_line(self.name)
         ):
@@ -265,10 +266,14 @@ class CompileOptions:
         return self.name or source.stem
 
     def folder_for(self, source: Path) -> Path:
-        """The folder to write to. Raises InputError where the default one is a link: nobody chose where it leads."""
+        """The folder to write to. Raises InputError where the default one is a link: nobody chose where it leads; and
+        where what is read would be written over."""
+        name = self.name_for(source)
         if self.out is not None:
+            written = [self.out / f"{name}{ending}" for ending in (".onnx", ".pt", "-slim.pt")]
+            require_other(written, source, self.reference, hint="choose another folder with -o, or another --name")
             return self.out
-        folder = Path(f"{self.name_for(source)}-slim")
+        folder = Path(f"{name}-slim")
         if folder.is_symlink():
             raise InputError("is a link", file=folder, hint="remove it, or say with -o where to write")
         return folder

@@ -9,6 +9,8 @@ from typing import Literal
 
 from onnxslim_yolo.errors import UsageError
 
+_KIND = re.compile(r"(?:u?int|b?float|fp|bf)\d+")
+"""A number's type, which is no layer's name."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -68,6 +70,8 @@ def int8_layers(text: str) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in text.split(",") if part.strip())
     if parts == ("none",):
         return ()
+    if (other := next((part for part in parts if _KIND.fullmatch(part)), "int8")) != "int8":
+        raise UsageError(f"--quantize knows int8, not '{other}'", hint="int8, all, patterns of layers' names, or none")
     found = tuple("auto" if part == "int8" else part for part in parts)
     if not found:
         raise UsageError("--quantize names nothing", hint="int8, all, patterns of layers' names, or none")

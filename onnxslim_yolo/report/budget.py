@@ -12,6 +12,7 @@ A budget is a TOML file; every key is optional:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -96,6 +97,8 @@ def read_budget(path: Path) -> Budget:
     """
     data = read_toml(path)
     known = {f.name for f in fields(Budget)}
+    if not data:
+        raise InputError("sets no limit", file=path, hint=f"known: {', '.join(sorted(known))}")
     limits: dict[str, Limit] = {}
     for key, value in data.items():
         if key not in known:
@@ -140,8 +143,7 @@ def budget_as_json(budget: Budget, report: Mapping[str, Any]) -> dict[str, Any]:
             text = message = f"not measured, so the limit {limit} cannot be shown to hold"
         elif not found <= allowed:
             share = f" ({limit} of the source's)" if limit.relative else ""
-            text = f"{form(found)}, allowed {form(allowed)}{share}"
-            message = f"{found:g}, allowed {allowed:g} ({limit})"
+            text = message = f"{form(found)}, allowed {form(allowed)}{share}"
         else:
             continue
         words = {"text": f"{title} {text}", "message": f"{name}: {message}"}
@@ -163,13 +165,13 @@ def _facts(report: Mapping[str, Any]) -> dict[str, tuple[float, float | None]]:
 
 
 def _whole(value: float) -> str:
-    return f"{value:,.0f}"
+    return f"{math.floor(value):,}"
 
 
 _WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
     "params": ("parameters", _whole),
     "macs": ("MACs", _whole),
-    "file_size": ("file size", lambda value: f"{value:,.0f} B"),
+    "file_size": ("file size", lambda value: f"{_whole(value)} B"),
     "max_difference": ("largest difference", "{:.2g}".format),
     "latency_ratio": ("latency ratio", "{:.3g}".format),
     "map_drop": ("mAP50 drop", "{:.3g}".format),

@@ -333,6 +333,8 @@ def _channels_text(pruning: Mapping[str, Any]) -> str:
     dead = pruning.get("dead") or 0
     if not prunable:
         return "no channel can be pruned"
+    if pruning["lossless"] and not removed and pruning.get("dead") is None:
+        return f"none of {prunable} prunable channels removed"
     if pruning["lossless"] and not removed:
         return _all_stay(dead, prunable) if dead else f"none of {prunable} prunable channels is dead"
     text = f"{removed} of {prunable} prunable channels removed ({percent_text(removed, prunable)})"

@@ -125,6 +125,8 @@ def _opened(checkpoint: Path, *, resume: bool) -> Any:
     elif checkpoint.is_dir():
         path = run_checkpoint(checkpoint)
     _require_there(path)
+    if path.suffix.lower() not in (".pt", ".pth"):
+        raise InputError("is no checkpoint, and nothing else can be trained", file=path, hint="give best.pt")
     from ultralytics import YOLO
 
     try:

@@ -84,8 +84,10 @@ def test_pruning_and_result():
     report = sample()
     assert pruning_text(report) == "90 of 200 prunable channels removed (45 %), by |γ|, threshold 0.25"
     assert "without effect" in pruning_text(sample(pruning=report["pruning"] | {"lossless": True}))
-    dead = sample(pruning=report["pruning"] | {"lossless": True, "removed": 0})
+    dead = sample(pruning=report["pruning"] | {"lossless": True, "removed": 0, "dead": 0})
     assert pruning_text(dead) == "none of 200 prunable channels is dead"
+    unasked = sample(pruning=report["pruning"] | {"lossless": True, "removed": 0, "dead": None})
+    assert pruning_text(unasked) == "none of 200 prunable channels removed"
     kept = sample(pruning=report["pruning"] | {"lossless": True, "removed": 0, "dead": 3})
     assert pruning_text(kept).startswith("3 of 200 prunable channels are dead, and stay")
     part = sample(pruning=report["pruning"] | {"lossless": True, "removed": 8, "dead": 11})
