@@ -21,9 +21,11 @@ from onnxslim_yolo.analysis.limits import limits_for
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassError, UnsupportedError, VerificationError
 from onnxslim_yolo.files.atomic import move_into, staging
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import read_model
 from onnxslim_yolo.load.reference import fit_reference
 from onnxslim_yolo.manager import Observer, PassManager, PassRecord
+from onnxslim_yolo.measure.smaller_input import SizeChoice, choose_size
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
@@ -162,8 +164,11 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
     options.folder_for(path)  # a name that cannot be written is refused before any work
     require_checkpoint(path, options)
     _require_packages(options)
+    options, chosen = _sized(path, options, progress)
     progress("load")
     model, reference = _read(path, options)
+    if chosen is not None:
+        model.note(chosen.note())
     budget_of(options)  # a broken file is refused before any work
     if options.verify:
         _require_runnable(reference, options.reference or path)
@@ -202,6 +207,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
         tell("figures", 0, 3)
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)}
+        result.report |= {} if chosen is None else {"input_size": chosen.as_json()}
         result.report |= gains | there | ({} if taught is None else {"distillation": taught.facts})
         enter_slim(result, baseline, _split(remainder(options, baseline))[0])
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
@@ -217,6 +223,17 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
     result.torch = None if result.torch is None else folder / result.torch.name
     result.ultralytics = None if result.ultralytics is None else folder / result.ultralytics.name
     return result
+
+
+def _sized(path: Path, options: CompileOptions, progress: Progress) -> tuple[CompileOptions, SizeChoice | None]:
+    """The options with the input size that `--size auto` comes to, and what is left to prune at it."""
+    if options.size != "auto" or options.target_latency is None:
+        return options, None
+    progress("size")
+    table = table_for(options.target, options.device, options.table)
+    chosen = choose_size(path, options.load_options(), table, options.target_latency, options.calib)
+    imgsz = options.imgsz if chosen.size == chosen.full else chosen.size
+    return replace(options, size="file", imgsz=imgsz, target_latency=chosen.rest), chosen
 
 
 def _require_packages(options: CompileOptions) -> None:

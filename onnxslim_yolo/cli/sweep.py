@@ -21,7 +21,9 @@ def sweep_command(
     snap: Annotated[str, typer.Option(metavar="S,S,…", help="Grids for widths: none, pow2, N, auto.")] = "auto",
     importance: Annotated[str, typer.Option(metavar="I,I,…", help="Rankings.")] = "auto",
     compensate: Annotated[str, typer.Option(metavar="C,C,…", help="none, constant, reconstruct.")] = "constant",
-    imgsz: Annotated[str, typer.Option(metavar="N,HxW,…", help="Input sizes (default: the file's).")] = "",
+    imgsz: Annotated[
+        str, typer.Option(metavar="N,HxW,…|auto", help="Input sizes (default: the file's); auto: all smaller ones.")
+    ] = "",
     against: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Unpruned rival; repeatable.")] = None,
     target: Annotated[str, choice("ncnn|onnxruntime", "What files are written for.")] = "ncnn",
     data: Annotated[Path | None, typer.Option(metavar="YAML", help="Labelled images, for mAP.")] = None,
@@ -46,7 +48,7 @@ def sweep_command(
         snap=tuple(grid_value("snap", word) for word in _words(snap)),
         importance=tuple(_words(importance)),
         compensate=tuple(_words(compensate)),
-        imgsz=tuple(parse_size(word) for word in _words(imgsz)) or (None,),
+        imgsz=tuple("auto" if word == "auto" else parse_size(word) for word in _words(imgsz)) or (None,),
     )
     folder = output or Path(f"{model.stem}-sweep")
     options = SweepOptions(

@@ -39,6 +39,8 @@ class CompileOptions:
         reference: an ONNX export of the same weights, made by the model's own code, that the result is compared with.
         prune: share of the prunable channels to remove, or "dead".
         target_latency: predicted latency to come down to, instead of `prune`: "0.6x" of the source's, or "12ms".
+        size: "file", or "auto": where `target_latency` asks for less, the input shrinks first, and what is left is
+            pruned (see `measure.smaller_input`).
         table: a file of latencies made by `onnxslim-yolo profile`, instead of the shipped one.
         target_macs, target_params: share of the source's MACs or parameters to come down to, instead of `prune`.
         depth: whether whole blocks are candidates: "auto", "none" or "only" (see the pass `drop-blocks`).
@@ -94,6 +96,10 @@ class CompileOptions:
     target_latency: str | None = field(
         default=None,
         metadata=told("Come down to this predicted latency on --target.", "What to cut", shown="0.6x|12ms"),
+    )
+    size: Literal["file", "auto"] = field(
+        default="file",
+        metadata=told("auto: a smaller input first, then pruning, to --target-latency.", "What to cut"),
     )
     table: Path | None = field(
         default=None, metadata=told("Latencies made by `profile`, instead of the shipped ones.", "Device", shown="FILE")
@@ -240,6 +246,8 @@ class CompileOptions:
         asked = len(targets) + (self.target_latency is not None)
         if asked > 1 or (asked and self.prune != "dead"):
             raise UsageError("give one of --prune, --target-latency, --target-macs and --target-params")
+        if self.size == "auto" and self.target_latency is None:
+            raise UsageError("--size auto needs a latency to come down to", hint="give --target-latency 0.7x")
         if any(not 0 < t <= 1 for t in targets):
             raise UsageError(f"a target is a share of the source in (0, 1], not {targets[0]}")
         if not self.emit:

@@ -20,7 +20,11 @@ from onnxslim_yolo.files.atomic import write_atomically
 
 Row = Mapping[str, Any]
 COSTS = {"latency_ratio": "latency, ratio to the unpruned model", "macs": "MACs"}
-GAINS = {"map50": ("mAP50", 1), "difference": ("worst difference from the source, in spreads", -1)}
+GAINS = {
+    "map50": ("mAP50", 1),
+    "kept": ("share of the source's detections kept", 1),
+    "difference": ("worst difference from the source, in spreads", -1),
+}
 """What is drawn: the first of each that every row that did not fail has; ±1: whether more is better."""
 
 

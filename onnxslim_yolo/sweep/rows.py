@@ -21,19 +21,23 @@ Row = dict[str, Any]
 
 WORDS = ("key", "model", "prune", "snap", "importance", "compensate", "imgsz", "file", "error")
 WHOLE = ("macs", "parameters", "bytes")
-REAL = ("macs_ratio", "difference", "map50", "map", "latency_ms", "latency_ratio", "seconds")
+REAL = ("macs_ratio", "difference", "kept", "map50", "map", "latency_ms", "latency_ratio", "seconds")
 COLUMNS = ("key", "model", "imgsz", "prune", "snap", "importance", "compensate", *WHOLE, *REAL, "file", "error")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One compilation: the model's file, and options of `compile`. `key` names its folder and its row."""
+    """One compilation: the model's file, and options of `compile`. `key` names its folder and its row.
+
+    `judged`: what it keeps of the source's detections is counted, on the images of `calib`.
+    """
 
     model: str
     sha256: str
     options: dict[str, Any]
     verify: bool
     data: str | None
+    judged: bool = False
 
     @property
     def key(self) -> str:

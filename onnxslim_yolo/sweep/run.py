@@ -21,15 +21,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxslim_yolo._version import install_line
-from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.files.atomic import resolved, sha256_of
+from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.load import LoadOptions
+from onnxslim_yolo.measure.smaller_input import Sizes, smaller_sizes
 from onnxslim_yolo.options import options_from
-from onnxslim_yolo.runtime.dataset import read_dataset
+from onnxslim_yolo.pruning.calibration_images import evenly
+from onnxslim_yolo.runtime.dataset import read_calibration, read_dataset
 from onnxslim_yolo.sweep.children import run_in_children
 from onnxslim_yolo.sweep.rows import Row, Trial, read_rows, write_rows
+from onnxslim_yolo.verify.agreement import agreement, detections_of
+from onnxslim_yolo.verify.detector import Detector, open_network
 
 Size = tuple[int, int]
 Progress = Callable[[int, int], None]
+JUDGED = 32
+"""Images that detections are counted on."""
+
 BATCH = 8
 """Models that are timed in one process, besides the base."""
 
@@ -41,13 +50,14 @@ class Grid:
     Attributes:
         prune, snap, importance, compensate: as the options of `compile`.
         imgsz: (h, w) in pixels; None: what the file says. A file whose size is fixed has rows with errors for others.
+            "auto" among them: that of the file, and every multiple of 32 below it, down to half of it.
     """
 
     prune: tuple[float | str, ...] = (0.2, 0.4, 0.6)
     snap: tuple[float | str, ...] = ("auto",)
     importance: tuple[str, ...] = ("auto",)
     compensate: tuple[str, ...] = ("constant",)
-    imgsz: tuple[Size | None, ...] = (None,)
+    imgsz: tuple[Size | Literal["auto"] | None, ...] = (None,)
 
     def __post_init__(self) -> None:
         for name, values in asdict(self).items():
@@ -153,17 +163,28 @@ def plan_trials(options: SweepOptions) -> list[Trial]:
 
     def trial(path: Path, size: Size | None, **chosen: Any) -> Trial:
         imgsz = {} if size is None else {"imgsz": list(size)}
-        return Trial(str(resolved(path)), hashes[path], {**common, **imgsz, **chosen}, options.verify, data)
+        judged = options.calib is not None and path == options.model
+        return Trial(str(resolved(path)), hashes[path], {**common, **imgsz, **chosen}, options.verify, data, judged)
 
-    grid = options.grid
-    found = [trial(path, size, prune=0.0) for size in grid.imgsz for path in hashes]
+    grid, sizes = options.grid, _sizes(options)
+    found = [trial(path, size, prune=0.0) for size in sizes for path in hashes]
     for size, prune, snap, importance, compensate in product(
-        grid.imgsz, grid.prune, grid.snap, grid.importance, grid.compensate
+        sizes, grid.prune, grid.snap, grid.importance, grid.compensate
     ):
         if prune != 0:
             chosen = {"prune": prune, "snap": snap, "importance": importance, "compensate": compensate}
             found.append(trial(options.model, size, **chosen))
     return list({each.key: each for each in found}.values())
+
+
+def _sizes(options: SweepOptions) -> tuple[Size | None, ...]:
+    """The sizes of the grid, "auto" spelt out."""
+    wanted = options.grid.imgsz
+    if "auto" not in wanted:
+        return tuple(size for size in wanted if size != "auto")
+    table = table_for(options.target)
+    full = Sizes(options.model, LoadOptions(None, options.weights, trust=options.trust), table).full
+    return tuple(dict.fromkeys((*(size for size in wanted if size != "auto"), None, *smaller_sizes(full))))
 
 
 def run_trial(trial: Trial, folder: Path) -> Row:
@@ -182,6 +203,8 @@ def run_trial(trial: Trial, folder: Path) -> Row:
         if written is None:
             raise InputError("nothing was written", file=out)
         row["file"] = str(written.relative_to(folder.parent))
+        if trial.judged:
+            row["kept"] = _kept(trial, written)
         if trial.data is not None:
             row |= _accuracy(written, Path(trial.data))
     except Exception as error:  # one bad combination must not end a sweep of hours
@@ -207,9 +230,24 @@ def _figures(report: dict[str, Any]) -> Row:
     }
 
 
+def _kept(trial: Trial, written: Path) -> float | None:
+    """The share of the source's detections at its own size that a result has, too; None where it detects nothing."""
+    images = read_calibration(Path(trial.options["calib"]))
+    images = tuple(images[index] for index in evenly(JUDGED, len(images)))
+    weights = trial.options.get("weights")
+    how = LoadOptions(None, None if weights is None else Path(weights), trust=bool(trial.options.get("trust")))
+    source = Sizes(Path(trial.model), how, table_for("ncnn"), images)
+    try:
+        before = source.seen(source.full)
+        return (
+            agreement(before, detections_of(open_network(written, threads=1), images)).share if source.objects else None
+        )
+    except UnsupportedError:  # a head that cannot be decoded
+        return None
+
+
 def _accuracy(written: Path, data: Path) -> Row:
     from onnxslim_yolo.measure.evaluate import evaluate
-    from onnxslim_yolo.verify.detector import Detector, open_network
 
     dataset = read_dataset(data, ("val",))
     found = evaluate(Detector(open_network(written, threads=1), nc=len(dataset.names)), dataset)

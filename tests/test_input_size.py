@@ -1,0 +1,141 @@
+"""Input size as a lever: which sizes there are, which is chosen, and what is said of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import onnxslim_yolo as oy
+from onnxslim_yolo.errors import InputError, UsageError
+from onnxslim_yolo.heads.finish import Detections
+from onnxslim_yolo.latency import LatencyTable
+from onnxslim_yolo.load import LoadOptions
+from onnxslim_yolo.measure import smaller_input as module
+from onnxslim_yolo.measure.smaller_input import Sizes, choose_size, smaller_sizes
+from onnxslim_yolo.sweep.run import Grid, SweepOptions, plan_trials
+from onnxslim_yolo.verify.agreement import Agreement, agreement
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+MATERIAL = Path(__file__).resolve().parents[2] / "shared/material"
+
+
+@pytest.mark.parametrize(
+    ("full", "sizes"),
+    [
+        ((320, 320), [(288, 288), (256, 256), (224, 224), (192, 192), (160, 160)]),
+        ((96, 160), [(64, 128), (64, 96)]),
+        ((100, 64), [(96, 64), (64, 32)]),
+        ((32, 32), []),
+    ],
+)
+def test_sizes_are_multiples_of_32_down_to_half(full: tuple[int, int], sizes: list[tuple[int, int]]) -> None:
+    assert smaller_sizes(full) == sizes
+
+
+class Made(Sizes):
+    """A network of 320 px whose latency goes with its area, and which keeps so much at every size."""
+
+    shares: dict[int, float] = {}  # noqa: RUF012
+
+    @property
+    def full(self) -> tuple[int, int]:
+        return (320, 320)
+
+    def us(self, size: tuple[int, int]) -> float:
+        return size[0] * size[1] / 10
+
+    def agreement(self, size: tuple[int, int]) -> Agreement | None:
+        share = self.shares.get(size[0])
+        return None if share is None else Agreement(8, 100, round(100 * share), 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "shares", "size", "rest"),
+    [
+        ("0.7x", {}, 256, None),
+        ("0.64x", {}, 256, None),
+        ("0.63x", {}, 224, None),
+        ("9ms", {}, 288, None),
+        ("11ms", {}, 320, None),
+        ("0.2x", {}, 160, "2.048ms"),
+        ("0.3x", {288: 0.9, 256: 0.8, 224: 0.4}, 256, "3.072ms"),
+        ("0.7x", {288: 0.3}, 320, "7.168ms"),
+    ],
+)
+def test_the_largest_size_that_meets_the_target(
+    target: str, shares: dict[int, float], size: int, rest: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Sizes", type("Now", (Made,), {"shares": shares}))
+    found = choose_size(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"), target)
+    assert (found.size, found.rest) == ((size, size), rest)
+    assert "\n" not in found.note() and ("as it is" in found.note()) == (size == 320)
+
+
+def boxes(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(int), np.zeros((len(table), 0), np.float32))
+
+
+def test_agreement_counts_what_is_kept_and_what_is_new() -> None:
+    source = [boxes((0, 0, 10, 10, 0.9, 1), (50, 50, 90, 90, 0.8, 2)), boxes()]
+    other = [boxes((1, 0, 11, 10, 0.3, 1), (50, 50, 90, 90, 0.8, 3)), boxes((5, 5, 9, 9, 0.5, 1))]
+    found = agreement(source, other)
+    assert found == Agreement(2, 2, 1, 2) and found.share == 0.5 and found.score == pytest.approx(2 / 5)
+    assert agreement(source, source) == Agreement(2, 2, 2, 0)
+
+
+def open_model(tmp_path: Path) -> Path:
+    zoo = pytest.importorskip("tests.zoo")
+    return Path(shutil.copy(zoo.model_path("yolov8n", width=0.25, dynamic=True, fold=True), tmp_path / "best.onnx"))
+
+
+def test_compile_makes_the_input_smaller(tmp_path: Path) -> None:
+    source = open_model(tmp_path)
+    options = {"imgsz": 128, "emit": "ncnn", "verify": False, "device": "x86-avx2"}
+    result = oy.compile(source, size="auto", target_latency="0.8x", out=tmp_path / "out", **options)
+    chosen = result.report["input_size"]
+    assert chosen["from"] == [128, 128] and chosen["to"] == [96, 96] and chosen["rest"] is None
+    assert any("96x96 instead of 128x128" in note for note in result.report["notes"])
+    whole = result.report["before"]["latency_us"] / chosen["latency_left"]
+    assert result.report["options"]["imgsz"] == [96, 96]
+    less = oy.compile(source, size="auto", target_latency="0.45x", out=tmp_path / "less", **options)
+    assert less.report["input_size"]["to"] == [64, 64] and less.report["input_size"]["rest"] is not None
+    assert less.report["after"]["latency_us"] <= 0.45 * whole * 1.02
+
+
+def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--size auto needs a latency"):
+        oy.compile("best.onnx", size="auto")
+    with pytest.raises(InputError, match="its input size cannot be changed"):
+        oy.compile(MODELS / "digits-dense.onnx", size="auto", target_latency="0.7x", out=tmp_path / "out")
+    images = tmp_path / "black"
+    images.mkdir()
+    for index in range(3):
+        Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(images / f"{index}.png")
+    monkeypatch.setattr(module, "Sizes", type("Blind", (Made,), {"seen": lambda self, size: [boxes()] * 3}))
+    with pytest.raises(InputError, match="detects nothing in these 3 images"):
+        choose_size(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"), "0.7x", images)
+
+
+def test_a_sweep_has_it_as_an_axis(tmp_path: Path) -> None:
+    model = open_model(tmp_path)
+    options = SweepOptions(model, tmp_path / "out", Grid(prune=(0.3,), snap=("none",), imgsz=("auto",)))
+    sizes = [trial.options.get("imgsz") for trial in plan_trials(options) if trial.options["prune"] == 0]
+    assert sizes[0] is None and sizes[1:] == [list(size) for size in smaller_sizes((640, 640))]
+
+
+@pytest.mark.material
+def test_a_real_detector_keeps_most_at_the_size_chosen(tmp_path: Path) -> None:
+    file, calib = MATERIAL / "weights/yolov5n-coco-v6.pt", MATERIAL / "data/coco-val128/calib.txt"
+    if not file.exists():
+        pytest.skip("no material")
+    pytest.importorskip("torch")
+    from onnxslim_yolo.latency import table_for
+
+    found = choose_size(file, LoadOptions((320, 320)), table_for("ncnn", "x86-avx512"), "0.7x", calib)
+    assert found.size == (256, 256) and found.rest is None
+    assert found.found is not None and found.found.objects > 60 and 0.6 < found.found.share < 0.95
