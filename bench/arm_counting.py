@@ -83,7 +83,7 @@ class Counter:
     def whole(self, param: Path, weights: Path, inputs: Sequence[Sequence[int]]) -> list[int] | None:
         """Instructions of a network by class."""
         files = {"param": str(param.resolve()), "bin": str(weights.resolve())}
-        return self._ask({"files": files, "inputs": [list(shape) for shape in inputs]})
+        return self._ask({"files": files, "inputs": [list(shape) for shape in inputs], "times": 1})
 
     def empty(self, param: Path, inputs: Sequence[Sequence[int]]) -> list[int] | None:
         """The same of a network without a file of weights: they are 0."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from arm_counting import Counter
 from arm_setup import default_root
-from arm_weights import Weights
+from arm_weights import TITLE, Weights
 from models_for_bench import model_of
 from random_widths import fused, prepared, with_random_widths
 
@@ -115,8 +115,8 @@ def table_of(core: str, models: Sequence[str], cells: Cells) -> LatencyTable:
     sampling.SAMPLES.update(SAMPLES)
     families = families_of([model.graph for _, model in named])
     grids = measure_families(families, RUNTIME, blocks_of(RUNTIME, ISA[core]), cells, progress)
-    about = cells.weights.about if cells.weights is not None else ""
-    table = LatencyTable(RUNTIME, ISA[core], 1, version(RUNTIME), about, grids)
+    method = cells.weights.about if cells.weights is not None else ""
+    table = LatencyTable(RUNTIME, ISA[core], 1, version(RUNTIME), TITLE[core], grids, method=method)
     wholes = []
     for name, model in named:
         for label, variant in variants(name, model):

@@ -19,6 +19,7 @@ import numpy as np
 from arm_counting import CLASSES
 
 from onnxslim_yolo.latency.layers import LayerKey
+from onnxslim_yolo.latency.methods import INSTRUCTIONS
 
 RESULTS = Path(__file__).with_name("results")
 TITLE = {"a76": "Raspberry Pi 5 (Cortex-A76, fp16)", "a72": "Raspberry Pi 4 (Cortex-A72, fp32)"}
@@ -98,7 +99,7 @@ def report(boards: Mapping[str, Sequence[Network]], timed: Mapping[str, str]) ->
         summary = {kind: figures(values, networks) for kind, values in (("fitted", fitted), ("held out", held_out))}
         one = figures(alone(networks), networks)
         error = summary["held out"]["median error"]
-        about = f"{TITLE[core]}: instruction model, ±{100 * error:.0f} % on ncnn's published networks"
+        about = f"{INSTRUCTIONS}, ±{100 * error:.0f} % on ncnn's published networks"
         facts[core] = {
             "about": about, "counted in": f"ncnn 1.0.{timed[core]}", "ns": ns, **summary, "one constant, held out": one,
             "networks": [

@@ -11,8 +11,9 @@ The file is JSON:
 
 `us` holds microseconds: a row per input width and a column per output width for convolutions, one number a width for
 all else ("concat" and "split": two equal parts of that width each). null: not measured. An `op` that ends in "int8" is
-a layer's int8 form (see `latency.int8`). `scale` and `overhead`: whole networks took scale · (the sum of their layers)
-+ overhead µs a layer, since layers one after another compete for the caches, and calling one takes time.
+a layer's int8 form (see `latency.int8`). "method", where it is there, says that nothing was timed, and what the numbers
+are. `scale` and `overhead`: whole networks took scale · (the sum of their layers) + overhead µs a layer, since layers
+one after another compete for the caches, and calling one takes time.
 
 Look-up. Widths fall in classes (see `packing`). Within the table, latency is interpolated linearly between measured
 widths of the same class. Beyond it, the nearest measured point is scaled by what the analytic model says about the way
@@ -34,6 +35,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.latency.analytic import AnalyticModel
 from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
+from onnxslim_yolo.latency.methods import ANALYTIC
 from onnxslim_yolo.latency.packing import Runtime, blocks_of, lanes_of, pack_of, packs_of, padded
 
 FORMAT, VERSION = "onnxslim-yolo/latency", 1
@@ -64,6 +66,7 @@ class LatencyTable:
     Attributes:
         runtime, runtime_version: what was measured.
         cpu, isa, threads: on what.
+        method: how, in words, where nothing was timed; "" of what was measured.
         families: what was measured, by family.
         scale, overhead: factor on every prediction, and µs added to it, from whole networks.
     """
@@ -76,6 +79,7 @@ class LatencyTable:
     families: dict[Family, Grid] = field(default_factory=dict)
     scale: float = 1.0
     overhead: float = 0.0
+    method: str = ""
     _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
     _corrections: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
@@ -88,8 +92,9 @@ class LatencyTable:
     def name(self) -> str:
         """What the table is, in words."""
         if not self.families:
-            return f"{self.runtime}, {self.isa}: analytic estimate"
-        return f"{self.runtime} {self.runtime_version}, {self.cpu} ({self.isa}), {self.threads} thread(s)"
+            return f"{self.runtime}, {self.isa}: {ANALYTIC}"
+        measured = f"{self.runtime} {self.runtime_version}, {self.cpu} ({self.isa}), {self.threads} thread(s)"
+        return f"{measured}: {self.method}" if self.method else measured
 
     @cached_property
     def lanes(self) -> int:

@@ -30,6 +30,7 @@ def table_as_text(table: LatencyTable) -> str:
         "threads": table.threads,
         "scale": _rounded(table.scale),
         "overhead": _rounded(table.overhead),
+        **({"method": table.method} if table.method else {}),
     }
     lines = [json.dumps(_family_as_json(family, table.families[family])) for family in sorted(table.families)]
     return json.dumps(head)[:-1] + ',\n "families": [\n  ' + ",\n  ".join(lines) + "\n ]}\n"
@@ -111,6 +112,7 @@ class _Checker:
             families,
             scale,
             overhead,
+            str(data.get("method", "")),
         )
 
     def family(self, item: Any, where: str) -> tuple[Family, Grid]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from onnxslim_yolo.latency.methods import ANALYTIC, INSTRUCTIONS
+
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -239,7 +241,7 @@ def figures(report: Mapping[str, Any]) -> list[Figure]:
         title = f"Latency, {printable(speed['runtime'])}"
         found.append(Figure(title, speed["source_ms"], speed["result_ms"], _milliseconds, speed["ratio"]))
     elif (left := before.get("latency_us")) is not None and after.get("latency_us") is not None:
-        found.append(Figure("Latency, predicted", left, after["latency_us"], time_text))
+        found.append(Figure(_latency_title(before.get("table")), left, after["latency_us"], time_text))
     if accuracy is not None:
         source = accuracy["models"]["source"]["map50"]
         found.append(Figure("mAP50", source, source - accuracy["map50_drop"], "{:.3f}".format))
@@ -290,8 +292,20 @@ def prediction_text(report: Mapping[str, Any]) -> str | None:
     before, after = report["before"], report["after"]
     if before.get("latency_us") is None or after.get("latency_us") is None or before.get("table") is None:
         return None
-    known = f"{time_text(before['latency_us'])} → {time_text(after['latency_us'])}, by {printable(before['table'])}"
+    times = f"{time_text(before['latency_us'])} → {time_text(after['latency_us'])}"
+    table, ratio = printable(before["table"]), ratio_text(after["latency_us"], before["latency_us"])
+    if INSTRUCTIONS in table:
+        return f"{ratio}, {times}, by {table}: instructions of layers, counted under emulation; nothing was timed there"
+    if ANALYTIC in table:
+        return f"{ratio}, {times}, by {table}: from packing rules, good for ratios; nothing was timed there"
+    known = f"{times}, by {table}"
     return f"{known}: a sum over layers measured one by one, which tells widths apart; --measure times the files"
+
+
+def _latency_title(table: Any) -> str:
+    """What a predicted latency is called: as much as its table is."""
+    kind = next((kind for kind in (INSTRUCTIONS, ANALYTIC) if kind in str(table)), "predicted")
+    return f"Latency, {kind}"
 
 
 def compensation_texts(report: Mapping[str, Any]) -> list[str]:

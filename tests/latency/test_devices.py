@@ -11,8 +11,11 @@ import onnxslim_yolo as oy
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency import devices
 from onnxslim_yolo.latency.devices import DEVICES, NAMES, SHOWN, device_of, host_isa
+from onnxslim_yolo.latency.layers import Family
+from onnxslim_yolo.latency.methods import ANALYTIC, INSTRUCTIONS
 from onnxslim_yolo.latency.packing import blocks_of
 from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.latency.table_format import read_table, write_table
 from onnxslim_yolo.options import options_from
 from onnxslim_yolo.passes.snap import SnapWidths
 from tests.command import command
@@ -29,6 +32,21 @@ def test_every_name_is_a_device_with_a_grid() -> None:
         assert table_for("ncnn", name).predict_layers([]) == 0
     with pytest.raises(UsageError, match="no device 'pi6'"):
         device_of("pi6")
+
+
+@pytest.mark.parametrize(("name", "dearer"), [("pi5", True), ("pi4", False)])
+def test_a_pi_is_judged_by_counted_instructions(name: str, dearer: bool, tmp_path: Path) -> None:
+    table = table_for("ncnn", name)
+    assert table.families and INSTRUCTIONS in table.name and ANALYTIC not in table.name
+    assert read_table(write_table(table, tmp_path / "again.json")) == table
+    conv = Family("conv", kernel=(3, 3), stride=(2, 2), size=(20, 20))
+    # 4 channels beyond a multiple of 8 cost more than the next multiple where registers hold 8, less where they hold 4.
+    assert (table.lookup(conv, (28,), (28,)) > table.lookup(conv, (32,), (32,))) is dearer
+    assert ANALYTIC in table_for("onnxruntime", name).name  # nothing was counted there
+
+
+def test_no_other_board_is_taken_for_a_pi() -> None:
+    assert all(ANALYTIC in table_for("ncnn", name).name for name in ("rk3588", "pi3", "android", "neon-fp16"))
 
 
 @pytest.mark.parametrize(

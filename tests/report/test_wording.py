@@ -107,6 +107,23 @@ def test_figures_say_when_they_compare_two_kinds_of_file():
     assert figures(sample(files={}))[0].texts() == ("4.00 MB", "–", "–")
 
 
+@pytest.mark.parametrize(
+    ("table", "title", "says"),
+    [
+        ("ncnn 1.0, a Pi: instruction model, ±7 % on ncnn's published networks", "instruction model", "counted"),
+        ("ncnn, neon: analytic estimate", "analytic estimate", "packing rules"),
+    ],
+)
+def test_what_was_not_measured_is_not_called_so(table, title, says):
+    report = sample(speed=None)
+    for side in ("before", "after"):
+        report[side]["table"] = table
+    assert figures(report)[3].title == f"Latency, {title}"
+    text = prediction_text(report) or ""
+    assert text.startswith("0.40×, 1.30 ms → 520 µs") and says in text and "nothing was timed" in text
+    assert "measured" not in text and "--measure" not in text
+
+
 def test_predicted_latency_is_shown_where_none_was_measured():
     report = sample(speed=None)
     assert figures(report)[3].title == "Latency, predicted"
