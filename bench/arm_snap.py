@@ -31,7 +31,7 @@ from onnxslim_yolo.passes import PruneChannels, SliceChannels, SnapWidths
 
 RESULTS = Path(__file__).with_name("results")
 SNAPS: tuple[str | int, ...] = ("none", 4, 8, 16, "pow2", "auto")
-HALVINGS = 7
+HALVINGS = 6
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
     python bench/arm_tables.py count a76|a72 MODEL…     layers and whole networks, into --cells
     python bench/arm_tables.py write a76|a72 MODEL…     the table, by the weights in bench/results/arm_latency.json
+    python bench/arm_tables.py sample a76|a72           some of the layers, for tests/latency/test_counted.py
+    python bench/arm_tables.py judge                    the analytic model against all of them: results/arm_formula.md
 
 MODEL: NAME@SIZE of models/zoo, or a file.
 
@@ -20,6 +22,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from arm_counting import Counter
 from arm_setup import default_root
 from arm_weights import TITLE, Weights
@@ -29,7 +32,8 @@ from random_widths import fused, prepared, with_random_widths
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.layers import LayerKey, layers_of
+from onnxslim_yolo.latency.analytic import AnalyticModel
+from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
 from onnxslim_yolo.latency.packing import Runtime, blocks_of
 from onnxslim_yolo.latency.shipped import DATA
 from onnxslim_yolo.latency.table import LatencyTable
@@ -47,6 +51,9 @@ SAMPLES = {
     1: (1, 3, 5, 7, 13, 21, 35, 57, 93, 151, 255, 509),
 }
 """Fewer than `profile` measures: counts have no noise, and within a class they are smooth."""
+SAMPLED = 90
+CALL = 2.0
+"""µs a layer, about what `calibrate` finds."""
 RANDOM_WIDTHS = ((1000, 1), (1001, 4), (1002, 8))
 """Seeds and steps of the random assignments that take part in the calibration."""
 
@@ -89,17 +96,23 @@ class Cells:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=("count", "write"))
-    parser.add_argument("core", choices=sorted(ISA))
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("job", choices=("count", "write", "sample", "judge"))
+    parser.add_argument("core", nargs="?", choices=sorted(ISA))
+    parser.add_argument("models", nargs="*")
     parser.add_argument("--cells", type=Path)
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
+    if options.job == "judge":
+        judge()
+        return
     file = options.cells or default_root() / f"classes-{options.core}.jsonl"
     if options.job == "count":
         with Counter(options.core) as counter:
             for name in options.models:  # one after another: what comes first is there first
                 table_of(options.core, [name], Cells(file, counter))
+        return
+    if options.job == "sample":
+        sample(options.core, Cells(file, None, Weights.read(options.core)))
         return
     table = table_of(options.core, options.models, Cells(file, None, Weights.read(options.core)))
     path = write_table(table, options.out / f"{RUNTIME}-{DEVICE[options.core]}.json")
@@ -130,9 +143,11 @@ def table_of(core: str, models: Sequence[str], cells: Cells) -> LatencyTable:
 
 
 def model_named(text: str) -> Model:
-    """NAME@SIZE of the zoo, or a file."""
+    """NAME@SIZE of the zoo, or a file, whose @SIZE says what it leaves open."""
     name, _, size = text.partition("@")
-    return model_of(name, int(size)) if size else load(Path(text))
+    if Path(name).is_file():
+        return load(Path(name), imgsz=(int(size), int(size)) if size else None)
+    return model_of(name, int(size))
 
 
 def variants(name: str, model: Model) -> Iterator[tuple[str, Model]]:
@@ -140,6 +155,58 @@ def variants(name: str, model: Model) -> Iterator[tuple[str, Model]]:
     yield f"whole {name}", fused(model.copy())
     for seed, step in RANDOM_WIDTHS:
         yield f"whole {name} random {seed} step {step}", with_random_widths(model, seed, step)
+
+
+def layers_counted(cells: Cells) -> list[LayerKey]:
+    """The layers among what was counted, by name."""
+    known = {"LayerKey": LayerKey, "Family": Family}
+    names = sorted(name for name, counts in cells.known.items() if name.startswith("LayerKey(") and counts)
+    return [eval(name, known) for name in names]
+
+
+def sample(core: str, cells: Cells) -> None:
+    """Every so many layers, in the order of their names, so that all kinds are there."""
+    keys = layers_counted(cells)
+    keys = keys[:: len(keys) // SAMPLED]
+    rows = [
+        json.dumps([(f := k.family).kind, f.op, f.kernel, f.stride, f.size, k.ins, k.outs, round(us, 2)])
+        for k, us in zip(keys, cells(keys), strict=True)
+        if us is not None
+    ]
+    file = Path(__file__).parents[1] / "tests" / "latency" / f"counted-{DEVICE[core]}.json"
+    file.write_text("[" + ",\n ".join(rows) + "]\n")
+
+
+def judge() -> None:
+    """Rank correlation and ratio of the analytic model, over all kinds and by kind; by it no table is read."""
+    lines = [
+        "# The formula for ARM against counted layers",
+        "",
+        "`python bench/arm_tables.py judge`: ncnn, one layer a",
+    ]
+    lines[2] += f" network, {CALL} µs a call added, as whole networks take it."
+    for core, isa in ISA.items():
+        cells = Cells(default_root() / f"classes-{core}.jsonl", None, Weights.read(core))
+        keys = layers_counted(cells)
+        model, counted = AnalyticModel(RUNTIME, isa), cells(keys)
+        pairs = [(key, us + CALL, model.predict(key)) for key, us in zip(keys, counted, strict=True) if us is not None]
+        groups = {"all": pairs}
+        for pair in pairs:
+            family = pair[0].family
+            kernel = f" {family.kernel[0]}×{family.kernel[1]}/{family.stride[0]}" if family.kernel != (1, 1) else ""
+            groups.setdefault(f"{family.kind}{kernel} {family.op}".strip(), []).append(pair)
+        lines += ["", f"## {TITLE[core]}", ""]
+        lines += ["| | layers | rank correlation | predicted ÷ counted, 10 % | median | 90 % |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for name, group in groups.items():
+            us, guess = np.array([[a, b] for _, a, b in group]).T
+            ranks = [np.argsort(np.argsort(values)) for values in (us, guess)]
+            rank = np.corrcoef(ranks[0], ranks[1])[0, 1] if len(us) > 9 else np.nan
+            low, middle, high = np.quantile(guess / us, [0.1, 0.5, 0.9])
+            lines.append(f"| {name} | {len(us)} | {rank:.3f} | {low:.2f} | {middle:.2f} | {high:.2f} |")
+    text = "\n".join([*lines, ""])
+    (Path(__file__).with_name("results") / "arm_formula.md").write_text(text)
+    print(text)
 
 
 def shape_of(model: Model) -> list[int]:

@@ -189,12 +189,15 @@ BENCHMARKS = (
     Result(
         "Published times on ARM",
         "ncnn's published times of a Pi 4 and a Pi 5 against counted instructions of the same networks",
-        ("arm_latency*",),
+        ("arm_latency*", "arm_formula*"),
         (
             "bash bench/arm_counter.sh",
             "python bench/arm_latency.py count a76",
             "python bench/arm_latency.py count a72",
             "python bench/arm_latency.py fit --write",
+            "python bench/arm_tables.py count a76 yolov5n@320",
+            "python bench/arm_tables.py count a72 yolov5n@320",
+            "python bench/arm_tables.py judge",
         ),
         "a checkout of ncnn",
     ),

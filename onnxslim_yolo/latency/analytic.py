@@ -19,7 +19,7 @@ from functools import cached_property
 from math import prod
 
 from onnxslim_yolo.latency.layers import Family, LayerKey
-from onnxslim_yolo.latency.neon import depthwise, enlarged, multiplied, pooled
+from onnxslim_yolo.latency.neon import copied, depthwise, enlarged, multiplied, pooled
 from onnxslim_yolo.latency.packing import ALIGNMENT, Runtime, blocks_of, lanes_of, pack_of, padded
 
 
@@ -54,13 +54,10 @@ CONSTANTS: dict[Runtime, Constants] = {
     "onnxruntime": Constants(3.0, 5.5, 1.0, 1.05, 1.45, 0.8, 2.0, 4.0, 0.12),
 }
 ARM: dict[str, Constants] = {
-    "neon-fp16": Constants(2.0, 3.4, 1.0, 1.0, 1.0, 1.7, 1.0, 6.0, 0.155),
-    "neon": Constants(3.0, 1.7, 1.0, 1.0, 1.0, 0.9, 1.0, 3.0, 0.08),
+    "neon-fp16": Constants(2.0, 3.4, 1.0, 1.0, 1.0, 1.7, 1.0, 4.0, 0.152),
+    "neon": Constants(2.5, 1.2, 1.0, 1.0, 1.0, 0.9, 1.0, 0.6, 0.0625),
 }
 """Of ncnn on ARM: a Cortex-A76 in fp16, a Cortex-A72 in fp32."""
-
-PHASES = 0.08
-"""Of a 6×6 stem's work as counted directly, what is left of it as four phases (see `emit.ncnn.stem`)."""
 
 REGISTER = 4
 """fp32 numbers in an ARM register: what onnxruntime computes with there, whatever arithmetic there is."""
@@ -165,8 +162,7 @@ class AnalyticModel:
             return macs / rate
         if self._on_arm:
             alone = 2.0 if family.kind == "group-conv" and self._pack(min(cin, cout)) == 1 else 1.0
-            phases = PHASES if family.kernel == (6, 6) and cin <= 4 else 1.0
-            return macs * multiplied(family, self.lanes, cin, cout) * alone * phases / rate
+            return macs * multiplied(family, self.lanes, cin, cout) * alone / rate
         if family.kind == "conv" and family.kernel == (3, 3) and family.stride == (1, 1) and min(cin, cout) >= 8:
             rate *= constants.winograd
         for pack in packs[:1] if self.runtime == "onnxruntime" else packs:
@@ -182,6 +178,8 @@ class AnalyticModel:
         if self._on_arm and family.kind == "resize":
             return enlarged(self.lanes, outs[0])
         packs = {self._pack(width) for width in (*ins, *outs)}
+        if self._on_arm:
+            return copied(family.kind, len(packs) == 1)
         return 1.0 if len(packs) == 1 and 1 not in packs else 1.5 if 1 not in packs else 2.0
 
 
