@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.analysis.cost import cost_of
+from onnxslim_yolo.analysis.levels import levelled
 from onnxslim_yolo.load import load
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.passes import Canonicalise, PruneChannels, ShuffleToGather, SliceChannels
@@ -211,8 +212,10 @@ def _per_layer(model: Any) -> None:
     PassManager([PruneChannels(ratio=0.0, importance="weight", per="none", absorb=False)]).run(model)
     plan = model.plan
     rank = np.ones(plan.channels.count)
+    # Of a grouped convolution whole levels go, the least important of every part together, as `prune` takes them.
+    values, level = levelled(plan.channels, plan.importance, plan.channels.prunable)
     for group in plan.channels.groups:
-        order = np.argsort(plan.importance[group.classes], kind="stable")
+        order = np.lexsort((level[group.classes], values[group.classes]))
         rank[group.classes[order]] = (np.arange(len(order)) + 0.5) / len(order)
     plan.keep = complete(plan.channels, rank > 0.5, rank)
     plan.wanted, plan.lossless = plan.keep.copy(), False

@@ -16,12 +16,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.kept import kept
 from onnxslim_yolo.analysis.labelling import AxisUse, Balance, Labelling, opaque
 from onnxslim_yolo.analysis.movement import CannotMoveError, Shape, collapse
 from onnxslim_yolo.analysis.rules import RULES
+from onnxslim_yolo.analysis.shape_values import known_sizes
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer, static_shape, tensors
 from onnxslim_yolo.ir.shapes import infer_shapes
 
@@ -109,7 +111,7 @@ def concrete_shapes(
     try:
         for tensor, shape in saved:
             tensor.shape = [batch, *shape[1:]]
-        types = infer_shapes(graph, strict=False, given=given)
+        types = _types(graph, given)
     finally:
         for tensor, shape in saved:
             tensor.shape = shape
@@ -123,6 +125,28 @@ def concrete_shapes(
         known = kind is not None and kind.tensor_type.HasField("shape") and min(dims, default=0) >= 0
         shapes[id(tensor)] = tuple(dims) if known else None
     return shapes
+
+
+def _types(graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None) -> dict[str, onnx.TypeProto]:
+    """What is inferred; below opset 13 onnx does not follow sizes through arithmetic, so they are followed here."""
+    types = infer_shapes(graph, strict=False, given=given)
+    targets = [t for node in graph.nodes if node.op in _SIZED for t in node.inputs[1:] or node.inputs if producer(t)]
+    sizes: dict[str, list[int]] = {}
+    while graph.opset < _FOLLOWS_SIZES:
+        found = {tensor.name: known_sizes(tensor, types) for tensor in targets}
+        more = {name: value for name, value in found.items() if value is not None and name not in sizes}
+        if not more:
+            break
+        sizes |= more
+        types = infer_shapes(graph, strict=False, given=given, sizes=sizes)
+    return types
+
+
+_SIZED = ("Reshape", "Expand", "Tile", "ConstantOfShape")
+"""Operators that read sizes: the last of them as its first input, the others as their second."""
+
+_FOLLOWS_SIZES = 13
+"""From this opset on onnx's inference follows sizes through Gather, Concat and the like."""
 
 
 def analyse_channels(graph: gs.Graph) -> Channels:

@@ -3,7 +3,8 @@
 A product A·B sums over A's last axis and B's last but one, whichever side is constant; every other axis passes through.
 A constant side is cut along the axes that the other side's channels lie on: columns that read them ("in"), or one value
 for each ("channel"). Where the computed side has no channels left to pass on, the constant's own free axis makes new
-ones ("out"). Channels that meet along the axis that two computed sides sum over are tied.
+ones ("out"). Channels that meet along the axis that two computed sides sum over are tied. Where rows and columns of a
+product of two computed sides are channels, the columns' are held.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ def _product(state: Labelling, node: Node, turned: tuple[bool, ...]) -> None:
         for side, on, turn in zip(sides, contracted, turned, strict=True)
     )
     if varying_axes(left) and varying_axes(right) and varying_axes(left) != varying_axes(right):
-        raise CannotMoveError("multiplies two sets of channels with each other")
+        # An element has one label. The rows' stay: of softmax(q·kᵀ)·v over channels those are the result's channels.
+        state.freeze(right, why(node, "multiplies two sets of channels with each other"))
+        right = none
     batch = [k for k in (*varying_axes(left), *varying_axes(right)) if k < rank - 2]
     if batch:  # matrix by matrix: the channels are the matrices
         wide = [(1,) * (rank - len(shape)) + shape for shape in shapes]

@@ -7,10 +7,11 @@ arithmetic, however an exporter spells it: with casts, squeezes, `Where(shape ==
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
 from onnxslim_yolo.ir.attributes import attribute
@@ -47,6 +48,24 @@ def sizes_of(tensor: Tensor, depth: int = DEPTH) -> Sizes | None:
         return None
     rule = _RULES.get(node.op)
     return None if rule is None else rule(node, depth - 1)
+
+
+def known_sizes(tensor: Tensor, types: Mapping[str, onnx.TypeProto]) -> list[int] | None:
+    """The numbers of a computed vector of sizes, with open sizes as inferred elsewhere; None where one is not known."""
+    found = sizes_of(tensor)
+    numbers = [None if size is None else _number(size, types) for size in found or [None]]
+    return None if None in numbers else [number for number in numbers if number is not None]
+
+
+def _number(size: Size, types: Mapping[str, onnx.TypeProto]) -> int | None:
+    if not size.of:
+        return size.factor
+    name, _, axis = size.of.rpartition(":")
+    kind = types.get(name)
+    if kind is None or not kind.tensor_type.HasField("shape") or not axis.isdigit():
+        return None
+    dim = kind.tensor_type.shape.dim[int(axis)]
+    return size.factor * dim.dim_value if dim.HasField("dim_value") else None
 
 
 def dims_of(tensor: Tensor) -> Sizes | None:

@@ -78,10 +78,12 @@ def infer_shapes(
     strict: bool = True,
     keep_shapes: bool = False,
     given: Mapping[str, Sequence[int]] | None = None,
+    sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, onnx.TypeProto]:
     """Types and shapes of every tensor that onnx can infer, by tensor name.
 
     `given`: shapes of tensors, by name, that are taken as said; what else their nodes make is left out then.
+    `sizes`: values of computed vectors of sizes, by name, that are taken as said.
 
     Raises:
         InputError: strict inference found a contradiction; the message is onnx's.
@@ -92,6 +94,10 @@ def infer_shapes(
         other = stand_in(node)
         if other is not node:
             node.CopyFrom(other)
+    for node in model.graph.node if sizes else ():
+        node.input[:] = [_known(name, sizes) for name in node.input]
+    for name, value in (sizes or {}).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), _known(name, sizes)))
     if given:
         _give(model.graph, given, {t.name: t.dtype for t in tensors(graph) if t.name in given})
     try:
@@ -108,6 +114,11 @@ def infer_shapes(
         ) from error
     infos = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
     return {info.name: info.type for info in infos}
+
+
+def _known(name: str, sizes: Mapping[str, Sequence[int]] | None) -> str:
+    """What a tensor of sizes is called where its value is known."""
+    return f"{name}__known" if sizes and name in sizes else name
 
 
 def _give(graph: onnx.GraphProto, given: Mapping[str, Sequence[int]], kinds: Mapping[str, Any]) -> None:

@@ -4,8 +4,10 @@
 2. SequenceAt(SplitToSequence(x, sizes), i) reads a Split's output i; without keepdims the axis is squeezed away.
 3. SequenceAt(SequenceConstruct(a, b, …), i) is the i-th of these.
 4. ConcatFromSequence(SequenceConstruct(a, b, …)) is a Concat, with a new axis of Unsqueezes.
+5. GatherND by constant indices into one axis is a Gather along it.
 
-torch's dynamo exporter with `optimize=False`, which keeps BatchNormalization, writes `chunk`, `split` and `unbind` so.
+torch's dynamo exporter with `optimize=False`, which keeps BatchNormalization, writes `chunk`, `split` and `unbind` so,
+and `x[:, indices]`.
 """
 
 from __future__ import annotations
@@ -31,8 +33,24 @@ from onnxslim_yolo.ir.graph import (
 
 
 def rewrite_exported(graph: gs.Graph) -> int:
-    """Rewrite casts and sequences; return how many."""
-    return _casts(graph) + _splits(graph) + _picks(graph) + _joins(graph)
+    """Rewrite casts, sequences and gathers; return how many."""
+    return _casts(graph) + _splits(graph) + _picks(graph) + _joins(graph) + _gathers(graph)
+
+
+def _gathers(graph: gs.Graph) -> int:
+    done, name = 0, Namer(graph)
+    for node in nodes_of(graph, "GatherND"):
+        indices = input_constant(node, 1) if len(node.inputs) > 1 else None  # folded just now
+        if indices is None or indices.shape[-1] != 1:
+            continue
+        axis = int(attribute(node, "batch_dims"))
+        rows = indices.reshape(int(np.prod(indices.shape[:axis])), *indices.shape[axis:-1])
+        if not len(rows) or (rows != rows[0]).any():
+            continue  # every batch picks its own
+        picked = gs.Constant(name(f"{node.name}_indices"), np.ascontiguousarray(rows[0]))
+        node.op, node.attrs, node.inputs = "Gather", {"axis": axis}, [node.inputs[0], picked]
+        done += 1
+    return done
 
 
 def _casts(graph: gs.Graph) -> int:

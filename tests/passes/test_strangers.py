@@ -179,6 +179,22 @@ FREE: dict[str, Case] = {
         f'{TOKENS} u = Transpose<perm=[1,0,2]>(t) y = GRU<hidden_size=5, direction="bidirectional">(u, w, r)',
         "p,q,r,s",
     ),
+    "gather-nd-of-a-list": (
+        "int64[5,1] i = {0,6,-1,2,2}, float[4,5,1,1] w",
+        "u = Transpose<perm=[1,0,2,3]>(a) v = GatherND(u, i) s = Transpose<perm=[1,0,2,3]>(v) y = Conv(s, w)",
+        "p,q,r,s",
+    ),
+    "gather-nd-per-batch": (
+        "int64[1,5,1] i = {0,6,1,2,2}, float[4,5,1,1] w",
+        "s = GatherND<batch_dims=1>(a, i) y = Conv(s, w)",
+        "p,q,r,s",
+    ),
+    "rows-of-a-product-of-channels": (
+        f"{FLAT}, float[4,3,1,1] v, int64[4] g = {{1,8,2,2}}, float[4,8,1,1] w",
+        "t = Reshape(a, flat) c = Conv(x, v) d = Reshape(c, flat) e = Transpose<perm=[0,2,1]>(d) "
+        "m = MatMul(t, e) s = Reshape(m, g) y = Conv(s, w)",
+        "p,q,r,s",
+    ),
     "softmax-of-heads": (
         "int64[5] f = {1,2,4,4,4}, int64[4] g = {1,8,4,4}, float[4,8,1,1] w",
         "u = Reshape(a, f) v = Softmax<axis=2>(u) s = Reshape(v, g) y = Conv(s, w)",
@@ -187,6 +203,23 @@ FREE: dict[str, Case] = {
 }
 
 HELD: dict[str, tuple[Case, str]] = {
+    "columns-of-a-product-of-channels": (
+        (
+            f"{FLAT}, float[4,3,1,1] v, float[8,2] w",
+            "t = Reshape(a, flat) c = Conv(x, v) d = Reshape(c, flat) e = Transpose<perm=[0,2,1]>(t) "
+            "m = MatMul(d, e) y = MatMul(m, w)",
+            "p,q,r",
+        ),
+        "MatMul .* two sets of channels",
+    ),
+    "gather-nd-of-pairs": (
+        (
+            "int64[3,2] i = {0,0,1,2,7,3}, float[4,3,1] w",
+            "u = Transpose<perm=[1,2,0,3]>(a) v = GatherND(u, i) s = Transpose<perm=[1,0,2]>(v) y = Conv(s, w)",
+            "p,q,r",
+        ),
+        "GatherND .* no channel rule",
+    ),
     "token-of-an-input": (
         (f"{FLAT}, float[8,4] w", f"{TOKENS} s = Concat<axis=1>(q, t) y = MatMul(s, w)", "p,q,r"),
         "Concat .* no channel owns",
@@ -248,6 +281,24 @@ def check_slice_with_control(model: Model) -> None:
             return
         model.plan = None
     raise AssertionError("nothing of 'a' ever goes")
+
+
+@pytest.mark.parametrize("opset", [12, 17])
+def test_sizes_read_off_the_batch_hide_nothing_at_any_opset(opset: int) -> None:
+    """Below opset 13 onnx's inference does not follow sizes through Gather and Concat."""
+    weights = f"{STEM}, int64[1] one = {{1}}, int64[1] zero = {{0}}, int64[1] n = {{16}}, int64[1] c = {{8}}"
+    body = (
+        f"{A} h = Shape(x) b = Gather<axis=0>(h, zero) f = Concat<axis=0>(b, c, n) t = Reshape(a, f) "
+        "g = Concat<axis=0>(b, one, one) e = Expand(token, g) s = Concat<axis=2>(t, e) m = MatMul(s, w) "
+        "i = Reshape(m, back) y = Conv(i, v)"
+    )
+    weights += ", float[1,8,1] token, float[17,4] w, int64[4] back = {-1,8,2,2}, float[3,8,1,1] v"
+    model = build(onnx_text("float[B,3,4,4] x", "float[p,q,r,s] y", weights, body, opset))
+    model = run(model, Canonicalise(), ShuffleToGather(), Canonicalise())
+    for seed in range(2):
+        attempt = model.copy()
+        assert remove_random(attempt, seed=seed).removed
+        check_slice(attempt)
 
 
 @pytest.mark.parametrize("name", HELD)
