@@ -130,7 +130,7 @@ def concrete_shapes(
 def _types(graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None) -> dict[str, onnx.TypeProto]:
     """What is inferred; below opset 13 onnx does not follow sizes through arithmetic, so they are followed here."""
     types = infer_shapes(graph, strict=False, given=given)
-    targets = [t for node in graph.nodes if node.op in _SIZED for t in node.inputs[1:] or node.inputs if producer(t)]
+    targets = [t for n in graph.nodes if n.op in _SIZED for t in n.inputs[n.op != "ConstantOfShape" :] if producer(t)]
     sizes: dict[str, list[int]] = {}
     while graph.opset < _FOLLOWS_SIZES:
         found = {tensor.name: known_sizes(tensor, types) for tensor in targets}
@@ -142,8 +142,8 @@ def _types(graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None) -> dict
     return types
 
 
-_SIZED = ("Reshape", "Expand", "Tile", "ConstantOfShape")
-"""Operators that read sizes: the last of them as its first input, the others as their second."""
+_SIZED = ("Reshape", "Expand", "Tile", "Resize", "Slice", "ConstantOfShape")
+"""Operators that read sizes: the last of them as its first input, the others behind it."""
 
 _FOLLOWS_SIZES = 13
 """From this opset on onnx's inference follows sizes through Gather, Concat and the like."""

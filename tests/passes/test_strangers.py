@@ -290,9 +290,11 @@ def test_sizes_read_off_the_batch_hide_nothing_at_any_opset(opset: int) -> None:
     body = (
         f"{A} h = Shape(x) b = Gather<axis=0>(h, zero) f = Concat<axis=0>(b, c, n) t = Reshape(a, f) "
         "g = Concat<axis=0>(b, one, one) e = Expand(token, g) s = Concat<axis=2>(t, e) m = MatMul(s, w) "
-        "i = Reshape(m, back) y = Conv(i, v)"
+        "i = Reshape(m, back) hi = Shape(i) two = Slice(hi, zero, ends) z = Concat<axis=0>(two, four, four) "
+        "r = Resize(i, none, none, z) y = Conv(r, v)"
     )
     weights += ", float[1,8,1] token, float[17,4] w, int64[4] back = {-1,8,2,2}, float[3,8,1,1] v"
+    weights += ", int64[1] ends = {2}, int64[1] four = {4}, float[0] none = {}"
     model = build(onnx_text("float[B,3,4,4] x", "float[p,q,r,s] y", weights, body, opset))
     model = run(model, Canonicalise(), ShuffleToGather(), Canonicalise())
     for seed in range(2):
