@@ -43,7 +43,8 @@ GROWTH_SHARE = 8
 """Elements that folding may add to a graph, and to how many weights one such element may come."""
 
 _REPEATING = frozenset((*FUNCTIONS, *ELEMENTWISE, *REPEATS, *RESIZES, "ConstantOfShape", "Range"))
-"""Operators that make a map of a few numbers. A Pad or a Gather of weights makes weights: no more than there are."""
+"""Operators that make a map of a few numbers. A Pad or a Gather of weights makes weights: no more than there are. What
+reads one tensor twice repeats it as well."""
 
 
 @dataclass
@@ -71,8 +72,10 @@ class Room:
             return True
         sizes = [static_shape(tensor) for tensor in node.outputs if not is_empty(tensor)]
         made = sum(int(np.prod(size, dtype=np.int64)) for size in sizes if size is not None)
-        read = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in node.inputs if is_constant(tensor))
-        if node.op not in _REPEATING:
+        given = [id(tensor) for tensor in node.inputs if is_constant(tensor)]
+        held = {id(tensor): tensor for tensor in node.inputs if is_constant(tensor)}
+        read = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in held.values())
+        if node.op not in _REPEATING and len(held) == len(given):  # a Concat of one row with itself repeats it
             return made - read <= GROWTH_SHARE * self.growth
         if made - read > self.growth:
             return False

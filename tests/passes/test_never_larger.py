@@ -48,6 +48,10 @@ VARIANTS = {
         SIDE,
         f"{GRID}v = Transpose<perm=[0,1,3,2]>(e)\nq = Add(e, v)\nz = Add(x, q)\nu = Add(z, p)\ny = Conv(u, w)",
     ),
+    "rows joined": (
+        "float[1,8,1,64] p, float[5,8,1,1] w",
+        f"e = Concat<axis=2>({', '.join(['p'] * 64)})\nz = Add(x, e)\ny = Conv(z, w)",
+    ),
     "scattered": (
         "float[8] p, float[5,8,1,1] w, int64[8,4] at",
         f"{SHAPE}e = ConstantOfShape(s)\nq = ScatterND(e, at, p)\nz = Add(x, q)\ny = Conv(z, w)",
