@@ -218,6 +218,7 @@ class ConvTranspose(Block):
 
     MEMBERS = ("conv_transpose",)
     OPTIONAL = ("bn", "act")
+    SAYS = ("act",)
     conv_transpose: Unary
     bn: Unary | None
     act: Unary | None

@@ -65,11 +65,12 @@ def split_for(x: Tensor, module: nn.Module, total: int, *, first: bool = False) 
 class Conv(Block):
     """conv → bn → act: (b, c1, h, w) → (b, c2, h/s, w/s). `bn` is None in a checkpoint that was fused.
 
-    YOLOv5-Lite's CBH calls its activation `hardswish`; YOLOv6's ConvModule may have none.
+    YOLOv5-Lite's CBH calls its activation `hardswish`; YOLOv6's ConvModule may have none, and says so.
     """
 
     MEMBERS = ("conv",)
     OPTIONAL = ("bn", "act", "hardswish")
+    SAYS = ("act", "hardswish", "activation_type")
     conv: nn.Conv2d
     bn: nn.BatchNorm2d | None
     act: Unary | None

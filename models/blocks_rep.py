@@ -30,6 +30,7 @@ class RepVGGBlock(Block):
 
     MEMBERS: ClassVar[tuple[str, ...]] = ("rbr_dense|rbr_reparam",)
     OPTIONAL = ("rbr_dense", "rbr_1x1", "rbr_identity", "rbr_reparam", "nonlinearity", "act", "se")
+    SAYS = ("nonlinearity", "act")
     rbr_dense: Unary | None
     rbr_1x1: Unary | None
     rbr_identity: Unary | None

@@ -45,6 +45,8 @@ class Block(nn.Module):
         OPTIONAL: sub-modules, parameters and buffers that may be absent; they are then None.
         IDLE: patterns of sub-modules, parameters and buffers that only training uses. Whatever else a checkpoint's
             instance holds has to be reached when the model runs, or the checkpoint is refused.
+        SAYS: members and attributes of which every instance has at least one, be it None: without any, its code calls
+            what nobody sees.
         DESCRIBING: attributes that only say how an instance was initialised; any other that is not read is refused.
     """
 
@@ -52,6 +54,7 @@ class Block(nn.Module):
     MEMBERS: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     IDLE: ClassVar[tuple[str, ...]] = ()
+    SAYS: ClassVar[tuple[str, ...]] = ()
     DESCRIBING: ClassVar[tuple[str, ...]] = ()
 
     def idle(self) -> tuple[str, ...]:

@@ -53,11 +53,12 @@ def account(
         for path, used in parts.items()
         if not used and not any(path == each or path.startswith(f"{each}.") for each in idle)
     }
-    left -= _differentiable(module, left, shape) if left else set()
+    renamed = _differentiable(module, left, shape) if left else set()
+    left -= renamed
     reached = {above for path, used in parts.items() if used for above in _ancestors(path)} | {""}
     if left:
         raise InputError(_message(module, sorted({_topmost(path, reached) for path in left})), hint=_HINT)
-    return (*_note_idle(module, traced), *_note_assumed(module))
+    return (*_note_idle(module, {*traced, *renamed}), *_note_assumed(module))
 
 
 def _parts(module: nn.Module, traced: Collection[str], called: Collection[str]) -> Iterator[tuple[str, bool]]:

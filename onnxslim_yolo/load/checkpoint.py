@@ -192,7 +192,7 @@ def _notes(module: nn.Module) -> tuple[str, ...]:
     from torch import nn
 
     kinds = [type(part) for part in module.modules()]
-    if nn.Conv2d in kinds and nn.BatchNorm2d not in kinds:
+    if nn.Conv2d in kinds and not {nn.BatchNorm2d, nn.GroupNorm} & set(kinds):
         return (
             "the checkpoint is fused: its BatchNorms were folded into the convolutions, so there is no γ to rank "
             "channels by; take the file the training wrote, not one that was fused or exported",

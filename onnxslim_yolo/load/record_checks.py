@@ -177,6 +177,13 @@ def check_block(record: Record, cls: type) -> None:
         unread = _unread(record, cls.ATTRIBUTES, _BESIDE | _OF_ROOTS)
         _refuse_unread(record, {name: value for name, value in unread.items() if _is_numeric(value)})
         return
+    said: tuple[str, ...] = cls.SAYS  # type: ignore[attr-defined]
+    if said and not any(name in record.attributes or name in record.attributes["_modules"] for name in said):
+        raise InputError(
+            f"{record.name} holds no activation, and does not say that it has none ({', '.join(said)}): what its code "
+            "calls nobody sees",
+            hint=_HINT,
+        )
     beside = _BESIDE.union(cls.DESCRIBING, _OF_HEADS if issubclass(cls, Head) else ())  # type: ignore[attr-defined]
     _refuse_unread(record, _unread(record, cls.ATTRIBUTES, beside))  # type: ignore[attr-defined]
 

@@ -41,6 +41,7 @@ def check_norms(proto: onnx.ModelProto, module: nn.Module, ran: list[str]) -> No
             f"{len(ran)} BatchNorms ran, but {len(nodes)} are in the traced graph", hint="please report this model"
         )
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    written = {name for node in all_nodes(proto.graph) if node.op_type == "Constant" for name in node.output}
     state = module.state_dict()
     found: list[str] = []
     for node in nodes:
@@ -49,7 +50,7 @@ def check_norms(proto: onnx.ModelProto, module: nn.Module, ran: list[str]) -> No
         for name, key in zip(node.input[1:], ("weight", "bias", "running_mean", "running_var"), strict=True):
             wanted = state.get(f"{owner}.{key}")
             tensor = constants.get(name)
-            if wanted is None and key in ("weight", "bias") and tensor is not None:
+            if wanted is None and key in ("weight", "bias") and (tensor is not None or name in written):
                 continue  # affine=False: the exporter writes ones and zeros
             if wanted is None or tensor is None or name != f"{owner}.{key}":
                 raise VerificationError(f"expected the initializer '{owner}.{key}', found '{name}'", node=node.name)
