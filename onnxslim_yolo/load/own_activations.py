@@ -19,7 +19,7 @@ _ALL = _SWISH | {"Hardswish", "Hardsigmoid", "Mish", "MemoryEfficientMish"}
 _PUBLISHED: Mapping[str, frozenset[str]] = {
     # YOLOv3, YOLOv5, YOLOv7, YOLOR, YOLOv9, ScaledYOLOv4; YOLOv5 and YOLOv7 also as packages
     **dict.fromkeys(("utils.activations", "yolov5.utils.activations", "yolov7.utils.activations"), _ALL),
-    **dict.fromkeys(("models.common", "yolov5.models.common"), frozenset({"SiLU", "Hardswish", "Mish"})),
+    **dict.fromkeys(("models.common", "yolov5.models.common"), _ALL),
     **dict.fromkeys(("models.layers", "utils.layers"), frozenset({"Swish", "Mish"})),  # YOLOv4 and YOLOR from cfg
     **dict.fromkeys(("yolox.models.network_blocks", "models.network_blocks"), frozenset({"SiLU"})),
     **dict.fromkeys(("yolov6.layers.common", "yolov6.layers.activations"), frozenset({"SiLU"})),
