@@ -67,8 +67,9 @@ def rows_of(base: Model, core: str, ratio: float) -> list[dict[str, object]]:
     rows = []
     with Counter(core) as counter, tempfile.TemporaryDirectory() as folder:
         for name, (model, kept) in networks.items():
-            network = written(model)
-            pair = write_pair(emit_ncnn(network, half=core == "a76"), Path(folder) / name.replace(" ", "-"))
+            network, place = written(model), Path(folder) / name.replace(" ", "-")
+            place.mkdir()
+            pair = write_pair(emit_ncnn(network, half=core == "a76"), place)
             counts = counter.whole(*pair, [shape_of(network)])
             keys = layers_of(network.graph)
             row = {

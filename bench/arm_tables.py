@@ -43,6 +43,7 @@ from onnxslim_yolo.measure import sampling
 from onnxslim_yolo.measure.profile import Whole, calibrate, families_of, measure_families
 
 ISA = {"a76": "neon-fp16", "a72": "neon"}
+CPU = {"a76": "a Raspberry Pi 5's Cortex-A76", "a72": "a Raspberry Pi 4's Cortex-A72"}
 DEVICE = {"a76": "pi5", "a72": "pi4"}
 RUNTIME: Runtime = "ncnn"
 SAMPLES = {
@@ -108,8 +109,7 @@ def main() -> None:
     file = options.cells or default_root() / f"classes-{options.core}.jsonl"
     if options.job == "count":
         with Counter(options.core) as counter:
-            for name in options.models:  # one after another: what comes first is there first
-                table_of(options.core, [name], Cells(file, counter))
+            table_of(options.core, options.models, Cells(file, counter))
         return
     if options.job == "sample":
         sample(options.core, Cells(file, None, Weights.read(options.core)))
@@ -129,7 +129,7 @@ def table_of(core: str, models: Sequence[str], cells: Cells) -> LatencyTable:
     families = families_of([model.graph for _, model in named])
     grids = measure_families(families, RUNTIME, blocks_of(RUNTIME, ISA[core]), cells, progress)
     method = cells.weights.about if cells.weights is not None else ""
-    table = LatencyTable(RUNTIME, ISA[core], 1, version(RUNTIME), TITLE[core], grids, method=method)
+    table = LatencyTable(RUNTIME, ISA[core], 1, version(RUNTIME), CPU[core], grids, method=method)
     wholes = []
     for name, model in named:
         for label, variant in variants(name, model):

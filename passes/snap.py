@@ -111,8 +111,8 @@ class SnapWidths:
         plan.snapped = (start, plan.keep.copy())
         if after.latency < before.latency:
             model.note(
-                f"snap: predicted {before.latency / 1000:.2f} ms as ranked, {after.latency / 1000:.2f} ms with these "
-                f"widths ({table.name})"
+                f"snap: {after.latency / before.latency:.2f} of the latency predicted for the widths as ranked, "
+                f"{before.latency / 1000:.2f} → {after.latency / 1000:.2f} ms ({table.name})"
             )
         return True
 
