@@ -9,8 +9,8 @@
 4. Identity, Dropout, Casts to the same type, and Reshape, Transpose, Expand, Slice, Pad, Concat that change nothing go
    (`noop_nodes`).
 5. An Einsum becomes the nodes it stands for (`einsum_nodes`), so do casts by example, sequences of parts and gathers by
-   lists of places (`exporter_nodes`), a Gemm a plain layer (`gemm_nodes`), a CenterCropPad a Pad (`crop_nodes`), and an
-   Expand goes that its readers do themselves (`expand_nodes`).
+   lists of places (`exporter_nodes`), a Gemm or MatMul a plain layer (`gemm_nodes`), a CenterCropPad a Pad
+   (`crop_nodes`), and an Expand goes that its readers do themselves (`expand_nodes`).
 6. Vectors (biases, BatchNorm parameters) that an exporter merged because their values are equal become separate again:
    sharing them would tie channels that have nothing to do with each other. Equal integer constants are merged
    (`shared_constants`).

@@ -10,7 +10,9 @@ where several letters of L, K or R are one axis, and the batch axes B stay apart
 of K and R, L stays apart, too: a MatMul with a weight matrix. The operands change places if that puts a constant on the
 right, or else L before R in y. One operand: the sum over S, transposed. Exact but for the order of summation.
 
-Declined: an ellipsis, a letter twice in one operand (a diagonal), more than two operands, extents that differ (they
+An ellipsis is as many letters as an operand has further axes, the last ones where operands differ in that.
+
+Declined: a letter twice in one operand (a diagonal), more than two operands, extents that differ (they
 would broadcast), and shapes that are unknown in more than one place of a Reshape.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from string import ascii_letters
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -64,14 +67,30 @@ def _terms(node: Node) -> _Terms | None:
     text = attribute(node, "equation")
     text = "".join((text.decode() if isinstance(text, bytes) else str(text)).split())
     left, arrow, result = text.partition("->")
-    operands = tuple(left.split(","))
     if not arrow:  # as in numpy: the letters that occur once, in alphabetical order
-        result = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
+        result = "..." * ("..." in left) + "".join(sorted(c for c in set(left) - {",", "."} if left.count(c) == 1))
+    operands = tuple(left.split(","))
+    if "..." in text:
+        operands, result = _spelt_out(node, operands, result)
     plain = all(term.isalpha() or not term for term in (*operands, result))
     distinct = all(len(set(term)) == len(term) for term in (*operands, result))
     if not plain or not distinct or len(operands) not in _OPERANDS or len(operands) != len(node.inputs):
         return None
     return _Terms(operands, result) if set(result) <= set("".join(operands)) else None
+
+
+def _spelt_out(node: Node, operands: tuple[str, ...], result: str) -> tuple[tuple[str, ...], str]:
+    """Letters of their own for what ellipses stand for; the terms as they are where that is not known."""
+    ranks = [None if tensor.shape is None else len(tensor.shape) for tensor in node.inputs]
+    if len(ranks) != len(operands) or None in ranks:
+        return operands, result
+    free = [letter for letter in ascii_letters if letter not in "".join((*operands, result))]
+    further = [r - len(t.replace("...", "")) for r, t in zip(ranks, operands, strict=True) if r is not None]
+    if min(further) < 0 or max(further) > len(free):
+        return operands, result
+    most = "".join(free[: max(n for n, term in zip(further, operands, strict=True) if "..." in term)])
+    terms = [t.replace("...", most[len(most) - n :]) for n, t in zip(further, operands, strict=True)]
+    return tuple(terms), result.replace("...", most)
 
 
 def _sizes(node: Node, terms: _Terms) -> dict[str, int] | None:

@@ -1,4 +1,4 @@
-"""Gemm as one plain linear layer. Used by the pass `canonicalise`.
+"""Gemm and MatMul as one plain linear layer. Used by the pass `canonicalise`.
 
     Y = α·A′·B′ + β·C,   A′ = A or Aᵀ, B′ = B or Bᵀ
 
@@ -11,18 +11,20 @@ layer, and everything else becomes the operators that do it, so that whoever rea
 4. C computed, or one value a row: it is added behind, by an Add that broadcasts as Gemm does.
 5. α and β are multiplied into constants that nobody else reads, if their type keeps float32's precision or the factor
    is a power of two; else they stay attributes.
+6. A MatMul by a constant vector is one by a matrix of one row or column, and a Squeeze.
 
 Exact up to the rounding of a product by α and β.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from math import frexp
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.attributes import attribute
+from onnxslim_yolo.ir.attributes import attribute, set_operand
 from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
@@ -38,10 +40,33 @@ from onnxslim_yolo.ir.origins import Made, moved, origin_of, set_origin
 
 
 def plain_gemms(graph: gs.Graph) -> int:
-    """Rewrite every Gemm that is more than a plain layer; return how many rewrites were made."""
+    """Rewrite every Gemm and MatMul that is more than a plain layer; return how many rewrites were made."""
     namer = Namer(graph)
+    vectors = sum(_as_matrix(graph, node, namer) for node in nodes_of(graph, "MatMul") if len(node.inputs) > 1)
     steps = (_drop_unread, _transpose_first, _multiply_computed, _add_behind, _fold_factors)
-    return sum(step(graph, node, namer) for node in nodes_of(graph, "Gemm") for step in steps if len(node.inputs) > 1)
+    gemms = nodes_of(graph, "Gemm")
+    return vectors + sum(step(graph, node, namer) for node in gemms for step in steps if len(node.inputs) > 1)
+
+
+def _as_matrix(graph: gs.Graph, node: Node, namer: Namer) -> int:
+    index = next((k for k in (0, 1) if (value := input_constant(node, k)) is not None and value.ndim == 1), None)
+    other = None if index is None else node.inputs[1 - index].shape
+    if index is None or other is None or len(other) < 2:
+        return 0
+    vector = np.asarray(input_constant(node, index))
+    matrix = gs.Constant(namer(f"{node.inputs[index].name}_matrix"), np.expand_dims(vector, index))
+    origin = moved(origin_of(node.inputs[index]), vector.shape, partial(np.expand_dims, axis=index))
+    set_origin(matrix, Made((origin,)))
+    node.inputs = [matrix, node.inputs[1]] if index == 0 else [node.inputs[0], matrix]
+    output = node.outputs[0]
+    wide = gs.Variable(namer(f"{output.name}_wide"), output.dtype)
+    node.outputs = [wide]
+    squeeze = gs.Node("Squeeze", namer(f"{node.name}_squeeze"), {}, [wide], [output])
+    axis = np.asarray([len(other) - 2 + index], np.int64)
+    set_operand(squeeze, "axes", axis, graph.opset, lambda: namer(f"{node.name}_axis"))
+    position = next(place for place, each in enumerate(graph.nodes) if each is node)
+    graph.nodes.insert(position + 1, squeeze)
+    return 1
 
 
 def _drop_unread(graph: gs.Graph, node: Node, namer: Namer) -> int:

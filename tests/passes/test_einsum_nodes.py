@@ -148,8 +148,26 @@ def test_a_symbolic_batch(equation: str) -> None:
     assert_same(source, after, ROUNDING)
 
 
+ELLIPSES = {
+    "...ij,...jk->...ik": ("float[2,3,4] x, float[2,4,5] z", "a,b,c"),
+    "...ij,jk": ("float[2,3,4] x, float[4,5] z", "a,b,c"),
+    "i...,...->...i": ("float[5,3,4] x, float[3,4] z", "a,b,c"),
+    "... , ...": ("float[3,4] x, float[3,4] z", "a,b"),
+}
+"""Equation → operands, and the result's rank."""
+
+
+@pytest.mark.parametrize("equation", ELLIPSES)
+def test_an_ellipsis_is_letters_of_its_own(equation: str) -> None:
+    inputs, rank = ELLIPSES[equation]
+    source = build(onnx_text(inputs, f"float[{rank}] y", "", f'y = Einsum<equation="{equation}">(x, z)'))
+    after = run(source, Canonicalise())
+    assert "Einsum" not in ops(after)
+    assert_same(source, after, ROUNDING)
+
+
 DECLINED = {
-    "ellipsis": ("float[1,3,4] x, float[1,4,5] z", "(x, z)", "...ij,...jk->...ik", "a,b,c"),
+    "ellipsis-that-broadcasts": ("float[1,3,4] x, float[2,4,5] z", "(x, z)", "...ij,...jk->...ik", "a,b,c"),
     "diagonal": ("float[4,4] x", "(x)", "ii->i", "a"),
     "three": ("float[3,4] x, float[4,5] z, float[5,2] u", "(x, z, u)", "ij,jk,kl->il", "a,b"),
     "integers": ("int32[3,4] x, int32[4,5] z", "(x, z)", "ij,jk->ik", "a,b"),

@@ -195,6 +195,22 @@ FREE: dict[str, Case] = {
         "m = MatMul(t, e) s = Reshape(m, g) y = Conv(s, w)",
         "p,q,r,s",
     ),
+    "vector-times-map": (
+        f"{FLAT}, float[8] m, float[16,4] w",
+        "t = Reshape(a, flat) h = MatMul(m, t) y = MatMul(h, w)",
+        "p,q",
+    ),
+    "tokens-times-vector": (
+        f"{FLAT}, float[8] m, float[16,4] w",
+        f"{TOKENS} h = MatMul(t, m) y = MatMul(h, w)",
+        "p,q",
+    ),
+    "einsum-with-ellipsis": (
+        "float[6,8] m, float[4,6] w",
+        'p = Transpose<perm=[0,2,3,1]>(a) h = Einsum<equation="...c, oc -> ...o">(p, m) r = Relu(h) '
+        'y = Einsum<equation="n...o,ko">(r, w)',
+        "p,q,r,s",
+    ),
     "softmax-of-heads": (
         "int64[5] f = {1,2,4,4,4}, int64[4] g = {1,8,4,4}, float[4,8,1,1] w",
         "u = Reshape(a, f) v = Softmax<axis=2>(u) s = Reshape(v, g) y = Conv(s, w)",
