@@ -51,6 +51,10 @@ EXAMPLES = {
         "onnxslim-yolo profile model.onnx --run-on 'ssh pi@raspberrypi.local python3 -' -o pi.json",
         "onnxslim-yolo profile yolov5n.onnx yolov8n.onnx --target onnxruntime -o board.json",
     ),
+    "advise": (
+        "onnxslim-yolo advise model.onnx --calib photographs --target-latency 0.7x",
+        "onnxslim-yolo advise best.pt --imgsz 320 --calib photographs --data data.yaml --target-latency 0.6x --for pi5",
+    ),
     "diff": (
         "onnxslim-yolo diff old.report.json new.report.json",
         'onnxslim-yolo diff old.report.json new.report.json >> "$GITHUB_STEP_SUMMARY"',

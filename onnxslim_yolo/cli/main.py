@@ -172,6 +172,7 @@ def passes(as_json: AsJson = False, debug: Debug = False) -> None:
 
 
 # The other commands register themselves on `app`.
+from onnxslim_yolo.cli import advise as _advise  # noqa: E402, F401
 from onnxslim_yolo.cli import compare as _compare  # noqa: E402, F401
 from onnxslim_yolo.cli import distil as _distil  # noqa: E402, F401
 from onnxslim_yolo.cli import models as _models  # noqa: E402, F401

@@ -88,7 +88,7 @@ def render_sweep(rows: Sequence[Row], model: str) -> str:
         front=[_table_row(row, cost, gain) for row in front],
         failed=[(label(row), row["error"]) for row in rows if row.get("error")],
         count=len(rows),
-        policy=_policy(library, script),
+        policy=policy(library, script),
         data=Markup(data),
         library=Markup(library),
         script=Markup(script),
@@ -147,7 +147,8 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
+    """The page's security policy: these scripts, and nothing else."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}; base-uri 'none'"

@@ -1,0 +1,212 @@
+"""`advise`: which levers can meet a latency, which answer is given, that work goes on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from typer.testing import CliRunner
+
+from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UsageError
+from onnxslim_yolo.latency import LatencyTable
+from onnxslim_yolo.load import LoadOptions
+from onnxslim_yolo.report.advice import Advice, ranked, render_advice
+from onnxslim_yolo.sweep import advise as module
+from onnxslim_yolo.sweep.advise import AdviseOptions, advise, require_answer
+from onnxslim_yolo.sweep.levers import Lever, levers, usable_sizes
+from tests.test_input_size import Made
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "models/digits-dense.onnx"
+MATERIAL = ROOT.parent / "shared/material"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen pictures of printed digits, which the bundled network detects."""
+    folder, rng = tmp_path_factory.mktemp("digits"), np.random.default_rng(0)
+    for index in range(16):
+        picture = Image.fromarray(rng.integers(40, 90, (6, 6, 3), np.uint8)).resize((192, 192))
+        draw = ImageDraw.Draw(picture)
+        for x in (20, 110):
+            for y in (20, 110):
+                font = ImageFont.load_default(size=int(rng.integers(36, 72)))
+                draw.text((x, y), str(rng.integers(10)), fill=(230, 230, 200), font=font)
+        picture.save(folder / f"{index:02}.png")
+    return folder
+
+
+def made(full: int = 320) -> Made:
+    return Made(Path("m.onnx"), LoadOptions((full, full)), LatencyTable.analytic("ncnn", "avx2"))
+
+
+@pytest.mark.parametrize(
+    ("share", "int8", "names"),
+    [
+        (0.7, 0.8, ["input 256x256", "pruned", "input 288x288, int8", "pruned, int8", "input 288x288, pruned"]),
+        (0.7, 0.9, ["input 256x256", "pruned", "input 288x288, pruned, int8", "pruned, int8", "input 288x288, pruned"]),
+        (0.7, 0.6, ["input 256x256", "pruned", "input 288x288, pruned"]),
+        (0.7, None, ["input 256x256", "pruned", "input 288x288, pruned"]),
+        (0.7, 1.1, ["input 256x256", "pruned", "input 288x288, pruned"]),
+        (0.2, 0.5, ["pruned", "input 192x192, int8", "pruned, int8", "input 160x160, pruned"]),
+    ],
+)
+def test_only_what_can_meet_the_target_is_tried(share: float, int8: float | None, names: list[str]) -> None:
+    sizes = made()
+    found = levers(sizes, usable_sizes(sizes)[0], share * sizes.us((320, 320)), int8)
+    assert [lever.name for lever in found] == names
+    for lever in found:
+        size = lever.options.get("imgsz", [320, 320])
+        left = sizes.us((size[0], size[1])) * ((int8 or 1) if "quantize" in lever.options else 1)
+        if "target_latency" in lever.options:
+            pruned = 1000 * float(lever.options["target_latency"].removesuffix("ms"))
+            left = pruned * ((int8 or 1) if "quantize" in lever.options else 1)
+        assert left <= share * 10240 * 1.001
+
+
+def options_for(images: Path, out: Path, target: str = "0.7x", **given: Any) -> AdviseOptions:
+    compiling = {"device": "x86-avx2", "target": "onnxruntime"}
+    return AdviseOptions(given.pop("model", MODEL), images, target, out, compile=compiling, **given)
+
+
+class Trials:
+    """Stands in for compiling: what each lever would come to."""
+
+    def __init__(self, figures: dict[str, tuple[float, float]]) -> None:
+        self.figures, self.ran = figures, list[str]()
+
+    def __call__(self, work: Any, lever: Lever, key: str) -> dict[str, Any]:
+        self.ran.append(lever.name)
+        if lever.name not in self.figures:
+            raise UsageError("cannot come down to it")
+        left, gain = self.figures[lever.name]
+        (work.options.out / key).write_text("x")
+        kept = {"kept": round(100 * gain), "objects": 100, "false_alarms": 3}
+        return {"file": key, "bytes": 5_000_000, "left": left, "gain": gain, "kept": kept, "int8": True, "notes": []}
+
+
+FIGURES = {"source": (1.0, 1.0), "int8": (0.9, 0.97), "pruned": (0.7, 0.8)}
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
+    found = Trials(dict(FIGURES))
+    monkeypatch.setattr(module._Work, "_tried", lambda work, lever, key: found(work, lever, key))
+    return found
+
+
+def test_the_best_that_meets_it_is_first_and_work_goes_on(images: Path, tmp_path: Path, trials: Trials) -> None:
+    options = options_for(images, tmp_path / "out")
+    found = advise(options)
+    assert [row["lever"] for row in found.rows] == ["pruned", "source", "int8"]
+    assert found.best is not None and "--compensate reconstruct" in found.best["command"]
+    assert "--calib" in found.best["command"] and str(MODEL) in found.best["command"]
+    assert "80 of 100 detections" in str(found.to_beat()) and "onnxslim-yolo slim" in str(found.to_beat())
+    assert any("size stays" in note for note in found.facts["notes"])
+    assert any("nothing was timed" in note for note in found.facts["notes"])
+    require_answer(found, options.out)
+    data = json.loads((options.out / "advise.json").read_text())
+    assert data["best"] == found.best["command"] and len(data["trials"]) == 3
+    page = (options.out / "advise.html").read_text()
+    assert "pruned, 5.00 MB" in page and "Plotly" in page
+    trials.ran.clear()
+    assert advise(options).rows == found.rows and trials.ran == []
+    trials.figures["pruned"] = (0.7, 0.5)
+    for path in (tmp_path / "out").glob(found.best["key"]):
+        path.unlink()  # its files are gone: it is made again
+    assert advise(options).rows[0]["gain"] == 0.5 and trials.ran == ["pruned"]
+
+
+def test_none_meets_it(images: Path, tmp_path: Path, trials: Trials) -> None:
+    del trials.figures["pruned"]
+    found = advise(options_for(images, tmp_path / "out"))
+    assert found.best is None and found.to_beat() is None
+    assert found.rows[-1]["error"].startswith("cannot come down")
+    with pytest.raises(BudgetError, match=r"no lever without training comes down to 0.7x: the fastest leaves 0.90x"):
+        require_answer(found, tmp_path)
+
+
+def black(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_bad_input_is_one_line(images: Path, tmp_path: Path, trials: Trials) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(images.iterdir())[:5]:
+        (few / path.name).write_bytes(path.read_bytes())
+    cases: Sequence[tuple[AdviseOptions, type[OnnxSlimError], str]] = [
+        (options_for(few, tmp_path / "a"), InputError, "at least 8 images .* there are 5"),
+        (options_for(black(tmp_path / "black", 12), tmp_path / "b"), InputError, "0 that show something .12 are blank"),
+        (options_for(images, tmp_path / "c", "1.7x"), UsageError, "neither a share"),
+        (options_for(images, tmp_path / "d", model=tmp_path / "no.onnx"), InputError, "no such file"),
+        (options_for(tmp_path / "none", tmp_path / "e"), InputError, "none"),
+    ]
+    for options, kind, said in cases:
+        with pytest.raises(kind, match=said) as raised:
+            advise(options)
+        assert "\n" not in raised.value.message
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    for index in range(8):
+        grey = np.full((64, 64, 3), 120, np.uint8)
+        grey[:8, :8] = 100 + index
+        Image.fromarray(grey).save(noise / f"{index}.png")
+    with pytest.raises(InputError, match="detects nothing in these 8 images"):
+        advise(options_for(noise, tmp_path / "f"))
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g/advise.json").write_text("[1]")
+    with pytest.raises(InputError, match="is no work of `advise`"):
+        advise(options_for(images, tmp_path / "g"))
+
+
+def test_the_command(images: Path, tmp_path: Path, trials: Trials) -> None:
+    from onnxslim_yolo.cli.main import app
+
+    words = ["advise", str(MODEL), "--calib", str(images), "--target-latency", "0.7x", "--for", "x86-avx2"]
+    shown = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0 and "meets it" in shown.stdout and "onnxslim-yolo compile" in shown.stdout
+    assert json.loads((tmp_path / "out/advise.json").read_text())["rows"][0]["lever"] == "pruned"
+    missing = CliRunner().invoke(app, ["advise", str(MODEL)])
+    assert isinstance(missing.exception, UsageError) and "--calib" in str(missing.exception)
+
+
+def test_no_name_breaks_out_of_the_picture() -> None:
+    evil = "</script><img src=x>"
+    kept = {"kept": 1, "objects": 2, "false_alarms": 0}
+    row = {"lever": evil, "left": 0.5, "gain": 0.5, "kept": kept, "bytes": 1, "command": evil, "meets": True}
+    facts = {"data": None, "images": 1, "notes": [evil], "runtime": "ncnn", "training": evil}
+    page = render_advice(Advice(evil, "0.7x", ranked([row, {"lever": evil, "error": evil, "meets": False}]), facts))
+    assert "<img src" not in page
+
+
+def test_a_real_trial(images: Path, tmp_path: Path) -> None:
+    """One lever compiled, judged on images that it was not fitted to; a ruined network is seen to keep less."""
+    work = module._Work(options_for(images, tmp_path / "out"), lambda stage: None)
+    same = work.row(Lever("same", {}), required=True)
+    assert same["left"] == pytest.approx(1, abs=0.1) and same["kept"]["kept"] == same["kept"]["objects"] > 20
+    assert same["kept"]["images"] == 8 and same["kept"]["false_alarms"] == 0
+    ruined = work.row(Lever("cut", {"prune": 0.4}))  # by weights alone
+    assert ruined["kept"]["kept"] < 0.8 * ruined["kept"]["objects"]
+
+
+@pytest.mark.material
+def test_a_real_detector(tmp_path: Path) -> None:
+    file, calib = MATERIAL / "weights/yolov5n-coco-v6.pt", MATERIAL / "data/coco-val128/calib.txt"
+    if not file.exists():
+        pytest.skip("no material")
+    pytest.importorskip("torch")
+    compiling = {"imgsz": (320, 320), "device": "x86-avx512"}
+    found = advise(AdviseOptions(file, calib, "0.7x", tmp_path / "out", compile=compiling))
+    assert found.best is not None and found.best["kept"]["kept"] > 0.6 * found.best["kept"]["objects"]
+    assert found.best["lever"].startswith("input")
+    pruned = next(row for row in found.rows if row["lever"] == "pruned")
+    assert pruned["gain"] < found.best["gain"]
