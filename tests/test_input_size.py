@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from PIL import Image
 
@@ -89,8 +90,20 @@ def test_agreement_counts_what_is_kept_and_what_is_new() -> None:
 
 
 def open_model(tmp_path: Path) -> Path:
-    zoo = pytest.importorskip("tests.zoo")
-    return Path(shutil.copy(zoo.model_path("yolov8n", width=0.25, dynamic=True, fold=True), tmp_path / "best.onnx"))
+    """Three convolutions, height and width open."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,h,w] x) => (float[1,8,i,j] y)
+      <float[32,3,3,3] a, float[64,32,3,3] b, float[8,64,1,1] c> {
+        p = Conv<pads=[1,1,1,1], strides=[2,2]> (x, a)  q = Relu (p)
+        r = Conv<pads=[1,1,1,1], strides=[2,2]> (q, b)  s = Relu (r)  y = Conv (s, c) }"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for info in list(proto.graph.value_info):
+        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        value = rng.standard_normal(shape).astype(np.float32) / 10
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(value, info.name))
+    del proto.graph.value_info[:]
+    onnx.save(proto, tmp_path / "best.onnx")
+    return tmp_path / "best.onnx"
 
 
 def test_compile_makes_the_input_smaller(tmp_path: Path) -> None:
@@ -102,9 +115,9 @@ def test_compile_makes_the_input_smaller(tmp_path: Path) -> None:
     assert any("96x96 instead of 128x128" in note for note in result.report["notes"])
     whole = result.report["before"]["latency_us"] / chosen["latency_left"]
     assert result.report["options"]["imgsz"] == [96, 96]
-    less = oy.compile(source, size="auto", target_latency="0.45x", out=tmp_path / "less", **options)
+    less = oy.compile(source, size="auto", target_latency="0.2x", out=tmp_path / "less", **options)
     assert less.report["input_size"]["to"] == [64, 64] and less.report["input_size"]["rest"] is not None
-    assert less.report["after"]["latency_us"] <= 0.45 * whole * 1.02
+    assert less.report["after"]["latency_us"] <= 0.2 * whole * 1.02
 
 
 def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def show_advice(advice: Advice, folder: Path, console: Console) -> None:
 
 def _cells(advice: Advice, row: Row) -> tuple[str, str, str, str]:
     kept = row["kept"]
-    gain = f"{100 * row['map50']:.1f}" if advice.facts["data"] else _kept(row)
+    gain = f"{100 * row['map50']:.1f}" if advice.facts["data"] else f"{kept['kept']} of {kept['objects']}"
     return _left(row), gain, str(kept["false_alarms"]), f"{row['bytes'] / 1e6:.2f}"
 
 

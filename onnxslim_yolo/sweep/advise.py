@@ -93,7 +93,7 @@ def advise(options: AdviseOptions, progress: Progress = lambda stage: None) -> A
     smaller, why = usable_sizes(work.sizes)
     rows = [source, int8]
     left = work.int8_left(source, int8)
-    for lever in levers(work.sizes, smaller, limit, left):
+    for lever in levers(work.sizes, smaller, limit, left, options.target_latency):
         rows.append(work.row(lever))
         work.count_int8(rows[-1], left)
     tried = [row for row in rows[1:] if not row.get("error")]
@@ -272,8 +272,7 @@ class _Work:
             notes.append(f"{len(self.judged)} images are few: detections are counted on those that were fitted to")
         if not self._timing:
             notes.append(f"nothing was timed: latency is predicted ({self.table.name})")
-        for row in self.done.values():
-            notes += [f"{row['lever']}: {note}" for note in row.get("notes") or []]
+        notes += dict.fromkeys(note for row in self.done.values() for note in row.get("notes") or [])
         slim = ["onnxslim-yolo", "slim", "CKPT", "--data", "D", "--target-latency", self.options.target_latency]
         return {
             "runtime": plain.target,

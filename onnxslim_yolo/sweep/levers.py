@@ -37,19 +37,22 @@ def usable_sizes(sizes: Sizes) -> tuple[list[Size], str | None]:
     return found, None
 
 
-def levers(sizes: Sizes, smaller: Sequence[Size], limit: float, int8_left: float | None) -> list[Lever]:
+def levers(
+    sizes: Sizes, smaller: Sequence[Size], limit: float, int8_left: float | None, target: str | None = None
+) -> list[Lever]:
     """What can meet a limit, the plain ones first; int8 alone is not among them.
 
     Args:
         smaller: sizes below the full one, largest first. limit: µs.
         int8_left: the share of latency that is left in int8; None: int8 is not to be had.
+        target: the limit as it was asked for.
     """
     full = sizes.full
     found = []
     alone = _largest(sizes, smaller, limit)
     if alone is not None:
         found.append(Lever(f"input {_text(alone)}", _size(alone)))
-    found.append(Lever("pruned", {**PRUNED, "target_latency": _ms(limit)}))
+    found.append(Lever("pruned", {**PRUNED, "target_latency": target or _ms(limit)}))
     above = [size for size in smaller if sizes.us(size) > limit][-1:]
     if int8_left is not None and int8_left < 1 and sizes.us(full) * int8_left > limit:
         rest = {**PRUNED, **INT8, "target_latency": _ms(limit / int8_left)}
