@@ -150,6 +150,7 @@ CASES: dict[str, tuple[Callable[[], Outputs], int | None, float, int]] = {
     "yolox, logits": (lambda: yolox(logits=True), 4, 0.81, LABEL),
     "yolox, eighty classes": (lambda: yolox(80), 80, 0.81, LABEL),
     "yolox, four levels": (lambda: yolox(strides=(8, 16, 32, 64)), 4, 0.81, LABEL),
+    "yolox, strides from 4 to 16": (lambda: yolox(strides=(4, 8, 16)), 4, 0.81, LABEL),
     "yolox, decoded": (lambda: decoded(yolox()), 4, 0.81, LABEL),
     "nanodet-plus": (nanodet_plus, 4, 0.8, LABEL),
     "nanodet-plus, classes not given": (nanodet_plus, None, 0.8, LABEL),

@@ -23,7 +23,7 @@ from onnxslim_yolo.ir.graph import Array
 
 Part = Literal["box", "objectness", "classes", "extra"]
 
-STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32), (4, 8, 16, 32), (8, 16), (16,), (32,), (8,))
+STRIDES = ((8, 16, 32), (8, 16, 32, 64), (16, 32), (4, 8, 16, 32), (8, 16), (4, 8, 16), (16,), (32,), (8,))
 ANCHORS = (1, 2, 3)
 """Rows a cell that maps of such heads have."""
 
