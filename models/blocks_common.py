@@ -54,8 +54,11 @@ def input_width(module: nn.Module) -> int:
 
 
 def split_for(x: Tensor, module: nn.Module, total: int, *, first: bool = False) -> tuple[Tensor, Tensor]:
-    """Split (b, total, h, w) so that the second part (the `first`, if so) has the width that `module` expects."""
-    wide = input_width(module)
+    """Split (b, total, h, w) so that the second part (the `first`, if so) has the width that `module` expects.
+
+    An identity, which stands where a block was taken out, takes any: the code that it was taken out of halves.
+    """
+    wide = total // 2 if isinstance(module, nn.Identity) else input_width(module)
     sizes = (wide, total - wide) if first else (total - wide, wide)
     left, right = x.split_with_sizes(sizes, dim=1)
     return left, right

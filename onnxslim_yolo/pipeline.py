@@ -157,7 +157,7 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
     snap = SnapWidths(to=options.snap, isa=options.device, runtime=options.target, table=options.table)
     target = _target(options)
     if options.depth == "only" and target is None and prune.ratio != "dead":
-        return [DropDead(options.keep), *_blocks(options), SliceChannels()]
+        return [*_whole(options), SliceChannels()]
     steps = _to_target(target, prune, snap, options, model) if target is not None else [prune, snap]
     if target is None and prune.ratio == "dead":
         steps.append(AbsorbConstants(scope="exact"))
@@ -165,9 +165,12 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         steps.append(AbsorbConstants())
     elif options.compensate == "reconstruct":
         steps.append(Reconstruct(options.calib))
-    # What Ultralytics' code calls has to be there: layers keep a channel instead of going whole.
-    whole = [] if "ultralytics" in options.emit else [DropDead(options.keep), *_blocks(options)]
-    return [*whole, *steps, SliceChannels()]
+    return [*_whole(options), *steps, SliceChannels()]
+
+
+def _whole(options: CompileOptions) -> list[Pass]:
+    """What goes whole. What Ultralytics' code calls has to be there: layers keep a channel, and blocks of it may go."""
+    return _blocks(options) if "ultralytics" in options.emit else [DropDead(options.keep), *_blocks(options)]
 
 
 def _blocks(options: CompileOptions) -> list[Pass]:

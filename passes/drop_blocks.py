@@ -8,6 +8,8 @@ first, and no width has to change. With calibration images, what the detector lo
 go only where that is less. With a ratio, branches and parts go that training has left below the threshold at
 which `prune` of that ratio cuts: every |γ| of the BatchNormalization that they end in. So do layers of which every |γ|
 is next to nothing, where the graph stays whole: a width of 0 instead of one channel that is left for form's sake.
+Where the model's own code is to carry the plan out, only branches go that are a module of it (see
+`pruning.module_blocks`).
 
 The result computes what the model with these blocks masked does: their contribution zero, or, of a branch, its mean by
 the BatchNormalization's statistics, where there are no images to make up for it by.
@@ -38,6 +40,7 @@ from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.depth import Offer, choose_blocks, marginal_price, offers
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.mask import mask_blocks, masked
+from onnxslim_yolo.pruning.module_blocks import module_blocks
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.ranking import SPARSE, Ranking
 from onnxslim_yolo.pruning.recorded import layers_of, listed, record_removed
@@ -92,7 +95,9 @@ class DropBlocks(PruneToTarget):
 
     def _allowed(self, model: Model) -> list[Block]:
         """The blocks that may go: none with a layer that is to be kept, or out of scope, or that is returned."""
-        return self._with_means(model, self._free(model, find_blocks(model.graph)))
+        found = find_blocks(model.graph)
+        found = module_blocks(model.graph, found) if model.equal_parts else found
+        return self._with_means(model, self._free(model, found))
 
     def _free(self, model: Model, blocks: list[Block]) -> list[Block]:
         channels = open_plan(model).channels
@@ -116,7 +121,7 @@ class DropBlocks(PruneToTarget):
         means = block_means(model, open_plan(model), blocks) if blocks else []
         found = []
         for block, mean in zip(blocks, means, strict=True):
-            stays = block.kind in ("branch", "layer")
+            stays = block.kind in ("branch", "layer") and not model.equal_parts
             if mean is None or (not stays and np.abs(mean).max() > SMALL):
                 continue
             shown = self.means and stays and bool(mean.any())
@@ -130,7 +135,8 @@ class DropBlocks(PruneToTarget):
         if self.importance not in ("auto", "gamma") or not self.ratio or not values.size:
             return []
         threshold = min(float(values[min(int(self.ratio * len(values)), len(values) - 1)]), SPARSE)
-        layers = self._with_means(model, self._free(model, find_layers(model.graph))) if self.zero else []
+        whole = self.zero and not model.equal_parts  # the model's own code calls every layer
+        layers = self._with_means(model, self._free(model, find_layers(model.graph))) if whole else []
         small = [block for block in blocks if _all_below(model, block, threshold)]
         return small + [block for block in layers if _all_below(model, block, min(threshold, SMALL))]
 

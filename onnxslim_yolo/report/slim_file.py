@@ -41,8 +41,6 @@ def require_checkpoint(path: Path, options: CompileOptions) -> None:
         )
     if options.head == "raw":
         raise UsageError("--emit ultralytics writes whole detectors", hint="leave --head raw out, or ultralytics")
-    if options.depth == "only":
-        raise UsageError("--emit ultralytics keeps every layer", hint="leave --depth only out, or ultralytics")
     require_ultralytics()
 
 
@@ -80,7 +78,7 @@ def enter_slim(result: Result, baseline: Model, planning: Sequence[Pass]) -> Non
         return
     free = baseline.copy()
     free.equal_parts = False
-    steps = [step for step in planning if effect_of(step) in ("plan", "slice")]
+    steps = [step for step in planning if effect_of(step) in ("plan", "slice", "blocks")]
     PassManager(steps).run(free)
     whole, cut, without = (cost_of(model.graph).macs for model in (baseline, result.trainable, free))
     shares = {"macs": cut / max(whole, 1), "macs_unconstrained": without / max(whole, 1)}

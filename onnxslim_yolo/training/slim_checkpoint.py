@@ -102,12 +102,6 @@ def slim_checkpoint(
         )
     whole = with_twins(plan, raw.tensors)
     narrow = _overlaid(apply_plan(whole, raw.tensors, file=source), weights or {})
-    if whole.get("removed"):
-        raise UnsupportedError(
-            f"the plan removes whole layers ({whole['removed'][0]}), which Ultralytics' code calls",
-            file=source,
-            hint="compile the checkpoint with --emit ultralytics, which leaves every layer a channel",
-        )
     request = request_of(raw, whole, mask=expected is None)
     reply, found, data = _built(source, request, raw.tensors, narrow, images)
     wanted = expected if expected is not None else found["masked"]
@@ -200,6 +194,7 @@ def request_of(raw: RawModule, plan: Mapping[str, Any], *, mask: bool) -> dict[s
         "yaml": raw.yaml,
         "guard": GUARD,
         "cuts": cuts_of(plan, raw.tensors),
+        "removed": list(plan.get("removed", ())),
         "mask": mask,
         "task": raw.attributes.get("task") or _TASKS.get(raw.name.rpartition(".")[2], "detect"),
         "names": sorted(names.items()) if isinstance(names, dict) else None,

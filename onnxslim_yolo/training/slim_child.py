@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,14 +48,14 @@ def _build(request: dict[str, Any]) -> dict[str, Any]:
     from onnxslim_yolo.training.module_widths import narrow
 
     torch.set_num_threads(1)
-    wide = _tensors("wide.npz")
+    wide, tensors = _tensors("wide.npz"), _tensors("tensors.npz")
     model = built(request, wide)
+    pass_on(model, wide.keys() - tensors.keys(), request["removed"])
     with np.load("images.npz") as held:
         images = [torch.from_numpy(held[name]) for name in held.files]
     found: dict[str, Any] = {}
     if request["mask"]:
         _keep(found, "masked", masked(model, request["cuts"]), images)
-    tensors = _tensors("tensors.npz")
     narrow(model, {**tensors, **followers(model, tensors, request["cuts"], images[0])})
     try:
         _keep(found, "slim", model, images)
@@ -104,7 +104,8 @@ def built(request: Mapping[str, Any], wide: Mapping[str, Tensor]) -> nn.Module:
         raise InputError(f"{here} does not build the checkpoint's yaml ({what})", hint=hint) from error
     own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in wide.items()}
-    if yaml != request["yaml"] and own.keys() == theirs.keys():  # it has been pruned before
+    if yaml != request["yaml"] and own.keys() >= theirs.keys():  # it has been pruned before
+        pass_on(model, own.keys() - theirs.keys(), [])
         narrow(model, wide, scaled=True)
         return model.eval()
     differing = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
@@ -117,6 +118,44 @@ def built(request: Mapping[str, Any], wide: Mapping[str, Tensor]) -> nn.Module:
         )
     model.load_state_dict(wide)
     return model.eval()
+
+
+def pass_on(model: nn.Module, gone: Set[str], layers: Sequence[str]) -> None:
+    """Put an identity where all of a module went, in place.
+
+    Args:
+        gone: the tensors that are no longer there. layers: what the plan calls them.
+
+    Raises:
+        UnsupportedError: a layer went whose module's code calls it.
+    """
+    from torch import nn
+
+    from onnxslim_yolo.errors import UnsupportedError
+    from onnxslim_yolo.pruning.module_blocks import gone_modules
+
+    parts = dict(model.named_modules())
+    lists = frozenset(path for path, part in parts.items() if isinstance(part, (nn.ModuleList, nn.Sequential)))
+    paths, rest = gone_modules(sorted(gone), model.state_dict().keys() - gone, list(parts), lists)
+    rest += [name for name in sorted(gone) for path in paths if name.startswith(f"{path}.") and not _adds(parts[path])]
+    if rest:
+        name = next((layer for layer in layers if rest[0].startswith(f"{layer}.")), rest[0])
+        raise UnsupportedError(
+            f"the plan removes whole layers ({name}), which Ultralytics' code calls",
+            hint="compile the checkpoint with --emit ultralytics, which takes out only what its code can do without",
+        )
+    for path in paths:
+        holder, _, name = path.rpartition(".")
+        identity = nn.Identity()
+        for own in ("i", "f", "type", "np"):  # what Ultralytics notes on the modules of its list
+            if own in vars(parts[path]):
+                setattr(identity, own, vars(parts[path])[own])
+        parts[holder]._modules[name] = identity
+
+
+def _adds(part: nn.Module) -> bool:
+    """Whether a module without its branch gives back what it takes: a switch of its own says so."""
+    return getattr(part, "add", False) is True
 
 
 def followers(model: nn.Module, tensors: Mapping[str, Tensor], cuts: Cuts, image: Tensor) -> dict[str, Tensor]:

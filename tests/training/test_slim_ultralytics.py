@@ -79,6 +79,34 @@ def test_predicts_what_the_onnx_predicts(name: str, tmp_path_factory: pytest.Tem
     assert str(source) != str(slim)  # and pruning shows
 
 
+@pytest.mark.parametrize("name", ["yolov8n", "yolov5nu", "yolo11n"])
+def test_a_dead_block_becomes_an_identity(name: str, tmp_path: Path) -> None:
+    side(tmp_path, "write", str(tmp_path), name)
+    block = side(tmp_path, "kill", str(tmp_path), f"{name}.pt")
+    emit = ("--emit", "onnx,ultralytics", "--will-train", "-q")
+    done = tool(tmp_path, "compile", f"{name}.pt", "--prune", "0.3", *emit, "-o", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    plan = json.loads((tmp_path / f"out/{name}.plan.json").read_text())
+    assert plan["removed"] and all(layer.startswith(f"{block}.") for layer in plan["removed"])
+    before = side(tmp_path, "facts", str(tmp_path), f"out/{name}-slim.pt")
+    assert before["identities"] == [block]
+    _, slim, exported = side(
+        tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"out/{name}.onnx"
+    )
+    assert np.allclose(slim["scores"], exported["scores"], atol=1e-3)
+    side(tmp_path, "data", str(tmp_path))
+    assert side(tmp_path, "train", str(tmp_path), f"out/{name}-slim.pt", "slim") == before
+    assert (
+        tool(
+            tmp_path, "apply-plan", f"out/{name}.plan.json", f"{name}.pt", "--as", "ultralytics", "-o", "x.pt"
+        ).returncode
+        == 0
+    )
+    assert side(tmp_path, "facts", str(tmp_path), "x.pt")["widths"] == before["widths"]
+    done = tool(tmp_path, "compile", f"out/{name}-slim.pt", "--prune", "0.2", *emit, "-o", "again")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n-cls", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo26n"])
 def test_training_keeps_the_widths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled(name, tmp_path_factory)

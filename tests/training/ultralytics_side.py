@@ -2,6 +2,7 @@
 
 write FOLDER NAME [NC]   NAME.pt as its trainer leaves it, with random but calibrated weights
 data FOLDER [NC]         a data set of rectangles, FOLDER/data.yaml; `classes`: one of a folder per class
+kill FOLDER FILE         the first block with a shortcut contributes nothing any more
 predict FOLDER SLIM ONNX boxes, scores, classes, masks and points of both, as JSON
 train FOLDER SLIM STEP   trains two epochs with SlimTrainer; "plain": without; "resume": stopped after one, gone on with
 export FOLDER SLIM       ONNX and NCNN, by Ultralytics, and what they predict
@@ -113,7 +114,22 @@ def facts(path: str) -> dict[str, Any]:
         "names": yolo.names,
         "from": getattr(yolo.model, "pruned_from", None),
         "widths": [m.out_channels for m in yolo.model.modules() if hasattr(m, "out_channels")],
+        "identities": [k for k, m in yolo.model.named_modules() if type(m).__name__ == "Identity" and k[-1].isdigit()],
     }
+
+
+def kill(folder: Path, name: str) -> str:
+    """The first block with a shortcut contributes nothing any more; returns its path."""
+    import torch
+
+    held = torch.load(folder / name, weights_only=False)
+    path, block = next((k, m) for k, m in held["ema"].named_modules() if getattr(m, "add", False) is True)
+    norm = [part for part in block.modules() if isinstance(part, torch.nn.BatchNorm2d)][-1]
+    with torch.no_grad():
+        norm.weight.zero_()
+        norm.bias.zero_()
+    torch.save(held, folder / name)
+    return path
 
 
 def predict(folder: Path, *paths: str) -> list[Any]:
@@ -215,6 +231,7 @@ if __name__ == "__main__":
         "train": train,
         "export": export,
         "facts": None,
+        "kill": kill,
         "handed": handed,
         "together": together,
     }[step]

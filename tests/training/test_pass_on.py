@@ -1,0 +1,108 @@
+"""Blocks that a model's own code can do without: found in the graph by their scope, and replaced by an identity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.blocks import find_blocks
+from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes import DropBlocks, PruneChannels, SliceChannels
+from onnxslim_yolo.pruning.module_blocks import gone_modules, module_blocks
+from tests.passes.test_drop_blocks import WIDTH, left, model, scaled
+
+torch = pytest.importorskip("torch")
+
+from onnxslim_yolo.models.blocks_common import split_for  # noqa: E402
+from onnxslim_yolo.training.slim_child import pass_on  # noqa: E402
+
+nn = torch.nn
+
+
+def traced(*sums: str, shift: float = 0.0) -> Model:
+    """Three residual blocks, of the second of which nothing is left but a shift; of each the scope of its sum."""
+    made = model(scaled(1e-4) | {"q1.beta": np.full(WIDTH, shift)})
+    adds = [node for node in made.graph.nodes if node.op == "Add"]
+    for k, (node, scope) in enumerate(zip(adds, sums, strict=True)):
+        node.name = f"{scope}/Add"
+        for other in made.graph.nodes:
+            names = [tensor.name for tensor in other.inputs[1:] if other.op in ("Conv", "BatchNormalization")]
+            if names and names[0].split(".")[0] in (f"p{k}", f"q{k}"):
+                other.name = f"/body/body.{k}/{names[0].split('.')[0]}/{other.op}"
+    made.equal_parts = True
+    return made
+
+
+OWN = ("/body/body.0", "/body/body.1", "/body/body.2")
+
+
+def test_a_branch_goes_that_is_a_module() -> None:
+    before = traced(*OWN)
+    assert len(module_blocks(before.graph, find_blocks(before.graph))) == 3
+    after = before.copy()
+    for step in (DropBlocks(ratio=0.3), PruneChannels(ratio=0.3), SliceChannels()):
+        step.run(after)
+    gone = {"p1", "q1"}
+    assert {name.split(".")[0] for name in left(before)} - {name.split(".")[0] for name in left(after)} == gone
+
+
+@pytest.mark.parametrize("scope", ["/body", "", "/body/body.1/p1"])
+def test_a_branch_stays_where_the_sum_is_of_a_wider_or_narrower_module(scope: str) -> None:
+    before = traced(OWN[0], scope, OWN[2])
+    assert len(module_blocks(before.graph, find_blocks(before.graph))) == 2
+    assert DropBlocks(ratio=0.3).run(before) == 0
+
+
+def test_a_constant_that_an_identity_cannot_add_keeps_its_branch() -> None:
+    before = traced(*OWN, shift=0.5)
+    assert DropBlocks(ratio=0.3).run(before) == 0
+    before.equal_parts = False
+    assert DropBlocks(ratio=0.3).run(before) > 0
+
+
+def test_without_that_demand_it_goes() -> None:
+    before = traced(OWN[0], "/body", OWN[2])
+    before.equal_parts = False
+    assert DropBlocks(ratio=0.3).run(before) > 0
+
+
+class Adds(nn.Module):
+    """Returns x + f(x), or f(x) where its switch is off."""
+
+    def __init__(self, add: bool = True) -> None:
+        super().__init__()
+        self.conv, self.add = nn.Conv2d(4, 4, 1), add
+
+    def forward(self, x):
+        return x + self.conv(x) if self.add else self.conv(x)
+
+
+def test_an_identity_stands_where_a_module_was() -> None:
+    body = nn.Sequential(nn.Sequential(Adds()), nn.Conv2d(4, 4, 1), Adds())
+    body[2].i, body[2].f = 2, -1
+    x = torch.rand(1, 4, 3, 3)
+    expected = body[1](x)
+    pass_on(body, {name for name in body.state_dict() if not name.startswith("1.")}, ["0.0.conv", "2.conv"])
+    assert torch.equal(body(x), expected) and isinstance(body[0], nn.Sequential)
+    assert isinstance(body[0][0], nn.Identity) and (body[2].i, body[2].f) == (2, -1) and "type" not in vars(body[2])
+
+
+@pytest.mark.parametrize("gone", [{"0.conv.weight", "0.conv.bias"}, {"1.conv.bias"}, {"1.conv.weight"}])
+def test_what_its_code_calls_cannot_go(gone: set[str]) -> None:
+    body = nn.Sequential(Adds(add=False), Adds())
+    with pytest.raises(UnsupportedError, match=r"whole layers \([01]\.conv"):
+        pass_on(body, gone, ["0.conv", "1.conv"])
+
+
+def test_the_outermost_module_goes_and_lists_stay() -> None:
+    paths = ["", "a", "a.m", "a.m.0", "a.m.0.cv1", "a.m.1", "b"]
+    gone, rest = ["a.m.0.cv1.weight", "a.m.0.bias", "b.bias"], ["a.m.1.weight", "b.weight"]
+    assert gone_modules(gone, rest, paths, frozenset({"a.m"})) == (["a.m.0"], ["b.bias"])
+    assert gone_modules(gone, ["b.weight"], paths, frozenset({"a", "a.m"})) == (["a.m.0"], ["b.bias"])
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_in_front_of_an_identity_what_is_read_is_halved(first: bool) -> None:
+    parts = split_for(torch.rand(1, 6, 2, 2), nn.Identity(), 6, first=first)
+    assert [part.shape[1] for part in parts] == [3, 3]
