@@ -134,6 +134,16 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         choose_size(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"), "0.7x", images)
 
 
+def test_nothing_is_run_beyond_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_onnx", None)  # calling it would fail
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(images / "0.png")
+    options = {"imgsz": 128, "size": "auto", "target_latency": "0.7x", "calib": images, "limit_work": "1k"}
+    with pytest.raises(InputError, match="limit-work"):
+        oy.compile(open_model(tmp_path), **options)
+
+
 def test_a_sweep_has_it_as_an_axis(tmp_path: Path) -> None:
     model = open_model(tmp_path)
     options = SweepOptions(model, tmp_path / "out", Grid(prune=(0.3,), snap=("none",), imgsz=("auto",)))

@@ -15,6 +15,8 @@ from onnxslim_yolo.cli.shared import (
     Debug,
     Device,
     ImageSize,
+    LimitMemory,
+    LimitWork,
     Pixels,
     Quiet,
     RunOn,
@@ -44,6 +46,8 @@ def advise_command(
     weights: Weights = None,
     trust: Trust = False,
     run_on: RunOn = None,
+    limit_memory: LimitMemory = None,
+    limit_work: LimitWork = None,
     no_measure: Annotated[bool, typer.Option("--no-measure", help="Predict only: time nothing.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -64,6 +68,8 @@ def advise_command(
         "input": pixels,
         "weights": weights,
         "trust": trust,
+        "limit_memory": limit_memory,
+        "limit_work": limit_work,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     folder = output or Path(f"{model.stem}-advice")

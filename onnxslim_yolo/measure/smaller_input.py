@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxslim_yolo.analysis.limits import limits_for
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.ir.model import Model
@@ -73,7 +74,11 @@ class Sizes:
         """The network at a size, in canonical form. Raises InputError where it has no such size."""
         if size not in self._models:
             model, _ = read_model(self.path, replace(self.options, imgsz=size))
-            for step in (Canonicalise(*(size or (0, 0))), ShuffleToGather(), Canonicalise()):
+            asked = self.options.asked
+            limits = limits_for(model, asked.memory, asked.work)
+            Canonicalise(*(size or (0, 0))).run(model)
+            limits.require(model)  # its shapes are known now, and nothing has been run
+            for step in (ShuffleToGather(), Canonicalise()):
                 step.run(model)
             self._models = {key: self._models[key] for key in self._models if key == self.options.imgsz}
             self._models[size] = model  # the full one and the last are kept: a network may be large
