@@ -189,17 +189,41 @@ BENCHMARKS = (
     Result(
         "Published times on ARM",
         "ncnn's published times of a Pi 4 and a Pi 5 against counted instructions of the same networks",
-        ("arm_latency*", "arm_formula*"),
+        ("arm_latency*",),
         (
             "bash bench/arm_counter.sh",
             "python bench/arm_latency.py count a76",
             "python bench/arm_latency.py count a72",
             "python bench/arm_latency.py fit --write",
-            "python bench/arm_tables.py count a76 yolov5n@320",
-            "python bench/arm_tables.py count a72 yolov5n@320",
-            "python bench/arm_tables.py judge",
         ),
         "a checkout of ncnn",
+    ),
+    Result(
+        "Counted layers on ARM",
+        "layers counted one by one: the tables of a Pi 5 and a Pi 4 against whole networks, and the formula for others",
+        ("arm_formula*", "arm_tables*"),
+        (
+            "python bench/arm_tables.py count a76 yolov5n@320 yolov8n@320 yolo11n@320",
+            "python bench/arm_tables.py write a76 yolov5n@320 yolov8n@320 yolo11n@320",
+            "python bench/arm_tables.py judge",
+        ),
+    ),
+    Result(
+        "Widths on ARM",
+        "`--snap auto` for a Pi 5 and a Pi 4 against fixed grids, at equal importance kept, in counted instructions",
+        ("arm_snap*",),
+        (
+            "bash bench/arm_counter.sh",
+            "python bench/arm_snap.py count a76 yolov8n@320",
+            "python bench/arm_snap.py report",
+        ),
+        f"{MATERIAL}, for YOLOv5n and FastestDet",
+    ),
+    Result(
+        "Rewrites on ARM",
+        "what each rewrite of unpruned networks is worth on a Pi 5 and a Pi 4, in counted instructions",
+        ("arm_rewrites*",),
+        ("bash bench/arm_counter.sh", "python bench/arm_rewrites.py a76", "python bench/arm_rewrites.py a72"),
     ),
     Result(
         "Convolving before enlarging",
