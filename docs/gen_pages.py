@@ -36,6 +36,7 @@ class Result:
 
 PEERS = "an environment with onnxsim 0.8.1, onnxslim and torch-pruning 1.6.1 (`--peers`)"
 MATERIAL = "`../shared/material` (published weights, images of COCO and BCCD), which is not in the repository"
+COUNTER = "what bench/arm_setup.py and bench/arm_counter.sh set up"
 BENCHMARKS = (
     Result(
         "Verdicts",
@@ -191,12 +192,11 @@ BENCHMARKS = (
         "ncnn's published times of a Pi 4 and a Pi 5 against counted instructions of the same networks",
         ("arm_latency*",),
         (
-            "bash bench/arm_counter.sh",
             "python bench/arm_latency.py count a76",
             "python bench/arm_latency.py count a72",
             "python bench/arm_latency.py fit --write",
         ),
-        "a checkout of ncnn",
+        f"{COUNTER}, and a checkout of ncnn",
     ),
     Result(
         "Counted layers on ARM",
@@ -207,23 +207,24 @@ BENCHMARKS = (
             "python bench/arm_tables.py write a76 yolov5n@320 yolov8n@320 yolo11n@320",
             "python bench/arm_tables.py judge",
         ),
+        COUNTER,
     ),
     Result(
         "Widths on ARM",
         "`--snap auto` for a Pi 5 and a Pi 4 against fixed grids, at equal importance kept, in counted instructions",
         ("arm_snap*",),
         (
-            "bash bench/arm_counter.sh",
             "python bench/arm_snap.py count a76 yolov8n@320",
             "python bench/arm_snap.py report",
         ),
-        f"{MATERIAL}, for YOLOv5n and FastestDet",
+        f"{COUNTER}; for YOLOv5n and FastestDet {MATERIAL}",
     ),
     Result(
         "Rewrites on ARM",
         "what each rewrite of unpruned networks is worth on a Pi 5 and a Pi 4, in counted instructions",
         ("arm_rewrites*",),
-        ("bash bench/arm_counter.sh", "python bench/arm_rewrites.py a76", "python bench/arm_rewrites.py a72"),
+        ("python bench/arm_rewrites.py a76", "python bench/arm_rewrites.py a72"),
+        COUNTER,
     ),
     Result(
         "Convolving before enlarging",
