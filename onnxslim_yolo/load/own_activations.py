@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.load.record_checks import children, is_block, leaf_of
+from onnxslim_yolo.load.record_checks import children, is_plain
 from onnxslim_yolo.load.records import Record
 
 _SWISH = frozenset({"SiLU", "Swish", "MemoryEfficientSwish"})
@@ -39,8 +39,9 @@ _HINT = (
 
 
 def own_activations(record: Record) -> dict[str, list[str]]:
-    """A repository's own classes that stand for `torch.nn`'s, by dotted name, and where they are.
+    """A repository's own classes that stand for `torch.nn`'s and hold no tensors, by dotted name, and where they are.
 
+    What has tensors (a SyncBatchNorm) is told by these, and by how they are accounted for.
     The records have been surveyed: they are finitely many, and none contains itself.
     """
     found: dict[str, list[str]] = {}
@@ -51,7 +52,7 @@ def own_activations(record: Record) -> dict[str, list[str]]:
         if id(each) in seen:
             continue
         seen.add(id(each))
-        if not is_block(each) and leaf_of(each) is not None and not each.name.startswith("torch.nn."):
+        if is_plain(each) and not each.name.startswith("torch.nn."):
             found.setdefault(each.name, []).append(path)
         below = children(each)
         waiting += [(f"{path}.{name}".lstrip("."), child) for name, child in reversed(below.items()) if child]
