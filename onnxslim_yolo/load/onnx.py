@@ -17,6 +17,7 @@ from onnxslim_yolo.ir.graph import initializers, input_constant, nodes_of, topos
 from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
+from onnxslim_yolo.load.sequences import unresolved
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text
 from onnxslim_yolo.ops.registry import RANDOM
 
@@ -27,13 +28,6 @@ QUANTISED = frozenset(
         *("ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearConcat", "QLinearSigmoid"),
     )
 )
-SEQUENCES = frozenset(
-    schema.name
-    for schema in onnx.defs.get_all_schemas()
-    if not schema.domain
-    and any(all(t.startswith(("seq(", "optional(")) for t in end.types) for end in (*schema.inputs, *schema.outputs))
-)
-"""Operators that read or make lists of tensors, or tensors that may be missing."""
 SIZE_LIMIT = 2**31 - 1
 
 
@@ -278,6 +272,13 @@ def refuse_unsupported(proto: onnx.ModelProto, path: Path | str | None) -> None:
         )
     for node in proto.graph.node:
         _refuse_node(node, path)
+    for node in unresolved(proto.graph):
+        raise UnsupportedError(
+            f"{node.op_type}: sequences of tensors cannot be compiled",
+            file=path,
+            node=node.name or (node.output[0] if node.output else node.op_type),
+            hint="export with Split and Concat, or by tracing, so that lists are resolved",
+        )
     if proto.graph.sparse_initializer:
         raise UnsupportedError("sparse initializers are not supported", file=path, hint="export dense weights")
     check_proto(proto, path)
@@ -306,13 +307,6 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
             file=path,
             node=name,
             hint="export the model in evaluation mode",
-        )
-    if node.op_type in SEQUENCES and node.domain in ("", "ai.onnx"):
-        raise UnsupportedError(
-            f"{node.op_type}: sequences of tensors cannot be compiled",
-            file=path,
-            node=name,
-            hint="export with Split and Concat, or by tracing, so that lists are resolved",
         )
     if node.domain not in ("", "ai.onnx"):
         raise UnsupportedError(

@@ -1,0 +1,47 @@
+"""Lists of tensors that an exporter wrote, and that `canonicalise` takes apart again: which are of that kind.
+
+SplitToSequence and SequenceConstruct make a list; SequenceAt at a constant place and ConcatFromSequence read it. A list
+that anything else reads or makes, or that an output returns, cannot be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+SEQUENCES = frozenset(
+    schema.name
+    for schema in onnx.defs.get_all_schemas()
+    if not schema.domain
+    and any(all(t.startswith(("seq(", "optional(")) for t in end.types) for end in (*schema.inputs, *schema.outputs))
+)
+"""Operators that read or make lists of tensors, or tensors that may be missing."""
+
+_READERS = {"SplitToSequence": ("SequenceAt",), "SequenceConstruct": ("SequenceAt", "ConcatFromSequence")}
+"""What makes a list that can be taken apart, and by whom it may be read."""
+
+
+def unresolved(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes with lists that cannot be taken apart, in the graph's order."""
+    nodes = [node for node in graph.node if node.op_type in SEQUENCES and node.domain in ("", "ai.onnx")]
+    if not nodes:
+        return
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    makers = {name: node.op_type for node in nodes for name in node.output if node.op_type in _READERS}
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    returned = {value.name for value in graph.output}
+    for node in nodes:
+        if node.op_type in _READERS:
+            read = all(op in _READERS[node.op_type] for name in node.output for op in readers.get(name, ()))
+            fine = read and not returned & set(node.output)
+        else:
+            made = makers.get(node.input[0]) if node.input else None
+            fine = made is not None and node.op_type in _READERS[made]
+        places = node.input[1:] if node.op_type in ("SplitToSequence", "SequenceAt") else ()
+        if not fine or any(name and name not in constants for name in places):
+            yield node
