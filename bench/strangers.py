@@ -90,7 +90,7 @@ TIMM = [
     "poolformer_s12",
 ]
 SIZES = {"alexnet": 224, "inception_v3": 96, "efficientformer_l1": 224}
-LIMIT = 240
+LIMIT = 600
 Row = dict[str, Any]
 
 
