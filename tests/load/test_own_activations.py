@@ -66,14 +66,6 @@ def test_what_is_the_authors_own_is_refused_by_name(name: str, tmp_path: Path) -
     assert "register_block" in caught.value.hint
 
 
-def test_a_norm_that_is_told_by_its_tensors_is_read(tmp_path: Path) -> None:
-    cls = type("SyncBatchNorm", (nn.BatchNorm2d,), {"HOME": "apex.parallel"})
-    block = Conv(16, 16, 3)
-    block.bn = cls(16)
-    model = model_of(block)
-    assert distance(save(tmp_path / "m.pt", model), model) < EXACT
-
-
 def test_the_authors_export_decides(tmp_path: Path) -> None:
     same = fork(own("mymodels.act", "SiLU", swish))
     result = oy.compile(
