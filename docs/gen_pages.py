@@ -93,6 +93,14 @@ BENCHMARKS = (
         page="bargain.md",
     ),
     Result(
+        "Which lever to pull",
+        "what `advise` answers at 0.7 of the latency: a smaller input, int8, pruning, by mAP and detections kept",
+        ("advise*",),
+        ("python bench/advise.py",),
+        MATERIAL,
+        page="advise.md",
+    ),
+    Result(
         "int8",
         "mAP and measured latency of int8 beside float and onnxruntime's quantisation; a pair on emulated ARM",
         ("int8.*", "arm_int8*"),

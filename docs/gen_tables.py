@@ -174,6 +174,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pnnx": pnnx,
     "fine-tuning": fine_tuning,
     "distil": distilled,
+    "advise": _own_table("advise"),
     "bargain": _own_table("bargain"),
     "int8": _own_table("int8"),
     "install-size": _own_table("install_size"),
