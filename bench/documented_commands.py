@@ -4,7 +4,8 @@
 
 Each page is run in a folder of its own that holds what pages talk about: a bundled detector under the names of models,
 a checkpoint made here, a Darknet network of ../shared/material, images, labels, a budget. What is not run has its
-reason. Results in bench/results/documented_commands.md.
+reason. Trainings need Ultralytics in this Python, and take four epochs; `$pi` is another process of this machine.
+Results in bench/results/documented_commands.md.
 """
 
 from __future__ import annotations
@@ -27,27 +28,31 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from onnxslim_yolo.files.atomic import write_atomically  # noqa: E402
-from tests.docs_snippets import PAGES, commands  # noqa: E402
+from tests.docs_snippets import PAGES, blocks, commands  # noqa: E402
 from tests.load.repositories import save_like_a_trainer  # noqa: E402
 from tests.zoo import module  # noqa: E402
 
 RESULT = ROOT / "bench/results/documented_commands.json"
 DARKNET = ROOT.parent / "shared/material/weights/yolo-fastest-1.1"
 ELSEWHERE = {
-    "plain-hardswish": "the page's own package: tests/test_docs.py installs and runs it",
-    "half/model.plan.json": "of the page's Python example: tests/test_apply_plan.py",
-    "profile model.onnx --run-on": "minutes of a board; here: tests/verify/test_run_on.py",
-    "run-on": "needs a board; with a Python of this machine: tests/test_docs.py",
-    "--table my-pi.json": "of a board's table: tests/latency/test_command.py",
-    "runs/detect/train": "of a training run: tests/training",
     "--allocate curves": "takes minutes: bench/accuracy.py",
+    "arm-python": "needs the emulator of a board: bench/arm_accuracy.py",
+    "--resume": "of a run that was stopped: tests/training/test_slim_ultralytics.py",
     "--against yolov5n.pt": "30 trials: tests/test_sweep.py runs fewer",
-    "onnxslim-yolo finetune ": "trains: bench/finetune_demo.py",
-    "onnxslim-yolo sparsify ": "trains: tests/training",
-    "onnxslim-yolo distil ": "trains: tests/training",
-    "onnxslim-yolo slim ": "trains: tests/training",
 }
 """What stands in a command that is not run here → why."""
+TRAINING = (
+    "onnxslim-yolo finetune ",
+    "onnxslim-yolo sparsify ",
+    "onnxslim-yolo slim ",
+    "runs/detect/train",
+    "ultralytics",
+)
+"""What stands in a command that needs Ultralytics, which only its users have."""
+FEW = 4
+"""Epochs that a training takes here, whatever the page says."""
+LAUNCHER = f"{sys.executable} -"
+"""In the place of a board: another process of this machine's."""
 ALLOWED = (0, 4, 5)
 """Statuses of a command that works: done; a limit that a page's example is made to break; what needs training."""
 LIMIT = 280
@@ -62,24 +67,24 @@ def main() -> int:
         if not found or (len(sys.argv) > 1 and name not in sys.argv[1:]):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            furnish(Path(folder))
+            furnish(Path(folder), page)
             rows[name] = [run(words, Path(folder)) for words in found]
         write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
     write_atomically(RESULT.with_suffix(".md"), table(rows))
     return int(any(row["failed"] for page in rows.values() for row in page))
 
 
-def furnish(folder: Path) -> None:
-    """What the pages talk about."""
+def furnish(folder: Path, page: Path) -> None:
+    """What the pages talk about, and what the page itself writes before its commands."""
     shutil.copytree(ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("*.py", "zoo", "demo"))
     sparse = folder / "models/digits-sparse.onnx"
     for name in ("model", "best", "before", "after", "yolov8n", "yolov5n", "exported-again", "models/best"):
         shutil.copy(sparse, folder / f"{name}.onnx")
     rng = np.random.default_rng(0)
     (folder / "labels").mkdir()
-    for place in ("images", "calib", "bccd"):
+    for place in ("images", "calib", "bccd", "photographs"):
         (folder / place).mkdir()
-        for index in range(6):
+        for index in range(10):
             Image.fromarray(rng.integers(0, 255, (192, 192, 3), np.uint8)).save(folder / place / f"{index}.jpg")
             if place == "images":
                 (folder / "labels" / f"{index}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
@@ -90,25 +95,49 @@ def furnish(folder: Path) -> None:
         if Path(f"{DARKNET}{suffix}").exists():
             shutil.copy(Path(f"{DARKNET}{suffix}"), folder / f"yolov4-tiny{suffix}")
     for name in ("best", "yolov5n"):
-        save_like_a_trainer(
-            folder / f"{name}.pt", module("yolov8n", nc=10, width=0.25), extra={"train_args": {"imgsz": 64}}
-        )
+        save_checkpoint(folder / f"{name}.pt")
     (folder / "budget.toml").write_text('params = "0.9x"\n')
+    for block in blocks(page):
+        if block.action == "file":
+            (folder / block.argument).write_text(block.text)
+    python = [block.text for block in blocks(page) if block.action == "run" and block.language == "python"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if page.name == "research.md":  # its checkpoint is what its ONNX file was exported from
+        line = [sys.executable, "-m", "onnxslim_yolo", "trace", "best.pt", "-o", "model.onnx"]
+        subprocess.run(line, cwd=folder, env=environment, check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", "\n".join(python)], cwd=folder, env=environment, check=True)
+    if (folder / "pyproject.toml").exists():
+        line = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", "installed", "."]
+        subprocess.run(line, cwd=folder, check=True)
+
+
+def save_checkpoint(path: Path) -> None:
+    """A small detector of ten classes as a trainer saves it: Ultralytics itself where it is there."""
+    if find_spec("ultralytics"):
+        side = ROOT / "tests/training/ultralytics_side.py"
+        line = [sys.executable, str(side), "write", str(path.parent), "yolov8n", "10"]
+        subprocess.run(line, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        (path.parent / "yolov8n.pt").replace(path)
+    else:
+        save_like_a_trainer(path, module("yolov8n", nc=10, width=0.25), extra={"train_args": {"imgsz": 64}})
 
 
 def run(words: list[str], folder: Path) -> dict[str, object]:
     """One command as a process of its own; `> FILE` and `>> FILE` are carried out."""
     shown = shlex.join(words)
     reasons = ELSEWHERE | ({"--threads 4": "needs four cores"} if (os.cpu_count() or 1) < 4 else {})
-    reasons |= {} if find_spec("ultralytics") else {"ultralytics": "needs ultralytics, which only its users have"}
+    if not find_spec("ultralytics"):
+        reasons |= dict.fromkeys(TRAINING, "needs ultralytics, which only its users have")
     reasons |= {} if Path(f"{DARKNET}.cfg").exists() else {".cfg": "needs a Darknet network of ../shared/material"}
     why = next((reason for text, reason in reasons.items() if text in f"{shown} "), "")
     if why:
         print("–", shown, why, flush=True)
         return {"command": shown, "status": None, "failed": False, "said": why, "seconds": 0}
     into, arguments = redirected(words[1:])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GITHUB_STEP_SUMMARY": "summary.md", "COLUMNS": "200"}
-    line = [sys.executable, "-m", "onnxslim_yolo", *(os.path.expandvars(word) for word in arguments)]
+    arguments, said = shortened(arguments)
+    environment = os.environ | {"GITHUB_STEP_SUMMARY": "summary.md", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(folder / "installed"))), "pi": LAUNCHER}
+    line = [sys.executable, "-m", "onnxslim_yolo", *(word.replace("$pi", LAUNCHER) for word in arguments)]
     start = time.perf_counter()
     try:
         done = subprocess.run(
@@ -120,10 +149,19 @@ def run(words: list[str], folder: Path) -> dict[str, object]:
     except subprocess.TimeoutExpired:
         status, error = -1, f"longer than {LIMIT} s"
     failed = status not in ALLOWED
-    said = next((text for text in error.splitlines() if text.startswith("error")), error[-200:]) if failed else ""
+    if failed:
+        said = next((text for text in error.splitlines() if text.startswith("error")), error[-200:])
     print(status, shown, said, flush=True)
     took = round(time.perf_counter() - start, 1)
     return {"command": shown, "status": status, "failed": failed, "said": " ".join(said.split()), "seconds": took}
+
+
+def shortened(words: list[str]) -> tuple[list[str], str]:
+    """The words with few epochs in place of many, and what to say of that."""
+    if "--epochs" not in words:
+        return words, ""
+    at = words.index("--epochs") + 1
+    return [*words[:at], str(FEW), *words[at + 1 :]], f"with --epochs {FEW}"
 
 
 def redirected(words: list[str]) -> tuple[str, list[str]]:
