@@ -345,6 +345,12 @@ BENCHMARKS = (
         ("PEERS/bin/python bench/strangers.py",),
     ),
     Result(
+        "What LayerNormalization holds",
+        "leaving channels out of it: as zeros, written out by the source's count, and as others do; time and error",
+        ("layer_norm*",),
+        ("python bench/layer_norm.py --write",),
+    ),
+    Result(
         "What the check notices",
         "models spoiled in one place after the other, in onnxruntime and in ncnn",
         ("mutations*",),
