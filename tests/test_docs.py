@@ -176,7 +176,7 @@ def test_every_result_says_how_to_repeat_it(monkeypatch):
     files = [set(gen_pages.files_of(result)) for result in gen_pages.BENCHMARKS]
     assert all(files), "a result without a file"
     missing = {path.name for path in gen_pages.RESULTS.iterdir()} - {path.name for each in files for path in each}
-    assert not missing, f"say in docs/gen_pages.py how to repeat {', '.join(sorted(missing))}"
+    assert not missing, f"say in docs/results_list.py how to repeat {', '.join(sorted(missing))}"
     scripts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "bench").glob("*.py")}
     known = "".join(scripts.values())
     for command in (line for result in gen_pages.BENCHMARKS for line in result.commands):
