@@ -4,9 +4,9 @@ What rounding costs is measured on the reference itself: onnxruntime with its gr
 without. A float16 reference stands for the float32 evaluation of its weights, and what float16 makes of that is counted
 as rounding, too, and so is what rounding every weight once more makes, as folding does.
 
-Where a comparison fails, it is asked what moving every weight of the reference by its last place does: terms that
-cancel leave a column that hardly moves with the rounding of numbers far larger than it, which two runs of the same
-sums do not show.
+Where a comparison fails, it is asked of every input, not of the last alone, what optimising does, and what moving every
+weight of the reference by its last place does: terms that cancel leave a column that hardly moves with the rounding of
+numbers far larger than it, which two runs of the same sums do not show.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Judge:
         expected: its outputs, per input.
         rulers: per output.
         ordered: whether rounding may reorder rows.
-        slips: what moving every weight by its last place does (of `noise_between`), asked where a comparison fails.
+        slips: what optimising, or moving every weight by its last place, does on any input (of `noise_between`), asked
+            where a comparison fails.
     """
 
     expected: list[Feeds]
@@ -108,12 +109,15 @@ def judge_from(
         moved = {} if again is None else noise_between(expected[-1:], again, sharp)
         cost = {n: np.maximum(cost[n], moved.get(n, 0.0)) for n in cost}
         noise = {n: np.maximum(noise.get(n, np.zeros(1)), cost[n] * HALF_NOISE / NOISE) for n in cost}
-    slips = None if half else cache(partial(_slips, model, feeds[-1], native[-1], rulers))
+    slips = None if half else cache(partial(_slips, model, list(feeds), native, rulers))
     return Judge(expected, with_noise(rulers, noise), sorts(model.graph), slips)
 
 
-def _slips(model: Model, feed: Feeds, native: Feeds, rulers: dict[str, Ruler]) -> dict[str, Array]:
-    return noise_between([native], run_onnx(moved_weights(model), [feed]), rulers)
+def _slips(model: Model, feeds: list[Feeds], native: list[Feeds], rulers: dict[str, Ruler]) -> dict[str, Array]:
+    """On every input, for what cancels on one need not on another: another order of sums, and moved weights."""
+    ways = (run_onnx(model, feeds, optimise=True), run_onnx(moved_weights(model), feeds))
+    first, second = (noise_between(native, way, rulers) for way in ways)
+    return {name: np.maximum(first[name], second[name]) for name in first}
 
 
 def _in_float32(model: Model, feeds: list[Feeds]) -> list[Feeds] | None:
