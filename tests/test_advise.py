@@ -23,7 +23,6 @@ from tests.test_input_size import Made
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models/digits-dense.onnx"
-MATERIAL = ROOT.parent / "shared/material"
 
 
 @pytest.fixture(scope="module")
@@ -196,17 +195,3 @@ def test_a_real_trial(images: Path, tmp_path: Path) -> None:
     assert same["kept"]["images"] == 8 and same["kept"]["false_alarms"] == 0
     ruined = work.row(Lever("cut", {"prune": 0.4}))  # by weights alone
     assert ruined["kept"]["kept"] < 0.8 * ruined["kept"]["objects"]
-
-
-@pytest.mark.material
-def test_a_real_detector(tmp_path: Path) -> None:
-    file, calib = MATERIAL / "weights/yolov5n-coco-v6.pt", MATERIAL / "data/coco-val128/calib.txt"
-    if not file.exists():
-        pytest.skip("no material")
-    pytest.importorskip("torch")
-    compiling = {"imgsz": (320, 320), "device": "x86-avx512"}
-    found = advise(AdviseOptions(file, calib, "0.7x", tmp_path / "out", compile=compiling))
-    assert found.best is not None and found.best["kept"]["kept"] > 0.6 * found.best["kept"]["objects"]
-    assert found.best["lever"].startswith("input")
-    pruned = next(row for row in found.rows if row["lever"] == "pruned")
-    assert pruned["gain"] < found.best["gain"]
