@@ -122,8 +122,7 @@ class PruneToTarget:
         # pixels costs more than it saves.
         came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(plan.came or model.graph))
         source = max(came, problem.latency(problem.planned))
-        number, unit = parse_target(self.target)
-        return problem, source, number * source if unit == "x" else number * 1000
+        return problem, source, limit_of(self.target, source)
 
     def candidates(self, problem: WidthProblem) -> list[list[int]]:
         """Per unit, the widths to choose among."""
@@ -155,6 +154,12 @@ def parse_target(text: str) -> tuple[float, Literal["x", "ms"]]:
     if found is None or number <= 0 or (found[2] == "x" and number > 1):
         raise UsageError(f"the target '{text}' is neither a share like 0.6x nor a time like 12ms")
     return number, "x" if found[2] == "x" else "ms"
+
+
+def limit_of(target: str, whole: float) -> float:
+    """What a cost may come to (of latency in µs), where the source's is `whole`. Raises as `parse_target`."""
+    number, unit = parse_target(target)
+    return number * whole if unit == "x" else 1000 * number
 
 
 def _candidates(unit: Unit, lanes: int, floor: int) -> list[int]:

@@ -20,7 +20,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.passes import Canonicalise, ShuffleToGather
-from onnxslim_yolo.passes.to_target import parse_target
+from onnxslim_yolo.passes.to_target import limit_of
 from onnxslim_yolo.pruning.calibration_images import input_size
 from onnxslim_yolo.runtime.dataset import read_calibration
 from onnxslim_yolo.runtime.progress import tell
@@ -176,7 +176,7 @@ def choose_size(
     if calib is not None:
         with suppress(UnsupportedError):
             sizes.require_objects(calib)
-    limit = limit_us(target, sizes.us(full))
+    limit = limit_of(target, sizes.us(full))
     if sizes.us(full) <= limit:
         return SizeChoice(full, full, 1.0, None, None)
     chosen, candidates = full, smaller_sizes(full)
@@ -197,9 +197,3 @@ def choose_size(
             break
     rest = None if sizes.us(chosen) <= limit else f"{limit / 1000:.9g}ms"
     return SizeChoice(full, chosen, sizes.left(chosen), rest, sizes.agreement(chosen))
-
-
-def limit_us(target: str, whole: float) -> float:
-    """A target in µs, of a network that takes so many. Raises UsageError."""
-    number, unit = parse_target(target)
-    return number * whole if unit == "x" else 1000 * number

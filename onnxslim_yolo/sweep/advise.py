@@ -24,9 +24,9 @@ from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError
 from onnxslim_yolo.files.atomic import require_file, resolved, sha256_of, write_atomically
 from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.shipped import table_for
-from onnxslim_yolo.measure.smaller_input import Sizes, limit_us
+from onnxslim_yolo.measure.smaller_input import Sizes
 from onnxslim_yolo.options import CompileOptions, options_from
-from onnxslim_yolo.passes.to_target import parse_target
+from onnxslim_yolo.passes.to_target import limit_of, parse_target
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.report.advice import Advice, Row, ranked, write_advice_html
 from onnxslim_yolo.report.command import command_of
@@ -88,7 +88,7 @@ def advise(options: AdviseOptions, progress: Progress = lambda stage: None) -> A
     work.require_images()
     work.sizes.require_objects(options.calib)
     source = work.row(Lever("source", {}), required=True)
-    limit = limit_us(options.target_latency, work.whole)
+    limit = limit_of(options.target_latency, work.whole)
     int8 = work.row(Lever("int8", INT8))
     smaller, why = usable_sizes(work.sizes)
     rows = [source, int8]
@@ -99,7 +99,7 @@ def advise(options: AdviseOptions, progress: Progress = lambda stage: None) -> A
     tried = [row for row in rows[1:] if not row.get("error")]
     if not tried:
         raise InputError(f"no lever could be tried; the first: {rows[1]['error']}", file=options.model)
-    work.time(source, tried)
+    work.time(source, tried, limit)
     for row in rows:
         row["meets"] = not row.get("error") and row is not source and work.meets(row, limit)
     advice = Advice(options.model.name, options.target_latency, ranked(rows), work.facts(why))
@@ -231,11 +231,10 @@ class _Work:
         here = self.options.plain.device == "host" or self.options.run_on is not None
         return here and self.options.measure
 
-    def time(self, source: Row, tried: Sequence[Row]) -> None:
+    def time(self, source: Row, tried: Sequence[Row], limit: float) -> None:
         """Time the best, and others while none of those meets the target."""
         if not self._timing:
             return
-        limit = limit_us(self.options.target_latency, self.whole)
         left = [row for row in ranked([row | {"meets": self.meets(row, limit)} for row in tried]) if row["meets"]]
         order = [next(row for row in tried if row["key"] == each["key"]) for each in left]
         for start in range(0, len(order), TIMED):
