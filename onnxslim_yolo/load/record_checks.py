@@ -55,6 +55,9 @@ _KERNELS = frozenset(["k", "ks", "kernel_size", "s", "p", "pad", "padding"])
 _LEAST_WIDTH = 8
 """A smaller number may count or order something; under another name than those above it is no width."""
 
+_DEEPEST = 6
+"""How far down sizes are looked for: a block of blocks, each a list of sequences of convolutions with their norms."""
+
 _INTERNAL = frozenset(
     [
         *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", "_backend"),
@@ -209,8 +212,8 @@ def _unread(record: Record, read: Collection[str], beside: Collection[str] = _BE
     numbers |= _hooks(record)
     if not numbers:
         return {}
-    sizes = set(_sizes(record, 4))
-    return {name: value for name, value in numbers.items() if not _describes(name, value, sizes)}
+    sizes, halves = set(_sizes(record, _DEEPEST)), set(_halves(record))
+    return {name: value for name, value in numbers.items() if not _describes(name, value, sizes, halves)}
 
 
 def _is_internal(name: str) -> bool:
@@ -250,18 +253,37 @@ _TYPES = frozenset(f"torch.{name}" for name in ("float16", "bfloat16", "float32"
 _EMPTY_OBJECTS = frozenset(("torch.device", "torch.Size"))
 
 
-def _describes(name: str, value: Any, sizes: set[int]) -> bool:
+def _describes(name: str, value: Any, sizes: set[int], halves: set[int]) -> bool:
     """Whether it is a size, or a list of sizes, that the sub-modules have as well.
 
     Under any name numbers that can only be widths are taken for such; small ones under the usual names only: a 3 may be
-    a kernel, and may be how often something is done. Widths under their usual names may be stale.
+    a kernel, and may be how often something is done. Widths under their usual names may be stale, or say how wide the
+    parts are that a layer's output is split into, where an identity, which has no width, is all that takes one.
     """
     several = value if isinstance(value, (list, tuple)) else (value,)
     if not all(isinstance(each, int) and not isinstance(each, bool) for each in several):
         return False
     if name in _WIDTHS:
-        return bool(sizes) and all(each in sizes or each >= _LEAST_WIDTH for each in several)
+        known = sizes | halves
+        return bool(sizes) and all(each in known or each >= _LEAST_WIDTH for each in several)
     return all(each in sizes and (name in _KERNELS or each >= _LEAST_WIDTH) for each in several)
+
+
+def _halves(record: Record) -> Iterator[int]:
+    """Half of what each layer directly below gives, where an identity stands in a list beside it.
+
+    A block's layer may be a convolution with its norm.
+    """
+    below = [child for child in _dict(record, "_modules").values() if isinstance(child, Record)]
+    lists = [child for child in below if child.short in ("Sequential", "ModuleList")]
+    held = [each for one in lists for each in _dict(one, "_modules").values()]
+    if not any(isinstance(each, Record) and leaf_of(each) == "Identity" for each in held):
+        return
+    for child in below:
+        inner = _dict(child, "_modules").get("conv", child)
+        weight = _dict(inner, "_parameters").get("weight") if isinstance(inner, Record) else None
+        if isinstance(weight, TensorRecord) and len(weight.size) > 1 and weight.size[0] % 2 == 0:
+            yield weight.size[0] // 2
 
 
 def _sizes(record: Record, depth: int) -> Iterator[int]:

@@ -44,6 +44,21 @@ def swapped(self, x):
     return self.cv3(torch.cat((self.cv2(x), self.m(self.cv1(x))), 1))
 
 
+class C2f(nn.Module):
+    """cv1's output in two halves, `m` of the last of them in turn; parts that went whole are identities."""
+
+    def __init__(self, *parts: nn.Module, c: int = 6, **attributes: object) -> None:
+        super().__init__()
+        self.cv1, self.cv2, self.m = Conv(16, 2 * c), Conv((2 + len(parts)) * c, 16), nn.ModuleList(parts)
+        with_attributes(self, **{"c": c, **attributes})
+
+    def forward(self, x):
+        y = list(self.cv1(x).chunk(2, 1))
+        for part in self.m:
+            y.append(part(y[-1]))
+        return self.cv2(torch.cat(y, 1))
+
+
 class SPPF(nn.Module):
     """`pools` pools in a row, each of them concatenated."""
 
@@ -138,6 +153,14 @@ REFUSED = {
         lambda: named("RepConv", RepConv, lambda s, x: (s.conv1(x) + s.conv2(x)).relu())(None),
         "RepConv",
     ),
+    "a width beside an identity that is not half of anything": (
+        lambda: named("C3k2", C2f, C2f.forward)(nn.Identity(), dim=2),
+        "dim = 2",
+    ),
+    "half of a width where nothing went": (
+        lambda: with_attributes(C3(14), hidden_dim=7),
+        "hidden_dim = 7",
+    ),
     "pools counted by another name": (lambda: SPPF(pools=3, repeats=3), "repeats = 3"),
 }
 
@@ -159,6 +182,12 @@ READ = {
     "a narrower C3": lambda: C3(4),
     "a wider C3": lambda: with_attributes(C3(24), c_=24),
     "pools in a bottleneck": lambda: bottleneck(plain, cv2=SPPF(3)),
+    "an identity where a block went": lambda: named("C3k2", C2f, C2f.forward)(nn.Identity()),
+    "an identity before a block": lambda: named("C3k2", C2f, C2f.forward)(nn.Identity(), Bottleneck(4), c=4),
+    "a block before an identity": lambda: named("C2f", C2f, C2f.forward)(Bottleneck(2), nn.Identity(), c=2),
+    "a narrow width six levels down": lambda: named("C3k2", C2f, C2f.forward)(
+        nn.Sequential(nn.Sequential(Bottleneck(5))), c=5
+    ),
     "shuffle, Hardswish": lambda: Shuffle_Block(nn.Hardswish()),
     "shuffle, LeakyReLU": lambda: Shuffle_Block(nn.LeakyReLU(0.2)),
     "shuffle, groups": lambda: Shuffle_Block(nn.ReLU6(), groups=2),

@@ -103,12 +103,12 @@ def test_a_dead_block_becomes_an_identity(name: str, tmp_path: Path) -> None:
         == 0
     )
     assert side(tmp_path, "facts", str(tmp_path), "x.pt")["widths"] == before["widths"]
-    if (
-        name == "yolo11n"
-    ):  # refused: nothing beside the identity has a `c` of fewer than 8, and no more says it is a width
-        return
-    done = tool(tmp_path, "compile", f"out/{name}-slim.pt", "--prune", "0.2", *emit, "-o", "again")
+    done = tool(tmp_path, "compile", f"out/{name}-slim.pt", "--prune", "dead", *emit, "-o", "again")
     assert done.returncode == 0, done.stderr[-2000:]
+    _, slim, again = side(
+        tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"again/{name}-slim.onnx"
+    )
+    assert np.allclose(slim["scores"], again["scores"], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n-cls", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo26n"])
