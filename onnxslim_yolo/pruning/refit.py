@@ -6,9 +6,10 @@ A block that is taken out leaves its readers x where they had x + f(x), or fewer
     B = Σ_dx (Σ_xx + λI)⁻¹        W ← W·(P + B)        b ← b + W·(μ_d − B·μ_x)
 
 with P what places the columns of x among those that there were: the identity, for a branch. That is the block's
-output fitted by least squares as a 1×1 convolution of what bridges it, folded into whoever reads it. A reader behind
-another one sees what that one yields once it is fitted: they are fitted in waves. λ is a share of the mean diagonal of
-Σ_xx.
+output fitted by least squares as a 1×1 convolution of what bridges it, folded into whoever reads it. A reader of
+several groups knows its own columns only: each group is fitted by itself, a depthwise layer's channels one by one, and
+what would need the other groups' columns is left to whoever reads that reader. A reader behind another one sees what
+that one yields once it is fitted: they are fitted in waves. λ is a share of the mean diagonal of Σ_xx.
 """
 
 from __future__ import annotations
@@ -34,15 +35,19 @@ SAMPLES_PER_COLUMN = 4
 
 @dataclass(frozen=True)
 class _Reader:
-    """A linear layer whose input has changed: its names in both graphs are one, and `columns` of the old are left."""
+    """A linear layer whose input has changed: its names in both graphs are one, and of `before` columns of the old
+    `columns` are left, as many of each of its groups."""
 
     node: str
+    groups: int
+    before: int
     columns: Array
 
 
 @dataclass
 class _Sums:
-    """Σ over positions of x, d, x·xᵀ and d·xᵀ, about the first image's means."""
+    """Σ over positions of x, d, x·xᵀ and d·xᵀ within each group: (groups, n), (groups, m), (groups, n, n) and
+    (groups, m, n)."""
 
     count: int
     x: Array
@@ -73,30 +78,39 @@ def refit_readers(model: Model, plan: Plan, images: Images, ridge: float) -> dic
 
 def _fit(node: Node, came: gs.Graph, reader: _Reader, sums: _Sums | None, ridge: float) -> Array | None:
     """Edit a reader's weight; returns what its outputs have to be shifted by. None: it stays as it is."""
-    if sums is None or sums.count < SAMPLES_PER_COLUMN * len(sums.x):
+    if sums is None or sums.count < SAMPLES_PER_COLUMN * sums.x.shape[1]:
         return None
     mean_x, mean_d = sums.x / sums.count, sums.d / sums.count
-    inner = sums.xx / sums.count - np.outer(mean_x, mean_x)
-    cross = sums.dx / sums.count - np.outer(mean_d, mean_x)
+    inner = sums.xx / sums.count - mean_x[:, :, None] * mean_x[:, None]
+    cross = sums.dx / sums.count - mean_d[:, :, None] * mean_x[:, None]
     if not (np.isfinite(inner).all() and np.isfinite(cross).all()) or not (mean_d.any() or cross.any()):
         return None
-    known = ridge_regression(cross, inner, ridge)
+    known = np.stack([ridge_regression(d, x, ridge) for d, x in zip(cross, inner, strict=True)])
     earlier = node_named(came, node.name)
     layer, old = LinearLayer.of(node), None if earlier is None else LinearLayer.of(earlier)
     if layer is None or old is None:
         return None
-    place = np.zeros((old.inputs, layer.inputs))
-    place[reader.columns, np.arange(layer.inputs)] = 1.0
-    blocks = np.einsum("goit,ij->gojt", old.blocks, place + known)
+    place = np.zeros((reader.before, len(reader.columns)))
+    place[reader.columns, np.arange(len(reader.columns))] = 1.0
+    mine = np.stack(_diagonal(place, reader.groups))
+    blocks = np.einsum("goit,gij->gojt", old.blocks, mine + known)
     revalue(node, 1, layer.stored(blocks).astype(layer.weight.dtype))
-    lost = old.blocks.sum(axis=3)[0] @ (mean_d - known @ mean_x)
+    missed = mean_d - np.einsum("gij,gj->gi", known, mean_x)
+    lost = np.einsum("goi,gi->go", old.blocks.sum(axis=3), missed).reshape(-1)
     return np.asarray(lost / layer.overlap)
+
+
+def _diagonal(matrix: Array, groups: int) -> list[Array]:
+    """The blocks on the diagonal of a matrix whose rows and columns lie in as many groups."""
+    rows, columns = (size // groups for size in matrix.shape)
+    return [matrix[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups)]
 
 
 def _readers(graph: gs.Graph, came: gs.Graph) -> list[_Reader]:
     """The layers whose input is not what it was, in order, as far as no other layer that is fitted stands between.
 
-    What a fitted layer yields is taken for what it was: whoever reads that is not to make up for the same again.
+    What a fitted layer yields is taken for what it was: whoever reads that is not to make up for the same again. Not
+    so what one of several groups yields, which lacks what its groups could not tell from their own columns.
     """
     before = {node.name: node for node in came.nodes}
     changed: set[int] = set()
@@ -107,22 +121,24 @@ def _readers(graph: gs.Graph, came: gs.Graph) -> list[_Reader]:
         if same and not any(id(tensor) in changed for tensor in node.inputs):
             continue
         reader = None if earlier is None else _reader(node, earlier)
-        if reader is None:
+        found += [] if reader is None else [reader]
+        if reader is None or reader.groups > 1:
             changed.update(map(id, node.outputs))
-        else:
-            found.append(reader)
     return found
 
 
 def _reader(node: Node, earlier: Node) -> _Reader | None:
-    """A layer of one group that has lost nothing but columns."""
+    """A layer that has lost nothing but columns, as many of each group."""
     layer, old = LinearLayer.of(node), LinearLayer.of(earlier)
-    if layer is None or old is None or not layer.samples_in_place or layer.groups != 1 or old.groups != 1:
+    if layer is None or old is None or not layer.samples_in_place:
         return None
-    if layer.blocks.shape[1::2] != old.blocks.shape[1::2]:
+    new_shape, old_shape = layer.blocks.shape, old.blocks.shape
+    if (new_shape[:2], new_shape[3]) != (old_shape[:2], old_shape[3]):
         return None
-    columns = _columns(layer.blocks[0], old.blocks[0])
-    return None if columns is None else _Reader(node.name, columns)
+    columns = [_columns(new, before) for new, before in zip(layer.blocks, old.blocks, strict=True)]
+    starts = np.arange(old.groups) * old_shape[2]
+    known = [start + own for start, own in zip(starts, columns, strict=True) if own is not None]
+    return None if len(known) < old.groups else _Reader(node.name, old.groups, old.inputs, np.concatenate(known))
 
 
 def _fed_by(node: Node) -> list[str]:
@@ -183,14 +199,16 @@ def _measure(graph: gs.Graph, came: gs.Graph, wave: Sequence[_Reader], images: I
             x, old = (np.moveaxis(value[k], axis, -1).reshape(-1, value[k].shape[axis]) for value in (now, then))
             if len(x) != len(old):
                 continue
-            sums[k] = _add(sums[k], x.astype(np.float64), old.astype(np.float64), reader.columns)
+            sums[k] = _add(sums[k], x.astype(np.float64), old.astype(np.float64), reader)
     return sums
 
 
-def _add(sums: _Sums | None, x: Array, old: Array, columns: Array) -> _Sums:
+def _add(sums: _Sums | None, x: Array, old: Array, reader: _Reader) -> _Sums:
     d = old.copy()
-    d[:, columns] -= x
-    parts = (len(x), x.sum(axis=0), d.sum(axis=0), x.T @ x, d.T @ x)
+    d[:, reader.columns] -= x
+    x, d = (np.moveaxis(each.reshape(len(each), reader.groups, -1), 0, 2) for each in (x, d))  # (groups, n, positions)
+    turned = x.swapaxes(1, 2)
+    parts = (x.shape[2], x.sum(axis=2), d.sum(axis=2), x @ turned, d @ turned)
     if sums is None:
         return _Sums(*parts)
     return _Sums(sums.count + parts[0], sums.x + parts[1], sums.d + parts[2], sums.xx + parts[3], sums.dx + parts[4])

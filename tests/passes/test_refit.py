@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.blocks import Block, find_blocks
-from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks
 from onnxslim_yolo.pruning.plan import open_plan
@@ -56,6 +56,14 @@ def transposed() -> Model:
     """Read by a transposed convolution and, flattened over space, by a matrix."""
     body = f"{linear('f', 'stem')} r = Add(stem, f) y = ConvTranspose<pads=[1,1,1,1]>(r, h.weight)"
     return network(body, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), h=(WIDTH, 4, 3, 3))
+
+
+def grouped(groups: int) -> Model:
+    """Read by a layer of several groups, by each channel's own where there are as many as channels."""
+    read = f"y_g = Conv<pads=[1,1,1,1], group={groups}>(r, g.weight) y = Conv(y_g, h.weight)"
+    body = f"{linear('f', 'stem')} r = Add(stem, f) {read}"
+    taps = (WIDTH, WIDTH // groups, 3, 3)
+    return network(body, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), g=taps, h=(4, WIDTH, 1, 1))
 
 
 def shortcut_after_activation() -> Model:
@@ -106,6 +114,46 @@ def test_what_is_linear_comes_back(make: Callable[[], Model], ends: tuple[str, .
     shifts = refit_readers(after, open_plan(after), images(), 1e-6)
     assert len(shifts) == fitted
     assert lost(model, after) < min(most, before / 5)
+
+
+@pytest.mark.parametrize("groups", [2, 3, WIDTH])
+def test_what_a_group_cannot_know_the_next_reader_makes_up_for(groups: int) -> None:
+    model = grouped(groups)
+    after = without(model, lambda block: block.kind == "branch")
+    before = lost(model, after)
+    assert before > 0.1, "the control: the block matters"
+    assert len(refit_readers(after, open_plan(after), images(), 1e-6)) == 2
+    assert lost(model, after) < before / 2
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, WIDTH])
+def test_each_group_is_fitted_by_its_own_columns(groups: int) -> None:
+    """W ← W·(I + B) and b ← W·(c), where d ≈ B·x + c of each group's columns is numpy's least squares."""
+    model, seen = grouped(groups), images()
+    after = without(model, lambda block: block.kind == "branch")
+    old = _layer(after, "g.weight").inputs[1].values.copy()
+    refit_readers(after, open_plan(after), seen, 1e-9)
+    node = _layer(after, "g.weight")
+
+    tapped = model.copy()
+    by_name = {tensor.name: tensor for n in tapped.graph.nodes for tensor in n.outputs}
+    tapped.graph.outputs = [by_name["stem"], by_name["f"]]
+    values = [run_onnx(tapped, {"x": image}) for image in seen]
+    x, d = (np.concatenate([v[key][0].reshape(WIDTH, -1).T for v in values]).astype(float) for key in ("stem", "f"))
+
+    per = WIDTH // groups
+    for g in range(groups):
+        own = slice(g * per, (g + 1) * per)
+        fit = np.linalg.lstsq(np.c_[x[:, own], np.ones(len(x))], d[:, own], rcond=None)[0]
+        wanted = np.einsum("oiyx,ij->ojyx", old[own], np.eye(per) + fit[:-1].T)
+        shift = old[own].sum(axis=(2, 3)) @ fit[-1]
+        assert np.allclose(node.inputs[1].values[own], wanted, atol=1e-4)
+        assert np.allclose(node.inputs[2].values[own], shift, atol=1e-4)
+    assert not np.allclose(old, node.inputs[1].values, atol=1e-2)
+
+
+def _layer(model: Model, weight: str) -> Node:
+    return next(node for node in model.graph.nodes if any(tensor.name == weight for tensor in node.inputs))
 
 
 def test_too_few_positions_fit_nothing() -> None:
