@@ -29,7 +29,7 @@ from onnxslim_yolo.measure.smaller_input import SizeChoice, choose_size
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
-from onnxslim_yolo.pipeline import preparation, remainder
+from onnxslim_yolo.pipeline import preparation, remainder, shaping
 from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.artefacts import fill_report, source_sizes, write_artefacts, write_reports
 from onnxslim_yolo.report.budget import budget_of, violations
@@ -41,6 +41,8 @@ from onnxslim_yolo.result import Result, Taught
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.runtime.packages import require_counting, require_ncnn
 from onnxslim_yolo.runtime.progress import tell
+from onnxslim_yolo.training.compensate import Distil
+from onnxslim_yolo.training.distil import require_torch
 from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import CompensationProbe
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
@@ -176,7 +178,8 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
         _require_same(model, reference, options.reference)
     chain, probe, source = Chain(reference), CompensationProbe(), model.copy()
     progress("passes")
-    baseline, trainable, records = _run_passes(model, reference, options, chain, probe, progress)
+    lesson: dict[str, Any] = {} if taught is None else taught.facts
+    baseline, trainable, records = _run_passes(model, reference, options, chain, probe, progress, lesson)
     name, folder = options.name_for(path), options.folder_for(path)
     with staging(folder) as stage:
         progress("emit")
@@ -208,7 +211,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
         fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
         result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)}
         result.report |= {} if chosen is None else {"input_size": chosen.as_json()}
-        result.report |= gains | there | ({} if taught is None else {"distillation": taught.facts})
+        result.report |= gains | there | ({"distillation": lesson} if lesson else {})
         enter_slim(result, baseline, _split(remainder(options, baseline))[0])
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
         result.report["source"] |= source_sizes(path, options, reference, result.report)
@@ -240,6 +243,8 @@ def _require_packages(options: CompileOptions) -> None:
     """What the run will need is asked for before it."""
     if options.data is not None:
         require_counting()
+    if options.compensate == "distil":
+        require_torch()
     here = options.verify or options.measure or options.data is not None
     if "ncnn" in options.emit and here and options.run_on is None:
         require_ncnn("--emit onnx")
@@ -260,8 +265,13 @@ def _run_passes(
     chain: Chain,
     probe: CompensationProbe | None = None,
     progress: Progress = lambda stage: None,
+    lesson: dict[str, Any] | None = None,
 ) -> tuple[Model, Model, list[PassRecord]]:
-    """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass."""
+    """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass.
+
+    Args:
+        lesson: gets what came of a training.
+    """
     observe = _observer(reference, options, chain, probe)
     watched = None if options.verify_each else CHANGING
     limits = limits_for(model, options.limit_memory, options.limit_work)
@@ -276,11 +286,20 @@ def _run_passes(
         progress(warning)
         model.note(warning)
     planning, fusing = _split(remainder(options, model))
-    for steps in (planning, fusing):
+    for steps in (planning, _teaching(options, baseline, lesson), fusing):
         if steps is fusing:
             trainable = model.copy()
         records += manage(steps, first_index=len(records)).run(model)
     return baseline, trainable, records
+
+
+def _teaching(options: CompileOptions, baseline: Model, lesson: dict[str, Any] | None) -> list[Pass]:
+    """The training that `--compensate distil` asks for, its teacher with the outputs that are written."""
+    if options.compensate != "distil" or options.calib is None:
+        return []
+    teacher = baseline.copy()
+    PassManager(shaping(options)).run(teacher)
+    return [Distil(teacher, options.calib, facts={} if lesson is None else lesson)]
 
 
 def _split(steps: list[Pass]) -> tuple[list[Pass], list[Pass]]:

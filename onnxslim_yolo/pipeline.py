@@ -116,14 +116,12 @@ def remainder(options: CompileOptions, model: Model) -> list[Pass]:
     """What follows the preparation: the user's pipeline, or the default one with the user's options."""
     if options.passes is not None:
         return [*parse_pipeline(options.passes), *_quantising(options)]
-    return [
-        Head(options.head, strict=options.head == "raw"),
-        FocusToConv(),
-        SppToSppf(),
-        *_pruning(options, model),
-        *_fusing(options),
-        *_quantising(options),
-    ]
+    return [*shaping(options), *_pruning(options, model), *_fusing(options), *_quantising(options)]
+
+
+def shaping(options: CompileOptions) -> list[Pass]:
+    """What is done to the whole network before anything is cut: exact but for where it ends."""
+    return [Head(options.head, strict=options.head == "raw"), FocusToConv(), SppToSppf()]
 
 
 def _quantising(options: CompileOptions) -> list[Pass]:
@@ -163,7 +161,7 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         steps.append(AbsorbConstants(scope="exact"))
     elif options.compensate == "constant":
         steps.append(AbsorbConstants())
-    elif options.compensate == "reconstruct":
+    elif options.compensate in ("reconstruct", "distil"):
         steps.append(Reconstruct(options.calib))
     return [*_whole(options), *steps, SliceChannels()]
 

@@ -20,7 +20,7 @@ def sweep_command(
     prune: Annotated[str, typer.Option(metavar="R,R,…", help="Ratios, or 'dead'.")] = "0.2,0.4,0.6",
     snap: Annotated[str, typer.Option(metavar="S,S,…", help="Grids for widths: none, pow2, N, auto.")] = "auto",
     importance: Annotated[str, typer.Option(metavar="I,I,…", help="Rankings.")] = "auto",
-    compensate: Annotated[str, typer.Option(metavar="C,C,…", help="none, constant, reconstruct.")] = "constant",
+    compensate: Annotated[str, typer.Option(metavar="C,C,…", help="none, constant, reconstruct, distil.")] = "constant",
     imgsz: Annotated[
         str, typer.Option(metavar="N,HxW,…|auto", help="Input sizes (default: the file's); auto: all smaller ones.")
     ] = "",

@@ -20,9 +20,12 @@ _BETWEEN = "|"
 
 
 def spell(step: Pass) -> str:
-    """A pass as text: its name, and in braces those options that differ from their defaults."""
+    """A pass as text: its name, and in braces those options that differ from their defaults.
+
+    What a pass was given to work with, a graph say, is no option: a field with `repr=False`.
+    """
     parts: list[str] = []
-    for option in dataclasses.fields(cast(Any, step)):
+    for option in (option for option in dataclasses.fields(cast(Any, step)) if option.repr):
         value = getattr(step, option.name)
         if option.default is not dataclasses.MISSING and value == option.default:
             continue

@@ -48,8 +48,9 @@ class CompileOptions:
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
         device: the machine that the result is for, by name (see `latency.devices`); `isa` is another word for it.
         target: the runtime to be fast on.
-        compensate: "none", "constant", or "reconstruct", which needs `calib`.
-        calib: unlabelled images (a folder, a list, a data.yaml) for "reconstruct", importance "output" and allocation
+        compensate: "none", "constant", or what needs `calib`: "reconstruct", or "distil", which then trains as well,
+            the source as teacher, and needs torch (see `training.compensate`).
+        calib: unlabelled images (a folder, a list, a data.yaml) for these, importance "output" and allocation
             by "curves"; the loss on every eighth of them is estimated.
         allocate: "global" or "curves": see the pass `prune`.
         quantize: "none", or what is int8 in the files written: "int8" (or "auto": as much as the detector bears),
@@ -146,7 +147,7 @@ class CompileOptions:
     allocate: Literal["global", "curves"] = field(
         default="global", metadata=told("How widths are chosen.", "What to cut")
     )
-    compensate: Literal["none", "constant", "reconstruct"] = field(
+    compensate: Literal["none", "constant", "reconstruct", "distil"] = field(
         default="constant", metadata=told("How what is left makes up for what went.", "Compensation")
     )
     calib: Path | None = field(
@@ -225,10 +226,13 @@ class CompileOptions:
             raise UsageError(f"the time that {self.device} takes cannot be predicted", hint=hint)
         if self.run_on is not None and "ncnn" not in self.emit:
             raise UsageError("--run-on runs NCNN pairs, and --emit names none", hint="--emit onnx,ncnn")
-        wanting = [("--compensate", self.compensate, "reconstruct"), ("--importance", self.importance, "output")]
+        fitted = [("--compensate", self.compensate, how) for how in ("reconstruct", "distil")]
+        wanting = [*fitted, ("--importance", self.importance, "output")]
         for option, value, needs in (*wanting, ("--allocate", self.allocate, "curves")):
             if value == needs and self.calib is None:
                 raise UsageError(f"{option} {value} needs images", hint="give unlabelled ones with --calib DIR")
+        if self.compensate == "distil" and self.passes is not None:
+            raise UsageError("--compensate distil belongs to the default pipeline", hint="leave --passes out")
         if self.int8 and self.calib is None:
             hint = "give unlabelled ones with --calib DIR"
             raise UsageError(f"--quantize {self.quantize} needs images", hint=hint)

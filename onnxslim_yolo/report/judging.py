@@ -68,7 +68,7 @@ FITTED = "judged on images that the result was fitted to; more of them leave som
 def _fits(options: CompileOptions) -> bool:
     """Whether images decide weights or widths."""
     ranked = options.importance in ("output", "variance") or options.allocate == "curves"
-    return options.compensate == "reconstruct" or ranked or options.passes is not None
+    return options.compensate in ("reconstruct", "distil") or ranked or options.passes is not None
 
 
 def _on_images(source: Model, model: Model, calib: Path) -> Alive:
