@@ -6,8 +6,8 @@ best predictions whose cell lies in the object are positive; t is rescaled so th
 IoU. Box loss: Zheng et al., "Distance-IoU Loss" (2020), CIoU. Scores: binary cross entropy with the rescaled t as soft
 target, so that scores rank boxes by their quality.
 
-It works on any head here that has anchors (YOLOv5: an objectness and conditional class scores) or none (YOLOv8: class
-scores only, sides from the bins' expectation, no loss on the bins' distribution).
+It works on any head here that has anchors (YOLOv5: an objectness and conditional class scores) or none (YOLOX: these,
+too; YOLOv8: class scores only, sides from the bins' expectation, no loss on the bins' distribution).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.nn import functional
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.models.heads import AnchorDetect
 from onnxslim_yolo.models.heads_dfl import Detect
+from onnxslim_yolo.models.zoo.detectors import YOLOXHead
 
 TOP_K = 10
 ALPHA, BETA = 0.5, 6.0
@@ -67,15 +68,17 @@ def read_head(head: nn.Module, raw: Sequence[Tensor]) -> Predictions:
     """A head's raw maps as predictions.
 
     Raises:
-        UnsupportedError: the head is neither YOLOv5's nor YOLOv8's.
+        UnsupportedError: the head is neither YOLOv5's, YOLOv8's nor YOLOX's.
     """
     if isinstance(head, AnchorDetect) and not head.nm:
         return _read_anchors(head, raw)
     if type(head) is Detect and head.one2one_cv2 is None:
         return _read_sides(head, raw)
+    if isinstance(head, YOLOXHead):
+        return _read_offsets(head, raw)
     raise UnsupportedError(
         f"training knows plain detection heads, found {type(head).__name__}",
-        hint="choose an architecture with YOLOv5's or YOLOv8's head",
+        hint="choose an architecture with YOLOv5's, YOLOv8's or YOLOX's head",
     )
 
 
@@ -106,6 +109,16 @@ def _read_sides(head: Detect, raw: Sequence[Tensor]) -> Predictions:
     boxes = torch.cat((centre - low, centre + high), 1) * stride
     points = (centre * stride)[0].transpose(0, 1)
     return Predictions(boxes.transpose(1, 2), classes.transpose(1, 2), None, points, stride.flatten())
+
+
+def _read_offsets(head: YOLOXHead, raw: Sequence[Tensor]) -> Predictions:
+    flat = torch.cat([level.flatten(2) for level in raw], 2).transpose(1, 2)
+    cells = [head.grid(level, 0.0).flatten(2)[0].transpose(0, 1) for level in raw]
+    strides = torch.cat([torch.full((len(c),), s) for c, s in zip(cells, head.stride, strict=True)])
+    corner, side = torch.cat(cells), strides.unsqueeze(-1)
+    centre, half = (flat[..., :2] + corner) * side, flat[..., 2:4].exp() * side / 2
+    boxes = torch.cat((centre - half, centre + half), -1)
+    return Predictions(boxes, flat[..., 5:], flat[..., 4], (corner + 0.5) * side, strides)
 
 
 def assign(found: Predictions, boxes: Tensor, labels: Tensor) -> Targets:
@@ -205,3 +218,6 @@ def start_rare(head: nn.Module) -> None:
         elif isinstance(head, Detect):
             for tower in head.cv3:
                 tower.get_parameter("2.bias").fill_(bias)
+        elif isinstance(head, YOLOXHead):
+            for conv in head.obj_preds:
+                conv.get_parameter("bias").fill_(bias)
