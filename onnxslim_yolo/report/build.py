@@ -1,8 +1,8 @@
 """report.json: everything a compilation decided, measured and refused, as plain values.
 
-Stable keys: `format`, `version`, `source`, `options`, `before`, `after`, `pruning`, `groups`, `frozen`, `passes`,
-`journal`, `network`, `verification`, `files`, `notes`, `ncnn`. Terminal and HTML report show this and nothing else. No
-wall-clock time is in it, so that the same input and options give the same bytes.
+Stable keys: `format`, `version`, `source`, `options`, `before`, `after`, `blocks`, `pruning`, `groups`, `frozen`,
+`passes`, `journal`, `network`, `verification`, `files`, `notes`, `ncnn`. Terminal and HTML report show this and nothing
+else. No wall-clock time is in it, so that the same input and options give the same bytes.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ def diff_reports(old: Report, new: Report) -> dict[str, Any]:
         `files`: name → {old, new} in bytes. `options`: name → {old, new} for those that differ.
         `verdict`: {old, new}, each headline's word, text and level.
         `verification`: {old, new}, each with verdict and worst required difference.
+        `blocks`: name → {old, new} for those whose cost in the result differs: layers, macs, parameters and predicted
+        latency_us; null where it is gone. None of a report that does not tell them.
         `widths`: groups whose kept width differs, with members. `notes`: {new, gone}.
     """
     return {
@@ -41,6 +43,7 @@ def diff_reports(old: Report, new: Report) -> dict[str, Any]:
         "options": {k: v for k, v in _pairs(old["options"], new["options"]).items() if v["old"] != v["new"]},
         "verification": {"old": _verification(old), "new": _verification(new)},
         "verdict": {"old": _headline(old), "new": _headline(new)},
+        "blocks": _blocks(old, new),
         "widths": _widths(old, new),
         "notes": {
             "new": list((Counter(new["notes"]) - Counter(old["notes"])).elements()),
@@ -74,6 +77,11 @@ def _figures(report: Report) -> dict[str, float | None]:
         accuracy = report["accuracy"]
         figures["map50"] = accuracy["models"]["source"]["map50"] - accuracy["map50_drop"]
     return figures
+
+
+def _blocks(old: Report, new: Report) -> dict[str, Any]:
+    sides = [{block["name"]: block["after"] for block in report.get("blocks") or ()} for report in (old, new)]
+    return {name: pair for name, pair in _pairs(*sides).items() if pair["old"] != pair["new"]} if all(sides) else {}
 
 
 def _headline(report: Report) -> dict[str, str]:

@@ -19,6 +19,7 @@ from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.measure.latency import predicted_latency
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.quantisation.qdq import as_int8
+from onnxslim_yolo.report.block_costs import enter_blocks
 from onnxslim_yolo.report.budget import budget_of
 from onnxslim_yolo.result import Result
 
@@ -85,6 +86,7 @@ def enter_latency(
     for key, graph in graphs.items():
         report[key] |= latency[key]
         add_latency(report[key], graph, table)
+    enter_blocks(report, graphs, table)
 
 
 def _estimate(baseline: Model, result: Model, calib: Path) -> dict[str, Any] | None:

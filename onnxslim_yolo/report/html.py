@@ -77,6 +77,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         journal=journal_data(report),
         metrics=_metrics(blocks),
         kinds=kinds_of(report),
+        costs=_largest(report.get("blocks") or [], lambda block: block["before"]["macs"]),
         prediction=wording.prediction_text(report),
         compensation=_compensation(report),
         groups=groups,

@@ -115,11 +115,14 @@ def markdown_diff(diff: Mapping[str, Any]) -> str:
         *_table(("", "old", "new", "change"), _figure_rows(diff["figures"])),
         *_section("Files", _table(("file", "old", "new", "change"), _file_rows(diff["files"]))),
         *_section("Options", _table(("option", "old", "new"), _option_rows(diff["options"]))),
+        *_section("Blocks", _table(_BLOCK_HEAD, _block_rows(diff["blocks"]))),
         *_section("Widths", _table(("layers", "old", "new"), _width_rows(diff["widths"]))),
         *_section("New notes", _bullets(diff["notes"]["new"])),
         *_section("Notes that are gone", _bullets(diff["notes"]["gone"])),
     ]
-    if not any((diff["widths"], diff["options"])) and all(f["old"] == f["new"] for f in diff["figures"].values()):
+    if not any((diff["widths"], diff["blocks"], diff["options"])) and all(
+        f["old"] == f["new"] for f in diff["figures"].values()
+    ):
         lines += ["", "Nothing changed."]
     return "\n".join(lines) + "\n"
 
@@ -194,6 +197,23 @@ def _option_rows(options: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+_BLOCK_HEAD = ("block", "layers left", "MACs", "parameters", "latency, predicted", "change")
+
+
+def _block_rows(blocks: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Those whose latency changed most come first: of many only the first are shown."""
+    rows = []
+    for name, pair in blocks.items():
+        sides = [pair[key] or {} for key in ("old", "new")]
+        shown = []
+        for metric, form in (*((m, count_text) for m in ("layers", "macs", "parameters")), ("latency_us", time_text)):
+            old, new = ("gone" if not side else form(side[metric]) for side in sides)
+            shown.append(old if old == new else f"{old} → {new}")
+        took = [side.get("latency_us", 0.0) for side in sides]
+        rows.append((abs(took[1] - took[0]), (_code(name), *shown, change_text(*took))))
+    return [row for _, row in sorted(rows, key=lambda each: -each[0])]
+
+
 def _width_rows(widths: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [(_code(members_text(row["members"], 2)), _width(row["old"]), _width(row["new"])) for row in widths]
 
@@ -219,7 +239,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, "", f"… and {len(rows) - MOST} more"] if len(rows) > MOST else lines
 
 
-_RIGHT = ("before", "after", "ratio", "wanted", "kept", "old", "new", "change", "size", "worst", "allowed")
+_RIGHT = (
+    *_BLOCK_HEAD[1:],
+    "before",
+    "after",
+    "ratio",
+    "wanted",
+    "kept",
+    "old",
+    "new",
+    "change",
+    "size",
+    "worst",
+    "allowed",
+)
 
 
 def _row(cells: Iterable[str]) -> str:

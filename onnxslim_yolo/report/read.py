@@ -64,6 +64,7 @@ _NETWORK = {
     "blocks": [{"name": str, "kind": str, "nodes": [str], "ops": dict}],
     "edges": [{"from": _COUNT, "to": _COUNT, "tensors": [_TENSOR]}],
 }
+_BLOCK_COST = {"layers": _COUNT, "macs": _COUNT, "parameters": _COUNT, "latency_us": _TIME}
 _SHAPE = {
     "tool": {"name": str, "version": str},
     "source": {"file": str, "sha256": str, "bytes": _COUNT, "onnx_bytes": _Added(_COUNT), "ncnn_bytes": _Added(_COUNT)},
@@ -87,6 +88,7 @@ _SHAPE = {
         {"id": _COUNT, "width": _COUNT, "wanted": _COUNT, "kept": _COUNT, "members": [str], "frozen": _Maybe(str)}
     ],
     "frozen": [{"reason": str, "channels": _COUNT}],
+    "blocks": _Added([{"name": str, "before": _BLOCK_COST, "after": _Maybe(_BLOCK_COST)}]),
     "passes": [{"name": str, "spec": str, "rewrites": _COUNT, "nodes": _COUNT}],
     "verification": _Maybe(
         {
