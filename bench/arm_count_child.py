@@ -3,7 +3,8 @@
 Reads a line of JSON for each network: `{"param": text, "inputs": [[c, h, w], …], "half": bool, "bf16": bool, "times":
 2}` for one layer, with weights of 0, as `measure/profile_child.py` has it, or `{"files": {"param", "bin"}, …}` for a
 whole network; an empty "bin" stands for weights of 0, as ncnn's own benchmark has them. Answers `{"counts": [six
-numbers] or null}`. The file that the plugin writes is named by $ARM_COUNTS.
+numbers] or null}`; to a request with "blobs", a list of such: what each blob takes after those before it. The file
+that the plugin writes is named by $ARM_COUNTS.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
         print(json.dumps({"counts": counted(json.loads(line))}), file=channel, flush=True)
 
 
-def counted(request: dict[str, Any]) -> list[int] | None:
+def counted(request: dict[str, Any]) -> list[Any] | None:
     """Instructions of one run by class; of several runs the fewest in sum."""
     import ncnn
     import numpy as np
@@ -52,6 +53,8 @@ def counted(request: dict[str, Any]) -> list[int] | None:
                 return None
     arrays = [random.random(shape, dtype=np.float32) for shape in request["inputs"]]
     mats = [ncnn.Mat(array).clone() for array in arrays]
+    if "blobs" in request:
+        return by_blob(net, mats, request["blobs"])
     runs = [whole(net, mats) if "files" in request else layer(net, mats) for _ in range(request.get("times", TIMES))]
     return None if None in runs else min(runs, key=sum)
 
@@ -84,6 +87,26 @@ def whole(net: Any, mats: list[Any]) -> list[int] | None:
     mark()
     first, second = read(before)
     return None if any(codes) else [b - a for a, b in zip(first, second)]  # noqa: B905 (six each)
+
+
+def by_blob(net: Any, mats: list[Any], blobs: list[str]) -> list[list[int]] | None:
+    extractor = net.create_extractor()
+    for name, mat in zip(net.input_names(), mats):  # noqa: B905 (as many as there are)
+        extractor.input(name, mat)
+    before = seen()
+    mark()
+    for blob in blobs:
+        code = extractor.extract(blob, 1)[0]  # as it lies, and let go of: what follows may work in place
+        mark()
+        extractor.extract(blob, 1)  # there already: what a call costs
+        mark()
+        if code:
+            return None
+    lines = read(before)
+    return [
+        [max(0, (b - a) - (c - b)) for a, b, c in zip(*three)]  # noqa: B905 (six each)
+        for three in zip(lines[::2], lines[1::2], lines[2::2])  # noqa: B905 (one after the last)
+    ]
 
 
 def mark() -> None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from arm_setup import CORES, default_root
 
@@ -91,7 +92,14 @@ class Counter:
             {"files": {"param": str(param.resolve()), "bin": ""}, "inputs": [list(s) for s in inputs], "times": 1}
         )
 
-    def _ask(self, request: Mapping[str, object]) -> list[int] | None:
+    def by_blob(self, param: Path, inputs: Sequence[Sequence[int]], blobs: Sequence[str]) -> list[list[int]] | None:
+        """Of what computes each of these blobs, in the network's order, weights 0."""
+        files = {"param": str(param.resolve()), "bin": ""}
+        request = {"files": files, "inputs": [list(s) for s in inputs], "blobs": list(blobs)}
+        found: list[list[int]] | None = self._ask(request)
+        return found
+
+    def _ask(self, request: Mapping[str, object]) -> Any:
         if self._child is None:
             self._child = LaunchedChild(self._launcher, CHILD, text=True)
         self._child.stdin.write(json.dumps({**request, **self._options}) + "\n")
@@ -100,8 +108,7 @@ class Counter:
         if not line:  # a layer that crashes ncnn
             self._stop()
             return None
-        counts: list[int] | None = json.loads(line)["counts"]
-        return counts
+        return json.loads(line)["counts"]
 
     def _stop(self) -> None:
         if self._child is not None:

@@ -167,8 +167,13 @@ def not_negative(rows: Rows, wanted: Rows) -> Rows:
 
 
 def figures(predicted: Sequence[float], networks: Sequence[Network]) -> dict[str, float]:
+    """As `figures_of`."""
+    return figures_of(predicted, [n.ms for n in networks])
+
+
+def figures_of(predicted: Sequence[float], published: Sequence[float] | Rows) -> dict[str, float]:
     """Median and largest relative error, and the rank correlation."""
-    ms, guess = np.array([n.ms for n in networks]), np.array(predicted)
+    ms, guess = np.array(published), np.array(predicted)
     errors = np.abs(guess / ms - 1)
     ranks = [np.argsort(np.argsort(values)) for values in (ms, guess)]
     found = {"median error": np.median(errors), "mean error": errors.mean(), "largest error": errors.max()}

@@ -206,6 +206,13 @@ BENCHMARKS = (
         COUNTER,
     ),
     Result(
+        "Other boards than a Pi 5 and a Pi 4",
+        "published times of a Pi 3, Zero 2, RK3588, RK3566 and phones against the model of the Pi that stands for them",
+        ("arm_boards*",),
+        ("python bench/arm_boards.py --write",),
+        "a checkout of ncnn",
+    ),
+    Result(
         "Widths on ARM",
         "`--snap auto` for a Pi 5 and a Pi 4 against fixed grids, at equal importance kept, in counted instructions",
         ("arm_snap*",),

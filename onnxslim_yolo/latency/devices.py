@@ -30,6 +30,23 @@ DeviceName = Literal[
 
 
 @dataclass(frozen=True)
+class Likeness:
+    """Whose latency table a device is judged by, and how well that does (`bench/arm_boards.py`).
+
+    Attributes:
+        of: the device that has a table.
+        factor: how many times that one's time a network takes here.
+        error: median relative error on ncnn's published networks, each held out from the factor that predicts it.
+        timed: the board that ncnn's published times are of.
+    """
+
+    of: str
+    factor: float
+    error: float
+    timed: str
+
+
+@dataclass(frozen=True)
 class Device:
     """A machine that a network is compiled for.
 
@@ -40,6 +57,7 @@ class Device:
         caches: bytes of the first, second and third level that one core sees; 0: none. Empty: not known.
         grid: channels that a width should be a multiple of.
         note: what a user should know. source: where that is from.
+        like: the device whose table, made slower or faster, is this one's; None: it has its own, or there is none.
     """
 
     name: str
@@ -50,6 +68,7 @@ class Device:
     grid: int = 8
     note: str = ""
     source: str = ""
+    like: Likeness | None = None
 
     @property
     def is_arm(self) -> bool:
@@ -72,6 +91,14 @@ _TI = "software-dl.ti.com/C2000/esd/mcu_ai/user_guide/devices/npu_guidelines.htm
 _ROCKCHIP = "RKNN's native layout NC1HWC2, whose C2 is 16 for int8 (docs.rs/rknn-runtime, Nc1hwc2Layout)"
 
 
+_A53_3 = Likeness("pi4", 1.833, 0.106, "Raspberry Pi 3 B+")
+_A53_ZERO = Likeness("pi4", 3.203, 0.091, "Raspberry Pi Zero 2 W")
+_A76 = Likeness("pi5", 1.217, 0.111, "a board with an RK3588")
+_A55 = Likeness("pi5", 3.871, 0.101, "OrangePi CM4")
+_KRYO_485 = Likeness("pi5", 0.695, 0.077, "a phone with a Snapdragon 855+")
+_KRYO = Likeness("pi4", 0.623, 0.07, "a phone with a Snapdragon 821")
+
+
 def _accelerator(name: str, title: str, grid: int, source: str) -> Device:
     return Device(name, title, None, "fp32", (), grid, _GRID_ONLY.format(grid), source)
 
@@ -79,12 +106,12 @@ def _accelerator(name: str, title: str, grid: int, source: str) -> Device:
 _ALL = (
     Device("pi5", "Raspberry Pi 5 (Cortex-A76)", "neon-fp16", "fp16", (64 * _K, 512 * _K, 2 * _M), 8),
     Device("pi4", "Raspberry Pi 4 (Cortex-A72)", "neon", "fp32", (32 * _K, _M, 0), 4),
-    Device("pi3", "Raspberry Pi 3 (Cortex-A53)", "neon", "fp32", (32 * _K, 512 * _K, 0), 4, _UNMEASURED),
-    Device("pizero2", "Raspberry Pi Zero 2 (Cortex-A53)", "neon", "fp32", (32 * _K, 512 * _K, 0), 4, _UNMEASURED),
-    Device("rk3588", "RK3588 (Cortex-A76)", "neon-fp16", "fp16", (64 * _K, 512 * _K, 3 * _M), 8, _UNMEASURED),
-    Device("rk3566", "RK3566 (Cortex-A55)", "neon-fp16", "fp16", (32 * _K, 0, 512 * _K), 8, _UNMEASURED),
-    Device("android", "a phone with fp16 arithmetic (since about 2018)", "neon-fp16", "fp16", (), 8, _UNMEASURED),
-    Device("android-fp32", "a phone without fp16 arithmetic", "neon", "fp32", (), 4, _UNMEASURED),
+    Device("pi3", "Raspberry Pi 3 (Cortex-A53)", "neon", "fp32", (32 * _K, 512 * _K, 0), 4, like=_A53_3),
+    Device("pizero2", "Raspberry Pi Zero 2 (Cortex-A53)", "neon", "fp32", (32 * _K, 512 * _K, 0), 4, like=_A53_ZERO),
+    Device("rk3588", "RK3588 (Cortex-A76)", "neon-fp16", "fp16", (64 * _K, 512 * _K, 3 * _M), 8, like=_A76),
+    Device("rk3566", "RK3566 (Cortex-A55)", "neon-fp16", "fp16", (32 * _K, 0, 512 * _K), 8, like=_A55),
+    Device("android", "a phone with fp16 arithmetic (since about 2018)", "neon-fp16", "fp16", (), 8, like=_KRYO_485),
+    Device("android-fp32", "a phone without fp16 arithmetic", "neon", "fp32", (), 4, like=_KRYO),
     Device("x86-avx512", "x86 with AVX-512", "avx512", "fp32", (), 16),
     Device("x86-avx2", "x86 with AVX2", "avx2", "fp32", (), 8, _UNMEASURED),
     Device("avx512", "AVX-512", "avx512", "fp32", (), 16),

@@ -45,8 +45,25 @@ def test_a_pi_is_judged_by_counted_instructions(name: str, dearer: bool, tmp_pat
     assert ANALYTIC in table_for("onnxruntime", name).name  # nothing was counted there
 
 
-def test_no_other_board_is_taken_for_a_pi() -> None:
-    assert all(ANALYTIC in table_for("ncnn", name).name for name in ("rk3588", "pi3", "android", "neon-fp16"))
+BOARDS = json.loads((Path(__file__).parents[2] / "bench" / "results" / "arm_boards.json").read_text())
+
+
+@pytest.mark.parametrize("name", [name for name, device in DEVICES.items() if device.like is not None])
+def test_a_board_like_a_pi_is_judged_by_its_table_at_its_own_speed(name: str) -> None:
+    like, found = DEVICES[name].like, BOARDS[name]
+    assert like is not None and (like.of, like.factor) == (found["of"], pytest.approx(found["factor"], abs=5e-4))
+    assert like.error == pytest.approx(found["median error"], abs=1e-3)
+    table, pi = table_for("ncnn", name), table_for("ncnn", like.of)
+    assert device_of(like.of).title in table.name and f"±{100 * like.error:.0f} %" in table.name
+    assert INSTRUCTIONS in table.name and ANALYTIC not in table.name and table.families == pi.families
+    for width in (24, 28):
+        layer = Family("conv", size=(20, 20)), (width,), (width,)
+        assert table.lookup(*layer) == pytest.approx(like.factor * pi.lookup(*layer))
+    assert table_for("onnxruntime", name).name.endswith(ANALYTIC)  # nothing was counted there
+
+
+def test_an_instruction_set_is_taken_for_no_board() -> None:
+    assert all(ANALYTIC in table_for("ncnn", name).name for name in ("neon-fp16", "neon"))
 
 
 @pytest.mark.parametrize(
