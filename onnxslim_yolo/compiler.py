@@ -7,9 +7,8 @@ that a failed check leaves what was there before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import read_model
 from onnxslim_yolo.load.reference import fit_reference
-from onnxslim_yolo.manager import Observer, PassManager, PassRecord
+from onnxslim_yolo.manager import Observer, PassManager
 from onnxslim_yolo.measure.smaller_input import SizeChoice, choose_size
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
@@ -41,10 +40,11 @@ from onnxslim_yolo.result import Result, Taught
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.runtime.packages import require_counting, require_ncnn
 from onnxslim_yolo.runtime.progress import tell
+from onnxslim_yolo.stages import Journey, Stages, up_to_slice
 from onnxslim_yolo.training.compensate import Distil
 from onnxslim_yolo.training.distil import require_torch
-from onnxslim_yolo.verify.chain import CHANGING, Chain, EachPass, check_pair
-from onnxslim_yolo.verify.compensation import CompensationProbe
+from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
+from onnxslim_yolo.verify.compensation import measure_compensation
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 from onnxslim_yolo.verify.open_size import Written, with_open_size
 from onnxslim_yolo.verify.quantised import add_quantised
@@ -176,17 +176,18 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
         _require_runnable(reference, options.reference or path)
     if options.reference is not None:
         _require_same(model, reference, options.reference)
-    chain, probe, source = Chain(reference), CompensationProbe(), model.copy()
+    source = model.copy()
     progress("passes")
     lesson: dict[str, Any] = {} if taught is None else taught.facts
-    baseline, trainable, records = _run_passes(model, reference, options, chain, probe, progress, lesson)
+    stages = _run_passes(model, reference, options, progress, lesson)
+    baseline, chain = stages.prepared, stages.chain
     name, folder = options.name_for(path), options.folder_for(path)
     with staging(folder) as stage:
         progress("emit")
         opened = Written(model)
         if "onnx" in options.emit:
             opened = with_open_size(model, source, reference, baseline, chain, verify=options.verify)
-        result, ncnn = write_artefacts(path, model, opened.model, trainable, stage, name, options)
+        result, ncnn = write_artefacts(path, model, opened.model, stages.cut, stage, name, options)
         verification = None
         if options.verify:
             progress("verify")
@@ -197,7 +198,7 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
         if options.run_on is not None and ncnn is not None and verification is not None:
             progress("there")
             ncnn, there["there"] = _verify_there(model, ncnn, options.run_on)
-        compensation = [gain.as_json() for gain in probe.measure(options.calib)]
+        compensation = [gain.as_json() for gain in measure_compensation(stages.compensated, options.calib)]
         gains = measure_gains(result, baseline, reference, options, progress)
         latency = predict_latency(model, baseline, options, say="speed" not in gains)
         progress("alive")
@@ -205,14 +206,14 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
         progress("report")
         result.timings = {
             "seconds": round(time.perf_counter() - started, 3),
-            "passes": [round(record.seconds, 4) for record in records],
+            "passes": [round(record.seconds, 4) for record in stages.records],
         }
         tell("figures", 0, 3)
-        fill_report(result, ncnn, path, options, cost_of(baseline.graph), records, verification)
-        result.report |= {"compensation": compensation, "network": network_of(baseline.graph, trainable.graph)}
+        fill_report(result, ncnn, path, options, cost_of(baseline.graph), stages.records, verification)
+        result.report |= {"compensation": compensation, "network": network_of(baseline.graph, stages.cut.graph)}
         result.report |= {} if chosen is None else {"input_size": chosen.as_json()}
         result.report |= gains | there | ({"distillation": lesson} if lesson else {})
-        enter_slim(result, baseline, _split(remainder(options, baseline))[0])
+        enter_slim(result, baseline, up_to_slice(remainder(options, baseline))[0])
         enter_latency(result.report, latency, {"before": baseline.graph, "after": model.graph}, options)
         result.report["source"] |= source_sizes(path, options, reference, result.report)
         tell("verdict", 1, 3)
@@ -262,35 +263,36 @@ def _run_passes(
     model: Model,
     reference: onnx.ModelProto,
     options: CompileOptions,
-    chain: Chain,
-    probe: CompensationProbe | None = None,
     progress: Progress = lambda stage: None,
     lesson: dict[str, Any] | None = None,
-) -> tuple[Model, Model, list[PassRecord]]:
-    """Prepare, then do the rest. Returns the model as prepared, the model as cut, and a record per pass.
+) -> Stages:
+    """Prepare, choose what goes and cut it, fuse what is left. The model is edited in place.
 
     Args:
         lesson: gets what came of a training.
     """
-    observe = _observer(reference, options, chain, probe)
-    watched = None if options.verify_each else CHANGING
+    observe = _each_pass(reference) if options.verify_each else None
+
+    def manage(steps: Sequence[Pass], first: int) -> PassManager:
+        return PassManager(steps, dump_to=options.dump_to, observe=observe, first_index=first, journal=True)
+
+    journey = Journey(model, Chain(reference), manage, watched=options.verify or options.verify_each)
     limits = limits_for(model, options.limit_memory, options.limit_work)
     first, *others = preparation(options)
-    manage = partial(PassManager, dump_to=options.dump_to, observe=observe, watched=watched, journal=True)
-    records = manage([first]).run(model)
+    journey.run([first])
     limits.require(model)  # shapes are known now, and nothing has been run
-    records += manage(others, first_index=1).run(model)
-    baseline = model.copy()
+    journey.run(others)
+    baseline = journey.standing()
     warning = foretold(model, options)
     if warning is not None:
         progress(warning)
         model.note(warning)
-    planning, fusing = _split(remainder(options, model))
-    for steps in (planning, _teaching(options, baseline, lesson), fusing):
-        if steps is fusing:
-            trainable = model.copy()
-        records += manage(steps, first_index=len(records)).run(model)
-    return baseline, trainable, records
+    cutting, fusing = up_to_slice(remainder(options, model))
+    journey.run(cutting)
+    journey.run(_teaching(options, baseline, lesson))
+    trainable = journey.standing()
+    journey.run(fusing)
+    return Stages(baseline, trainable, journey.chain, tuple(journey.compensated), tuple(journey.records))
 
 
 def _teaching(options: CompileOptions, baseline: Model, lesson: dict[str, Any] | None) -> list[Pass]:
@@ -302,27 +304,14 @@ def _teaching(options: CompileOptions, baseline: Model, lesson: dict[str, Any] |
     return [Distil(teacher, options.calib, facts={} if lesson is None else lesson)]
 
 
-def _split(steps: list[Pass]) -> tuple[list[Pass], list[Pass]]:
-    """The passes up to the last `slice`, and those behind it, which fuse."""
-    last = max((index for index, step in enumerate(steps) if step.name == "slice"), default=-1)
-    return steps[: last + 1], steps[last + 1 :]
-
-
-def _observer(
-    reference: onnx.ModelProto, options: CompileOptions, chain: Chain, probe: CompensationProbe | None
-) -> Observer | None:
-    if not options.verify and not options.verify_each:
-        return None
+def _each_pass(reference: onnx.ModelProto) -> Observer:
+    """Compares before and after every pass, on inputs of the size that the first pass settles."""
     each: list[EachPass] = []
 
     def observe(step: Pass, before: Model, after: Model) -> None:
-        chain(step, before, after)
-        if probe is not None:
-            probe(step, before, after)
-        if options.verify_each:
-            if not each:  # the input's size is settled by the first pass
-                each.append(EachPass(reference, image_like_feeds(after)))
-            each[0](step, before, after)
+        if not each:
+            each.append(EachPass(reference, image_like_feeds(after)))
+        each[0](step, before, after)
 
     return observe
 
@@ -373,7 +362,7 @@ def _bisect(path: Path, options: CompileOptions) -> str | None:
     """Run the passes again, checking each: the message about the first that breaks something, or None."""
     model, reference = _read(path, options)
     try:
-        _run_passes(model, reference, replace(options, verify_each=True, dump_to=None), Chain(reference))
+        _run_passes(model, reference, replace(options, verify_each=True, dump_to=None))
     except OnnxSlimError as error:
         return error.message
     return None

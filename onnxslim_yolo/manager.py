@@ -15,7 +15,7 @@ from onnxslim_yolo.ir.check import InvariantError, check_graph
 from onnxslim_yolo.ir.graph import toposort
 from onnxslim_yolo.ir.journal import Change, changes, picture
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
+from onnxslim_yolo.passes.protocol import Pass, effect_of
 from onnxslim_yolo.runtime.progress import tell
 
 
@@ -45,7 +45,6 @@ class PassManager:
         dump_to: a directory that gets the graph after every pass, as `03-fold-bn.onnx`.
         observe: called after every pass that rewrote something, with (pass, copy of the model before, model after);
             `--verify-each` is one.
-        watched: the effects of the passes that `observe` is called after; None: of all. Of others no copy is made.
         first_index: the number that dumps begin with.
         journal: whether records hold what happened to which tensor.
     """
@@ -54,7 +53,6 @@ class PassManager:
     check: bool = True
     dump_to: Path | None = None
     observe: Observer | None = None
-    watched: frozenset[Effect] | None = None
     first_index: int = 0
     journal: bool = False
 
@@ -70,8 +68,7 @@ class PassManager:
         pictured = picture(model.graph) if self.journal else {}
         for index, step in enumerate(self.passes):
             tell(step.name, self.first_index + index, total)
-            seen = self.observe is not None and (self.watched is None or effect_of(step) in self.watched)
-            before = model.copy() if seen else None
+            before = model.copy() if self.observe is not None else None
             records.append(self._run_one(step, model, records))
             if self.journal and records[-1].rewrites:
                 now = picture(model.graph)

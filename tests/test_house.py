@@ -118,6 +118,7 @@ ROOMS = [
     "report",
     "reach",
     "pipeline",
+    "stages",
     "compiler",
     "sweep",
     "ci",

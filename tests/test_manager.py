@@ -19,7 +19,7 @@ from onnxslim_yolo.files.spelling import options_of, spell
 from onnxslim_yolo.ir.graph import replace_constant
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
-from onnxslim_yolo.passes.protocol import Effect, Pass, effect_of
+from onnxslim_yolo.passes.protocol import Pass, effect_of
 from onnxslim_yolo.pipeline import PASSES, available_passes, parse_pipeline
 from tests.numeric import build
 
@@ -271,20 +271,6 @@ def test_observers_see_before_and_after() -> None:
 
     PassManager([Everything(), Doubles()], observe=observe).run(build(TEXT))
     assert seen == [("doubles", pytest.approx(2.0))]
-
-
-def test_a_copy_is_made_only_for_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an exact pass nobody wants to know what was before it; `watched` None is everybody's."""
-    copies: list[int] = []
-    copy = Model.copy
-    monkeypatch.setattr(Model, "copy", lambda model: (copies.append(1), copy(model))[1])
-    seen: list[str] = []
-    watched: frozenset[Effect] | None
-    for watched, expected in ((frozenset({"slice"}), 0), (frozenset({"exact"}), 1), (None, 1)):
-        copies.clear()
-        seen.clear()
-        PassManager([Doubles()], observe=lambda step, *_: seen.append(step.name), watched=watched).run(build(TEXT))
-        assert len(copies) == len(seen) == expected
 
 
 def test_replacing_options() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def fill_report(
     path: Path,
     options: CompileOptions,
     before: Cost,
-    records: list[PassRecord],
+    records: Sequence[PassRecord],
     verification: Verification | None,
 ) -> None:
     """Set `result.plan` and `result.report`. Everything that is to stand among the notes has been noted before.

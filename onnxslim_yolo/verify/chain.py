@@ -1,4 +1,4 @@
-"""What a compiled model has to agree with, collected while passes run, and checked once it is written.
+"""What a compiled model has to agree with, told by what passes did, and checked once it is written.
 
 Exact passes must leave the function as it was. Some passes change it on purpose, and there the chain gets a new link:
 
@@ -14,6 +14,7 @@ newest reference and the files as written. With dead channels only there is one 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,39 +44,32 @@ class Link:
     candidate: Model
 
 
-@dataclass
+@dataclass(frozen=True)
 class Chain:
-    """Collects links as an observer of a PassManager (see the module)."""
+    """What a model has to agree with now, and the links behind it (see the module)."""
 
     reference: Runnable
     label: str = "source"
-    links: list[Link] = field(default_factory=list)
+    links: tuple[Link, ...] = ()
 
-    def __call__(self, step: Pass, before: Model, after: Model) -> None:
-        """Note what a pass did to the reference."""
-        effect = effect_of(step)
+    def behind(self, name: str, effect: Effect, before: Model, after: Model) -> Chain:
+        """The chain once a pass of this name and effect has made `after` of `before`. Neither is edited any more."""
         plan = before.plan
-        if effect not in CHANGING:
-            return
-        if plan is not None and plan.lossless and effect in ("slice", "approximate"):
-            return
+        if effect not in CHANGING or (plan is not None and plan.lossless and effect in ("slice", "approximate")):
+            return self
         if effect == "blocks":
             had = () if plan is None else plan.blocks
-            self._link(before, step.name)
             gone = () if after.plan is None else after.plan.blocks[len(had) :]
-            self.reference, self.label = mask_blocks(before, gone), "masked source"
-            return
+            return self._linked(before, name, mask_blocks(before, gone), "masked source")
         if effect == "slice":
-            if plan is not None and not plan.applied and plan.removed:
-                self._link(before, step.name)
-                self.reference, self.label = masked(before, plan), "masked source"
-            return
-        if after.graph is not before.graph:
-            self._link(before, step.name)
-            self.reference, self.label = after.copy(), f"after {step.name}"
+            if plan is None or plan.applied or not plan.removed:
+                return self
+            return self._linked(before, name, masked(before, plan), "masked source")
+        return self._linked(before, name, after, f"after {name}")
 
-    def _link(self, candidate: Model, name: str) -> None:
-        self.links.append(Link(f"{self.label} = before {name}", self.reference, candidate))
+    def _linked(self, candidate: Model, name: str, reference: Model, label: str) -> Chain:
+        link = Link(f"{self.label} = before {name}", self.reference, candidate)
+        return Chain(reference, label, (*self.links, link))
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,7 @@ class Check:
         }
 
 
-def check_links(links: list[Link], feeds: list[Feeds], tolerance: float = TOLERANCE) -> list[Check]:
+def check_links(links: Sequence[Link], feeds: list[Feeds], tolerance: float = TOLERANCE) -> list[Check]:
     """Run both ends of every link and compare."""
     return [check_pair(link.label, link.reference, link.candidate, feeds, tolerance) for link in links]
 
@@ -152,7 +146,9 @@ class EachPass:
 
     def __call__(self, step: Pass, before: Model, after: Model) -> None:
         """Check one pass."""
-        self.chain(step, before, after)
+        effect = effect_of(step)
+        if effect in CHANGING:
+            self.chain = self.chain.behind(step.name, effect, before, after.copy())
         pending = before.plan is not None and before.plan.lossless and before.plan.absorbed and not before.plan.applied
         absorbed_now = after.plan is not None and after.plan.absorbed and not after.plan.applied
         if absorbed_now or (pending and effect_of(step) != "slice"):
