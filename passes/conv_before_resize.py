@@ -40,6 +40,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.devices import DeviceName
 from onnxslim_yolo.latency.moved import better_left
 from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.ops.norms import is_batch_norm
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ConvBeforeResize:
 
 
 def _is_normalised(node: Node) -> bool:
-    return any(reader.op == "BatchNormalization" for reader in consumers(node.outputs[0]))
+    return any(is_batch_norm(reader) for reader in consumers(node.outputs[0]))
 
 
 class _Mover:

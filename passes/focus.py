@@ -25,7 +25,7 @@ from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
 from onnxslim_yolo.ir.graph import Array, Node, input_constant, replace_constant, set_input, sole_consumer, sweep
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Made, moved, origin_of
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import groups_of, is_conv
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class FocusToConv:
 
     def run(self, model: Model) -> int:
         """Fuse; return how many convolutions took in a space-to-depth."""
-        rewrites = sum(_fuse(model.graph, node) for node in list(model.graph.nodes) if node.op == "Conv")
+        rewrites = sum(_fuse(model.graph, node) for node in list(model.graph.nodes) if is_conv(node))
         if rewrites:
             sweep(model.graph)
         return rewrites

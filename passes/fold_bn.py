@@ -25,6 +25,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.affine import batch_norm
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, detach, sweep
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.rewrites.absorber import cast
 from onnxslim_yolo.rewrites.chain import fold_chains
 
@@ -53,7 +54,7 @@ class FoldBatchNorm:
 
 
 def _write_as_affine(graph: gs.Graph, node: Node, namer: Namer) -> bool:
-    if node.op != "BatchNormalization" or not node.inputs:
+    if not is_batch_norm(node) or not node.inputs:
         return False
     affine, data = batch_norm(node), node.inputs[0]
     if affine is None or data.shape is None:

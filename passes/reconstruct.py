@@ -27,7 +27,8 @@ from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array, Namer, Node, input_constant, revalue
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import LinearLayer
+from onnxslim_yolo.ops.linear import LinearLayer, is_matmul
+from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.passes.absorb import AbsorbConstants
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.calibration import Images, Statistics, collect
@@ -115,7 +116,7 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
 
 def _as_layers_yield(model: Model, wanted: Moments, shifts: dict[str, Array]) -> Moments:
     """A MatMul's shift stands behind it, in an Add: it has to yield that much less."""
-    outside = {node.name for node in model.graph.nodes if node.op == "MatMul"} & set(shifts)
+    outside = {node.name for node in model.graph.nodes if is_matmul(node)} & set(shifts)
     return {n: (mean - shifts[n] if n in outside else mean, variance) for n, (mean, variance) in wanted.items()}
 
 
@@ -177,7 +178,7 @@ def apply_correction(model: Model, node: Node, correction: Correction, name: Nam
     if weight is None:
         raise ValueError(f"'{node.name}' has no constant weight")
     scale = correction.scale
-    if node.op == "BatchNormalization":
+    if is_batch_norm(node):
         revalue(node, 1, (weight * scale).astype(weight.dtype))
         beta = np.asarray(input_constant(node, 2))
         revalue(node, 2, (beta * scale + correction.shift).astype(beta.dtype))

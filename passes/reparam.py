@@ -32,6 +32,7 @@ from onnxslim_yolo.analysis.linear import LinearMap, add, compose_chain
 from onnxslim_yolo.analysis.window import set_windows
 from onnxslim_yolo.ir.graph import Namer, Node, Tensor, detach, has_input, is_constant, sweep, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import is_conv
 from onnxslim_yolo.rewrites.absorber import bias_name, cast
 
 
@@ -76,7 +77,7 @@ def _carry_out(graph: gs.Graph, merge: Merge, namer: Namer) -> bool:
     """Put one convolution in the place of a sum's merged branches. False if its type cannot hold the merged weights."""
     tree, paths = merge.tree, list(merge.paths.values())
     nodes = [node for path in paths for node in path.nodes]
-    anchor = max((node for node in nodes if node.op == "Conv"), key=_weights)
+    anchor = max((node for node in nodes if is_conv(node)), key=_weights)
     merged = _in_type_of(anchor, add([compose_chain(path.steps) for path in paths]))
     if merged is None:
         return False

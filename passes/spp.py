@@ -18,6 +18,7 @@ from typing import ClassVar
 from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
 from onnxslim_yolo.ir.graph import Node, is_empty, set_input, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.spatial import is_max_pool
 
 Windows = tuple[Window, ...]
 
@@ -43,7 +44,7 @@ class SppToSppf:
 
 def _keeping_size(node: Node) -> Windows | None:
     """The windows of a max-pool of stride 1 whose output is as large as its input; None for any other node."""
-    if node.op != "MaxPool" or any(not is_empty(tensor) for tensor in node.outputs[1:]):
+    if not is_max_pool(node) or any(not is_empty(tensor) for tensor in node.outputs[1:]):
         return None
     windows = windows_of(node, node.attrs["kernel_shape"])
     if windows is None or any((w.stride, w.step, w.slack) != (1, 1, -1) for w in windows):

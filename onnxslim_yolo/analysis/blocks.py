@@ -32,8 +32,11 @@ from onnxslim_yolo.ir.graph import (
     static_shape,
 )
 from onnxslim_yolo.ir.origins import ADDED, set_origin
-from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.arithmetic import is_product, is_sum
+from onnxslim_yolo.ops.functions import FUNCTIONS, is_sigmoid
 from onnxslim_yolo.ops.linear import LINEAR
+from onnxslim_yolo.ops.movement import is_join
+from onnxslim_yolo.ops.norms import is_batch_norm
 
 LONGEST_CHAIN = 2
 """Linear layers of a chain at most: two convolutions that were trained in a row hardly ever compute an identity."""
@@ -73,7 +76,7 @@ def find_layers(graph: gs.Graph) -> list[Block]:
     """The layers that end in a BatchNormalization or an activation of one, in the graph's order."""
     found = []
     for norm in graph.nodes:
-        last = _activated(graph, norm) if norm.op == "BatchNormalization" else None
+        last = _activated(graph, norm) if is_batch_norm(norm) else None
         if last is not None and not is_graph_output(graph, last.outputs[0]):
             block = _block("layer", last, -1, "", alone_for(graph, last.outputs[0]))
             found += [] if block is None else [block]
@@ -83,8 +86,9 @@ def find_layers(graph: gs.Graph) -> list[Block]:
 def _activated(graph: gs.Graph, norm: Node) -> Node | None:
     """The activation behind a BatchNormalization, x·sigmoid(x) as the product; the norm itself without one."""
     readers = consumers(norm.outputs[0])
-    if len(readers) == 2 and {reader.op for reader in readers} == {"Sigmoid", "Mul"}:
-        return next(reader for reader in readers if reader.op == "Mul")
+    gated = next((reader for reader in readers if is_product(reader)), None)
+    if gated is not None and len(readers) == 2 and any(is_sigmoid(reader) for reader in readers):
+        return gated
     reader = sole_consumer(graph, norm.outputs[0])
     return reader if reader is not None and (reader.op in FUNCTIONS or reader.op == "Clip") else norm
 
@@ -145,7 +149,7 @@ def _block(kind: Kind, node: Node, index: int, start: str, nodes: list[Node]) ->
 
 def _branches(graph: gs.Graph) -> Iterator[Block]:
     for node in graph.nodes:
-        shape = static_or_open(node.outputs[0]) if node.op in ("Add", "Sum") else None
+        shape = static_or_open(node.outputs[0]) if is_sum(node) else None
         if shape is None or len(node.inputs) < 2:
             continue
         whole = [t for t in node.inputs if not is_constant(t) and static_or_open(t) == shape]
@@ -163,7 +167,7 @@ def _branches(graph: gs.Graph) -> Iterator[Block]:
 
 def _parts(graph: gs.Graph) -> Iterator[Block]:
     for node in graph.nodes:
-        rank = len(node.outputs[0].shape or ()) if node.op == "Concat" else 0
+        rank = len(node.outputs[0].shape or ()) if is_join(node) else 0
         if rank < 4 or int(node.attrs["axis"]) not in (1, 1 - rank) or is_graph_output(graph, node.outputs[0]):
             continue
         if len({id(tensor) for tensor in node.inputs}) < 2:
@@ -182,7 +186,7 @@ def _chains(graph: gs.Graph) -> Iterator[Block]:
         if is_graph_output(graph, end) or static_or_open(end) is None or len(end.shape) != 4 or _goes_on(graph, end):
             continue
         nodes, start = _chain_to(end)
-        joined = any(n.op in ("Add", "Sum") and any(t is start for t in n.inputs) for n in consumers(end))
+        joined = any(is_sum(n) and any(t is start for t in n.inputs) for n in consumers(end))
         found = None if start is None or joined else _block("chain", last, -1, start.name, nodes)
         if found is not None:
             yield found
@@ -192,7 +196,7 @@ def _goes_on(graph: gs.Graph, end: Tensor) -> bool:
     """Whether what reads a tensor still belongs to the layer that made it."""
     reader = sole_consumer(graph, end)
     if reader is None:
-        return any(n.op == "Sigmoid" for n in consumers(end))
+        return any(is_sigmoid(n) for n in consumers(end))
     return not any(n.op in LINEAR for n in (reader,)) and len([t for t in reader.inputs if not is_constant(t)]) == 1
 
 
@@ -220,10 +224,10 @@ def _before(node: Node) -> tuple[Tensor, list[Node]] | None:
     computed = [t for t in node.inputs if not is_constant(t) and t.name]
     if len(node.outputs) == 1 and len(computed) == 1:
         return computed[0], [node]
-    if node.op == "Mul" and len(computed) == 2:
+    if is_product(node) and len(computed) == 2:
         for gate, data in (computed, computed[::-1]):
             before = producer(gate)
-            if before is not None and before.op == "Sigmoid" and before.inputs[0] is data and len(gate.outputs) == 1:
+            if is_sigmoid(before) and before.inputs[0] is data and len(gate.outputs) == 1:
                 return (data, [before, node]) if len(data.outputs) == 2 else None
     return None
 

@@ -24,6 +24,7 @@ from onnxslim_yolo.analysis.linear import (
 )
 from onnxslim_yolo.ir.graph import Node, Tensor, producer, sole_consumer
 from onnxslim_yolo.ops.arithmetic import SUMS
+from onnxslim_yolo.ops.linear import is_conv
 
 SUM_OPS = SUMS
 
@@ -46,7 +47,7 @@ class Path:
     @property
     def has_conv(self) -> bool:
         """Whether a convolution is on the path."""
-        return any(node.op == "Conv" for node in self.nodes)
+        return any(is_conv(node) for node in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def find_merge(graph: gs.Graph, tree: SumTree) -> Merge | None:
 
 def find_row(graph: gs.Graph, node: Node) -> Path | None:
     """The path that ends in this Conv and starts with the Conv before it, if one convolution can replace both."""
-    own = linear_map_of(node) if node.op == "Conv" and node.inputs else None
+    own = linear_map_of(node) if is_conv(node) and node.inputs else None
     if own is None:
         return None
     for path in paths_to(graph, node.inputs[0]):

@@ -26,6 +26,7 @@ from onnxslim_yolo.analysis.rules import RULES
 from onnxslim_yolo.analysis.shape_values import known_sizes
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer, static_shape, tensors
 from onnxslim_yolo.ir.shapes import infer_shapes
+from onnxslim_yolo.ops.movement import tells_sizes
 
 NO_CHANNEL = -1
 """In a finished analysis: the class of elements that belong to no channel. They are always kept."""
@@ -172,7 +173,7 @@ def _analyse(graph: gs.Graph) -> Channels:
             opaque(state, node, f"{node.op} '{node.name}': {error}")
     for tensor in graph.outputs:
         maker = producer(tensor)  # an open size that is an output counts what it is the size of
-        counted = maker is not None and maker.op in ("Shape", "Size")
+        counted = tells_sizes(maker)
         labels = state.labels.get(id(maker.inputs[0] if maker is not None and counted else tensor))
         if labels is not None:
             state.freeze(labels, f"reaches the output '{tensor.name}'")

@@ -13,7 +13,7 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import Channels
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, input_constant
-from onnxslim_yolo.ops.linear import LinearLayer, is_steady, matrix_of
+from onnxslim_yolo.ops.linear import LinearLayer, is_steady, matrix_of, multiplies_matrices
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _taps(node: Node) -> Array | None:
 
 def _reads(node: Node, index: int, size: int) -> Array:
     """Whether any weight reads the position; True where there is no constant weight."""
-    if node.op in ("Gemm", "MatMul"):
+    if multiplies_matrices(node):
         weight = input_constant(node, 1 - index)
         if weight is None or weight.ndim < 2:
             return np.ones(size, dtype=bool)

@@ -30,7 +30,9 @@ from onnxslim_yolo.ir.graph import (
     is_empty,
     is_graph_output,
 )
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import groups_of, is_conv
+from onnxslim_yolo.ops.movement import is_join
+from onnxslim_yolo.ops.spatial import is_resize
 
 MODES = ("nearest", "linear", "cubic")
 
@@ -68,7 +70,7 @@ def beside(node: Node, parts: Sequence[Enlarged]) -> list[Tensor]:
     """What a convolution reads in its Concat besides these parts; nothing where it reads one of them alone."""
     source = node.inputs[0].inputs[0]
     large = {id(part.resize.outputs[0]) for part in parts}
-    return [tensor for tensor in source.inputs if id(tensor) not in large] if source.op == "Concat" else []
+    return [tensor for tensor in source.inputs if id(tensor) not in large] if is_join(source) else []
 
 
 def _places(graph: gs.Graph, large: Tensor) -> list[tuple[Node, int, int]]:
@@ -77,7 +79,7 @@ def _places(graph: gs.Graph, large: Tensor) -> list[tuple[Node, int, int]]:
         return []
     found: list[tuple[Node, int, int]] = []
     for reader in consumers(large):
-        if reader.op == "Concat":
+        if is_join(reader):
             whole, spans = reader.outputs[0], _spans(reader, large)
             readers = consumers(whole)
         else:
@@ -108,7 +110,7 @@ def _width(tensor: Tensor) -> int:
 
 def _is_pointwise(node: Node, source: Tensor) -> bool:
     """Whether a node is a dense 1×1 convolution with stride 1 of this tensor."""
-    if node.op != "Conv" or node.inputs[0] is not source or groups_of(node) != 1:
+    if not is_conv(node) or node.inputs[0] is not source or groups_of(node) != 1:
         return False
     weight = input_constant(node, 1)
     windows = None if weight is None else windows_of(node, weight.shape[2:])
@@ -119,7 +121,7 @@ def _is_pointwise(node: Node, source: Tensor) -> bool:
 
 def _share(node: Node) -> float | None:
     """How many positions a Resize reads per position that it makes; None unless it enlarges maps, and only that."""
-    if node.op not in ("Resize", "Upsample") or is_constant(node.inputs[0]):
+    if not is_resize(node) or is_constant(node.inputs[0]):
         return None
     if attribute(node, "mode") not in MODES:
         return None

@@ -22,14 +22,15 @@ from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.labelling import Balance
 from onnxslim_yolo.analysis.movement import MOVERS, varying_axes
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, is_constant, is_empty, producer
-from onnxslim_yolo.ops.linear import LINEAR
+from onnxslim_yolo.ops.linear import LINEAR, is_matmul
+from onnxslim_yolo.ops.movement import is_split
 
 
 def module_balances(graph: gs.Graph, channels: Channels) -> list[Balance]:
     """The parts that have to stay equally wide for the model's own code, in the graph's order."""
     found: dict[bytes, Balance] = {}
     for node in graph.nodes:
-        parts = _equal_parts(node, channels) if node.op == "Split" else _given_and_returned(node, channels)
+        parts = _equal_parts(node, channels) if is_split(node) else _given_and_returned(node, channels)
         if parts is not None and (parts != NO_CHANNEL).any() and not _alike(parts):
             found.setdefault(parts.tobytes(), Balance(parts, node.name))
     return list(found.values())
@@ -57,7 +58,7 @@ def _line(channels: Channels, tensor: Tensor) -> Array | None:
 
 
 def _given_and_returned(node: Node, channels: Channels) -> Array | None:
-    if node.op != "MatMul" or any(is_constant(tensor) or is_empty(tensor) for tensor in node.inputs):
+    if not is_matmul(node) or any(is_constant(tensor) or is_empty(tensor) for tensor in node.inputs):
         return None
     returned = next((line for line in _maps_behind(node.outputs[0], channels)), None)
     given = {id(tensor): tensor for operand in node.inputs for tensor in _read_before(operand)}
@@ -72,7 +73,7 @@ def _given_and_returned(node: Node, channels: Channels) -> Array | None:
 def _maps_behind(tensor: Tensor, channels: Channels) -> Iterator[Array]:
     """The classes of the first feature map that a tensor's values are laid out as."""
     for _ in range(16):
-        readers = [node for node in consumers(tensor) if node.op in MOVERS or node.op in ("Reshape", "Expand")]
+        readers = [node for node in consumers(tensor) if node.op in MOVERS]
         if not readers:
             return
         tensor = readers[0].outputs[0]

@@ -20,6 +20,7 @@ from onnxslim_yolo.analysis.movement import (
 from onnxslim_yolo.analysis.targets import entry_of, read_off
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output, producer
+from onnxslim_yolo.ops.movement import is_expand
 
 
 def move(state: Labelling, node: Node) -> None:
@@ -33,7 +34,7 @@ def move(state: Labelling, node: Node) -> None:
 
 def to_target(state: Labelling, node: Node) -> None:
     """Reshape and Expand: a target that is computed has to say the widths where slicing can change them."""
-    if node.op == "Expand":
+    if is_expand(node):
         _expand(state, node)
     else:
         move(state, node)
@@ -125,7 +126,7 @@ def _repeated_table(state: Labelling, tensor: Tensor, labels: Array, axis: int) 
     Nobody else may read it: what has been read as belonging to no channel cannot be given to one.
     """
     node = producer(tensor)
-    if node is None or node.op != "Expand" or len(tensor.outputs) != 1 or is_graph_output(state.graph, tensor):
+    if not is_expand(node) or len(tensor.outputs) != 1 or is_graph_output(state.graph, tensor):
         return False
     table, extents = constant_of(node.inputs[0]), state.shape(tensor)
     own = axis - (0 if table is None else len(extents) - table.ndim)

@@ -10,6 +10,9 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Tensor, input_constant, producer
+from onnxslim_yolo.ops.functions import is_sigmoid
+from onnxslim_yolo.ops.linear import is_conv
+from onnxslim_yolo.ops.movement import is_join
 
 
 def classes_shown(graph: gs.Graph) -> int | None:
@@ -20,10 +23,10 @@ def classes_shown(graph: gs.Graph) -> int | None:
 
 def _classes(output: Tensor) -> int | None:
     join = producer(output)
-    if join is None or join.op != "Concat" or len(join.inputs) != 3 or int(attribute(join, "axis")) not in (1, -3):
+    if not is_join(join) or len(join.inputs) != 3 or int(attribute(join, "axis")) not in (1, -3):
         return None
     makers = [producer(tensor) for tensor in join.inputs[1:]]
-    if not all(maker is not None and maker.op == "Sigmoid" for maker in makers):
+    if not all(is_sigmoid(maker) for maker in makers):
         return None
     widths = [_channels(tensor) for tensor in join.inputs]
     return widths[2] if widths[:2] == [4, 1] else None
@@ -34,7 +37,7 @@ def _channels(tensor: Tensor) -> int | None:
     if tensor.shape is not None and len(tensor.shape) == 4 and isinstance(tensor.shape[1], int):
         return int(tensor.shape[1])
     node = producer(tensor)
-    if node is not None and node.op == "Sigmoid":
+    if is_sigmoid(node):
         return _channels(node.inputs[0])
-    weight = input_constant(node, 1) if node is not None and node.op == "Conv" else None
+    weight = input_constant(node, 1) if is_conv(node) else None
     return None if weight is None else int(weight.shape[0])

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxslim_yolo.ir.attributes import attributes, defaults
+from onnxslim_yolo.ops.question import one_of
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -49,6 +50,11 @@ ARITHMETIC: dict[str, Arithmetic] = {
 """Operator → what it is."""
 
 SUMS = ("Add", "Sum")
+
+is_sum = one_of(*SUMS)
+is_difference = one_of("Sub")
+is_product = one_of("Mul")
+is_quotient = one_of("Div")
 
 
 def apply(op: str, given: Mapping[str, object], *operands: Array) -> Array:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxslim_yolo.ir.attributes import attributes, defaults
+from onnxslim_yolo.ops.question import one_of
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -137,3 +138,6 @@ FUNCTIONS: dict[str, Function] = {
     "Atanh": Function(np.arctanh, torch="atanh"),
 }  # fmt: skip
 """Operator → what it is."""
+
+is_sigmoid = one_of("Sigmoid")
+"""A gate, where its input is multiplied by it."""

@@ -14,12 +14,20 @@ import numpy as np
 
 from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Array, Node, has_input, input_constant
+from onnxslim_yolo.ops.question import one_of
 from onnxslim_yolo.ops.spatial import may_pad
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PLAIN = (*CONVOLUTIONS, "Gemm", "MatMul")
 """Those that read the same places whatever they are fed."""
 LINEAR = (*PLAIN, "DeformConv")
+
+is_conv = one_of("Conv")
+is_transposed_conv = one_of("ConvTranspose")
+is_gemm = one_of("Gemm")
+is_matmul = one_of("MatMul")
+multiplies_matrices = one_of("Gemm", "MatMul")
+"""Of two matrices, either of which may be computed."""
 
 
 def groups_of(node: Node) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from onnxslim_yolo.ops.question import one_of
+
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """The same elements in the same order, in another shape."""
 SAME = ("Identity", "Dropout", "Cast", "CastLike")
@@ -19,3 +21,15 @@ MOVEMENTS = (*OF_ONE, "Concat", "ScatterND", "ScatterElements", "Scatter", "Cent
 
 SHAPES = ("Shape", "Size")
 """What says how large something is: of no element at all."""
+
+tells_sizes = one_of(*SHAPES)
+is_view = one_of(*VIEWS)
+is_identity = one_of("Identity")
+is_cast = one_of("Cast", "CastLike")
+is_reshape = one_of("Reshape")
+is_transpose = one_of("Transpose")
+is_join = one_of("Concat")
+is_split = one_of("Split")
+is_slice = one_of("Slice")
+is_expand = one_of("Expand")
+is_pad = one_of("Pad")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnxslim_yolo.ir.attributes import attribute, softmax_axes
 from onnxslim_yolo.ir.graph import Node
+from onnxslim_yolo.ops.question import one_of
 
 
 @dataclass(frozen=True)
@@ -48,5 +49,8 @@ NORMS: dict[str, Norm] = {
     "Hardmax": Norm(softmax_axes, floor=0),
 }
 """Operator → what it is."""
+
+is_batch_norm = one_of("BatchNormalization")
+"""An affine map per channel: its statistics are stored."""
 
 SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")

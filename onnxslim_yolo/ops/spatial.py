@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node
+from onnxslim_yolo.ops.question import one_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ POOLS: dict[str, Pool] = {
 """Operator → what it is."""
 
 RESIZES = ("Resize", "Upsample")
+is_resize = one_of(*RESIZES)
+is_max_pool = one_of("MaxPool")
+
 SAMPLERS = ("GridSample", "RoiAlign")
 """Operators that read a map at positions which another input says."""
 

@@ -24,6 +24,7 @@ from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.attributes import per_axis
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, input_constant, static_shape, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import is_conv
 
 POSITIONS = 1024
 """Positions an image that count, spread evenly."""
@@ -164,7 +165,7 @@ def _key(place: Contraction, images: int) -> tuple[object, ...]:
     node, tensor = place.node, place.node.inputs[place.index]
     weight, shape = input_constant(node, 1), static_shape(node.outputs[0])
     plain = (tensor.name, place.axis)
-    if node.op != "Conv" or weight is None or shape is None or int(np.prod(weight.shape[2:])) == 1:
+    if not is_conv(node) or weight is None or shape is None or int(np.prod(weight.shape[2:])) == 1:
         return plain
     columns = len(place.classes) * int(np.prod(weight.shape[2:]))
     samples = min(int(np.prod(shape[2:])), POSITIONS) * images

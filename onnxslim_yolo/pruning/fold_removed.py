@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.ir.graph import Array, Node
-from onnxslim_yolo.ops.linear import LinearLayer
+from onnxslim_yolo.ops.linear import LinearLayer, is_transposed_conv
 from onnxslim_yolo.pruning.calibration import Statistics
 
 
@@ -83,7 +83,7 @@ def matrices(node: Node, weight: Array, taps: int) -> Array:
     1."""
     blocks = LinearLayer.with_weight(node, weight).blocks
     groups, outputs, inputs, positions = blocks.shape
-    if taps == 1 or node.op == "ConvTranspose":
+    if taps == 1 or is_transposed_conv(node):
         return np.array(blocks.transpose(0, 1, 3, 2).reshape(groups, outputs * positions, inputs))
     return np.array(blocks.reshape(groups, outputs, inputs * positions))
 
@@ -92,7 +92,7 @@ def weight_of(node: Node, blocks: Array, shape: tuple[int, ...], taps: int) -> A
     """The inverse of `matrices`."""
     layer = LinearLayer.with_weight(node, np.empty(shape))
     groups, positions = len(blocks), layer.taps
-    if taps == 1 or node.op == "ConvTranspose":
+    if taps == 1 or is_transposed_conv(node):
         split = blocks.reshape(groups, -1, positions, layer.inputs // groups).transpose(0, 1, 3, 2)
     else:
         split = blocks.reshape(groups, -1, layer.inputs // groups, positions)

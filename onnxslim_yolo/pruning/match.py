@@ -35,6 +35,7 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import PLAIN, output_axis
+from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.pruning.calibration import Images, thin, thinned
 
 LARGEST_SCALE = 4.0
@@ -58,7 +59,7 @@ def matchable(model: Model) -> list[Node]:
     found = []
     for node in _layers(model):
         reader = sole_consumer(model.graph, node.outputs[0])
-        normalised = reader is not None and reader.op == "BatchNormalization" and input_constant(reader, 1) is not None
+        normalised = is_batch_norm(reader) and input_constant(reader, 1) is not None
         found.append(reader if reader is not None and normalised else node)
     return found
 

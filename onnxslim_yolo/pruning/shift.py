@@ -9,7 +9,8 @@ from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.ir.graph import Array, Namer, Node, has_input, input_constant, revalue, set_input, sole_consumer
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import ADDED, set_origin
-from onnxslim_yolo.ops.linear import factors_of
+from onnxslim_yolo.ops.linear import factors_of, is_matmul
+from onnxslim_yolo.ops.norms import is_batch_norm
 
 
 def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
@@ -19,7 +20,7 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     alpha, beta = factors_of(node)
     shift = shift * alpha
     reader = sole_consumer(model.graph, node.outputs[0])
-    if node.op == "MatMul":
+    if is_matmul(node):
         return _shift_matmul(model, node, shift, name)
     if has_input(node, 2):
         bias = input_constant(node, 2)
@@ -29,7 +30,7 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
         revalue(node, 2, (full + shift / beta).astype(bias.dtype))
         _label(model, node, 2)
         return True
-    if reader is not None and reader.op == "BatchNormalization" and input_constant(reader, 3) is not None:
+    if is_batch_norm(reader) and input_constant(reader, 3) is not None:
         mean = np.asarray(input_constant(reader, 3))
         revalue(reader, 3, (mean - shift).astype(mean.dtype))
         return True

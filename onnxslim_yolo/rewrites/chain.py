@@ -25,6 +25,7 @@ from onnxslim_yolo.ir.graph import (
     sweep,
     toposort,
 )
+from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.rewrites.absorber import Absorbed, absorb_after, absorb_before, apply, cast
 
 
@@ -126,7 +127,7 @@ def _shorten(graph: gs.Graph, chain: Chain, namer: Namer) -> bool:
 
 def _as_one_batch_norm(chain: Chain) -> bool:
     """γ·(x - μ)/√(σ² + ε) + β with μ = 0, σ² = 1, ε = 0."""
-    norm = next(node for node in chain.nodes if node.op == "BatchNormalization")
+    norm = next(node for node in chain.nodes if is_batch_norm(node))
     source, output, dtype = chain.source, chain.output, norm.inputs[1].dtype
     channels = norm.inputs[1].shape[0]
     wide = chain.affine.widened(channels)

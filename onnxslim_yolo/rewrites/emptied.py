@@ -33,6 +33,7 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.movement import is_join, is_split
 from onnxslim_yolo.pruning.plan import Plan
 from onnxslim_yolo.pruning.shift import shift_outputs
 from onnxslim_yolo.rewrites.channel_counts import UPDATES
@@ -96,7 +97,7 @@ def _can_go(graph: gs.Graph, empty: set[int]) -> bool:
             continue
         others = [t for t in node.inputs if id(t) not in empty]
         outputs = [t for t in node.outputs if not is_empty(t)]
-        if not all(id(t) in empty for t in outputs) and not (node.op == "Concat" and others):
+        if not all(id(t) in empty for t in outputs) and not (is_join(node) and others):
             return False
     return not any(id(tensor) in empty for tensor in graph.outputs)
 
@@ -129,10 +130,10 @@ def _forget(graph: gs.Graph, empty: set[int]) -> None:
         outputs = [t for t in node.outputs if not is_empty(t)]
         if outputs and all(id(tensor) in empty for tensor in outputs):
             detach(node)
-        elif node.op == "Split" and any(id(tensor) in empty for tensor in outputs):
+        elif is_split(node) and any(id(tensor) in empty for tensor in outputs):
             _drop_outputs(graph, node, empty)
     for node in graph.nodes:
-        if node.op == "Concat" and any(id(tensor) in empty for tensor in node.inputs):
+        if is_join(node) and any(id(tensor) in empty for tensor in node.inputs):
             node.inputs = [tensor for tensor in node.inputs if id(tensor) not in empty]
             if len(node.inputs) == 1:
                 bypass(graph, node)

@@ -37,6 +37,7 @@ from onnxslim_yolo.ir.graph import (
     revalue,
 )
 from onnxslim_yolo.ir.origins import Made, moved, origin_of, set_origin
+from onnxslim_yolo.ops.linear import is_gemm
 
 
 def plain_gemms(graph: gs.Graph) -> int:
@@ -101,7 +102,7 @@ def _transposed(graph: gs.Graph, node: Node, index: int, namer: Namer) -> Tensor
 
 def _multiply_computed(graph: gs.Graph, node: Node, namer: Namer) -> int:
     """Two computed matrices: a MatMul, as attention writes it."""
-    if node.op != "Gemm" or is_constant(node.inputs[1]):
+    if not is_gemm(node) or is_constant(node.inputs[1]):
         return 0
     second = _transposed(graph, node, 1, namer) if attribute(node, "transB") else node.inputs[1]
     alpha, beta = (float(attribute(node, key)) for key in ("alpha", "beta"))
@@ -117,7 +118,7 @@ def _multiply_computed(graph: gs.Graph, node: Node, namer: Namer) -> int:
 
 def _add_behind(graph: gs.Graph, node: Node, namer: Namer) -> int:
     """A computed C, or one value a row, is no bias."""
-    if node.op != "Gemm" or not has_input(node, 2):
+    if not is_gemm(node) or not has_input(node, 2):
         return 0
     bias = input_constant(node, 2)
     if bias is not None and (bias.ndim < 2 or bias.shape[0] == 1):
@@ -159,7 +160,7 @@ def _insert(graph: gs.Graph, before: Node, fresh: Node) -> None:
 
 
 def _fold_factors(graph: gs.Graph, node: Node, namer: Namer) -> int:
-    if node.op != "Gemm":
+    if not is_gemm(node):
         return 0
     folded = 0
     for key, index in (("alpha", 1), ("beta", 2)):

@@ -33,6 +33,7 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.ops.movement import is_reshape
 from onnxslim_yolo.rewrites.size_grafts import Grafts, StaysFixedError
 from onnxslim_yolo.rewrites.size_probes import Probes
 
@@ -76,7 +77,7 @@ def _reopen(grafts: Grafts, source: Model, node: Node, index: int, place: int) -
     """What a node's constant becomes; None where it is the same at every size."""
     constant = input_constant(node, index)
     origin = _origin(grafts, node, index)
-    if node.op == "Reshape" and index == 1 and constant is not None:
+    if is_reshape(node) and index == 1 and constant is not None:
         return _target(grafts, node, constant, origin, place)
     if origin is None or constant is None:
         return None

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.errors import OnnxSlimError
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, is_empty, tensors, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.movement import tells_sizes
 from onnxslim_yolo.runtime.onnx_run import Feeds, image_like_feeds, run_onnx
 
 UNITS = (32, 64, 128)
@@ -96,7 +97,7 @@ def derived_names(graph: gs.Graph) -> set[str]:
     """Names of the tensors that follow from sizes and constants alone."""
     found: set[str] = set()
     for node in toposort(graph):
-        sized = node.op in ("Shape", "Size") or (
+        sized = tells_sizes(node) or (
             any(tensor.name in found for tensor in node.inputs)
             and all(is_constant(t) or is_empty(t) or t.name in found for t in node.inputs)
         )

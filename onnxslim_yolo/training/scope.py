@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ops.norms import is_batch_norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +39,7 @@ def coupled_channels(model: nn.Module, example: Tensor) -> dict[str, Array]:
     return {
         use.constant.name[: -len(suffix)]: use.labels
         for use in analyse_channels(graph.graph).uses
-        if use.node.op == "BatchNormalization" and use.index == 1 and use.constant.name.endswith(suffix)
+        if is_batch_norm(use.node) and use.index == 1 and use.constant.name.endswith(suffix)
     }
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import is_conv
+from onnxslim_yolo.ops.norms import is_batch_norm
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def map_pairs(teacher: Model, student: Model, plan: Mapping[str, Any]) -> list[M
 
 
 def _convolutions(model: Model) -> list[Node]:
-    return [node for node in model.graph.nodes if node.op == "Conv" and input_constant(node, 1) is not None]
+    return [node for node in model.graph.nodes if is_conv(node) and input_constant(node, 1) is not None]
 
 
 def _width(node: Node) -> int:
@@ -90,7 +92,7 @@ def _given(node: Node) -> Tensor:
     """What a convolution gives, its BatchNorm included."""
     output = node.outputs[0]
     readers = output.outputs
-    norm = len(readers) == 1 and readers[0].op == "BatchNormalization"
+    norm = len(readers) == 1 and is_batch_norm(readers[0])
     return readers[0].outputs[0] if norm else output
 
 

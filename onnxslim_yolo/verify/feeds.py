@@ -34,6 +34,8 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.ops.linear import is_matmul
+from onnxslim_yolo.ops.movement import tells_sizes
 from onnxslim_yolo.runtime.onnx_run import Feeds, as_fed, image_like, image_like_feeds, session
 from onnxslim_yolo.verify.half import in_float32, is_half
 from onnxslim_yolo.verify.shown_logits import shown_logits
@@ -144,9 +146,9 @@ def score_maps(model: Model) -> list[Tensor]:
         if id(tensor) in seen or node is None or is_constant(tensor) or is_empty(tensor):
             continue
         seen.add(id(tensor))
-        if is_learned(node) or node.op == "MatMul":
+        if is_learned(node) or is_matmul(node):
             found[id(tensor)] = tensor
-        elif node.op not in ("Shape", "Size"):
+        elif not tells_sizes(node):
             starts += node.inputs
     return list(found.values())
 

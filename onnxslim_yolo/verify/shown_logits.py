@@ -18,6 +18,7 @@ from onnxslim_yolo.heads.decode_region import UnrecognisedError, part_of, part_r
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
+from onnxslim_yolo.ops.arithmetic import is_product
 from onnxslim_yolo.ops.movement import OF_ONE
 
 MOVING = frozenset((*OF_ONE, "Concat", "ReduceMax", "TopK"))
@@ -79,7 +80,7 @@ class _Walk:
 
 
 def _moves(node: Node) -> bool:
-    if node.op == "Mul":
+    if is_product(node):
         return not any(is_constant(tensor) for tensor in node.inputs)
     return node.op in MOVING
 

@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.window import Window, set_windows, windows_of
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, input_constant, static_shape
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import groups_of, is_conv
 
 KERNELS = frozenset({6})
 PHASES = 4
@@ -33,7 +33,7 @@ CHANNELS = 16
 
 def split_stems(graph: gs.Graph) -> int:
     """Rewrite every such convolution, in place. Returns how many."""
-    return sum(_split(graph, node) for node in list(graph.nodes) if node.op == "Conv")
+    return sum(_split(graph, node) for node in list(graph.nodes) if is_conv(node))
 
 
 def becomes_phases(channels: int, kernel: Sequence[int]) -> bool:
