@@ -30,6 +30,7 @@ from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.ops.linear import LINEAR, is_conv
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import matches_layer
 from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages, evenly
@@ -163,7 +164,7 @@ def _wanted(model: Model, layers: tuple[str, ...]) -> Callable[[Node], str | Non
     if not patterns:
         return lambda node: None
     tail = decoding(model.graph)
-    nodes = [node for node in model.graph.nodes if node.op == "Conv" or no_kernel_of(node)]
+    nodes = [node for node in model.graph.nodes if is_conv(node) or no_kernel_of(node)]
     for pattern in patterns:
         hits = [node for node in nodes if matches_layer(pattern, node) and id(node) not in tail]
         if not hits:
@@ -179,4 +180,4 @@ def _wanted(model: Model, layers: tuple[str, ...]) -> Callable[[Node], str | Non
 
 def no_kernel_of(node: Node) -> bool:
     """Whether a node is a layer with weights that has no int8 kernel."""
-    return node.op in ("ConvTranspose", "Gemm", "MatMul", "DeformConv")
+    return node.op in LINEAR and not is_conv(node)

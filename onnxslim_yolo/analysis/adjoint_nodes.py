@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.attributes import set_operand
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, static_shape
+from onnxslim_yolo.ops.arithmetic import COMPARISONS
 
 
 class Adjoint:
@@ -27,7 +28,7 @@ class Adjoint:
     def add(self, op: str, inputs: Sequence[Any], **attrs: Any) -> gs.Variable:
         """A new node's output. Arrays among the inputs become constants."""
         tensors = [self.constant(value) if isinstance(value, np.ndarray) else value for value in inputs]
-        output = gs.Variable(self._name("adjoint"), np.bool_ if op == "Equal" else np.float32)
+        output = gs.Variable(self._name("adjoint"), np.bool_ if op in COMPARISONS else np.float32)
         self.graph.nodes.append(gs.Node(op, self._name(f"adjoint_{op}"), attrs, tensors, [output]))
         return output
 

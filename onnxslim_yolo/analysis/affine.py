@@ -12,8 +12,12 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, sole_consumer
+from onnxslim_yolo.ops.arithmetic import AFFINE, line
+from onnxslim_yolo.ops.norms import is_batch_norm
+from onnxslim_yolo.ops.question import one_of
 
-AFFINE_OPS = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div"})
+is_affine = one_of("BatchNormalization", *AFFINE)
+"""A candidate: affine per channel, if what else it reads is constant."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ UNIT = Affine(np.ones(1), np.zeros(1))
 
 def data_index(node: Node) -> int | None:
     """Which input of an affine node is the data; None if the node is no candidate."""
-    if node.op not in AFFINE_OPS or len(node.inputs) < 2:
+    if not is_affine(node) or len(node.inputs) < 2:
         return None
-    if node.op == "BatchNormalization":
+    if is_batch_norm(node):
         return 0
     constant = [constant_of(tensor) is not None for tensor in node.inputs]
     if constant[0] == constant[1]:
@@ -71,21 +75,13 @@ def affine_of(node: Node, axis: int = 1) -> Affine | None:
     index = data_index(node)
     if index is None or node.inputs[index].shape is None:
         return None
-    if node.op == "BatchNormalization":
+    if is_batch_norm(node):
         return batch_norm(node) if axis == 1 else None
     value = channel_constant(node.inputs[1 - index], node.inputs[index], axis)
     if value is None:
         return None
-    one, zero = np.ones(1), np.zeros(1)
-    if node.op == "Mul":
-        return Affine(value, zero)
-    if node.op == "Add":
-        return Affine(one, value)
-    if node.op == "Sub":
-        return Affine(one, -value) if index == 0 else Affine(-one, value)
-    if index != 0 or (value == 0).any():
-        return None
-    return Affine(1 / value, zero)
+    found = line(node.op, value, index)
+    return None if found is None else Affine(*map(np.atleast_1d, found))
 
 
 def batch_norm(node: Node) -> Affine | None:
@@ -145,7 +141,7 @@ class Chain:
     @property
     def has_batch_norm(self) -> bool:
         """Whether a BatchNormalization is among the nodes."""
-        return any(node.op == "BatchNormalization" for node in self.nodes)
+        return any(is_batch_norm(node) for node in self.nodes)
 
 
 def affine_chains(graph: gs.Graph) -> list[Chain]:
@@ -153,7 +149,7 @@ def affine_chains(graph: gs.Graph) -> list[Chain]:
     chains: list[Chain] = []
     seen: set[int] = set()
     for node in graph.nodes:
-        if node.op not in AFFINE_OPS or id(node) in seen:
+        if not is_affine(node) or id(node) in seen:
             continue
         chain = _chain_from(graph, node)
         if chain is not None:

@@ -32,7 +32,7 @@ from onnxslim_yolo.ir.graph import (
     static_shape,
 )
 from onnxslim_yolo.ir.origins import ADDED, set_origin
-from onnxslim_yolo.ops.arithmetic import is_product, is_sum
+from onnxslim_yolo.ops.arithmetic import is_clip, is_product, is_sum
 from onnxslim_yolo.ops.functions import FUNCTIONS, is_sigmoid
 from onnxslim_yolo.ops.linear import LINEAR
 from onnxslim_yolo.ops.movement import is_join
@@ -90,7 +90,7 @@ def _activated(graph: gs.Graph, norm: Node) -> Node | None:
     if gated is not None and len(readers) == 2 and any(is_sigmoid(reader) for reader in readers):
         return gated
     reader = sole_consumer(graph, norm.outputs[0])
-    return reader if reader is not None and (reader.op in FUNCTIONS or reader.op == "Clip") else norm
+    return reader if reader is not None and (reader.op in FUNCTIONS or is_clip(reader)) else norm
 
 
 def alone_for(graph: gs.Graph, tensor: Tensor) -> list[Node]:

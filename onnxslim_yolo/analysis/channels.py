@@ -26,7 +26,7 @@ from onnxslim_yolo.analysis.rules import RULES
 from onnxslim_yolo.analysis.shape_values import known_sizes
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, producer, static_shape, tensors
 from onnxslim_yolo.ir.shapes import infer_shapes
-from onnxslim_yolo.ops.movement import tells_sizes
+from onnxslim_yolo.ops.movement import SIZED_BY, tells_sizes
 
 NO_CHANNEL = -1
 """In a finished analysis: the class of elements that belong to no channel. They are always kept."""
@@ -131,7 +131,7 @@ def concrete_shapes(
 def _types(graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None) -> dict[str, onnx.TypeProto]:
     """What is inferred; below opset 13 onnx does not follow sizes through arithmetic, so they are followed here."""
     types = infer_shapes(graph, strict=False, given=given)
-    targets = [t for n in graph.nodes if n.op in _SIZED for t in n.inputs[n.op != "ConstantOfShape" :] if producer(t)]
+    targets = [t for n in graph.nodes if n.op in SIZED_BY for t in n.inputs[SIZED_BY[n.op] :] if producer(t)]
     sizes: dict[str, list[int]] = {}
     while graph.opset < _FOLLOWS_SIZES:
         found = {tensor.name: known_sizes(tensor, types) for tensor in targets}
@@ -142,9 +142,6 @@ def _types(graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None) -> dict
         types = infer_shapes(graph, strict=False, given=given, sizes=sizes)
     return types
 
-
-_SIZED = ("Reshape", "Expand", "Tile", "Resize", "Slice", "ConstantOfShape")
-"""Operators that read sizes: the last of them as its first input, the others behind it."""
 
 _FOLLOWS_SIZES = 13
 """From this opset on onnx's inference follows sizes through Gather, Concat and the like."""

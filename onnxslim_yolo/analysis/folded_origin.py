@@ -13,7 +13,7 @@ from onnxslim_yolo.ir.graph import Array, Node, constant_of, is_empty
 from onnxslim_yolo.ir.origins import Made, Move, Origin, Shape, broadcast, mixed, moved, origin_of, reduced
 from onnxslim_yolo.ops.arithmetic import ELEMENTWISE
 from onnxslim_yolo.ops.functions import FUNCTIONS
-from onnxslim_yolo.ops.movement import JOINS, OF_ONE, SAME
+from onnxslim_yolo.ops.movement import JOINS, OF_ONE, SAME, is_pad
 from onnxslim_yolo.ops.reductions import REDUCTIONS
 
 
@@ -60,7 +60,7 @@ def _mover(node: Node, data: int, output: int, result: Shape, opset: int) -> Mov
     count, joined = len(node.outputs), JOINS.get(op, (0,)) or tuple(range(len(node.inputs)))
     inputs: list[Array | Shape | None] = []
     for index, tensor in enumerate(node.inputs):
-        if is_empty(tensor) or (op == "Pad" and index == 2):  # padded with numbers' 0
+        if is_empty(tensor) or (is_pad(node) and index == 2):  # padded with numbers' 0
             inputs.append(None)
         else:
             inputs.append(_shape(tensor) if index in joined else constant_of(tensor))

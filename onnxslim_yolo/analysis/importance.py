@@ -18,6 +18,7 @@ import numpy as np
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ops.norms import is_norm_by_channel
 
 Kind = Literal["auto", "gamma", "weight"]
 Aggregate = Literal["mean", "max", "sum"]
@@ -81,7 +82,7 @@ def _gammas(channels: Channels) -> list[tuple[Array, Array]]:
     return [
         (use.labels, np.abs(use.constant.values.astype(np.float64)))
         for use in channels.uses
-        if use.node.op in ("BatchNormalization", "InstanceNormalization") and use.index == 1
+        if is_norm_by_channel(use.node) and use.index == 1
     ]
 
 

@@ -28,12 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.analysis.affine import AFFINE_OPS, affine_of, data_index
+from onnxslim_yolo.analysis.affine import affine_of, data_index, is_affine
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, unite, windows_of
 from onnxslim_yolo.analysis.window import compose as compose_windows
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, has_input, input_constant
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import groups_of, is_conv
+from onnxslim_yolo.ops.movement import is_identity
+from onnxslim_yolo.ops.question import Question
+from onnxslim_yolo.ops.spatial import is_average_pool
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,7 @@ class LinearMap:
 
 def linear_map_of(node: Node) -> LinearMap | None:
     """The linear map a node applies to its data input, or None if it is none (or not one that is known exactly)."""
-    build = _BUILDERS.get(node.op)
-    return None if build is None else build(node)
+    return next((build(node) for asked, build in _BUILDERS if asked(node)), None)
 
 
 def data_input(node: Node) -> Tensor:
@@ -263,9 +265,9 @@ def _channels(tensor: Tensor) -> int | None:
     return shape[1] if shape is not None and len(shape) > 2 and isinstance(shape[1], int) else None
 
 
-_BUILDERS: dict[str, Callable[[Node], LinearMap | None]] = {
-    "Conv": _of_conv,
-    "AveragePool": _of_average_pool,
-    "Identity": _of_identity,
-    **dict.fromkeys(AFFINE_OPS, _of_affine),
-}
+_BUILDERS: tuple[tuple[Question, Callable[[Node], LinearMap | None]], ...] = (
+    (is_conv, _of_conv),
+    (is_affine, _of_affine),
+    (is_average_pool, _of_average_pool),
+    (is_identity, _of_identity),
+)

@@ -22,7 +22,7 @@ def zero_stays(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     """A map of zeros stays one: LpPool, RoiAlign, GridSample with zeros around, and what else averages."""
     before = _of_channels(analysis, node)
     zero = before.exact & (before.mean == 0)
-    if node.op == "GridSample" and attribute(node, "padding_mode") != "zeros":
+    if attribute(node, "padding_mode") not in (None, "zeros"):
         zero = before.exact
     rank = len(analysis.shape(node.outputs[0]))
     value = np.where(zero, before.mean, np.nan)
@@ -32,7 +32,7 @@ def zero_stays(analysis: MomentAnalysis, node: Node) -> list[Moments]:
 
 def zeros_beside(analysis: MomentAnalysis, node: Node) -> list[Moments]:
     """Running sums of zeros, and zeros put around them, along any axis but the channels': CumSum, CenterCropPad."""
-    axes = numbers_of(node, "axis" if node.op == "CumSum" else "axes") or range(len(analysis.shape(node.inputs[0])))
+    axes = numbers_of(node, "axis") or numbers_of(node, "axes") or range(len(analysis.shape(node.inputs[0])))
     along = {axis % len(analysis.shape(node.inputs[0])) for axis in axes}
     return [] if along & {0, 1} else zero_stays(analysis, node)
 

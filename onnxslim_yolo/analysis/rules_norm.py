@@ -8,8 +8,9 @@ from onnxslim_yolo.analysis.labelling import Labelling, why
 from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, varying_axes
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, producer
+from onnxslim_yolo.ops.arithmetic import is_difference
 from onnxslim_yolo.ops.norms import NORMS
-from onnxslim_yolo.ops.reductions import REDUCTIONS
+from onnxslim_yolo.ops.reductions import REDUCTIONS, is_mean
 
 
 def per_channel(state: Labelling, node: Node) -> None:
@@ -63,10 +64,10 @@ def centres_channels(state: Labelling, node: Node) -> bool:
 
     Of a channel that is zero, minus the mean is left, and counts in the variance: leaving it out is not the same.
     """
-    if node.op != "Sub" or len(node.inputs) != 2:
+    if not is_difference(node) or len(node.inputs) != 2:
         return False
     mean = producer(node.inputs[1])
-    if mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not node.inputs[0]:
+    if not is_mean(mean) or mean.inputs[0] is not node.inputs[0]:
         return False
     labels, given = state.get(node.inputs[0]), axes_of(mean)
     axes = {axis % labels.ndim for axis in given} if given else set(range(labels.ndim))

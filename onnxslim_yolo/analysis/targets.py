@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, input_constant, producer, static_shape
+from onnxslim_yolo.ops.movement import is_gather, is_join, is_slice, keeps_order, tells_shape
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,15 @@ class Entry:
     value: int
 
 
-_SAME = ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape")
-
-
 def entry_of(tensor: Tensor, position: int) -> Entry | None:
     """Where the number at a position of a computed shape is a constant; None if it is computed."""
     node = producer(tensor)
-    while node is not None and node.op in _SAME:
+    while keeps_order(node):
         value = constant_of(node.inputs[0])
         if value is not None:
             return Entry(node, 0, position, int(value.reshape(-1)[position])) if position < value.size else None
         node = producer(node.inputs[0])
-    if node is None or node.op != "Concat":
+    if not is_join(node):
         return None
     for index, part in enumerate(node.inputs):
         size = static_shape(part)
@@ -62,13 +60,13 @@ def read_off(tensor: Tensor, position: int) -> ReadOff | None:
     node = producer(tensor)
     if node is None:
         return None
-    if node.op == "Shape":
+    if tells_shape(node):
         rank = len(node.inputs[0].shape or ())
         start = int(attribute(node, "start"))
         return ReadOff(node.inputs[0], (start + rank if start < 0 else start) + position)
-    if node.op in _SAME:
+    if keeps_order(node):
         return read_off(node.inputs[0], position)
-    if node.op == "Concat":
+    if is_join(node):
         for part in node.inputs:
             size = static_shape(part)
             if size is None or len(size) != 1:
@@ -81,13 +79,13 @@ def read_off(tensor: Tensor, position: int) -> ReadOff | None:
 
 
 def _picked(node: Node, position: int) -> ReadOff | None:
-    if node.op == "Gather":
+    if is_gather(node):
         indices = input_constant(node, 1)
         size = static_shape(node.inputs[0])
         if indices is None or size is None:
             return None
         return read_off(node.inputs[0], int(indices.reshape(-1)[position]) % size[0])
-    if node.op == "Slice":
+    if is_slice(node):
         size = static_shape(node.inputs[0])
         try:
             taken = slice_ranges(node, size or (0,)).get(0)

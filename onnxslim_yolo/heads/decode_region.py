@@ -28,6 +28,10 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
+from onnxslim_yolo.ops.arithmetic import is_product, is_sum
+from onnxslim_yolo.ops.linear import is_conv, is_gemm, is_transposed_conv
+from onnxslim_yolo.ops.movement import is_join, tells_sizes
+from onnxslim_yolo.ops.norms import is_batch_norm
 
 FREE_SIZE = 160
 """The image side, pixels, at which a model of free input size is looked at: 525 cells, enough for a best 300."""
@@ -121,7 +125,7 @@ def _walk(table: Tensor) -> tuple[list[Tensor], list[Tensor], list[Node]]:
             boundary[id(tensor)] = tensor
             continue
         inside[id(node)] = node
-        if node.op in ("Shape", "Size"):
+        if tells_sizes(node):
             sources[id(node.inputs[0])] = node.inputs[0]
             continue
         stack += reversed(node.inputs)
@@ -136,9 +140,9 @@ def _is_inside(tensor: Tensor, inside: dict[int, Node]) -> bool:
 
 def is_learned(node: Node) -> bool:
     """Whether a node has trained weights, which an expectation over bins has not."""
-    if node.op in ("BatchNormalization", "ConvTranspose", "Gemm"):
+    if is_batch_norm(node) or is_transposed_conv(node) or is_gemm(node):
         return True
-    if node.op != "Conv":
+    if not is_conv(node):
         return False
     weight = input_constant(node, 1)
     if weight is None or weight.ndim != 4 or weight.shape[0] != 1 or weight.shape[2:] != (1, 1):
@@ -169,9 +173,9 @@ def _belongs(graph: gs.Graph, node: Node, maps: set[int]) -> bool:
     read = [tensor for tensor in node.inputs if not is_constant(tensor)]
     if not read or any(id(tensor) not in maps or sole_consumer(graph, tensor) is not node for tensor in read):
         return False
-    if node.op == "Concat":
+    if is_join(node):
         return node.attrs.get("axis") == 1 and len(read) == len(node.inputs) > 1 and _same_size(read)
-    if node.op not in ("Mul", "Add") or len(read) != 1:
+    if not (is_product(node) or is_sum(node)) or len(read) != 1:
         return False
     constant = input_constant(node, 0 if is_constant(node.inputs[0]) else 1)
     return constant is not None and constant.ndim in (3, 4) and constant.shape[-2:] == (1, 1) and constant.size > 1

@@ -6,7 +6,7 @@ Two properties of onnx-graphsurgeon shape them: nodes and tensors compare by *va
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -163,6 +163,13 @@ def revalue(node: Node, index: int, values: Array) -> None:
     replace_constant(node, index, values)
     if tuple(old.shape) == values.shape:
         hand_on(old, node.inputs[index])
+
+
+def become(node: Node, op: str, attributes: Mapping[str, Any], inputs: Iterable[Tensor] | None = None) -> None:
+    """Make another operator of a node, in its place and with its outputs; with its inputs where no others are given."""
+    node.op, node.attrs = op, dict(attributes)
+    if inputs is not None:
+        node.inputs = list(inputs)
 
 
 def replace_uses(graph: gs.Graph, old: Tensor, new: Tensor) -> None:

@@ -53,4 +53,7 @@ NORMS: dict[str, Norm] = {
 is_batch_norm = one_of("BatchNormalization")
 """An affine map per channel: its statistics are stored."""
 
+is_norm_by_channel = one_of(*(op for op, row in NORMS.items() if row.by_channel))
+"""Its inputs 1 and 2 scale and shift each channel, whatever the others hold."""
+
 SOFTMAXES = ("Softmax", "LogSoftmax", "Hardmax")

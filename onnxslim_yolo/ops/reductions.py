@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from onnxslim_yolo.ops.question import one_of
+
 Array: TypeAlias = np.ndarray[Any, Any]
 Axes: TypeAlias = tuple[int, ...]
 
@@ -72,3 +74,6 @@ REDUCTIONS: dict[str, Reduction] = {
     "ReduceLogSumExp": Reduction(lambda x, times, axes: np.log(_sum(np.exp(x), times, axes)), 10),
 }  # fmt: skip
 """Operator → what it is."""
+
+is_mean = one_of("ReduceMean")
+takes_greatest = one_of("ReduceMax")

@@ -7,14 +7,28 @@ from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.linear import LINEAR
 from onnxslim_yolo.ops.movement import MOVEMENTS, SHAPES
 from onnxslim_yolo.ops.norms import NORMS
+from onnxslim_yolo.ops.question import one_of
 from onnxslim_yolo.ops.reductions import REDUCTIONS
 from onnxslim_yolo.ops.spatial import POOLS, RESIZES, SAMPLERS
 
+RANKING = ("TopK", "NonMaxSuppression")
+"""What keeps the best, in their order."""
+ORDERING = (*RANKING, "ArgMax", "ArgMin", "Unique", "NonZero")
+"""Operators whose results move as a whole when two values change places."""
 SORTING = ("TopK", "ArgMax", "ArgMin", "CumSum", "CumProd")
 """What sorts, counts or sums up along one axis."""
 RECURRENT = ("LSTM", "GRU", "RNN")
 
-RANDOM = (*("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),)
+MAKES = ("ConstantOfShape", "Range", "EyeLike", "OneHot")
+"""Operators that make values from numbers, not from channels."""
+INT8_CONV = "QLinearConv"
+"""A convolution on codes, as onnxruntime makes of one on codes told as floats."""
+
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+
+picks_from_sequence = one_of("SequenceAt")
+writes_codes = one_of("QuantizeLinear")
+makes_sequence = one_of("SequenceConstruct")
 
 KINDS: dict[str, str] = {
     **dict.fromkeys(FUNCTIONS, "function"),
@@ -55,7 +69,7 @@ OUTSIDE: dict[str, str] = {
     **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), _TRAINING),
     "Einsum": "rewritten as products and sums where they say the same; frozen otherwise",
     "Constant": "becomes an initializer on load",
-    **dict.fromkeys(("ConstantOfShape", "Range", "EyeLike", "OneHot"), "makes values from numbers, not from channels"),
+    **dict.fromkeys(MAKES, "makes values from numbers, not from channels"),
     **dict.fromkeys(("NonZero", "Unique", "NonMaxSuppression"), "how much it gives depends on the data"),
     "MaxRoiPool": "takes regions from the data; frozen",
     "MaxUnpool": "takes positions from the data; frozen",

@@ -40,6 +40,7 @@ POOLS: dict[str, Pool] = {
 RESIZES = ("Resize", "Upsample")
 is_resize = one_of(*RESIZES)
 is_max_pool = one_of("MaxPool")
+is_average_pool = one_of("AveragePool")
 
 SAMPLERS = ("GridSample", "RoiAlign")
 """Operators that read a map at positions which another input says."""

@@ -27,7 +27,9 @@ from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, input_constant, producer
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.arithmetic import BOUNDED, is_product
 from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.importance_variance import average, position_shares
 from onnxslim_yolo.pruning.mask import mask_blocks
@@ -164,8 +166,10 @@ def last_gamma(end: Tensor) -> Array | None:
 
 def _norms_above(end: Tensor, steps: int) -> Iterable[Node]:
     node = producer(end)
-    if node is None or node.op not in (*FUNCTIONS, "BatchNormalization", "Clip", "Mul", "PRelu") or not steps:
+    if node is None or not steps:
         return []
-    if node.op == "BatchNormalization":
+    if is_batch_norm(node):
         return [node]
+    if node.op not in (*FUNCTIONS, *BOUNDED) and not is_product(node):
+        return []
     return [norm for tensor in node.inputs for norm in _norms_above(tensor, steps - 1)]

@@ -9,6 +9,7 @@ from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.ir.graph import Array, Namer, Node, has_input, input_constant, revalue, set_input, sole_consumer
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import ADDED, set_origin
+from onnxslim_yolo.ops.arithmetic import is_sum
 from onnxslim_yolo.ops.linear import factors_of, is_matmul
 from onnxslim_yolo.ops.norms import is_batch_norm
 
@@ -57,7 +58,7 @@ def _label(model: Model, node: Node, index: int) -> None:
 
 def _shift_matmul(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     reader = sole_consumer(model.graph, node.outputs[0])
-    if reader is not None and reader.op == "Add":
+    if is_sum(reader):
         for index, tensor in enumerate(reader.inputs):
             value = input_constant(reader, index)
             if tensor is not node.outputs[0] and value is not None and value.shape[-1:] == shift.shape:

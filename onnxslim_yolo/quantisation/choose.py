@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.movement import reorders
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.quantisation.places import Places, places_of
 from onnxslim_yolo.quantisation.plan import Quantisation, Range, reasons
@@ -113,7 +114,7 @@ def quantise(
 
 def _shuffles(model: Model) -> int:
     """How often channels are picked or put in another order."""
-    return sum(node.op in ("Gather", "Transpose") for node in model.graph.nodes)
+    return sum(reorders(node) for node in model.graph.nodes)
 
 
 def _nothing(places: Places) -> str:

@@ -128,14 +128,14 @@ def _cut_at(graph: gs.Graph, tensor: Tensor, its: Range, name: Namer) -> None:
         graph.outputs = [again if each is tensor else each for each in graph.outputs]
         tensor.name, again.name = f"{label}__cut", label
     casted, moved, scaled = (gs.Variable(name(f"{label}__{end}"), np.float32) for end in ("cast", "moved", "scaled"))
-    for op, inputs, output in (
-        ("Cast", [codes], casted),
-        ("Sub", [casted, zero], moved),
-        ("Mul", [moved, step], again),
-        ("Div", [tensor, step], scaled),
-        ("Add", [scaled, zero], real),
-    ):
-        attrs = {"to": 1} if op == "Cast" else {}
-        graph.nodes.append(gs.Node(op, name(f"{label}__{op}"), attrs, inputs, [output]))
+
+    def put(op: str, inputs: list[Tensor], output: Tensor, **attributes: int) -> None:
+        graph.nodes.append(gs.Node(op, name(f"{label}__{op}"), attributes, inputs, [output]))
+
+    put("Cast", [codes], casted, to=1)
+    put("Sub", [casted, zero], moved)
+    put("Mul", [moved, step], again)
+    put("Div", [tensor, step], scaled)
+    put("Add", [scaled, zero], real)
     graph.inputs.append(codes)
     graph.outputs.append(real)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxslim_yolo.analysis.affine import Affine
-from onnxslim_yolo.ir.attributes import attribute
-from onnxslim_yolo.ir.graph import Array, Namer, Node, has_input, input_constant, replace_constant
-from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, bias_place, is_steady, output_axis
+from onnxslim_yolo.ir.attributes import attribute, defaults
+from onnxslim_yolo.ir.graph import Array, Namer, Node, become, has_input, input_constant, replace_constant
+from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, bias_place, is_matmul, is_steady, output_axis
 
 FP16_ROUNDING = 2.0**-11
 """Relative rounding error of a float16; a weight that loses more than that was pushed into the subnormals."""
@@ -49,7 +49,7 @@ def absorb_after(node: Node, affine: Affine, axis: int) -> Absorbed | None:
         return None
     wide = affine.widened(layer.outputs)
     weight = layer.stored(layer.blocks * layer.per_output(wide.scale))
-    if node.op == "MatMul":
+    if is_matmul(node):
         kept = Absorbed(node, weight, None, node.op, left=affine.shift) if affine.scales else None
         return _representable(_matrix(node, weight, affine, wide.shift) or kept)
     needed = layer.bias is not None or affine.shifts
@@ -65,7 +65,7 @@ def absorb_before(node: Node, affine: Affine, axis: int) -> Absorbed | None:
     wide = affine.widened(layer.inputs)
     weight = layer.stored(layer.blocks * layer.per_input(wide.scale))
     carried = (layer.blocks * layer.per_input(wide.shift)).reshape(layer.outputs, -1).sum(axis=1)
-    if node.op == "MatMul":
+    if is_matmul(node):
         return _representable(_matrix(node, weight, affine, carried) or _scaled_only(node, weight, affine))
     if not affine.shifts:
         return _representable(Absorbed(node, weight, None, node.op))
@@ -83,9 +83,8 @@ def apply(absorbed: Absorbed, namer: Namer) -> None:
         place = bias_place(node)
         has_bias = has_input(node, place)
         replace_constant(node, place, absorbed.bias, None if has_bias else namer(bias_name(node.inputs[1].name)))
-    if absorbed.op == "Gemm":
-        node.attrs = {**({} if node.op == "MatMul" else node.attrs), "beta": 1.0}
-    node.op = absorbed.op
+    given = node.attrs if node.op == absorbed.op else {}
+    become(node, absorbed.op, {**given, "beta": 1.0} if "beta" in defaults(absorbed.op) else given)
 
 
 def bias_name(weight: str) -> str:
@@ -103,7 +102,7 @@ def cast(values: Array, dtype: np.dtype[np.generic]) -> Array:
 def _layer(node: Node) -> LinearLayer | None:
     """The layer that a node is, of constant floats."""
     weight = input_constant(node, 1) if node.op in LINEAR else None
-    if weight is None or not np.issubdtype(weight.dtype, np.floating) or (node.op == "MatMul" and weight.ndim != 2):
+    if weight is None or not np.issubdtype(weight.dtype, np.floating) or (is_matmul(node) and weight.ndim != 2):
         return None
     layer = LinearLayer.with_weight(node, weight)
     return None if layer.has_computed_bias else layer

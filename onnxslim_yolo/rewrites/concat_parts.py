@@ -36,7 +36,10 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import made_by_cutting, origin_of
+from onnxslim_yolo.ops.arithmetic import is_product, is_sum
 from onnxslim_yolo.ops.linear import CONVOLUTIONS, LinearLayer, is_steady, matrix_of
+from onnxslim_yolo.ops.movement import is_join
+from onnxslim_yolo.ops.norms import is_batch_norm, is_norm_by_channel
 from onnxslim_yolo.ops.spatial import RESIZES
 from onnxslim_yolo.pruning.shift import shift_outputs
 from onnxslim_yolo.rewrites.dead_operands import MayGo, constant_value
@@ -99,7 +102,7 @@ def _follow(node: Node, found: _Range, needs: NeededChannels, moments: MomentAna
     start = starts.pop()
     if node.op in CONVOLUTIONS:
         return places == [0] and _reader(node, start, found, moments)
-    if node.op == "Concat":
+    if is_join(node):
         shapes = [needs.shape(tensor) for tensor in node.inputs]
         rank = len(shapes[0] or ())
         if (
@@ -109,18 +112,18 @@ def _follow(node: Node, found: _Range, needs: NeededChannels, moments: MomentAna
         ):
             return False
         start += sum(shape[1] for shape in shapes[: places[0]] if shape is not None)
-    elif node.op == "BatchNormalization":
+    elif is_batch_norm(node):
         if places != [0] or any(input_constant(node, k) is None for k in range(1, 5)):
             return False
         found.cuts += [(node, k, 0, start) for k in range(1, 5)]
     elif node.op in UNARY:
         resized = node.op in RESIZES and len(node.inputs) > 3  # `sizes` counts the channels, too
-        if places != [0] or node.op == "InstanceNormalization" or resized or len(node.outputs) > 1:
+        if places != [0] or is_norm_by_channel(node) or resized or len(node.outputs) > 1:
             return False
-    elif node.op not in ("Mul", "Add") or not _beside(node, places):
+    elif not (is_product(node) or is_sum(node)) or not _beside(node, places):
         return False
     before, after = needs.shape(node.inputs[places[0]]), needs.shape(node.outputs[0])
-    if before is None or after is None or (node.op != "Concat" and before[:2] != after[:2]):
+    if before is None or after is None or (not is_join(node) and before[:2] != after[:2]):
         return False
     found.starts[id(node.outputs[0])] = start
     return True

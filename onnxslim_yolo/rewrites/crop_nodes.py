@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.movement import axes_of
-from onnxslim_yolo.ir.graph import Namer, input_constant, nodes_of
+from onnxslim_yolo.ir.graph import Namer, become, input_constant, nodes_of
 from onnxslim_yolo.ir.origins import ADDED, set_origin
 
 
@@ -33,7 +33,6 @@ def pads_for_crops(graph: gs.Graph) -> int:
             after[axis] = change - before[axis]
         pads = gs.Constant(name(f"{node.name}_pads"), np.asarray([*before, *after], dtype=np.int64))
         set_origin(pads, ADDED)
-        node.op, node.attrs = "Pad", {"mode": "constant"}
-        node.inputs = [node.inputs[0], pads]
+        become(node, "Pad", {"mode": "constant"}, [node.inputs[0], pads])
         rewritten += 1
     return rewritten

@@ -31,10 +31,9 @@ from onnxslim_yolo.ir.graph import (
     set_input,
 )
 from onnxslim_yolo.ir.origins import ADDED, set_origin
-from onnxslim_yolo.ops.arithmetic import ARITHMETIC, SUMS
+from onnxslim_yolo.ops.arithmetic import ARITHMETIC, is_difference, is_product, is_quotient, is_sum
 from onnxslim_yolo.ops.linear import LINEAR, LinearLayer
-
-_OPERATORS = tuple(op for op in ARITHMETIC if op != "Pow")
+from onnxslim_yolo.ops.norms import NORMS
 
 MayGo = Callable[[Tensor], bool]
 """Whether what computes a tensor may be left out."""
@@ -43,7 +42,7 @@ MayGo = Callable[[Tensor], bool]
 def drop_operands(graph: gs.Graph, moments: MomentAnalysis, may_go: MayGo) -> int:
     """Cases 1 and 2. What nobody reads any more stays until `sweep`. Returns the number of operands."""
     name = Namer(graph)
-    return sum(_drop_one(graph, node, moments, may_go, name) for node in nodes_of(graph, *_OPERATORS))
+    return sum(_drop_one(graph, node, moments, may_go, name) for node in nodes_of(graph, *ARITHMETIC))
 
 
 def _drop_one(graph: gs.Graph, node: Node, moments: MomentAnalysis, may_go: MayGo, name: Namer) -> int:
@@ -54,7 +53,7 @@ def _drop_one(graph: gs.Graph, node: Node, moments: MomentAnalysis, may_go: MayG
     left = [tensor for k, tensor in enumerate(node.inputs) if k not in gone]
     if not gone or not any(_same_shape(tensor, node.outputs[0]) for tensor in left):
         return 0
-    zeros = [k for k in gone if not np.any(values[k]) and (node.op in SUMS or (node.op == "Sub" and k == 1))]
+    zeros = [k for k in gone if not np.any(values[k]) and (is_sum(node) or (is_difference(node) and k == 1))]
     for k in gone:
         value = values[k]
         if k not in zeros and value is not None:
@@ -119,7 +118,7 @@ def clear_rows(graph: gs.Graph, needs: NeededChannels) -> int:
 def has_zeros(graph: gs.Graph) -> bool:
     """Whether any weight could make a constant or read nothing: else there is nothing to look for."""
     for node in graph.nodes:
-        if node.op in ("Mul", "Div") or node.op.endswith("Normalization"):
+        if is_product(node) or is_quotient(node) or node.op in NORMS:
             values = [input_constant(node, k) for k in range(min(len(node.inputs), 2))]
             if any(v is not None and v.dtype.kind == "f" and v.size and (v == 0).any() for v in values):
                 return True

@@ -27,7 +27,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.attributes import attribute, set_operand
-from onnxslim_yolo.ir.graph import Namer, Node, Tensor, is_constant
+from onnxslim_yolo.ir.graph import Namer, Node, Tensor, is_constant, nodes_of
 
 _UNKNOWN = -1
 _OPERANDS = (1, 2)
@@ -36,8 +36,8 @@ _OPERANDS = (1, 2)
 def rewrite_einsums(graph: gs.Graph) -> int:
     """Replace every Einsum that can be spelt with plainer nodes; return how many. Shapes are to be inferred anew."""
     rewrites = 0
-    for node in list(graph.nodes):
-        terms = _terms(node) if node.op == "Einsum" and node.outputs else None  # not folded just now
+    for node in nodes_of(graph, "Einsum"):
+        terms = _terms(node) if node.outputs else None  # not folded just now
         sizes = None if terms is None else _sizes(node, terms)
         if terms is None or sizes is None:
             continue

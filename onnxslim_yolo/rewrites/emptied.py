@@ -25,6 +25,7 @@ from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
     Tensor,
+    become,
     bypass,
     copy_graph,
     detach,
@@ -146,4 +147,4 @@ def _drop_outputs(graph: gs.Graph, node: Node, empty: set[int]) -> None:
     set_operand(node, "split", sizes, graph.opset, lambda: node.inputs[1].name)
     node.outputs = [node.outputs[k] for k in left]
     if len(left) == 1:
-        node.op, node.attrs, node.inputs = "Identity", {}, node.inputs[:1]
+        become(node, "Identity", {}, node.inputs[:1])

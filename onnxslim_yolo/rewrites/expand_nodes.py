@@ -29,8 +29,8 @@ from onnxslim_yolo.ir.graph import (
     sole_consumer,
 )
 from onnxslim_yolo.ir.origins import ADDED, set_origin
-
-_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where")
+from onnxslim_yolo.ops.arithmetic import BROADCASTING
+from onnxslim_yolo.ops.movement import is_filled, is_tile
 
 Dim = int | str
 Dims = Sequence[Dim]
@@ -46,7 +46,7 @@ def drop_expands(graph: gs.Graph) -> int:
         readers = consumers(result)
         if is_graph_output(graph, result) or not readers or result.shape is None:
             continue
-        number = node.op == "ConstantOfShape"
+        number = is_filled(node)
         before: Dims | None = [1] * len(result.shape) if number else node.inputs[0].shape
         if before is None:
             continue
@@ -80,10 +80,10 @@ def _sink(graph: gs.Graph, node: Node, name: Namer) -> int:
     """Put an Expand of a constant behind its one reader, of constants alone; 1, or 0 if it has to stay."""
     result = node.outputs[0]
     reader = sole_consumer(graph, result)
-    if node.op == "Tile" or reader is None or reader.op not in _BROADCASTING:
+    if is_tile(node) or reader is None or reader.op not in BROADCASTING:
         return 0
     others = [tensor for tensor in reader.inputs if tensor is not result]
-    number = node.op == "ConstantOfShape"
+    number = is_filled(node)
     constant = number or is_constant(node.inputs[0])
     if not constant or not all(map(is_constant, others)) or reader.outputs[0].shape != result.shape:
         return 0
@@ -100,7 +100,7 @@ def _sink(graph: gs.Graph, node: Node, name: Namer) -> int:
 def _repeats_anyway(reader: Node, before: Dims, result: Tensor) -> bool:
     """Whether the reader's other operands have all extents in which `result` is larger than what is repeated."""
     after: Dims = result.shape
-    if reader.op not in _BROADCASTING or len(before) > len(after):
+    if reader.op not in BROADCASTING or len(before) > len(after):
         return False
     before = [1] * (len(after) - len(before)) + list(before)
     grown = [axis - len(after) for axis in range(len(after)) if before[axis] != after[axis]]

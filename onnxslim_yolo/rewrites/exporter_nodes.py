@@ -21,6 +21,7 @@ from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
     Tensor,
+    become,
     constant_of,
     consumers,
     detach,
@@ -30,6 +31,7 @@ from onnxslim_yolo.ir.graph import (
     producer,
     replace_uses,
 )
+from onnxslim_yolo.ops.registry import makes_sequence, picks_from_sequence
 
 
 def rewrite_exported(graph: gs.Graph) -> int:
@@ -48,7 +50,7 @@ def _gathers(graph: gs.Graph) -> int:
         if not len(rows) or (rows != rows[0]).any():
             continue  # every batch picks its own
         picked = gs.Constant(name(f"{node.name}_indices"), np.ascontiguousarray(rows[0]))
-        node.op, node.attrs, node.inputs = "Gather", {"axis": axis}, [node.inputs[0], picked]
+        become(node, "Gather", {"axis": axis}, [node.inputs[0], picked])
         done += 1
     return done
 
@@ -59,7 +61,7 @@ def _casts(graph: gs.Graph) -> int:
         kind = _type_of(node.inputs[1]) if len(node.inputs) > 1 else None  # folded just now
         if kind is None:
             continue
-        node.op, node.attrs, node.inputs = "Cast", {"to": kind}, [node.inputs[0]]
+        become(node, "Cast", {"to": kind}, [node.inputs[0]])
         done += 1
     return done
 
@@ -78,7 +80,7 @@ def _splits(graph: gs.Graph) -> int:
             continue  # folded just now
         readers = consumers(node.outputs[0])
         shape = node.inputs[0].shape
-        indices = [_index(reader) for reader in readers if reader.op == "SequenceAt"]
+        indices = [_index(reader) for reader in readers if picks_from_sequence(reader)]
         if is_graph_output(graph, node.outputs[0]) or len(indices) != len(readers) or shape is None or None in indices:
             continue
         axis = int(attribute(node, "axis")) % len(shape)
@@ -139,7 +141,7 @@ def _picks(graph: gs.Graph) -> int:
     done = 0
     for node in nodes_of(graph, "SequenceAt"):
         maker = producer(node.inputs[0]) if node.inputs else None
-        index = _index(node) if maker is not None and maker.op == "SequenceConstruct" else None
+        index = _index(node) if makes_sequence(maker) else None
         if maker is None or index is None or not -len(maker.inputs) <= index < len(maker.inputs):
             continue
         picked, output = maker.inputs[index], node.outputs[0]
@@ -153,7 +155,7 @@ def _joins(graph: gs.Graph) -> int:
     done, name = 0, Namer(graph)
     for node in nodes_of(graph, "ConcatFromSequence"):
         maker = producer(node.inputs[0]) if node.inputs else None
-        if maker is None or maker.op != "SequenceConstruct" or any(t.shape is None for t in maker.inputs):
+        if not makes_sequence(maker) or any(t.shape is None for t in maker.inputs):
             continue
         axis, parts = int(attribute(node, "axis")), list(maker.inputs)
         if attribute(node, "new_axis"):
@@ -164,6 +166,6 @@ def _joins(graph: gs.Graph) -> int:
             for part, widened in zip(parts, wide, strict=True):
                 _axis_node(graph, "Unsqueeze", part, widened, axis, name)
             parts = wide
-        node.op, node.attrs, node.inputs = "Concat", {"axis": axis}, parts
+        become(node, "Concat", {"axis": axis}, parts)
         done += 1
     return done

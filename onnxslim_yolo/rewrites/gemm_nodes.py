@@ -30,6 +30,7 @@ from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
     Tensor,
+    become,
     has_input,
     input_constant,
     is_constant,
@@ -107,7 +108,7 @@ def _multiply_computed(graph: gs.Graph, node: Node, namer: Namer) -> int:
     second = _transposed(graph, node, 1, namer) if attribute(node, "transB") else node.inputs[1]
     alpha, beta = (float(attribute(node, key)) for key in ("alpha", "beta"))
     product, added = [node.inputs[0], second], node.inputs[2] if has_input(node, 2) else None
-    node.op, node.attrs, node.inputs = "MatMul", {}, product
+    become(node, "MatMul", {}, product)
     if alpha != 1:
         _behind(graph, node, "Mul", _factor(node, alpha, namer), namer)
     if added is not None:

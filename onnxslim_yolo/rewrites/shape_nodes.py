@@ -19,6 +19,7 @@ from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
     Tensor,
+    become,
     constant_of,
     consumers,
     detach,
@@ -35,14 +36,15 @@ from onnxslim_yolo.ir.graph import (
 from onnxslim_yolo.ir.origins import Origin, set_origin
 from onnxslim_yolo.ops.arithmetic import ELEMENTWISE
 from onnxslim_yolo.ops.functions import FUNCTIONS
-from onnxslim_yolo.ops.movement import REPEATS
+from onnxslim_yolo.ops.movement import REPEATS, counts_elements, is_gather, is_join, is_reshape, is_slice, tells_shape
+from onnxslim_yolo.ops.registry import MAKES
 from onnxslim_yolo.ops.spatial import RESIZES
 
 LEAST_GROWTH = 256
 GROWTH_SHARE = 8
 """Elements that folding may add to a graph, and to how many weights one such element may come."""
 
-_REPEATING = frozenset((*FUNCTIONS, *ELEMENTWISE, *REPEATS, *RESIZES, "ConstantOfShape", "Range"))
+_REPEATING = frozenset((*FUNCTIONS, *ELEMENTWISE, *REPEATS, *RESIZES, *MAKES))
 """Operators that make a map of a few numbers. A Pad or a Gather of weights makes weights: no more than there are. What
 reads one tensor twice repeats it as well."""
 
@@ -108,7 +110,7 @@ def fold_constants(graph: gs.Graph, room: Room | None = None) -> int:
 
 def _as_identity(node: Node, values: np.ndarray) -> bool:
     """An output that says a size goes on saying it when channels go."""
-    node.op, node.attrs, node.inputs = "Identity", {}, [gs.Constant(f"{node.outputs[0].name}__known", values)]
+    become(node, "Identity", {}, [gs.Constant(f"{node.outputs[0].name}__known", values)])
     return True
 
 
@@ -122,19 +124,19 @@ def _make_constant(tensor: Tensor, value: np.ndarray, origin: Origin | None) -> 
 
 def _shape_value(node: Node) -> np.ndarray | None:
     """What a Shape, or a Gather or Slice of a Shape, yields where that does not depend on a symbolic size."""
-    if node.op == "Size":
+    if counts_elements(node):
         shape = static_shape(node.inputs[0])
         return None if shape is None else np.asarray(int(np.prod(shape, dtype=np.int64)), dtype=np.int64)
-    if node.op == "Shape":
+    if tells_shape(node):
         dims = _dims_of_shape(node)
         return None if dims is None or any(d is None for d in dims) else np.asarray(dims, dtype=np.int64)
     maker = producer(node.inputs[0]) if node.inputs else None
-    if maker is None or maker.op != "Shape" or node.op not in ("Gather", "Slice"):
+    if not tells_shape(maker) or not (is_gather(node) or is_slice(node)):
         return None
     dims = _dims_of_shape(maker)
     if dims is None:
         return None
-    if node.op == "Gather":
+    if is_gather(node):
         indices = input_constant(node, 1)
         if indices is None or np.any((indices >= len(dims)) | (indices < -len(dims))):
             return None
@@ -160,7 +162,7 @@ def resolve_reshapes(graph: gs.Graph) -> int:
     """Give a Reshape a constant target when all of it but one entry is known; return how many got one."""
     resolved, name = 0, Namer(graph)
     for node in graph.nodes:
-        if node.op != "Reshape" or len(node.inputs) < 2 or is_constant(node.inputs[1]) or attribute(node, "allowzero"):
+        if not is_reshape(node) or len(node.inputs) < 2 or is_constant(node.inputs[1]) or attribute(node, "allowzero"):
             continue
         target = _target_from_shape(node) or _target_from_concat(node.inputs[1])
         if target is not None:
@@ -180,7 +182,7 @@ def _target_from_shape(node: Node) -> list[int] | None:
 def _target_from_concat(tensor: Tensor) -> list[int] | None:
     """[batch, 3, 85, …] written as a Concat: the one computed entry becomes −1."""
     node = producer(tensor)
-    if node is None or node.op != "Concat":
+    if not is_join(node):
         return None
     target: list[int] = []
     for part in node.inputs:

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Namer, Node, Tensor, is_constant, is_empty
+from onnxslim_yolo.ops.movement import tells_shape
 from onnxslim_yolo.rewrites.size_probes import Probes
 
 
@@ -52,7 +53,7 @@ class Grafts:
         if name in self._done:
             return self._done[name]
         node = self.made[name]
-        if node.op == "Shape":
+        if tells_shape(node):
             self._done[name] = self._shape(node, before)
             return self._done[name]
         inputs = [self._input(tensor, before) for tensor in node.inputs]

@@ -24,27 +24,28 @@ from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
     Tensor,
+    become,
     is_constant,
     nodes_of,
     producer,
     replace_constant,
     set_input,
 )
-
-_PLACE = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+from onnxslim_yolo.ops.arithmetic import is_product
+from onnxslim_yolo.ops.movement import SIZED_BY, is_expand, is_gather, is_join, is_reshape, tells_shape
 
 
 def resolve_targets(graph: gs.Graph) -> int:
     """Write computed targets down; return how many."""
     done, name = sum(_repeat_once(node) for node in nodes_of(graph, "Tile")), Namer(graph)
-    for node in nodes_of(graph, *_PLACE):
-        place = _PLACE[node.op]
+    for node in nodes_of(graph, "Reshape", "Expand", "ConstantOfShape"):
+        place = SIZED_BY[node.op]
         if not node.outputs or len(node.inputs) <= place or is_constant(node.inputs[place]):
             continue
         sizes = sizes_of(node.inputs[place])
         if sizes is None or (attribute(node, "allowzero") and Size(0) in sizes):
             continue
-        target = {"Reshape": _reshaped, "Expand": _expanded}.get(node.op, _nothing)(node, sizes)
+        target = _reshaped(node, sizes) if is_reshape(node) else _expanded(node, sizes) if is_expand(node) else None
         if target is not None:
             replace_constant(node, place, np.asarray(target, dtype=np.int64), name(f"{node.name}_shape"))
             node.attrs.pop("allowzero", None)
@@ -63,7 +64,7 @@ def _repeat_once(node: Node) -> bool:
         return False
     if not all(Size(1) in pair for pair in zip(own, counts, strict=True)):
         return False
-    node.op = "Expand"
+    become(node, "Expand", {})
     return True
 
 
@@ -95,20 +96,16 @@ def _by_trial(graph: gs.Graph, name: Namer) -> int:
 def _is_spelt(graph: gs.Graph, tensor: Tensor) -> bool:
     """Whether a target is written down already: numbers, and sizes read off an input."""
     node = producer(tensor)
-    if node is None or node.op != "Concat":
+    if not is_join(node):
         return False
     inputs = {id(item) for item in graph.inputs}
     for part in node.inputs:
         maker = producer(part)
-        while maker is not None and maker.op in ("Mul", "Gather"):
+        while is_product(maker) or is_gather(maker):
             maker = producer(maker.inputs[0])
-        if not is_constant(part) and (maker is None or maker.op != "Shape" or id(maker.inputs[0]) not in inputs):
+        if not is_constant(part) and (not tells_shape(maker) or id(maker.inputs[0]) not in inputs):
             return False
     return True
-
-
-def _nothing(node: Node, sizes: Sizes) -> list[int] | None:
-    return None
 
 
 def _reshaped(node: Node, sizes: Sizes) -> list[int] | None:

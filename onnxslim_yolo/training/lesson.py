@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.registry import RANKING
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.training.distil_loss import map_loss, output_loss
@@ -81,4 +82,4 @@ class Lesson:
 
 
 def _is_ranked(teacher: GraphModule) -> bool:
-    return any(node["op"] in ("TopK", "NonMaxSuppression") for node in teacher.description["nodes"])
+    return any(node["op"] in RANKING for node in teacher.description["nodes"])

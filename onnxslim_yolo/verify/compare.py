@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.ir.graph import Array, input_constant, nodes_of, replace_constant
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import PLAIN
+from onnxslim_yolo.ops.registry import ORDERING
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx
 from onnxslim_yolo.verify.columns import meanings
 from onnxslim_yolo.verify.ruler import FIRES, Ruler, rulers_of
@@ -25,8 +26,6 @@ TOLERANCE = 1e-4
 
 ROWS = 4096
 """Outputs with at most this many rows are compared as sets of rows where an operator sorts them."""
-
-SORTING = frozenset(("TopK", "NonMaxSuppression", "ArgMax", "ArgMin", "Unique", "NonZero"))
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _unmatched_rows(ruler: Ruler, expected: Array, got: Array, scale: Array) -> 
 
 def sorts(graph: gs.Graph) -> bool:
     """Whether an operator of the graph orders or selects by value, so that rounding may reorder outputs."""
-    return any(node.op in SORTING for node in graph.nodes)
+    return any(node.op in ORDERING for node in graph.nodes)
 
 
 def control(model: Model, feeds: list[Feeds], reference: list[Feeds], *, layers: int = 3) -> tuple[float, str]:

@@ -8,9 +8,9 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.graph import Array, copy_graph, input_constant, nodes_of, replace_constant, revalue, tensors
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import PLAIN
+from onnxslim_yolo.ops.registry import writes_codes
 from onnxslim_yolo.verify.columns import Feeds
-
-LINEAR = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 
 UNIT = 2.0**-11
 """Of float16: half the distance of 1 to the next number."""
@@ -34,7 +34,7 @@ def in_float32(model: Model) -> Model:
             tensor.dtype = np.dtype(np.float32)
     for node in graph.nodes:
         for name, value in node.attrs.items():
-            if name in ("to", "dtype") and node.op != "QuantizeLinear":
+            if name in ("to", "dtype") and not writes_codes(node):
                 node.attrs[name] = _single(value)
             elif isinstance(value, gs.Constant) and _half(value):
                 node.attrs[name] = gs.Constant(value.name, np.asarray(value.values).astype(np.float32))
@@ -49,7 +49,7 @@ def rounded_again(model: Model, seed: int = 0) -> Model:
     moved = in_float32(model)
     rng = np.random.default_rng(seed)
     was_half = {tensor.name for tensor in tensors(model.graph) if _half(tensor)}
-    for node in nodes_of(moved.graph, *LINEAR):
+    for node in nodes_of(moved.graph, *PLAIN):
         for index in range(len(node.inputs)):
             value = input_constant(node, index)
             if value is not None and node.inputs[index].name in was_half:
@@ -62,7 +62,7 @@ def moved_weights(model: Model, seed: int = 0) -> Model:
     """A copy with every weight of a linear layer and a normalisation moved by its last place, up or down at random."""
     moved = model.copy()
     rng = np.random.default_rng(seed)
-    for node in nodes_of(moved.graph, *LINEAR, "BatchNormalization"):
+    for node in nodes_of(moved.graph, *PLAIN, "BatchNormalization"):
         for index in range(len(node.inputs)):
             value = input_constant(node, index)
             if value is not None and value.dtype.kind == "f":

@@ -25,8 +25,9 @@ from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.needed import NeededChannels
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, static_shape, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.registry import ORDERING
 from onnxslim_yolo.runtime.onnx_run import Feeds, bytes_of, run_onnx, with_outputs
-from onnxslim_yolo.verify.compare import SORTING, TOLERANCE
+from onnxslim_yolo.verify.compare import TOLERANCE
 from onnxslim_yolo.verify.ruler import NOISE
 
 UNITS = 64.0
@@ -51,7 +52,7 @@ class InnerChange:
 
 def inner_change(before: Model, after: Model, feed: Feeds) -> InnerChange | None:
     """The first inner tensor of both graphs, in order, that they do not agree on; None if there is none."""
-    if any(node.op in SORTING for node in (*before.graph.nodes, *after.graph.nodes)):
+    if any(node.op in ORDERING for node in (*before.graph.nodes, *after.graph.nodes)):
         return None  # whose rows rounding reorders
     shared = _shared(before, after)
     apart = _differences(before, after, shared, feed)

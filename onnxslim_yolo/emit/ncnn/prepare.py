@@ -9,8 +9,9 @@ from onnxslim_yolo.emit.ncnn.infer import annotate
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.graph import Node, Tensor, bypass, copy_graph, is_graph_output, static_shape, sweep, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.movement import SAME, is_cast
 
-NO_OPS = frozenset({"Identity", "Dropout", "Cast", "CastLike", "CheckpointBreak"})
+NO_OPS = frozenset({*SAME, "CheckpointBreak"})
 
 
 def prepare(model: Model) -> gs.Graph:
@@ -68,7 +69,7 @@ def _fix_inputs(graph: gs.Graph) -> None:
 
 
 def _is_no_op(graph: gs.Graph, node: Node) -> bool:
-    if node.op in ("Cast", "CastLike"):
+    if is_cast(node):
         return _is_float(node.inputs[0].dtype) and _is_float(node.outputs[0].dtype)
     return not any(tensor.outputs or is_graph_output(graph, tensor) for tensor in node.outputs[1:])
 
