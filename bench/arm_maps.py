@@ -14,11 +14,12 @@ _FREE = ("Input", "Split")
 
 
 class ParamLayer(NamedTuple):
-    """A line of a `.param`."""
+    """A line of a `.param`; `made` is its first output."""
 
     type: str
     blobs: list[str]
     values: dict[str, str]
+    made: str
 
 
 def layers_of_param(param: Path) -> Iterator[ParamLayer]:
@@ -26,8 +27,9 @@ def layers_of_param(param: Path) -> Iterator[ParamLayer]:
         words = line.split()
         if len(words) < 4:
             continue
-        end = 4 + int(words[2]) + int(words[3])
-        yield ParamLayer(words[0], words[4:end], dict(w.split("=", 1) for w in words[end:] if "=" in w))
+        first = 4 + int(words[2])
+        end = first + int(words[3])
+        yield ParamLayer(words[0], words[4:end], dict(w.split("=", 1) for w in words[end:] if "=" in w), words[first])
 
 
 def weight_bytes(param: Path, each: int) -> int:

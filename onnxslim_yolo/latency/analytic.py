@@ -19,7 +19,7 @@ from functools import cached_property
 from math import prod
 
 from onnxslim_yolo.latency.layers import Family, LayerKey
-from onnxslim_yolo.latency.neon import copied, depthwise, enlarged, multiplied, pooled
+from onnxslim_yolo.latency.neon import copied, depthwise, enlarged, far, moved, multiplied, pooled
 from onnxslim_yolo.latency.packing import ALIGNMENT, Runtime, blocks_of, lanes_of, pack_of, padded
 
 
@@ -140,12 +140,16 @@ class AnalyticModel:
                 work *= self.lanes / self._pack(outs[0]) / 1.3 if self.runtime == "ncnn" else 1.2
         elif family.op in EXPENSIVE:
             work = elements / (constants.exponentials * 1e3 * self._vector)
-        elif family.op == "view":
+        elif family.kind == "move" and self._on_arm:
+            work = elements / (constants.bandwidth * 1e3) * moved(self.lanes, family.op)
+        elif family.op in ("view", "slice"):
             work = elements * (0.25 if self.runtime == "ncnn" else 0.0) / (constants.bandwidth * 1e3)
         else:
             work = elements / (constants.bandwidth * 1e3) * self._repacking(family, ins, outs)
         inputs = family.area * prod(family.stride) * sum(ins) if family.kind not in ("matmul", "move") else 0.0
         memory = (inputs + elements) / (4 * constants.bandwidth * 1e3)
+        if self._on_arm and family.kind in ("move", "unary"):
+            work += far(self.lanes, 2 * elements)
         return constants.call + max(work, memory)
 
     def _pack(self, width: float) -> int:

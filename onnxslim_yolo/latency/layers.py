@@ -270,9 +270,11 @@ def _move(reader: _Reader, node: Node) -> Layer | None:
     if not _computed(node) or any(shape is None for shape in shapes):
         return None
     elements = sum(prod(shape) for shape in shapes if shape is not None)
-    view = node.op in ("Reshape", "Slice")
-    return Layer(LayerKey(Family("move", "view" if view else "copy"), (elements,), (elements,)), node, (), ())
+    return Layer(LayerKey(Family("move", MOVES.get(node.op, "copy")), (elements,), (elements,)), node, (), ())
 
+
+MOVES = {"Reshape": "view", "Slice": "slice", "Transpose": "transpose", "Softmax": "softmax"}
+"""What a "move" does, where it is more or less than a copy."""
 
 RULES: dict[str, Callable[[_Reader, Node], Layer | None]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),

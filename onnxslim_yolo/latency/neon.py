@@ -69,6 +69,11 @@ POOL = {8: {8: 3.1, 4: 6.0, 1: 29.5}, 4: {4: 5.4, 1: 16.2}}
 ENLARGE = {8: {8: 1.75, 4: 3.3, 1: 10.5}, 4: {4: 1.6, 1: 5.0}}
 DEPTHWISE = {8: {8: 1.0, 4: 10.0, 1: 3.4}, 4: {4: 1.0, 1: 3.4}}
 """Factors by lanes and pack."""
+FAR = {8: (2, 2 << 20, 0.294), 4: (4, 1 << 20, 0.326)}
+"""By lanes: bytes of a number, what the last cache holds, ns of a byte beyond it (bench/results/arm_latency.json)."""
+MOVE = {8: {"view": 1.9, "transpose": 5.1, "softmax": 5.6}, 4: {"view": 1.05, "transpose": 2.7, "softmax": 3.7}}
+COPY = {8: 1.7, 4: 1.0}
+"""Factors on moved elements by lanes: what decodes boxes, counted blob by blob in YOLOv5n and YOLOv8n."""
 
 
 def multiplied(family: Family, lanes: int, cin: float, cout: float) -> float:
@@ -117,6 +122,17 @@ def enlarged(lanes: int, width: float) -> float:
 def copied(kind: str, alike: bool) -> float:
     """The factor on the elements of a Concat, Split or addition, whose parts may be packed alike."""
     return 1.1 if kind == "binary" else 1.0 if not alike else 0.5 if kind == "concat" else 0.25
+
+
+def moved(lanes: int, op: str) -> float:
+    """The factor on elements that are laid out anew. A reshaped map is copied: what is packed is unpacked there."""
+    return MOVE[lanes].get(op, COPY[lanes])
+
+
+def far(lanes: int, elements: float) -> float:
+    """µs more that elements take, read and written, which the last level of caches does not hold."""
+    bytes_, holds, ns = FAR[lanes]
+    return bytes_ * elements * ns / 1e3 if bytes_ * elements > holds else 0.0
 
 
 def depthwise(lanes: int, width: float) -> float:
