@@ -19,9 +19,11 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.activations import Activation, Kind, find_activations
+from onnxslim_yolo.analysis.activations import Activation, find_activations, operator_of
+from onnxslim_yolo.ir.attributes import since
 from onnxslim_yolo.ir.graph import Namer, Tensor, detach, sweep, toposort
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.functions import is_sigmoid
 
 
 @dataclass(frozen=True)
@@ -40,37 +42,15 @@ class Activations:
         return rewrites
 
 
-@dataclass(frozen=True)
-class _Operator:
-    """What ONNX calls an activation, and since which opset."""
-
-    op: str
-    since: int
-    attributes: tuple[tuple[str, Any], ...] = ()
-
-
-_OPERATORS: dict[Kind, _Operator] = {
-    "HardSwish": _Operator("HardSwish", 14),
-    "HardSigmoid": _Operator("HardSigmoid", 6),
-    "Gelu": _Operator("Gelu", 20),
-    "GeluTanh": _Operator("Gelu", 20, (("approximate", "tanh"),)),
-    "Mish": _Operator("Mish", 18),
-    "LeakyRelu": _Operator("LeakyRelu", 6),
-    "Relu": _Operator("Relu", 6),
-    "Clip": _Operator("Clip", 6),
-}
-
-
 def _rewrite(graph: gs.Graph, found: Activation, opset: int, namer: Namer) -> bool:
     if found.kind == "SiLU":
-        return _order(found) if found.nodes[-1].op == "Sigmoid" else _write_silu(graph, found, namer)
-    if found.kind == "HardSwish" and opset < _OPERATORS["HardSwish"].since:
-        return len(found.nodes) > 2 and _write_hard_swish(graph, found, namer)
-    operator = _OPERATORS[found.kind]
-    if opset < operator.since:
-        return False
+        return _order(found) if is_sigmoid(found.nodes[-1]) else _write_silu(graph, found, namer)
+    op, own = operator_of(found.kind)
+    if opset < since(op):
+        gated = found.kind == "HardSwish" and len(found.nodes) > 2
+        return gated and _write_hard_swish(graph, found, namer)
     x, output, dtype, name = found.input, found.output, found.output.dtype, found.nodes[0].name
-    attributes, inputs = {**dict(operator.attributes), **found.attributes}, [x]
+    attributes, inputs = {**own, **found.attributes}, [x]
     if found.kind == "Clip":
         if opset >= 11 and (dtype is None or np.dtype(dtype).kind != "f"):
             return False
@@ -78,7 +58,7 @@ def _rewrite(graph: gs.Graph, found: Activation, opset: int, namer: Namer) -> bo
         inputs += limits
     for node in found.nodes:
         detach(node)
-    graph.nodes.append(gs.Node(operator.op, name, attributes, inputs, [output]))
+    graph.nodes.append(gs.Node(op, name, attributes, inputs, [output]))
     return True
 
 

@@ -37,11 +37,15 @@ from onnxslim_yolo.ir.graph import (
     consumers,
     input_constant,
     is_empty,
+    nodes_of,
     set_input,
     sweep,
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.linear import is_conv
+from onnxslim_yolo.ops.question import Question
+from onnxslim_yolo.ops.spatial import is_average_pool, is_max_pool
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,10 @@ class PadToPool:
     def run(self, model: Model) -> int:
         """Fold; return how many layers took in a Pad."""
         graph, namer, rewrites = model.graph, Namer(model.graph), 0
-        for node in [node for node in graph.nodes if node.op == "Pad"]:
+        for node in nodes_of(graph, "Pad"):
             padding = _padding_of(node)
             for reader in consumers(node.outputs[0]) if padding is not None else []:
-                fold = _FOLD.get(reader.op)
+                fold = next((into for asked, into in _FOLD if asked(reader)), None)
                 if padding is not None and fold is not None and reader.inputs[0] is node.outputs[0]:
                     rewrites += fold(graph, node, reader, padding, namer)
         if rewrites:
@@ -190,4 +194,8 @@ def _fits(windows: tuple[Window, ...]) -> bool:
 
 
 _Fold = Callable[[gs.Graph, Node, Node, Padding, Namer], bool]
-_FOLD: dict[str, _Fold] = {"Conv": _into_conv, "AveragePool": _into_average_pool, "MaxPool": _into_max_pool}
+_FOLD: tuple[tuple[Question, _Fold], ...] = (
+    (is_conv, _into_conv),
+    (is_average_pool, _into_average_pool),
+    (is_max_pool, _into_max_pool),
+)

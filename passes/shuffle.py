@@ -30,8 +30,8 @@ from onnxslim_yolo.ir.graph import (
     sweep,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.movement import ARRANGES, is_gather, is_reshape, is_slice
 
-_INNER = ("Reshape", "Transpose", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten")
 _ELEMENTS = 1 << 24
 
 
@@ -69,10 +69,10 @@ class _Rewriter:
     def run(self) -> int:
         made = 0
         for node in list(self.graph.nodes):
-            if node.op not in _INNER:
+            if node.op not in ARRANGES:
                 continue
             for tensor, origin in self._origins(node):
-                if tensor is node.outputs[0] and node.op == "Gather" and origin.root is node.inputs[0]:
+                if tensor is node.outputs[0] and is_gather(node) and origin.root is node.inputs[0]:
                     continue  # already what this pass makes
                 order = self._permutation(tensor, origin)
                 if order is not None:
@@ -108,19 +108,19 @@ class _Rewriter:
         shape = self.shapes.get(id(node.inputs[0]))
         if shape is None or len(shape) != 4 or is_constant(node.inputs[0]) or np.prod(shape) > _ELEMENTS:
             return False
-        if node.op == "Slice":
+        if is_slice(node):
             try:
                 taken = slice_ranges(node, shape).get(1)
             except CannotMoveError:
                 return False
             return taken is not None and taken.step != 1
         after = self.shapes.get(id(node.outputs[0]))
-        if node.op != "Reshape" or after is None or shape[1] == 1:
+        if not is_reshape(node) or after is None or shape[1] == 1:
             return False
         # (N, C, H·W) only flattens space, (C, H·W) drops a batch of 1; a shuffle splits C, or merges it with the batch.
         if after[:2] == shape[:2] or (shape[0] == 1 and after[0] == shape[1]):
             return False
-        return any(reader.op in _INNER for reader in consumers(node.outputs[0]))
+        return any(reader.op in ARRANGES for reader in consumers(node.outputs[0]))
 
     def _permutation(self, tensor: Tensor, origin: _Origin) -> Array | None:
         """π if the tensor is `root` with its maps taken in the order π, else None."""

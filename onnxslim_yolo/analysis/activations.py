@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf, isclose, pi, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -36,6 +36,17 @@ from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, producer, sole_consumer
 
 Kind = Literal["SiLU", "HardSwish", "HardSigmoid", "Gelu", "GeluTanh", "Mish", "LeakyRelu", "Clip", "Relu"]
+
+
+_OPERATORS: dict[Kind, tuple[str, dict[str, Any]]] = {
+    "SiLU": ("Swish", {}),
+    "GeluTanh": ("Gelu", {"approximate": "tanh"}),
+}
+
+
+def operator_of(kind: Kind) -> tuple[str, dict[str, Any]]:
+    """What ONNX calls an activation, and the attributes that make it that one."""
+    return _OPERATORS.get(kind, (kind, {}))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.attributes import attribute
-from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, input_constant, producer
+from onnxslim_yolo.analysis.affine import batch_norm
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, producer
 from onnxslim_yolo.ir.input_format import BYTES, UNIT, InputFormat
+from onnxslim_yolo.ops.arithmetic import line
+from onnxslim_yolo.ops.movement import SAME, is_transpose, tells_sizes
+from onnxslim_yolo.ops.norms import is_batch_norm
+from onnxslim_yolo.ops.registry import is_literal
 
 SMALL_SLOPE = 1 / 16
 """Deviations of pixels, from 0 to 255, are above 16; of values from 0 to 1 they are below 1."""
@@ -35,7 +39,7 @@ def format_of_first_layers(graph: gs.Graph) -> tuple[InputFormat, str] | None:
         step = _affine(node, tensor)
         if step is None:
             break
-        if node.op not in _PLAIN:
+        if not _keeps_values(node):
             seen = seen or f"{node.op} '{node.name}'"
         slope, offset = slope * step[0], offset * step[0] + step[1]
         tensor = node.outputs[0]
@@ -49,26 +53,23 @@ def format_of_first_layers(graph: gs.Graph) -> tuple[InputFormat, str] | None:
     return None
 
 
-_PLAIN = ("Cast", "Identity", "Transpose", "Dropout")
+def _keeps_values(node: Node) -> bool:
+    return node.op in SAME or is_transpose(node)
 
 
 def _only_reader(tensor: Tensor) -> Node | None:
-    readers = [node for node in tensor.outputs if node.op not in ("Shape", "Size")]
+    readers = [node for node in tensor.outputs if not tells_sizes(node)]
     return readers[0] if len(readers) == 1 and readers[0].outputs else None
 
 
 def _affine(node: Node, tensor: Tensor) -> tuple[Array, Array] | None:
     """(slope, offset) per channel of what a node does to its input; None for anything else."""
-    one, zero = np.ones(1), np.zeros(1)
-    if node.op in _PLAIN:
-        return one, zero
-    if node.op == "BatchNormalization" and node.inputs[0] is tensor:
-        scale, shift, mean, variance = (input_constant(node, k) for k in range(1, 5))
-        if scale is None or shift is None or mean is None or variance is None:
-            return None
-        slope = scale / np.sqrt(variance.astype(np.float64) + float(attribute(node, "epsilon")))
-        return slope, shift - mean * slope
-    if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
+    if _keeps_values(node):
+        return np.ones(1), np.zeros(1)
+    if is_batch_norm(node) and node.inputs[0] is tensor:
+        norm = batch_norm(node)
+        return None if norm is None else (norm.scale, norm.shift)
+    if len(node.inputs) != 2:
         return None
     first = node.inputs[0] is tensor
     other = node.inputs[1 if first else 0]
@@ -76,19 +77,13 @@ def _affine(node: Node, tensor: Tensor) -> tuple[Array, Array] | None:
     if constant is None or constant.size not in (1, 3):
         return None
     value = constant.astype(np.float64).reshape(-1)
-    if node.op == "Add":
-        return one, value
-    if node.op == "Mul":
-        return value, zero
-    if node.op == "Sub":
-        return (one, -value) if first else (-one, value)
-    return (1 / value, zero) if first and value.all() else None
+    return line(node.op, value, 0 if first else 1)
 
 
 def _value(tensor: Tensor) -> Array | None:
     """A constant, be it an initializer or a node of its own."""
     maker = producer(tensor)
-    if maker is None or maker.op != "Constant":
+    if not is_literal(maker):
         return constant_of(tensor)
     for key in ("value", "value_float", "value_floats"):
         if key in maker.attrs:

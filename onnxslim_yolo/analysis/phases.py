@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.attributes import attribute, permutation
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, has_input, input_constant, producer, sole_consumer, static_shape
+from onnxslim_yolo.ops.movement import is_join, is_reshape, is_slice, is_space_to_depth, is_transpose
 
 UNBOUNDED = 2**31 - 1
 """An end of a Slice from here on means the end of the axis, however long."""
@@ -48,16 +49,11 @@ Strides = dict[int, tuple[int, int]]
 def phases_of(graph: gs.Graph, tensor: Tensor) -> Phases | None:
     """The space-to-depth a tensor is the result of, however it is spelt; None if it is none, or not for certain."""
     node = producer(tensor)
-    if node is None:
-        return None
-    match node.op:
-        case "SpaceToDepth":
-            return _of_space_to_depth(node)
-        case "Concat":
-            return _of_slices(node)
-        case "Reshape":
-            return _of_reshapes(graph, node)
-    return None
+    if is_space_to_depth(node):
+        return _of_space_to_depth(node)
+    if is_join(node):
+        return _of_slices(node)
+    return _of_reshapes(graph, node) if is_reshape(node) else None
 
 
 def _of_space_to_depth(node: Node) -> Phases | None:
@@ -106,7 +102,7 @@ def _divides(base: Tensor, block: tuple[int, ...], starts: list[tuple[int, ...]]
 def _slices_before(tensor: Tensor) -> list[tuple[Tensor, Strides]]:
     """The tensors that this one is a strided slice of, nearest first, with the strides."""
     found: list[tuple[Tensor, Strides]] = [(tensor, {})]
-    while (node := producer(tensor)) is not None and node.op == "Slice":
+    while is_slice(node := producer(tensor)):
         own = _strides(node)
         if own is None:
             break
@@ -150,8 +146,8 @@ def _runs_to_the_end(start: int, end: int, step: int, size: object) -> bool:
 def _of_reshapes(graph: gs.Graph, last: Node) -> Phases | None:
     """(N, C, H, W) → (N, C, H/b, b, W/b, b) → transposed to (N, channels…, H/b, W/b) → (N, C·b·b, H/b, W/b)."""
     transpose = producer(last.inputs[0])
-    first = None if transpose is None or transpose.op != "Transpose" else producer(transpose.inputs[0])
-    if transpose is None or first is None or first.op != "Reshape":
+    first = producer(transpose.inputs[0]) if is_transpose(transpose) else None
+    if transpose is None or not is_reshape(first):
         return None
     if sole_consumer(graph, transpose.outputs[0]) is None or sole_consumer(graph, first.outputs[0]) is None:
         return None

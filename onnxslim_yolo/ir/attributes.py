@@ -150,6 +150,11 @@ def _versions(op: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
+def since(op: str) -> int:
+    """The first opset that has an operator as it works today: those before 6 tell what is done in place."""
+    return max(6, int(_versions(op)[-1].since_version))
+
+
 @cache
 def _is_attribute(op: str, name: str, opset: int) -> bool:
     version = next((schema for schema in _versions(op) if schema.since_version <= opset), None)

@@ -18,6 +18,9 @@ from onnx import helper, numpy_helper
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.int8 import ENDS, float_form
 from onnxslim_yolo.latency.layers import LayerKey
+from onnxslim_yolo.ops.arithmetic import PRODUCT
+from onnxslim_yolo.ops.linear import CONVOLUTIONS
+from onnxslim_yolo.ops.spatial import RESIZES
 
 STEP, ZERO = 1 / 255, 0
 GATE = "Silu"
@@ -64,12 +67,13 @@ class _Writer:
         """A tensor's codes, and floats of them again; `timed`: which of the two is."""
         scale = [self.constant(np.asarray(STEP, np.float32), "s"), self.constant(np.asarray(ZERO, np.uint8), "z")]
         codes = f"{source}_codes"
-        for op, inputs, output in (
-            ("QuantizeLinear", [source, *scale], codes),
-            ("DequantizeLinear", [codes, *scale], target),
-        ):
+
+        def put(op: str, read: str, made: str) -> None:
             which = "L" if timed and op.lower().startswith(timed) else "Q"
-            self.nodes.append(helper.make_node(op, inputs, [output], f"{which}{self.index}_{output}"))
+            self.nodes.append(helper.make_node(op, [read, *scale], [made], f"{which}{self.index}_{made}"))
+
+        put("QuantizeLinear", source, codes)
+        put("DequantizeLinear", codes, target)
 
     def coded(self, source: str) -> str:
         """The tensor as its codes tell it."""
@@ -81,11 +85,11 @@ class _Writer:
         op, attributes, constants = parts
         if op == GATE:
             self.nodes.append(helper.make_node("Sigmoid", read, [f"{read[0]}_s"], f"L{self.index}_gate"))
-            read, op = [*read, self.coded(f"{read[0]}_s")], "Mul"
-        if op == "Conv":
+            read, op = [*read, self.coded(f"{read[0]}_s")], PRODUCT
+        if op in CONVOLUTIONS:
             read = [*read, *self.weights(constants[0].shape)]
         else:
-            read = [*read, *[""] * (op == "Resize"), *(self.constant(value, "w") for value in constants)]
+            read = [*read, *[""] * (op in RESIZES), *(self.constant(value, "w") for value in constants)]
         node = helper.make_node(op, read, made, f"L{self.index}_layer")
         node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
         self.nodes.append(node)

@@ -62,7 +62,8 @@ SUMS = ("Add", "Sum")
 
 is_sum = one_of(*SUMS)
 is_difference = one_of("Sub")
-is_product = one_of("Mul")
+PRODUCT = "Mul"
+is_product = one_of(PRODUCT)
 is_quotient = one_of("Div")
 is_power = one_of("Pow")
 is_greatest = one_of("Max")

@@ -139,7 +139,7 @@ FUNCTIONS: dict[str, Function] = {
 }  # fmt: skip
 """Operator → what it is."""
 
-is_relu = one_of("Relu")
+is_swish = one_of("Swish")
 is_root = one_of("Sqrt")
 is_sigmoid = one_of("Sigmoid")
 """A gate, where its input is multiplied by it."""

@@ -15,6 +15,8 @@ BLOCKS = ("DepthToSpace", "SpaceToDepth")
 JOINS = {"Concat": None, "ScatterND": (0, 2), "ScatterElements": (0, 2), "Scatter": (0, 2), "Where": (1, 2)}
 """Operators that move several operands: which inputs those are; None: all."""
 
+ARRANGES = (*VIEWS, "Transpose", "Gather", "Slice", "Split")
+"""What an arrangement of elements is spelt with: whole slices in another shape or order, their values and type kept."""
 OF_ONE = (*VIEWS, *SAME, *PICKS, *REPEATS, *BLOCKS, "Transpose", "Trilu", "ReverseSequence", "Pad")
 """Operators that move what their first input holds."""
 MOVEMENTS = (*OF_ONE, "Concat", "ScatterND", "ScatterElements", "Scatter", "CenterCropPad")
@@ -34,6 +36,8 @@ reorders = one_of("Gather", "Transpose")
 is_gather = one_of("Gather")
 is_view = one_of(*VIEWS)
 is_identity = one_of("Identity")
+is_dropout = one_of("Dropout")
+is_space_to_depth = one_of("SpaceToDepth")
 is_cast = one_of("Cast", "CastLike")
 is_reshape = one_of("Reshape")
 is_transpose = one_of("Transpose")

@@ -50,6 +50,7 @@ NORMS: dict[str, Norm] = {
 }
 """Operator → what it is."""
 
+is_softmax = one_of("Softmax")
 is_batch_norm = one_of("BatchNormalization")
 """An affine map per channel: its statistics are stored."""
 

@@ -30,6 +30,19 @@ picks_from_sequence = one_of("SequenceAt")
 writes_codes = one_of("QuantizeLinear")
 makes_sequence = one_of("SequenceConstruct")
 
+takes_best = one_of("TopK")
+is_literal = one_of("Constant")
+
+SELECTS = ("Max", "Min", "Clip", "Relu", "ReduceMax", "ReduceMin")
+"""Operators that give one of their operands or bounds: of whole numbers as of floats."""
+
+SEQUENCES = (
+    *("SequenceMap", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
+    *("SequenceLength", "SplitToSequence", "ConcatFromSequence"),
+    *("Optional", "OptionalGetElement", "OptionalHasElement"),
+)
+handles_sequences = one_of(*SEQUENCES)
+
 KINDS: dict[str, str] = {
     **dict.fromkeys(FUNCTIONS, "function"),
     **dict.fromkeys(ELEMENTWISE, "element-wise"),
@@ -58,9 +71,7 @@ OUTSIDE: dict[str, str] = {
     ),
     **dict.fromkeys(RANDOM, "its result is random: nothing can be compared with it"),
     **dict.fromkeys(
-        ("If", "Loop", "Scan", "SequenceMap", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
-         "SequenceInsert", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",
-         "OptionalHasElement"), _SUBGRAPH,
+        ("If", "Loop", "Scan", *SEQUENCES), _SUBGRAPH,
     ),
     **dict.fromkeys(
         ("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix", "DFT", "STFT", "AffineGrid", "Col2Im"),

@@ -21,7 +21,17 @@ from onnxslim_yolo.ir.graph import (
     is_graph_output,
     static_shape,
 )
-from onnxslim_yolo.ops.movement import VIEWS
+from onnxslim_yolo.ops.movement import (
+    is_cast,
+    is_dropout,
+    is_expand,
+    is_identity,
+    is_join,
+    is_pad,
+    is_slice,
+    is_transpose,
+    is_view,
+)
 
 
 def drop_noops(graph: gs.Graph) -> int:
@@ -45,20 +55,20 @@ def _must_stay(graph: gs.Graph, tensor: Tensor) -> bool:
 
 
 def _does_nothing(node: Node) -> bool:
-    if node.op == "Identity":
+    if is_identity(node):
         return True
-    if node.op == "Dropout":
+    if is_dropout(node):
         training = input_constant(node, 2)
         unused_mask = all(not tensor.outputs for tensor in node.outputs[1:])
         return unused_mask and (not has_input(node, 2) or (training is not None and not training.any()))
-    if node.op in (*VIEWS, "Expand"):
+    if is_view(node) or is_expand(node):
         return _same_shape(node)
-    if node.op == "Cast":
+    if is_cast(node):
         return node.inputs[0].dtype is not None and node.inputs[0].dtype == node.outputs[0].dtype
-    if node.op == "Transpose":
+    if is_transpose(node):
         shape = node.outputs[0].shape
         return shape is not None and permutation(node, len(shape)) == list(range(len(shape)))
-    if node.op == "Concat":
+    if is_join(node):
         return len(node.inputs) == 1
     return _keeps_everything(node)
 
@@ -77,9 +87,9 @@ def _keeps_everything(node: Node) -> bool:
     shape = static_shape(node.inputs[0])
     rank = len(node.inputs[0].shape or ())
     try:
-        if node.op == "Pad" and rank:
+        if is_pad(node) and rank:
             return all(width == (0, 0) for width in pad_widths(node, rank))
-        if node.op == "Slice" and shape is not None:
+        if is_slice(node) and shape is not None:
             return all(taken == range(shape[axis]) for axis, taken in slice_ranges(node, shape).items())
     except CannotMoveError:
         return False

@@ -16,7 +16,8 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.errors import OnnxSlimError
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, is_empty, tensors, toposort
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.movement import tells_sizes
+from onnxslim_yolo.ops.movement import tells_shape, tells_sizes
+from onnxslim_yolo.ops.registry import handles_sequences
 from onnxslim_yolo.runtime.onnx_run import Feeds, image_like_feeds, run_onnx
 
 UNITS = (32, 64, 128)
@@ -118,7 +119,7 @@ def probe(source: Model, names: Iterable[str], at: Size) -> Probes:
     """
     sides, derived = Sides.of(source.graph), derived_names(source.graph)
     outputs = {tensor.name for tensor in source.graph.outputs}
-    read = {node.inputs[0].name for node in source.graph.nodes if node.op == "Shape"}
+    read = {node.inputs[0].name for node in source.graph.nodes if tells_shape(node)}
     shaped = [n for n in _tensor_names(source.graph) if (n in set(names) or n in read or n in outputs)]
     asking, spelt = _asking(source, shaped, sorted(derived))
     last = "none was small enough"
@@ -185,7 +186,7 @@ def _tensor_names(graph: gs.Graph) -> list[str]:
 
 
 def _makes_sequences(node: Node) -> bool:
-    return "Sequence" in node.op or "Optional" in node.op
+    return handles_sequences(node)
 
 
 def _is_fixed(dim: object) -> bool:

@@ -19,12 +19,11 @@ from onnxslim_yolo.ir.graph import Array, Node, Tensor, is_constant, is_empty, p
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.ops.arithmetic import is_product
-from onnxslim_yolo.ops.movement import OF_ONE
-
-MOVING = frozenset((*OF_ONE, "Concat", "ReduceMax", "TopK"))
-"""Operators that hand on values of their first input (Concat: of all)."""
-
-SCORES = frozenset(("Sigmoid", "Softmax"))
+from onnxslim_yolo.ops.functions import is_sigmoid
+from onnxslim_yolo.ops.movement import OF_ONE, is_join
+from onnxslim_yolo.ops.norms import is_softmax
+from onnxslim_yolo.ops.reductions import takes_greatest
+from onnxslim_yolo.ops.registry import takes_best
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def shown_logits(model: Model) -> Shown:
 
 def _makes_score(tensor: Tensor) -> bool:
     node = producer(tensor)
-    return node is not None and node.op in SCORES
+    return is_sigmoid(node) or is_softmax(node)
 
 
 class _Walk:
@@ -80,9 +79,10 @@ class _Walk:
 
 
 def _moves(node: Node) -> bool:
+    """Whether it hands on values of its first input, or of all."""
     if is_product(node):
         return not any(is_constant(tensor) for tensor in node.inputs)
-    return node.op in MOVING
+    return node.op in OF_ONE or is_join(node) or takes_greatest(node) or takes_best(node)
 
 
 def _masks(model: Model, walk: _Walk) -> dict[str, Array]:

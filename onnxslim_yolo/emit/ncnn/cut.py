@@ -13,24 +13,9 @@ from collections.abc import Collection, Sequence
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.graph import Node, Tensor, is_constant, is_empty, is_graph_output, producer, sweep
-from onnxslim_yolo.ops.linear import LINEAR
-
-LEARNED = frozenset(LINEAR) - {"MatMul"}
-MOVEMENT = frozenset(
-    {
-        "Split",
-        "Slice",
-        "Transpose",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "Cast",
-        "ReduceMax",
-    }
-)
+from onnxslim_yolo.ops.linear import LINEAR, is_matmul
+from onnxslim_yolo.ops.movement import ARRANGES, SAME
+from onnxslim_yolo.ops.reductions import takes_greatest
 
 
 def tail_of(graph: gs.Graph, failed: Sequence[Node]) -> list[Node]:
@@ -48,7 +33,7 @@ def tail_of(graph: gs.Graph, failed: Sequence[Node]) -> list[Node]:
 def learned_node(tail: Sequence[Node]) -> Node | None:
     """A node of the tail that shows it is more than post-processing."""
     for node in tail:
-        if node.op in LEARNED or (node.op == "MatMul" and any(is_constant(tensor) for tensor in node.inputs)):
+        if node.op in LINEAR and (not is_matmul(node) or any(is_constant(tensor) for tensor in node.inputs)):
             return node
     return None
 
@@ -91,11 +76,15 @@ def _frontier(graph: gs.Graph, inside: Collection[int]) -> list[Tensor]:
     return list(seen.values())
 
 
+def _moves(node: Node) -> bool:
+    return node.op in (*ARRANGES, *SAME) or takes_greatest(node)
+
+
 def _absorbed(graph: gs.Graph, inside: Collection[int]) -> set[int]:
     """The tail with all data movement directly in front of it that nothing else needs."""
     wider = set(inside)
     for node in reversed(graph.nodes):
-        if id(node) in wider or node.op not in MOVEMENT:
+        if id(node) in wider or not _moves(node):
             continue
         readers = [reader for tensor in node.outputs for reader in tensor.outputs]
         if any(is_graph_output(graph, tensor) for tensor in node.outputs) or not readers:

@@ -32,6 +32,8 @@ from onnxslim_yolo.emit.ncnn.tidy import insert_splits, rename_blobs, tidy
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, is_graph_output, static_shape
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.movement import SAME
+from onnxslim_yolo.ops.registry import SELECTS
 from onnxslim_yolo.quantisation.plan import Quantisation, reasons
 
 OPS: Mapping[str, Lower] = {
@@ -45,15 +47,7 @@ OPS: Mapping[str, Lower] = {
 }
 """ONNX operator → the function that emits its layers. To support an operator is to add a row."""
 
-ARITHMETIC = (FUNCTION_OPS.keys() | ELEMENTWISE_OPS.keys() | MATH_OPS.keys()) - {
-    "Cast",
-    "CastLike",
-    "Min",
-    "Max",
-    "Clip",
-    "Relu",
-    "ReduceMax",
-}
+ARITHMETIC = (FUNCTION_OPS.keys() | ELEMENTWISE_OPS.keys() | MATH_OPS.keys()) - frozenset((*SAME, *SELECTS))
 """Operators that on whole numbers wrap around or cut off, which floats do not."""
 
 

@@ -19,6 +19,7 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, constant_of, is_empty, is_graph_output, static_shape
 from onnxslim_yolo.ir.shapes import skeleton, stand_in
+from onnxslim_yolo.ops.movement import tells_shape
 from onnxslim_yolo.ops.registry import RANDOM
 
 MAX_FOLDED_ELEMENTS = 1 << 24
@@ -87,7 +88,7 @@ def _folded(
     graph: gs.Graph, node: Node, proto: onnx.NodeProto, opsets: Sequence[onnx.OperatorSetIdProto]
 ) -> Sequence[Array]:
     """The node's outputs if they depend on no input of the graph, else nothing."""
-    if node.op == "Shape" and (shape := static_shape(node.inputs[0])) is not None:
+    if tells_shape(node) and (shape := static_shape(node.inputs[0])) is not None:
         return [np.asarray(shape[attribute(node, "start") : attribute(node, "end")], dtype=np.int64)]
     given = [constant_of(tensor) for tensor in node.inputs if not is_empty(tensor)]
     constants = [value for value in given if value is not None]

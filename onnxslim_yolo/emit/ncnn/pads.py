@@ -24,13 +24,15 @@ from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
     Tensor,
+    become,
     constant_of,
     input_constant,
     is_empty,
     sole_producer,
     static_shape,
 )
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.arithmetic import is_greatest
+from onnxslim_yolo.ops.linear import groups_of, is_conv
 
 Sides = tuple[int, int]
 """Elements before and after an axis."""
@@ -65,7 +67,7 @@ def _unfloor(graph: gs.Graph, node: Node) -> bool:
 
 def _floored_pool(graph: gs.Graph, node: Node) -> tuple[Node | None, Array | None]:
     """The MaxPool and the constant whose maximum this node is."""
-    if node.op != "Max" or len(node.inputs) != 2:
+    if not is_greatest(node) or len(node.inputs) != 2:
         return None, None
     for pooled, other in (node.inputs, node.inputs[::-1]):
         floor = constant_of(other)
@@ -114,7 +116,7 @@ def _without(window: Window, sides: Sides) -> Window:
 
 
 def _unconvolve(graph: gs.Graph, node: Node) -> bool:
-    weight = input_constant(node, 1) if node.op == "Conv" and len(node.inputs) == 2 else None
+    weight = input_constant(node, 1) if is_conv(node) and len(node.inputs) == 2 else None
     windows = windows_of(node, weight.shape[2:]) if weight is not None else None
     if weight is None or windows is None or groups_of(node) != weight.shape[0]:
         return False
@@ -122,8 +124,7 @@ def _unconvolve(graph: gs.Graph, node: Node) -> bool:
         return False
     if static_shape(node.inputs[0]) is None or not any(w.is_padded for w in windows):
         return False
-    node.op, node.inputs = "Pad", [node.inputs[0]]
-    node.attrs = _pad_attributes([w.pads for w in windows], 0.0)
+    become(node, "Pad", _pad_attributes([w.pads for w in windows], 0.0), [node.inputs[0]])
     return True
 
 

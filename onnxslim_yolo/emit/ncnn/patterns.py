@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.activations import find_activations
+from onnxslim_yolo.analysis.activations import find_activations, operator_of
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.emit.ncnn.rewrites import rewrite_movement
 from onnxslim_yolo.ir.attributes import attribute, operand
@@ -34,6 +34,8 @@ from onnxslim_yolo.ir.graph import (
     sweep,
     toposort,
 )
+from onnxslim_yolo.ops.arithmetic import is_difference, is_power, is_product, is_quotient
+from onnxslim_yolo.ops.functions import is_swish
 
 TOLERANCE = 1e-3
 
@@ -86,7 +88,7 @@ def _pairs(node: Node) -> Iterator[tuple[Tensor, Tensor]]:
 
 def hard_swish(graph: gs.Graph, node: Node) -> Match | None:
     """x · hardsigmoid(x)."""
-    for x, other in _pairs(node) if node.op == "Mul" else ():
+    for x, other in _pairs(node) if is_product(node) else ():
         gate = sole_producer(graph, other, "HardSigmoid")
         if gate is None or gate.inputs[0] is not x:
             continue
@@ -98,16 +100,9 @@ def hard_swish(graph: gs.Graph, node: Node) -> Match | None:
 
 def swish(graph: gs.Graph, node: Node) -> Match | None:
     """ONNX's own operator since opset 24."""
-    if node.op == "Swish" and float(attribute(node, "alpha")) == 1.0:
+    if is_swish(node) and float(attribute(node, "alpha")) == 1.0:
         return Match(node, "Silu", [node.inputs[0]])
     return None
-
-
-_LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "SiLU": ("Silu", {}),
-    "GeluTanh": ("Gelu", {"approximate": "tanh"}),
-}
-"""What the emitter calls an activation, where that is not its own name."""
 
 
 def _activations(graph: gs.Graph) -> int:
@@ -115,7 +110,7 @@ def _activations(graph: gs.Graph) -> int:
     found = find_activations(graph)
     place = {id(node): index for index, node in enumerate(graph.nodes)}
     for activation in found:
-        op, attributes = _LAYERS.get(activation.kind, (activation.kind, {}))
+        op, attributes = ("Silu", {}) if activation.kind == "SiLU" else operator_of(activation.kind)
         last, output = activation.nodes[0], activation.output
         for node in activation.nodes:
             detach(node)
@@ -129,10 +124,10 @@ def _activations(graph: gs.Graph) -> int:
 
 def layer_norm(graph: gs.Graph, node: Node) -> Match | None:
     """(x − mean) / √(mean((x − mean)²) + ε), and γ, β behind it if they are constants."""
-    if node.op != "Div":
+    if not is_quotient(node):
         return None
     centred, root = producer(node.inputs[0]), sole_producer(graph, node.inputs[1], "Sqrt")
-    if centred is None or centred.op != "Sub" or root is None:
+    if not is_difference(centred) or root is None:
         return None
     x, mean = centred.inputs[0], sole_producer(graph, centred.inputs[1], "ReduceMean")
     plus = sole_producer(graph, root.inputs[0], "Add")
@@ -157,9 +152,9 @@ def _is_square(tensor: Tensor, x: Tensor) -> bool:
     node = producer(tensor)
     if node is None:
         return False
-    if node.op == "Pow":
+    if is_power(node):
         return node.inputs[0] is x and _near(node.inputs[1], 2.0)
-    return node.op == "Mul" and all(each is x for each in node.inputs)
+    return is_product(node) and all(each is x for each in node.inputs)
 
 
 def _trailing_axes(node: Node, x: Tensor) -> int | None:

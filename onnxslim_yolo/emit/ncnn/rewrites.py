@@ -22,15 +22,17 @@ from onnxslim_yolo.ir.graph import (
     Array,
     Namer,
     Node,
+    become,
     detach,
     input_constant,
     sole_consumer,
     sole_producer,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ops.functions import FUNCTIONS
+from onnxslim_yolo.ops.movement import is_gather, is_transpose
+from onnxslim_yolo.ops.norms import is_softmax
 from onnxslim_yolo.passes.focus import FocusToConv
-
-ELEMENTWISE = frozenset({"Sigmoid", "Relu", "LeakyRelu", "Tanh", "Exp", "HardSigmoid", "HardSwish"})
 
 
 def rewrite_movement(graph: gs.Graph) -> int:
@@ -47,7 +49,7 @@ def rewrite_movement(graph: gs.Graph) -> int:
 def _shuffles(graph: gs.Graph) -> int:
     groups: defaultdict[tuple[int, int], list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        indices = input_constant(node, 1) if node.op == "Gather" else None
+        indices = input_constant(node, 1) if is_gather(node) else None
         if indices is not None and indices.ndim == 1:
             axis = int(attribute(node, "axis")) % len(shape_of(node.inputs[0]))
             groups[id(node.inputs[0]), axis].append(node)
@@ -88,19 +90,19 @@ def _merge(graph: gs.Graph, gathers: list[Node], axis: int, indices: Array) -> N
 
 def _sandwiches(graph: gs.Graph) -> int:
     count = 0
-    for node in [each for each in graph.nodes if each.op in ELEMENTWISE | {"Softmax"}]:
+    for node in [each for each in graph.nodes if each.op in FUNCTIONS or is_softmax(each)]:
         before = sole_producer(graph, node.inputs[0], "Transpose")
         after = sole_consumer(graph, node.outputs[0])
-        if before is None or after is None or after.op != "Transpose":
+        if before is None or not is_transpose(after):
             continue
         first, second = (permutation(each, len(shape_of(each.outputs[0]))) for each in (before, after))
         if not first or [first[axis] for axis in second] != list(range(len(first))):
             continue
-        if node.op == "Softmax":
+        if is_softmax(node):
             axis = _softmax_axis(graph, node, len(first))
             if axis is None:
                 continue
-            node.op, node.attrs = "SoftmaxAxis", {"axis": first[axis]}
+            become(node, "SoftmaxAxis", {"axis": first[axis]})
         source, output = before.inputs[0], after.outputs[0]
         detach(after)
         node.inputs, node.outputs = [source], [output]
