@@ -18,7 +18,7 @@ from onnxslim_yolo.ops.norms import is_batch_norm, is_norm_by_channel
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = 45
-"""At most so many decide by an operator's name: the tables, what makes them whole, and those that recognise spellings."""
+"""At most so many decide by a name: the tables, and what recognises spellings."""
 
 
 def node(op: str) -> gs.Node:
