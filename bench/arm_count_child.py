@@ -100,8 +100,8 @@ def by_blob(net: Any, mats: list[Any], blobs: list[str]) -> list[list[int]] | No
         mark()
         extractor.extract(blob, 1)  # there already: what a call costs
         mark()
-        if code:
-            return None
+        if code:  # detections of nothing are an error to ncnn
+            break
     lines = read(before)
     return [
         [max(0, (b - a) - (c - b)) for a, b, c in zip(*three)]  # noqa: B905 (six each)

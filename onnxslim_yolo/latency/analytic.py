@@ -131,7 +131,9 @@ class AnalyticModel:
         elif family.kind in ("depthwise", "maxpool", "avgpool"):
             work = elements * prod(family.kernel) / (constants.taps * 1e3 * self._vector)
             if self._on_arm:
-                work *= {"depthwise": depthwise, "maxpool": pooled}.get(family.kind, _plain)(self.lanes, outs[0])
+                work *= {"depthwise": depthwise, "maxpool": pooled}.get(family.kind, _plain)(
+                    self.lanes, outs[0], family.kernel
+                )
             elif self.blocks == 1:
                 pass  # nothing is interleaved: every width is like any other
             elif self._pack(outs[0]) == 1 and family.kind != "avgpool":
@@ -187,5 +189,5 @@ class AnalyticModel:
         return 1.0 if len(packs) == 1 and 1 not in packs else 1.5 if 1 not in packs else 2.0
 
 
-def _plain(lanes: int, width: float) -> float:
+def _plain(lanes: int, width: float, kernel: tuple[int, int]) -> float:
     return 1.0

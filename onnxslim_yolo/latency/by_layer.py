@@ -26,6 +26,7 @@ _KINDS = {
     "split": "split",
     "gate": "gate (channels scaled)",
     "matmul": "matrix product",
+    "gather": "channels picked",
     "move": "other movement of data",
 }
 _OPS = {"unary": "activation or scale", "binary": "element-wise"}

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
 from onnxslim_yolo.ir.attributes import attribute, per_axis
-from onnxslim_yolo.ir.graph import Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
 from onnxslim_yolo.ops.arithmetic import ARITHMETIC
 from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.linear import CONVOLUTIONS, groups_of
@@ -33,10 +33,11 @@ class Family:
 
     Attributes:
         kind: "conv", "group-conv", "depthwise", "deconv", "maxpool", "avgpool", "resize", "concat", "split", "binary",
-            "gate" (a feature map times one number a channel), "unary", "matmul" or "move" (anything else that copies).
+            "gate" (a feature map times one number a channel), "unary", "matmul", "gather" (channels picked) or
+            "move" (anything else that copies).
         op: what exactly: the activation, the arithmetic, the way of resizing; "" for convolutions.
         kernel, stride: height, width. (1, 1) where there is none.
-        groups: of a "group-conv"; 1 otherwise.
+        groups: of a "group-conv"; of a "gather" the width at which it is a shuffle or takes every n-th; 1 otherwise.
         size: height and width of the output; of a "split", "concat" and so on the same as of the input.
     """
 
@@ -255,6 +256,28 @@ def _split(reader: _Reader, node: Node) -> Layer | None:
     return reader.layer(node, Family("split", size=reader.size(node.inputs[0])), [node.inputs[0]], _outputs(node))
 
 
+def _gather(reader: _Reader, node: Node) -> Layer | None:
+    """Channels that are picked one by one; runs of them are a few slices."""
+    before, picks = reader.shape(node.inputs[0]), input_constant(node, 1)
+    if before is None or len(before) != 4 or picks is None or int(attribute(node, "axis")) % 4 != 1:
+        return _move(reader, node)
+    picks = picks.reshape(-1).astype(np.int64) % max(before[1], 1)
+    steps = np.diff(picks)
+    if np.count_nonzero(steps != 1) < FEW_RUNS:
+        return _move(reader, node)
+    even = len(set(steps.tolist())) == 1
+    groups = before[1] if even or _is_shuffle(picks, before[1]) else 1
+    family = Family("gather", groups=groups, size=reader.size(node.outputs[0]))
+    return reader.layer(node, family, [node.inputs[0]], [node.outputs[0]])
+
+
+def _is_shuffle(picks: Array, width: int) -> bool:
+    """Whether they are all channels as the columns of a matrix of them."""
+    step = int(picks[1] - picks[0])
+    whole = len(picks) == width and step > 0 and width % step == 0
+    return whole and np.array_equal(picks, np.arange(width).reshape(-1, step).T.reshape(-1))
+
+
 def _product(reader: _Reader, node: Node) -> Layer | None:
     before, after = reader.shape(node.inputs[0]), reader.shape(node.outputs[0])
     if before is None or after is None or not before or not after:
@@ -273,6 +296,8 @@ def _move(reader: _Reader, node: Node) -> Layer | None:
     return Layer(LayerKey(Family("move", MOVES.get(node.op, "copy")), (elements,), (elements,)), node, (), ())
 
 
+FEW_RUNS = 12
+"""Runs of channels up to which a Gather is written as slices and a Concat (see `emit.ncnn.gather`)."""
 MOVES = {"Reshape": "view", "Slice": "slice", "Transpose": "transpose", "Softmax": "softmax"}
 """What a "move" does, where it is more or less than a copy."""
 
@@ -281,7 +306,7 @@ RULES: dict[str, Callable[[_Reader, Node], Layer | None]] = {
     **{op: _pooling for op, row in POOLS.items() if row.steady}, "ReduceMean": _pooling,
     **dict.fromkeys(RESIZES, _resize),
     "Concat": _concat, "Split": _split, "Slice": _split,
-    "MatMul": _product, "Gemm": _product,
+    "MatMul": _product, "Gemm": _product, "Gather": _gather,
     **dict.fromkeys(UNARY, _unary), **dict.fromkeys(BINARY, _binary),
 }  # fmt: skip
 """Operator → what layer it is. Anything else is a "move"."""

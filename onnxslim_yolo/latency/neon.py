@@ -11,7 +11,8 @@ of 4 or 1.
 * What is convolved directly (other strides and kernels, and below Winograd's widths) has kernels for whole packs. In
   fp16 fewer than 8 outputs take as long as 17 to 40 whole ones; 4 inputs beyond a multiple of 8 as 21 outputs.
 * Depthwise in fp16: packs of 4 have no kernel of their own, and take nine to twelve times as long as the next multiple
-  of 8; unpacked ones three to four times. Pooling and enlarging are dearest where channels are not packed.
+  of 8; unpacked ones three to four times, of kernels other than 3×3 thirty times. Pooling and enlarging are dearest
+  where channels are not packed.
 """
 
 from __future__ import annotations
@@ -66,8 +67,14 @@ FEW = 16
 """Channels below which unpacked inputs are convolved in another way."""
 
 POOL = {8: {8: 3.1, 4: 6.0, 1: 29.5}, 4: {4: 5.4, 1: 16.2}}
+POOL_SMALL = {4: 0.6, 1: 0.29}
+"""What of that windows up to 3×3 take in fp32, by pack."""
 ENLARGE = {8: {8: 1.75, 4: 3.3, 1: 10.5}, 4: {4: 1.6, 1: 5.0}}
-DEPTHWISE = {8: {8: 1.0, 4: 10.0, 1: 3.4}, 4: {4: 1.0, 1: 3.4}}
+DEPTHWISE = {
+    8: {3: {8: 0.9, 4: 9.7, 1: 3.4}, 5: {8: 0.8, 4: 7.7, 1: 33.5}, 0: {8: 4.0, 4: 7.2, 1: 32.0}},
+    4: {3: {4: 1.2, 1: 3.4}, 5: {4: 1.2, 1: 2.4}, 0: {4: 7.3, 1: 3.5}},
+}
+"""By lanes, kernel (0: one that ncnn has nothing of its own for) and pack. 5×5 unpacked has a kernel in fp32 only."""
 """Factors by lanes and pack."""
 FAR = {8: (2, 2 << 20, 0.294), 4: (4, 1 << 20, 0.326)}
 """By lanes: bytes of a number, what the last cache holds, ns of a byte beyond it (bench/results/arm_latency.json)."""
@@ -109,9 +116,10 @@ def _direct(lanes: int, packs: tuple[int, int], cin: float, cout: float) -> floa
     return kernel.product * (1 + kernel.write / cin + (10.0 / cout if packs[1] == 1 else kernel.read / cout))
 
 
-def pooled(lanes: int, width: float) -> float:
+def pooled(lanes: int, width: float, kernel: tuple[int, int]) -> float:
     """The factor on a max pooling's taps."""
-    return POOL[lanes][_pack(lanes, width)]
+    small = POOL_SMALL[_pack(lanes, width)] if lanes == 4 and prod(kernel) <= 9 else 1.0
+    return POOL[lanes][_pack(lanes, width)] * small
 
 
 def enlarged(lanes: int, width: float) -> float:
@@ -135,9 +143,11 @@ def far(lanes: int, elements: float) -> float:
     return bytes_ * elements * ns / 1e3 if bytes_ * elements > holds else 0.0
 
 
-def depthwise(lanes: int, width: float) -> float:
+def depthwise(lanes: int, width: float, kernel: tuple[int, int]) -> float:
     """The factor on a depthwise layer's taps."""
-    return DEPTHWISE[lanes][_pack(lanes, width)]
+    by_kernel = DEPTHWISE[lanes]
+    own = kernel[0] if kernel[0] == kernel[1] and kernel[0] in by_kernel else 0
+    return by_kernel[own][_pack(lanes, width)]
 
 
 def _pack(lanes: int, width: float) -> int:

@@ -128,6 +128,7 @@ class LatencyTable:
         key = (family, ins, outs)
         known = self._cache.get(key)
         if known is None:
+            family = as_computed(self.runtime, family, ins)
             alone = self._lookup(family, ins, outs) + self.model.conversion(family, ins, outs)
             known = self.scale * alone + (self.overhead if alone > 0 else 0.0)
             self._cache[key] = known
@@ -243,6 +244,16 @@ class LatencyTable:
     def _typical(self) -> float:
         kinds = {family.kind for family, grid in self.families.items() if grid.us}
         return float(np.median([self._correction(kind) for kind in sorted(kinds)])) if kinds else 1.0
+
+
+def as_computed(runtime: Runtime, family: Family, ins: Widths) -> Family:
+    """What a runtime computes for a layer: in ncnn, scattered channels are picked by a 1×1 convolution.
+
+    A shuffle of whole groups has a layer of its own there, until channels are cut out of it.
+    """
+    if family.kind != "gather" or runtime != "ncnn" or ins[0] == family.groups:
+        return family
+    return Family("conv", size=family.size)
 
 
 _Point = tuple[tuple[float, ...], tuple[float, ...]]

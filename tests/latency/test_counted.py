@@ -78,3 +78,27 @@ def test_a_decoder_is_described_by_what_it_moves() -> None:
         "{ b = Reshape(x, shape) c = Transpose<perm=[0,2,1]>(b) y = Softmax<axis=-1>(c) }"
     )
     assert [key.family.op for key in layers_of(model.graph)] == ["view", "transpose", "softmax"]
+
+
+@pytest.mark.parametrize(
+    ("isa", "kernel", "width", "counted"),
+    [
+        ("neon-fp16", 5, 64, 33.9),
+        ("neon-fp16", 5, 60, 412.8),
+        ("neon-fp16", 5, 57, 1697.8),
+        ("neon-fp16", 7, 57, 3154.3),
+        ("neon", 5, 64, 239.3),
+        ("neon", 7, 64, 3087.1),
+    ],
+)
+def test_a_depthwise_kernel_that_ncnn_has_not_is_dear(isa: str, kernel: int, width: int, counted: float) -> None:
+    """Counted at 22×22, weighted. The control: as if the kernel were 3×3, whose taps all machines have one for."""
+    model = AnalyticModel("ncnn", isa)
+
+    def us(size: int) -> float:
+        key = LayerKey(Family("depthwise", kernel=(size, size), size=(22, 22)), (width,), (width,))
+        return model.predict(key) - model.constants.call
+
+    assert us(kernel) == pytest.approx(counted, rel=0.45)
+    if width == 57 or kernel == 7:
+        assert us(3) * kernel**2 / 9 < 0.4 * counted

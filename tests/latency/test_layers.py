@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.enlarged import enlarged_inputs
-from onnxslim_yolo.latency import Family, LayerKey, layers_of
+from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.latency import Family, LayerKey, layers_of, table_for
 from onnxslim_yolo.latency.layers import describe
 from onnxslim_yolo.latency.moved import as_moved
 from onnxslim_yolo.pipeline import _fusing
@@ -62,3 +63,33 @@ def test_nothing_is_moved_where_sizes_are_not_known():
     assert enlarged_inputs(model.graph)
     layers = describe(model.graph)
     assert as_moved(model.graph, layers) == layers
+
+
+SHUFFLED = np.arange(32).reshape(2, 16).T.reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("picks", "kind", "groups"),
+    [
+        (SHUFFLED, "gather", 32),
+        (np.arange(0, 32, 2), "gather", 32),
+        (np.delete(SHUFFLED, [3, 9]), "gather", 1),
+        (np.arange(4, 28), "move", 1),
+        (np.concatenate([np.arange(16, 32), np.arange(16)]), "move", 1),
+    ],
+    ids=["shuffle", "every second", "cut", "crop", "two runs"],
+)
+def test_channels_picked_one_by_one_are_what_the_emitter_makes_of_them(
+    picks: np.ndarray, kind: str, groups: int
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[1,32,20,20] x) => (float[1,{len(picks)},20,20] y)
+        <int64[{len(picks)}] p> {{ y = Gather<axis=1>(x, p) }}"""
+    (key,) = layers_of(build(text, values={"p": picks}).graph)
+    assert (key.family.kind, key.family.groups) == (kind, groups)
+    if kind == "move":
+        return
+    written = emit_ncnn(build(text, values={"p": picks})).param
+    table = table_for("ncnn", "pi5")
+    convolved = table.lookup(Family("conv", size=(20, 20)), key.ins, key.outs)
+    assert (table.predict(key) == convolved) == ("Convolution" in written) == (groups == 1)
+    assert table_for("onnxruntime", "pi5").predict(key) < convolved  # it copies
