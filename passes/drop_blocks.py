@@ -4,15 +4,15 @@ A block is a residual branch, a part of a Concat, or a chain between two tensors
 what it matters is measured as it is for channels (see `pruning.block_loss`). With a limit on a cost, "gone" is one more
 choice of the knapsack over widths (see `pruning.depth`): `prune-to`, which has to follow with the same limit, chooses
 the widths of what is left. With `depth=only` blocks go until the limit is met, those that save most per importance
-first, and no width has to change. With calibration images, what the detector loses either way is measured, and blocks
-go only where that is less. With a ratio, branches and parts go that training has left below the threshold at
-which `prune` of that ratio cuts: every |γ| of the BatchNormalization that they end in. So do layers of which every |γ|
-is next to nothing, where the graph stays whole: a width of 0 instead of one channel that is left for form's sake.
-Where the model's own code is to carry the plan out, only branches go that are a module of it (see
-`pruning.module_blocks`).
+first, and no width has to change. With calibration images, what the detector loses without a few sets of blocks, each
+time at the limit, is measured, and those go without which it is least. With a ratio, branches and parts go that
+training has left below the threshold at which `prune` of that ratio cuts: every |γ| of the BatchNormalization that they
+end in. So do layers of which every |γ| is next to nothing, where the graph stays whole: a width of 0 instead of one
+channel that is left for form's sake. Where the model's own code is to carry the plan out, only branches and chains go
+that are a module of it (see `pruning.module_blocks`).
 
-The result computes what the model with these blocks masked does: their contribution zero, or, of a branch, its mean by
-the BatchNormalization's statistics, where there are no images to make up for it by.
+The result computes what the model with these blocks masked does: their contribution zero, or, of a branch or a chain,
+its mean by the BatchNormalization's statistics, where there are no images to make up for it by.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from onnxslim_yolo.passes.reconstruct import Reconstruct, reconstruct
 from onnxslim_yolo.passes.to_target import PruneToTarget
 from onnxslim_yolo.pruning.allocate import Allocation
 from onnxslim_yolo.pruning.block_loss import block_losses, block_means, last_gamma
+from onnxslim_yolo.pruning.bridge import Bridge, bridges
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
-from onnxslim_yolo.pruning.depth import Offer, choose_blocks, marginal_price, offers
+from onnxslim_yolo.pruning.depth import Offer, best_measured, choose_blocks, marginal_price, offers
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.mask import mask_blocks, masked
 from onnxslim_yolo.pruning.module_blocks import module_blocks
@@ -53,7 +54,11 @@ SMALL = 1e-2
 """What a part or a chain may yield on average where no images tell how to make up for it."""
 
 IMAGES = 16
-"""So many calibration images, evenly picked, are run without each block."""
+"""On so many calibration images, evenly picked, what of blocks is linear is fitted; on half as many others what the
+detector loses without each is measured."""
+
+MEASURED = 16
+"""The detector's loss is measured for so many blocks at most: those that promise most."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class DropBlocks(PruneToTarget):
         means = block_means(model, open_plan(model), blocks) if blocks else []
         found = []
         for block, mean in zip(blocks, means, strict=True):
-            stays = block.kind in ("branch", "layer") and not model.equal_parts
+            stays = block.kind != "part" and not model.equal_parts
             if mean is None or (not stays and np.abs(mean).max() > SMALL):
                 continue
             shown = self.means and stays and bool(mean.any())
@@ -148,18 +153,16 @@ class DropBlocks(PruneToTarget):
         if whole.latency <= limit:
             return []
         if self.depth == "only":
-            ranked = offers(model.graph, plan, blocks, self._losses(model, plan, blocks), problem, whole)
-            return self._until(model, ranked, limit, source)
+            losses = self._losses(model, plan, blocks, self._fits(model, blocks))
+            return self._until(model, offers(model.graph, plan, blocks, losses, problem, whole), limit, source)
         widths = self.solve(problem, limit)
-        alone = widths if widths.latency <= limit * (1 + 1e-9) else None
-        price = marginal_price(problem, widths, self.candidates(problem))
-        roughly = offers(model.graph, plan, blocks, block_losses(model, plan, blocks), problem, widths)
-        ranked = [offer for offer in roughly if alone is None or offer.worth > price]
-        probe = None if self.calib is None or not ranked else _Probe.of(self, model)
-        if probe is not None:
-            few = [offer.block for offer in ranked]
-            losses = self._losses(model, plan, few, None if alone is None else alone.lost / max(probe.by_widths, 1e-9))
-            ranked = offers(model.graph, plan, few, losses, problem, widths)
+        fits = self._fits(model, blocks)
+        roughly = offers(model.graph, plan, blocks, block_losses(model, plan, blocks, fits=fits), problem, widths)
+        if self.calib is not None:
+            few = [k for k, block in enumerate(blocks) if any(block is offer.block for offer in roughly[:MEASURED])]
+            chosen, those = [blocks[k] for k in few], [fits[k] for k in few]
+            ranked = offers(model.graph, plan, chosen, self._losses(model, plan, chosen, those), problem, widths)
+            return self._as_measured(model, ranked)
 
         def solve(chosen: Sequence[Block]) -> tuple[list[Block], Allocation | None]:
             trial = model.copy()
@@ -169,20 +172,22 @@ class DropBlocks(PruneToTarget):
             found = self.solve(smaller, limit)
             return gone, found if found.latency <= limit * (1 + 1e-9) else None
 
-        chosen = choose_blocks(ranked, price, alone, solve)
-        return chosen if probe is None or alone is None else self._if_better(model, chosen, probe)
+        price = marginal_price(problem, widths, self.candidates(problem))
+        return choose_blocks(roughly, price, widths if widths.latency <= limit * (1 + 1e-9) else None, solve)
 
-    def _if_better(self, model: Model, chosen: list[Block], probe: _Probe) -> list[Block]:
-        """The blocks if the detector loses less without them than by widths alone at the same limit, as measured: a sum
-        of losses foretells the order of two networks that differ so much only roughly."""
-        by_blocks = probe.error(self, model, chosen) if chosen else 0.0
-        if by_blocks < probe.by_widths:
-            return chosen
-        model.note(
-            f"no block goes: on calibration images the detector loses {by_blocks:.3f} without {len(chosen)} of them, "
-            f"{probe.by_widths:.3f} by widths alone"
-        )
-        return []
+    def _as_measured(self, model: Model, ranked: Sequence[Offer]) -> list[Block]:
+        """The blocks without which the detector loses least at the limit, as measured: a sum of losses foretells the
+        order of networks that differ so much only roughly."""
+        probe = _Probe.of(self, model) if ranked else None
+        if probe is None:
+            return []
+        chosen, least = best_measured(ranked, probe.by_widths, lambda blocks: probe.error(self, model, blocks))
+        if not chosen and np.isfinite(least):
+            model.note(
+                f"no block goes: on calibration images the detector loses {least:.3f} without the best of "
+                f"{len(ranked)}, {probe.by_widths:.3f} by widths alone"
+            )
+        return chosen
 
     def planned(self, model: Model, blocks: Sequence[Block]) -> Model:
         """A copy without these blocks, its widths planned for the limit."""
@@ -192,17 +197,25 @@ class DropBlocks(PruneToTarget):
         PruneToTarget(**{f.name: getattr(self, f.name) for f in fields(PruneToTarget)}).run(trial)
         return trial
 
-    def _losses(self, model: Model, plan: Plan, blocks: Sequence[Block], unit: float | None = None) -> list[float]:
-        if self.calib is None:
-            return block_losses(model, plan, blocks)
-        head = HeadError.of(model, CalibrationImages(self.calib, model, IMAGES, "fit"))
-        # Compensation will restore means: measured with those that are known.
-        means = block_means(model, plan, blocks)
+    def _images(self, model: Model) -> list[Array]:
+        """Every other one to fit by, the rest to measure on."""
+        return [] if self.calib is None else list(CalibrationImages(self.calib, model, 2 * IMAGES, "fit"))
+
+    def _fits(self, model: Model, blocks: Sequence[Block]) -> list[Bridge | None]:
+        """What compensation will keep of each block; None where there are no images."""
+        images = self._images(model)[::2]
+        return bridges(model, blocks, images) if images else [None] * len(blocks)
+
+    def _losses(self, model: Model, plan: Plan, blocks: Sequence[Block], fits: Sequence[Bridge | None]) -> list[float]:
+        images = self._images(model)
+        head = HeadError.of(model, images[1::4] or images) if images else None
+        # Compensation will restore means at least: measured with those that are known.
+        means = [None] * len(blocks) if head is None else block_means(model, plan, blocks)
         shown = [
-            block if mean is None or block.kind != "branch" else replace(block, mean=tuple(mean.tolist()))
+            block if mean is None or block.kind == "part" else replace(block, mean=tuple(mean.tolist()))
             for block, mean in zip(blocks, means, strict=True)
         ]
-        return block_losses(model, plan, shown, head, unit)
+        return block_losses(model, plan, shown, head, fits)
 
     def _until(self, model: Model, ranked: Sequence[Offer], limit: float, source: float) -> list[Block]:
         """The first blocks without which the limit is met."""
@@ -229,6 +242,9 @@ class DropBlocks(PruneToTarget):
         removed = record_removed(model, came, before)
         plan = open_plan(model)
         plan.blocks, plan.lossless = (*plan.blocks, *gone), False
+        plan.bridged += tuple(
+            layers_of(came, {name for block in gone if block.kind == "chain" for name in block.nodes})
+        )
         if isinstance(ranked, Ranking):
             plan.ranking = replace(ranked, values=plan.importance, curves=(), order=np.zeros(0, dtype=np.int64))
         model.note(f"{len(gone)} block{'s' if len(gone) > 1 else ''} taken out: {listed(removed)}")
@@ -256,8 +272,11 @@ class _Probe:
         return replace(probe, by_widths=probe.error(step, model, ()))
 
     def error(self, step: DropBlocks, model: Model, blocks: Sequence[Block]) -> float:
-        """What is lost at the limit without these blocks."""
-        trial = step.planned(model, blocks)
+        """What is lost at the limit without these blocks; infinite where they do not suffice for it."""
+        try:
+            trial = step.planned(model, blocks)
+        except UsageError:
+            return np.inf
         reconstruct(trial, open_plan(trial), self.images, Reconstruct(step.calib))
         return self.head.error(masked(trial, open_plan(trial)))
 

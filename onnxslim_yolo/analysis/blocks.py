@@ -9,7 +9,8 @@
 4. *layer*: a layer whose channels all go, a width of 0. Whether the graph stays whole without it shows on trying.
 
 A block is what is computed for its end alone; it has a linear layer at least. Its contribution is the operand, the
-part, or the difference between the two tensors. What a branch contributes on average may stay behind, as a constant.
+part, or the difference between the two tensors. What a branch or a chain contributes on average may stay behind, as a
+constant.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Block:
         start: name of the tensor that a chain begins with; "" otherwise.
         nodes: names of the nodes that go with it, in the graph's order. The sum goes too, if two were summed.
         layers: the linear ones of these.
-        mean: per channel, what stands in a branch's place: a constant that is added; empty for nothing.
+        mean: per channel, what stands in the place of a branch's or a chain's contribution: a constant that is added;
+            empty for nothing.
     """
 
     kind: Kind
@@ -123,7 +125,7 @@ def end_of(block: Block, node: Node) -> Tensor:
 
 
 def stand_in(block: Block, end: Tensor, name: str) -> gs.Constant:
-    """The constant that a branch leaves behind; it broadcasts to the branch's end."""
+    """The constant that a block leaves behind; it broadcasts to the block's end."""
     dtype = np.dtype(np.float32 if end.dtype is None else end.dtype)
     axes = (1, len(block.mean), *[1] * (len(end.shape) - 2))
     constant = gs.Constant(name, np.asarray(block.mean, dtype=dtype).reshape(axes))
@@ -185,11 +187,11 @@ def _chains(graph: gs.Graph) -> Iterator[Block]:
         end = last.outputs[0]
         if is_graph_output(graph, end) or static_or_open(end) is None or len(end.shape) != 4 or _goes_on(graph, end):
             continue
-        nodes, start = _chain_to(end)
-        joined = any(is_sum(n) and any(t is start for t in n.inputs) for n in consumers(end))
-        found = None if start is None or joined else _block("chain", last, -1, start.name, nodes)
-        if found is not None:
-            yield found
+        for nodes, start in _chains_to(end):
+            joined = any(is_sum(n) and any(t is start for t in n.inputs) for n in consumers(end))
+            found = None if joined else _block("chain", last, -1, start.name, nodes)
+            if found is not None:
+                yield found
 
 
 def _goes_on(graph: gs.Graph, end: Tensor) -> bool:
@@ -200,23 +202,23 @@ def _goes_on(graph: gs.Graph, end: Tensor) -> bool:
     return not any(n.op in LINEAR for n in (reader,)) and len([t for t in reader.inputs if not is_constant(t)]) == 1
 
 
-def _chain_to(end: Tensor) -> tuple[list[Node], Tensor | None]:
-    """The layers in a row that end in a tensor, and the first tensor before them of its shape; None if there is
-    none."""
+def _chains_to(end: Tensor) -> Iterator[tuple[list[Node], Tensor]]:
+    """The layers in a row that end in a tensor, from each tensor before them of its shape, the nearest first."""
     shape, nodes, linear = static_or_open(end), list[Node](), 0
     here = end
     while (node := producer(here)) is not None:
         step = _before(node)
         if step is None:
             break
+        was = static_or_open(here)
         here, passed = step
         nodes = [*passed, *nodes]
         linear += node.op in LINEAR
-        if linear and static_or_open(here) == shape and producer(here) is not None:
-            return nodes, here
-        if linear >= LONGEST_CHAIN or len(here.outputs) != 1:
-            break
-    return [], None
+        begins = node.op in LINEAR or was != shape  # not within what belongs to the layer before
+        if linear and begins and static_or_open(here) == shape and producer(here) is not None:
+            yield nodes, here
+        if linear >= LONGEST_CHAIN or len(here.outputs) != len(passed):
+            break  # another layer reads it as well
 
 
 def _before(node: Node) -> tuple[Tensor, list[Node]] | None:

@@ -8,8 +8,9 @@ result's variance that is the block's own,
 
 s is Var(end) / (Var(end) + Var(rest)) for a branch, 1 for a part, and 2 for a chain, whose end is replaced by something
 of the same size that has nothing to do with it. Variances are those of `analysis.moments`. By γ, a branch or a part
-that ends in a BatchNormalization is worth the sum of its |γ|. With images, what the detector loses without the block is
-measured, in the unit of what it is measured to lose by widths.
+that ends in a BatchNormalization is worth the sum of its |γ|. With images, of a block counts what is not linear in what
+stays (see `pruning.bridge`): of s that share, and what the detector loses with the linear part in the block's place is
+measured.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
-from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, input_constant, producer
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, input_constant, producer, tensors
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.arithmetic import BOUNDED, is_product
 from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.norms import is_batch_norm
+from onnxslim_yolo.pruning.bridge import Bridge, bridged
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.importance_variance import average, position_shares
 from onnxslim_yolo.pruning.mask import mask_blocks
@@ -47,19 +49,23 @@ UNKNOWN = 0.5
 
 
 def block_losses(
-    model: Model, plan: Plan, blocks: Sequence[Block], head: HeadError | None = None, unit: float | None = None
+    model: Model,
+    plan: Plan,
+    blocks: Sequence[Block],
+    head: HeadError | None = None,
+    fits: Sequence[Bridge | None] = (),
 ) -> list[float]:
     """What is lost with each block, in the unit of the plan's importance; infinite where that is not known.
 
     Args:
         plan: ranked, its importance by itself and not per MAC.
         head: measures what the detector loses; None: without images.
-        unit: importance per loss as measured by the head; None where that is not known.
+        fits: of each block what of it stays, where that has been fitted.
     """
     moments = moments_of(model.graph, plan.channels.shapes)
     shares = _Shares(plan, moments)
     found = []
-    for block in blocks:
+    for block, fit in zip(blocks, fits or [None] * len(blocks), strict=True):
         node = node_named(model.graph, block.node)
         if node is None:
             raise ValueError(f"there is no node '{block.node}'")
@@ -67,18 +73,21 @@ def block_losses(
         if gamma is not None:
             found.append(float(np.abs(gamma).sum()))
             continue
-        loss, variance = shares.of(model.graph, block, node)
+        loss, variance = shares.of(model.graph, block, node, fit)
         if head is not None:
-            error = head.error(mask_blocks(model, [block]))
+            error = head.error(mask_blocks(model, [block]) if fit is None else bridged(model, block, fit))
             alike = float(average(np.array([error]), np.array([variance]))[0]) if np.isfinite(variance) else np.inf
-            found.append(alike if unit is None else unit * error)
+            found.append(alike)
         else:
-            found.append(CAUTION * loss)
+            found.append(CAUTION * loss if fit is None else loss)
     return found
 
 
 def block_means(model: Model, plan: Plan, blocks: Sequence[Block]) -> list[Array | None]:
-    """What each block's end is on average, per channel, without data; None where that is not known."""
+    """What each block contributes on average, per channel, without data; None where that is not known.
+
+    Of a chain that is what its end is more than its start.
+    """
     moments = moments_of(model.graph, plan.channels.shapes)
     found: list[Array | None] = []
     for block in blocks:
@@ -87,10 +96,19 @@ def block_means(model: Model, plan: Plan, blocks: Sequence[Block]) -> list[Array
         if node is None or shape is None:
             found.append(None)
             continue
-        mean = moments.of(end_of(block, node)).mean
-        known = np.isfinite(mean).all() and all(size == 1 for k, size in enumerate(mean.shape) if k != 1)
-        found.append(np.broadcast_to(mean.reshape(-1), (shape[1],)) if known else None)
+        mean = _channel_means(moments, end_of(block, node), shape[1])
+        if block.kind == "chain" and mean is not None:
+            start = next((t for t in tensors(model.graph) if t.name == block.start), None)
+            before = None if start is None else _channel_means(moments, start, shape[1])
+            mean = None if before is None else mean - before
+        found.append(mean)
     return found
+
+
+def _channel_means(moments: MomentAnalysis, tensor: Tensor, width: int) -> Array | None:
+    mean = moments.of(tensor).mean
+    known = np.isfinite(mean).all() and all(size == 1 for k, size in enumerate(mean.shape) if k != 1)
+    return np.broadcast_to(mean.reshape(-1), (width,)) if known and mean.size in (1, width) else None
 
 
 class _Shares:
@@ -108,8 +126,8 @@ class _Shares:
                 self._places.append((id(place.node), place.classes[own], shares[own]))
                 np.add.at(self._total, place.classes[own], shares[own])
 
-    def of(self, graph: gs.Graph, block: Block, node: Node) -> tuple[float, float]:
-        """(importance, share of variance) that a block makes up."""
+    def of(self, graph: gs.Graph, block: Block, node: Node, fit: Bridge | None = None) -> tuple[float, float]:
+        """(importance, share of variance) that a block makes up, but for what its `fit` keeps of it."""
         plan, end = self._plan, end_of(block, node)
         labels = plan.channels.labels_of(end)
         if labels is None or labels.size == 1 or (labels == NO_CHANNEL).any():
@@ -120,7 +138,7 @@ class _Shares:
             if key in following:
                 np.add.at(behind, own, shares)
         due = (behind / np.maximum(self._total, 1e-30))[classes]
-        values, mine = plan.importance[classes], self._own(block, node, end, len(classes))
+        values, mine = plan.importance[classes], self._own(block, node, end, len(classes), fit)
         if not np.isfinite(values).all():
             return np.inf, np.inf
         # A class that stands at several places of the end counts once.
@@ -128,14 +146,14 @@ class _Shares:
         weight = (due * mine)[first]
         return float((values[first] * weight).sum()), float((self._total[classes][first] * weight).sum())
 
-    def _own(self, block: Block, node: Node, end: Tensor, width: int) -> Array:
+    def _own(self, block: Block, node: Node, end: Tensor, width: int, fit: Bridge | None) -> Array:
         """The block's share of the result's variance, per channel."""
         if block.kind != "branch":
-            return np.full(width, CHAIN if block.kind == "chain" else 1.0)
+            return np.full(width, fit.left if fit is not None else CHAIN if block.kind == "chain" else 1.0)
         own = self._variance(end, width)
         rest = sum((self._variance(t, width) for k, t in enumerate(node.inputs) if k != block.index), np.zeros(width))
         share = own / np.maximum(own + rest, 1e-30)
-        return np.where(np.isfinite(share), share, UNKNOWN)
+        return np.where(np.isfinite(share), share, UNKNOWN) * (1.0 if fit is None else fit.left)
 
     def _variance(self, tensor: Tensor, width: int) -> Array:
         variance = self._moments.of(tensor).variance

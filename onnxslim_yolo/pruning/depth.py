@@ -87,6 +87,38 @@ def choose_blocks(ranked: Sequence[Offer], price: float, alone: Allocation | Non
     return chosen
 
 
+TRIES = 6
+"""Sets of blocks that are measured at most."""
+
+
+def best_measured(
+    ranked: Sequence[Offer], by_widths: float, error: Callable[[Sequence[Block]], float]
+) -> tuple[list[Block], float]:
+    """The blocks without which a measured loss is least, and the least loss of any set tried.
+
+    None go where it is not less than by widths alone. One is tried, with it the next two, then four, as long as less is
+    lost; where more is, one alone, and without it the next. Of those that share nodes one goes.
+
+    Args:
+        ranked: the best first. by_widths: the loss without blocks gone. error: that of a set of blocks. Either may be
+            infinite: the limit asks for more.
+    """
+    left, best, chosen, least, size = list(ranked), by_widths, list[Offer](), np.inf, 1
+    for _ in range(TRIES):
+        more = _apart([*chosen, *left])[len(chosen) :][:size]
+        if not more:
+            break
+        lost = error([offer.block for offer in [*chosen, *more]])
+        least = min(least, lost)
+        better = lost < best or not np.isfinite(best)
+        if better:
+            best, chosen = lost, [*chosen, *more]
+        if better or len(more) == 1:
+            left = [offer for offer in left if all(offer is not one for one in more)]
+        size = 2 * size if better else 1
+    return ([offer.block for offer in chosen] if np.isfinite(best) else []), least
+
+
 def _counts(most: int) -> list[int]:
     """1, 2, 4 … and the most."""
     return sorted({*(1 << k for k in range(most.bit_length())), most} - {0})

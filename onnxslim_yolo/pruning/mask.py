@@ -4,7 +4,7 @@ Before every contraction a Mul with a mask of ones and zeros is put on the input
 that slicing leaves out. Nothing else of the graph changes, and nothing of the slicing code is used.
 
 Of a masked block (see `analysis.blocks`) the contribution is zero, or its mean: an operand or a part is multiplied by
-0, and the mean added; the end of a chain gets added what its start is away from it. The nodes stay.
+0, and the mean added; the end of a chain gets added what its start is away from it, and the mean. The nodes stay.
 """
 
 from __future__ import annotations
@@ -84,4 +84,8 @@ def _mask(graph: gs.Graph, node: Node, block: Block, name: Namer, instead: dict[
     replace_uses(graph, end, result)
     instead[end.name] = result
     graph.nodes.append(gs.Node("Sub", name(f"{node.name}_away"), {}, [start, end], [away]))
-    graph.nodes.append(gs.Node("Add", name(f"{node.name}_masking"), {}, [end, away], [result]))
+    inner = gs.Variable(name(f"{end.name}_bridged"), end.dtype, end.shape) if block.mean else result
+    graph.nodes.append(gs.Node("Add", name(f"{node.name}_masking"), {}, [end, away], [inner]))
+    if block.mean:
+        mean = stand_in(block, end, name(f"{node.name}_mean"))
+        graph.nodes.append(gs.Node("Add", name(f"{node.name}_mean"), {}, [inner, mean], [result]))

@@ -1,9 +1,9 @@
-"""Blocks that a model's own code can do without: whole modules that add what they compute to what they are given.
+"""Blocks that a model's own code can do without: whole modules in whose place one can stand that gives what it takes.
 
-Of a module that returns x + f(x) nothing is left but x once the branch f is gone, and a module that gives back what it
-takes stands in its place. A graph shows whose sum it is by the scope that its node was traced in: the branch is all of
-that module where no other layer of the model lies within the same scope. An attention's sum lies in the module that
-holds another branch as well, so it is none of these.
+1. Of a module that returns x + f(x) nothing is left but x once the branch f is gone. A graph shows whose sum it is by
+   the scope that its node was traced in: the branch is all of that module where no other layer of the model lies within
+   the same scope. An attention's sum lies in the module that holds another branch as well, so it is none of these.
+2. A chain is bridged by its beginning. It is a module where the innermost scope of all its nodes holds no other node.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ def module_blocks(graph: gs.Graph, blocks: Iterable[Block]) -> list[Block]:
     """Those of the blocks without which a module of the source is the identity."""
     scopes = {node.name: module_of(node.name) for node in graph.nodes}
     linear = {node.name for node in graph.nodes if any(isinstance(t, gs.Constant) and t.shape for t in node.inputs[1:])}
-    return [block for block in blocks if block.kind == "branch" and _is_module(block, scopes, linear)]
+    whole = {"branch": lambda block: _is_module(block, scopes, linear), "chain": lambda block: _is_row(block, scopes)}
+    return [block for block in blocks if block.kind in whole and whole[block.kind](block)]
+
+
+def _is_row(block: Block, scopes: dict[str, str]) -> bool:
+    """Whether a chain's nodes are all that some module runs."""
+    paths = [scopes[name].split(".") for name in block.nodes]
+    shared = [parts[0] for parts in zip(*paths, strict=False) if len({*parts}) == 1]
+    scope = ".".join(shared)
+    return bool(scope) and {name for name, path in scopes.items() if _lies_in(path, scope)} == {*block.nodes}
 
 
 def _is_module(block: Block, scopes: dict[str, str], layers: set[str]) -> bool:

@@ -74,6 +74,7 @@ class Plan:
         groups: after slicing: every group's widths.
         removed_nodes: names of layers of the source that were taken out whole.
         blocks: the blocks that were taken out though they contribute something.
+        bridged: the removed layers of those that were chains: what they were given takes the place of what they gave.
         layers: the names of all layers that the source had when the first of them was taken out.
         came: the graph as it was before layers were taken out, for whoever needs what it cost; None: as it is.
         gone: how many prunable channels went with those layers.
@@ -100,6 +101,7 @@ class Plan:
     shapes: dict[str, tuple[Shape, Shape | None]] = field(default_factory=dict)
     removed_nodes: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
+    bridged: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     came: gs.Graph | None = None
     gone: int = 0
@@ -136,12 +138,17 @@ class Plan:
         """What an earlier plan of the same model recorded stays recorded."""
         self.kept, self.shapes, self.removed_nodes = earlier.kept, earlier.shapes, earlier.removed_nodes
         self.came, self.gone, self.layers = earlier.came, earlier.gone, earlier.layers
-        self.blocks = earlier.blocks
+        self.blocks, self.bridged = earlier.blocks, earlier.bridged
 
     @property
     def removed_modules(self) -> list[str]:
         """What was taken out whole, by the names of the source's modules."""
         return as_modules(self.removed_nodes, self.layers)
+
+    @property
+    def bridged_modules(self) -> list[str]:
+        """Those of them in whose place stands what they were given: of chains, not of branches."""
+        return as_modules([name for name in self.bridged if name in self.removed_nodes], self.layers)
 
     @property
     def removed(self) -> int:
@@ -254,6 +261,7 @@ def plan_as_json(plan: Plan | None, file: str, sha256: str, *, from_checkpoint: 
         "keep": {name: {str(axis): axes[axis] for axis in sorted(axes)} for name, axes in sorted(kept.items())},
         "shapes": {name: _shapes_as_json(*shapes[name]) for name in sorted(shapes)},
         "removed": [] if plan is None else plan.removed_modules,
+        **({} if plan is None or not plan.bridged else {"bridged": plan.bridged_modules}),
         "groups": [group.as_json() for group in groups],
     }
 

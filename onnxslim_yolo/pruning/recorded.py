@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 
 import onnx_graphsurgeon as gs
 
@@ -18,10 +19,10 @@ Layers = dict[str, set[str]]
 """The source's initializers by the layer they belong to, in the graph's order."""
 
 
-def layers_of(graph: gs.Graph) -> Layers:
-    """The layers that a graph has weights of."""
+def layers_of(graph: gs.Graph, within: Collection[str] | None = None) -> Layers:
+    """The layers that a graph has weights of, or that its nodes of these names have."""
     found: Layers = defaultdict(set)
-    for node in graph.nodes:
+    for node in graph.nodes if within is None else [node for node in graph.nodes if node.name in within]:
         for tensor in node.inputs:
             for name in leaf_names(tensor) if isinstance(tensor, gs.Constant) else ():
                 stem, dot, _ = name.removesuffix(TRANSPOSED).rpartition(".")

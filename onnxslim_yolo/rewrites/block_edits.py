@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx_graphsurgeon as gs
+
 from onnxslim_yolo.analysis.blocks import Block, node_named, stand_in
 from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
+    Tensor,
     bypass,
     replace_uses,
     set_input,
@@ -46,7 +49,7 @@ def _take_one(model: Model, node: Node, block: Block) -> bool:
         start = next((t for t in tensors(graph) if t.name == block.start), None)
         if start is None:
             return False
-        replace_uses(graph, node.outputs[0], start)
+        replace_uses(graph, node.outputs[0], _shifted(model, block, start))
         return True
     index = _index(node, block)
     if index is None:
@@ -64,6 +67,17 @@ def _take_one(model: Model, node: Node, block: Block) -> bool:
     if found is not None:
         model.graph = found
     return found is not None
+
+
+def _shifted(model: Model, block: Block, start: Tensor) -> Tensor:
+    """What a chain begins with, and what is left of the chain: a constant."""
+    if not block.mean:
+        return start
+    name = Namer(model.graph)
+    mean = stand_in(block, start, name(f"{start.name}_mean"))
+    bridged = gs.Variable(name(f"{start.name}_bridged"), start.dtype, start.shape)
+    model.graph.nodes.append(gs.Node("Add", name(f"{block.node}_bridge"), {}, [start, mean], [bridged]))
+    return bridged
 
 
 def _index(node: Node, block: Block) -> int | None:

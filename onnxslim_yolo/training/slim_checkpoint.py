@@ -195,6 +195,7 @@ def request_of(raw: RawModule, plan: Mapping[str, Any], *, mask: bool) -> dict[s
         "guard": GUARD,
         "cuts": cuts_of(plan, raw.tensors),
         "removed": list(plan.get("removed", ())),
+        "bridged": list(plan.get("bridged", ())),
         "mask": mask,
         "task": raw.attributes.get("task") or _TASKS.get(raw.name.rpartition(".")[2], "detect"),
         "names": sorted(names.items()) if isinstance(names, dict) else None,

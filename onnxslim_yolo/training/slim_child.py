@@ -50,7 +50,7 @@ def _build(request: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     wide, tensors = _tensors("wide.npz"), _tensors("tensors.npz")
     model = built(request, wide)
-    pass_on(model, wide.keys() - tensors.keys(), request["removed"])
+    pass_on(model, wide.keys() - tensors.keys(), request["removed"], request["bridged"])
     with np.load("images.npz") as held:
         images = [torch.from_numpy(held[name]) for name in held.files]
     found: dict[str, Any] = {}
@@ -105,7 +105,8 @@ def built(request: Mapping[str, Any], wide: Mapping[str, Tensor]) -> nn.Module:
     own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in wide.items()}
     if yaml != request["yaml"] and own.keys() >= theirs.keys():  # it has been pruned before
-        pass_on(model, own.keys() - theirs.keys(), [])
+        gone = own.keys() - theirs.keys()
+        pass_on(model, gone, [], sorted({name.rpartition(".")[0] for name in gone}))
         narrow(model, wide, scaled=True)
         return model.eval()
     differing = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
@@ -120,11 +121,12 @@ def built(request: Mapping[str, Any], wide: Mapping[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def pass_on(model: nn.Module, gone: Set[str], layers: Sequence[str]) -> None:
+def pass_on(model: nn.Module, gone: Set[str], layers: Sequence[str], bridged: Sequence[str] = ()) -> None:
     """Put an identity where all of a module went, in place.
 
     Args:
-        gone: the tensors that are no longer there. layers: what the plan calls them.
+        gone: the tensors that are no longer there. layers: what the plan calls them. bridged: those of them in whose
+            place stands what they were given.
 
     Raises:
         UnsupportedError: a layer went whose module's code calls it.
@@ -137,7 +139,8 @@ def pass_on(model: nn.Module, gone: Set[str], layers: Sequence[str]) -> None:
     parts = dict(model.named_modules())
     lists = frozenset(path for path, part in parts.items() if isinstance(part, (nn.ModuleList, nn.Sequential)))
     paths, rest = gone_modules(sorted(gone), model.state_dict().keys() - gone, list(parts), lists)
-    rest += [name for name in sorted(gone) for path in paths if name.startswith(f"{path}.") and not _adds(parts[path])]
+    within = {path: [name for name in sorted(gone) if name.startswith(f"{path}.")] for path in paths}
+    rest += [name for path in paths for name in within[path] if not (_adds(parts[path]) or _lies_in(name, bridged))]
     if rest:
         name = next((layer for layer in layers if rest[0].startswith(f"{layer}.")), rest[0])
         raise UnsupportedError(
@@ -151,6 +154,11 @@ def pass_on(model: nn.Module, gone: Set[str], layers: Sequence[str]) -> None:
             if own in vars(parts[path]):
                 setattr(identity, own, vars(parts[path])[own])
         parts[holder]._modules[name] = identity
+
+
+def _lies_in(name: str, layers: Sequence[str]) -> bool:
+    """Whether a tensor is of one of these layers."""
+    return any(name.startswith(f"{layer}.") for layer in layers)
 
 
 def _adds(part: nn.Module) -> bool:

@@ -50,8 +50,10 @@ def model(values: dict[str, Array] | None = None) -> Model:
 def test_blocks_are_found_by_their_shortcuts() -> None:
     before = model()
     weights = {node.name: node.inputs[1].name for node in before.graph.nodes if node.op == "Conv"}
-    found = [[weights[name].split(".")[0] for name in block.layers] for block in find_blocks(before.graph)]
-    assert found == [["p0", "q0"], ["p1", "q1"], ["p2", "q2"]]
+    blocks = {kind: [b for b in find_blocks(before.graph) if b.kind == kind] for kind in ("branch", "part", "chain")}
+    found = {k: [[weights[name].split(".")[0] for name in b.layers] for b in few] for k, few in blocks.items()}
+    assert found["branch"] == [["p0", "q0"], ["p1", "q1"], ["p2", "q2"]] and found["part"] == []
+    assert found["chain"] == [[name] for name in LAYERS[:-1]]  # every layer has the width of the one before
 
 
 @pytest.mark.parametrize("importance", ["auto", "gamma", "variance"])

@@ -10,6 +10,9 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks, PruneChannels, SliceChannels
 from onnxslim_yolo.pruning.module_blocks import gone_modules, module_blocks
+from onnxslim_yolo.pruning.removed import module_of
+from tests.numeric import build
+from tests.passes.cutting import onnx_text
 from tests.passes.test_drop_blocks import WIDTH, left, model, scaled
 
 torch = pytest.importorskip("torch")
@@ -106,3 +109,39 @@ def test_the_outermost_module_goes_and_lists_stay() -> None:
 def test_in_front_of_an_identity_what_is_read_is_halved(first: bool) -> None:
     parts = split_for(torch.rand(1, 6, 2, 2), nn.Identity(), 6, first=first)
     assert [part.shape[1] for part in parts] == [3, 3]
+
+
+def test_a_chain_is_bridged_where_the_plan_says_so() -> None:
+    body = nn.Sequential(nn.Conv2d(4, 4, 1), Adds(add=False), nn.Conv2d(4, 4, 1))
+    x = torch.rand(1, 4, 3, 3)
+    expected = body[2](body[0](x))
+    pass_on(body, {"1.conv.weight", "1.conv.bias"}, ["1.conv"], ["1.conv"])
+    assert torch.equal(body(x), expected) and isinstance(body[1], nn.Identity)
+
+
+ROW = "c0 = Conv(stem, c0.weight) c1 = Conv(c0, c1.weight) c2 = Conv(c1, c2.weight) y = Conv(c2, h.weight)"
+
+
+def row(*scopes: str) -> Model:
+    """Three layers in a row between a stem and a head, of these modules."""
+    shapes = ", ".join(f"float[4,4,1,1] {name}.weight" for name in ("c0", "c1", "c2", "h"))
+    text = f"stem = Conv(x, stem.weight) {ROW}"
+    made = build(onnx_text("float[1,3,8,8] x", "float[1,4,8,8] y", f"float[4,3,1,1] stem.weight, {shapes}", text, 17))
+    for node, scope in zip(made.graph.nodes, ("/stem", *scopes, "/head"), strict=True):
+        node.name = f"{scope}/Conv"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("scopes", "found"),
+    [
+        (("/m.0", "/m.1", "/m.2"), {("m.0",), ("m.1",), ("m.2",)}),
+        (("/m.0/cv1", "/m.0/cv2", "/m.1"), {("m.0.cv1",), ("m.0.cv2",), ("m.1",), ("m.0.cv1", "m.0.cv2")}),
+        (("/m.0/a", "/m.0/b", "/m.0/c"), {("m.0.a",), ("m.0.b",), ("m.0.c",)}),
+    ],
+)
+def test_a_chain_goes_that_is_all_of_a_module(scopes: tuple[str, ...], found: set[tuple[str, ...]]) -> None:
+    made = row(*scopes)
+    blocks = [block for block in module_blocks(made.graph, find_blocks(made.graph)) if block.kind == "chain"]
+    inner = [block for block in blocks if block.nodes != ("/stem/Conv",) and block.nodes != ("/head/Conv",)]
+    assert {tuple(module_of(name) for name in block.nodes) for block in inner} == found
