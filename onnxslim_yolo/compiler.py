@@ -235,7 +235,9 @@ def _sized(path: Path, options: CompileOptions, progress: Progress) -> tuple[Com
         return options, None
     progress("size")
     table = table_for(options.target, options.device, options.table)
-    chosen = choose_size(path, options.load_options(), table, options.target_latency, options.calib)
+    chosen = choose_size(
+        path, options.load_options(), table, options.target_latency, options.calib, int8=bool(options.int8)
+    )
     imgsz = options.imgsz if chosen.size == chosen.full else chosen.size
     return replace(options, size="file", imgsz=imgsz, target_latency=chosen.rest), chosen
 

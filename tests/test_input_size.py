@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,6 +75,28 @@ def test_the_largest_size_that_meets_the_target(
     found = choose_size(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"), target)
     assert (found.size, found.rest) == ((size, size), rest)
     assert "\n" not in found.note() and ("as it is" in found.note()) == (size == 320)
+
+
+def test_int8_is_counted_where_the_table_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What int8 saves need not be saved by the input; a table without int8 times says nothing of that."""
+
+    class Now(Made):
+        def model(self, size: tuple[int, int] | None) -> Any:
+            return None
+
+    monkeypatch.setattr(module, "Sizes", Now)
+    table = LatencyTable.analytic("ncnn", "avx2")
+    assert module.int8_left(Any, table) is None  # type: ignore[arg-type]
+    chosen = {}
+    for known, left in ((True, 0.8), (False, None)):
+        monkeypatch.setattr(module, "int8_left", lambda model, table, left=left: left)
+        chosen[known] = choose_size(Path("m.onnx"), LoadOptions(), table, "0.7x", int8=True)
+    assert chosen[True].size == (288, 288) and chosen[False].size == (256, 256)
+    assert "0.65 in int8" in chosen[True].note() and "int8" not in chosen[False].note()
+    assert chosen[True].as_json()["int8_left"] == 0.8
+    monkeypatch.setattr(module, "int8_left", lambda model, table: 0.6)
+    assert choose_size(Path("m.onnx"), LoadOptions(), table, "0.7x", int8=True).size == (320, 320)
+    assert choose_size(Path("m.onnx"), LoadOptions(), table, "0.7x").size == (256, 256)  # the control
 
 
 def boxes(*rows: tuple[float, float, float, float, float, int]) -> Detections:

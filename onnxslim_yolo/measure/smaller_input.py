@@ -17,11 +17,13 @@ from onnxslim_yolo.analysis.limits import limits_for
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.load import LoadOptions, read_model
-from onnxslim_yolo.passes import Canonicalise, ShuffleToGather
+from onnxslim_yolo.passes import Activations, Canonicalise, FoldAffine, FoldBatchNorm, ReparamBranches, ShuffleToGather
 from onnxslim_yolo.passes.to_target import limit_of
 from onnxslim_yolo.pruning.calibration_images import input_size
+from onnxslim_yolo.quantisation.latency import faster_layers
 from onnxslim_yolo.runtime.dataset import read_calibration
 from onnxslim_yolo.runtime.progress import tell
 from onnxslim_yolo.verify.agreement import Agreement, agreement, detections_of
@@ -135,6 +137,7 @@ class SizeChoice:
         full, size: (h, w) of the source, and what was chosen. left: predicted share of the latency.
         rest: what pruning has to come down to at that size, as `--target-latency` takes it; None: nothing.
         found: what is kept at that size; None: not known.
+        int8: what int8 is predicted to leave of a size's latency, on top of `left`; None: not asked for, or not known.
     """
 
     full: Size
@@ -142,31 +145,45 @@ class SizeChoice:
     left: float
     rest: str | None
     found: Agreement | None
+    int8: float | None = None
 
     def note(self) -> str:
         """For the report."""
+        counted = "" if self.int8 is None else f" as floats, {self.left * self.int8:.2f} in int8"
         sizes = f"{self.size[0]}x{self.size[1]} instead of {self.full[0]}x{self.full[1]}"
         if self.size == self.full:
             return f"input size: {sizes.split()[0]} as it is: no smaller size would do (--size auto)"
         lost = "what it costs in detections is not known (--calib)"
         if self.found is not None:
             lost = f"{self.found.kept} of {self.found.objects} detections kept on {self.found.images} images"
-        return f"input size: {sizes}, predicted {self.left:.2f} of its latency; {lost}; figures below are at this size"
+        left = f"predicted {self.left:.2f} of its latency{counted}"
+        return f"input size: {sizes}, {left}; {lost}; figures below are at this size"
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
         kept = None if self.found is None else self.found.as_json()
         plain = {"from": list(self.full), "to": list(self.size), "latency_left": round(self.left, 4)}
-        return plain | {"rest": self.rest, "kept": kept}
+        return (
+            plain
+            | {"rest": self.rest, "kept": kept}
+            | ({} if self.int8 is None else {"int8_left": round(self.int8, 4)})
+        )
 
 
 def choose_size(
-    path: Path, options: LoadOptions, table: LatencyTable, target: str, calib: Path | None = None
+    path: Path,
+    options: LoadOptions,
+    table: LatencyTable,
+    target: str,
+    calib: Path | None = None,
+    *,
+    int8: bool = False,
 ) -> SizeChoice:
     """The largest size that meets a target; where none does that keeps enough, the smallest that does, and the rest.
 
     Args:
         target: as `--target-latency` takes it, of the source at full size.
+        int8: what is made is going to be int8: where the table has its times, the limit is one on those.
 
     Raises:
         InputError: no other size can be had, or the source detects nothing on the images. UsageError: no target.
@@ -176,9 +193,10 @@ def choose_size(
     if calib is not None:
         with suppress(UnsupportedError):
             sizes.require_objects(calib)
-    limit = limit_of(target, sizes.us(full))
+    left = int8_left(sizes.model(options.imgsz), table) if int8 else None
+    limit = limit_of(target, sizes.us(full)) / (left or 1.0)
     if sizes.us(full) <= limit:
-        return SizeChoice(full, full, 1.0, None, None)
+        return SizeChoice(full, full, 1.0, None, None, left)
     chosen, candidates = full, smaller_sizes(full)
     for done, size in enumerate(candidates):
         tell("sizes", done, len(candidates))
@@ -196,4 +214,14 @@ def choose_size(
         if sizes.us(size) <= limit:
             break
     rest = None if sizes.us(chosen) <= limit else f"{limit / 1000:.9g}ms"
-    return SizeChoice(full, chosen, sizes.left(chosen), rest, sizes.agreement(chosen))
+    return SizeChoice(full, chosen, sizes.left(chosen), rest, sizes.agreement(chosen), left)
+
+
+def int8_left(model: Model, table: LatencyTable) -> float | None:
+    """The share of latency that int8 is predicted to leave of a network; None where the table has no int8 times."""
+    if not knows_int8(table):
+        return None
+    fused = model.copy()
+    for step in (ReparamBranches(), FoldBatchNorm(), FoldAffine(), Activations(), Canonicalise()):
+        step.run(fused)
+    return faster_layers(fused, table, lambda node: None)[1].left
