@@ -130,8 +130,9 @@ def no_channels() -> onnx.ModelProto:
 
 
 def quantised() -> onnx.ModelProto:
-    proto = with_nodes(node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y"))
+    proto = with_nodes(node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q t z", "y"))
     proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "s"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.2), "t"))
     proto.graph.initializer.append(numpy_helper.from_array(np.uint8(0), "z"))
     return proto
 

@@ -51,6 +51,7 @@ class Model:
         source: where the model was read from.
         notes: what passes want people to know: remarks and refusals, in order of appearance.
         quantised: what is int8 where the model is written; the graph itself stays float.
+        ranges: what is known of tensors' ends, by name: from a file that was int8.
         equal_parts: whether plans have to suit the code that the graph was traced from (see `analysis.module_parts`).
     """
 
@@ -64,6 +65,7 @@ class Model:
     domain: str = ""
     equal_parts: bool = False
     quantised: Quantisation | None = None
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def from_onnx(cls, proto: onnx.ModelProto, source: Source | None = None) -> Model:
@@ -129,6 +131,7 @@ class Model:
             domain=self.domain,
             equal_parts=self.equal_parts,
             quantised=self.quantised,
+            ranges=dict(self.ranges),
         )
 
     def note(self, text: str) -> None:

@@ -17,6 +17,7 @@ from onnxslim_yolo.ir.graph import initializers, input_constant, nodes_of, topos
 from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
+from onnxslim_yolo.load.dequantise import RANGES_KEY, dequantised, ranges_from
 from onnxslim_yolo.load.sequences import unresolved
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text
 from onnxslim_yolo.ops.registry import RANDOM
@@ -42,10 +43,13 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def read_pair(path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """An ONNX file as it can be compiled, and as it is: what results are compared with. Raises as `read_onnx`."""
+    """An ONNX file as it can be compiled, and as it is: what results are compared with. Raises as `read_onnx`.
+
+    Of an int8 network both are the float one that its whole numbers stand for.
+    """
     proto = _parse(path)
     _load_external_data(proto, path)
-    proto = reference = _inlined(proto, path)
+    proto = reference = dequantised(_inlined(proto, path))
     if any(node.op_type == "If" for node in proto.graph.node) or _has_long_domains(proto):
         proto = onnx.ModelProto()
         proto.CopyFrom(reference)
@@ -123,6 +127,7 @@ def model_of(proto: onnx.ModelProto, source: Source, path: Path | str | None = N
     """
     try:
         model = Model.from_onnx(proto, source)
+        _note_ranges(model)
         model.graph.nodes = toposort(model.graph)
         check_graph(model.graph, shapes=False)
         types = infer_shapes(model.graph, strict=False)
@@ -299,7 +304,8 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
             f"{node.op_type}: the model is int8-quantised already",
             file=path,
             node=name,
-            hint="compile the float model first, and quantise the result",
+            hint="of int8 only pairs of QuantizeLinear and DequantizeLinear of one scale and products of dynamic codes "
+            "are read as floats; compile the float model, and quantise the result",
         )
     if node.op_type in RANDOM:
         raise UnsupportedError(
@@ -317,6 +323,17 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
         )
     if not onnx.defs.has(node.op_type, ""):
         raise UnsupportedError(f"unknown operator {node.op_type}", file=path, node=name)
+
+
+def _note_ranges(model: Model) -> None:
+    """What an int8 file says of its tensors' ranges goes from the metadata onto the model."""
+    known = model.metadata.pop(RANGES_KEY, None)
+    if known is not None:
+        model.ranges = ranges_from(known)
+        model.note(
+            "the file is int8: read as the float network that its whole numbers stand for, and all is compared with "
+            f"that; the ranges of {len(model.ranges)} tensors are kept for --quantize"
+        )
 
 
 def _check_weights(model: Model) -> None:

@@ -170,8 +170,10 @@ def _shrunk(whole: Range, share: float, upper: bool) -> Range:
 
 
 def known_ranges(model: Model) -> dict[str, Range]:
-    """Ranges that no image has to tell: of the network's image, and of Sigmoids' results."""
-    found = {t.name: Range.of(0, 1) for t in _made_by(model, "Sigmoid")}
+    """Ranges that no image has to tell: of the network's image, of Sigmoids' results, and those that a file said which
+    was int8."""
+    found = {name: Range.of(*ends) for name, ends in model.ranges.items()}
+    found |= {t.name: Range.of(0, 1) for t in _made_by(model, "Sigmoid")}
     image = model.graph.inputs[0]
     if len(image.shape or ()) == 4 and image.shape[1] == 3:
         ends = [as_fed(model, np.full((1, 3, 1, 1), value, np.float32)) for value in (0, 1)]
