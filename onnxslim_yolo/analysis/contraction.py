@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim_yolo.analysis.channels import Channels
-from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, input_constant
-from onnxslim_yolo.ops.linear import LinearLayer, is_steady, matrix_of, multiplies_matrices
+from onnxslim_yolo.ops.linear import LinearLayer, is_steady, matrix_axes, matrix_of, multiplies_matrices
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ def _reads(node: Node, index: int, size: int) -> Array:
         weight = input_constant(node, 1 - index)
         if weight is None or weight.ndim < 2:
             return np.ones(size, dtype=bool)
-        turned = bool(attribute(node, "transA" if index == 1 else "transB"))
-        inner = weight.ndim - (1 if (index == 1) != turned else 2)
+        inner = weight.ndim + matrix_axes(node, 1 - index)[0]
         return np.asarray((weight != 0).any(axis=tuple(k for k in range(weight.ndim) if k != inner)))
     layer = LinearLayer.of(node)
     return np.ones(size, dtype=bool) if layer is None else np.asarray(matrix_of(layer, absolute=True).any(axis=0))

@@ -9,9 +9,8 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
 from onnxslim_yolo.analysis.movement import Shape
-from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, input_constant, parameter_count
-from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, multiplies_matrices
+from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, multiplies_matrices, product_macs
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def cost_of(graph: gs.Graph) -> Cost:
 
 def _macs(node: Node, layer: LinearLayer | None, out: Shape, before: Shape) -> int:
     if layer is None and multiplies_matrices(node):
-        return int(np.prod(out)) * int(before[-2 if attribute(node, "transA") else -1])
+        return product_macs(node, before, int(np.prod(out)))
     if layer is None:
         return 0
     return layer.macs(before, out)

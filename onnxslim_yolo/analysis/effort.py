@@ -21,7 +21,17 @@ from onnxslim_yolo.analysis.most_shapes import most_shapes
 from onnxslim_yolo.analysis.window import explicit_pads
 from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant, is_constant, is_empty
+from onnxslim_yolo.ops.linear import (
+    LINEAR,
+    PLAIN,
+    Layout,
+    is_conv,
+    is_transposed_conv,
+    multiplies_matrices,
+    product_macs,
+)
 from onnxslim_yolo.ops.movement import VIEWS
+from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.ops.registry import RECURRENT
 from onnxslim_yolo.ops.spatial import POOLS, RESIZES
 
@@ -34,7 +44,6 @@ QUICK = {
 """What runtimes vectorise or only move: detectors have one of them behind each convolution, or several."""
 NODE, NODE_WITH_WEIGHTS = 2_000_000, 6_000_000
 """What a node takes at least, however small its tensors: passes look at each, and weights are ranked and compared."""
-WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"}
 OUTPUT_COPIES = 8
 LARGE_KERNEL = 225
 """Elements of a window above which runtimes write out all windows before they multiply, twice."""
@@ -77,7 +86,7 @@ def effort_of(graph: gs.Graph) -> Effort:
         live -= sum(
             _bytes(t, shapes) for t in node.outputs if id(t) not in kept and not is_empty(t) and not uses[id(t)]
         )
-        one = max(work_of(node, shapes), NODE_WITH_WEIGHTS if node.op in WEIGHTED else NODE)
+        one = max(work_of(node, shapes), NODE_WITH_WEIGHTS if node.op in PLAIN or is_batch_norm(node) else NODE)
         work += one
         if one > most:
             most, work_node = one, name_of(node)
@@ -102,14 +111,13 @@ def work_of(node: Node, shapes: Mapping[int, Shape]) -> int:
 def _special(node: Node, inputs: list[Shape], outputs: list[Shape], made: int) -> int:
     first = inputs[0] if inputs else None
     second = inputs[1] if len(inputs) > 1 else None
-    if node.op in ("Conv", "DeformConv") or (node.op == "ConvTranspose" and first is not None):
-        size = prod(first) if node.op == "ConvTranspose" and first is not None else made
-        weight = inputs[2] if node.op == "DeformConv" and len(inputs) > 2 and second is None else second
-        return size * prod(weight[1:]) if weight is not None else 0
+    if multiplies_matrices(node):
+        return product_macs(node, first, made) if first else 0
+    if node.op in LINEAR and second is not None and len(second) > 1:
+        known = first is not None or not is_transposed_conv(node)
+        return Layout.of_shape(node, second).macs(first or (), (made,)) if known else 0
     if node.op in POOLS and not POOLS[node.op].whole:
         return POOL_TAP * made * _taps(node, first)
-    if node.op in ("MatMul", "Gemm") and first:
-        return made * int(first[-2 if attribute(node, "transA") and len(first) > 1 else -1])
     if node.op == "Einsum":
         return _einsum(node, inputs)
     if node.op in RESIZES:
@@ -126,21 +134,23 @@ def _special(node: Node, inputs: list[Shape], outputs: list[Shape], made: int) -
 
 def _windows(node: Node, shapes: Mapping[int, Shape]) -> int:
     """Bytes of a convolution's windows where it is computed from them all at once."""
-    weight = shapes.get(id(node.inputs[1])) if node.op == "Conv" and len(node.inputs) > 1 else None
+    weight = shapes.get(id(node.inputs[1])) if is_conv(node) and len(node.inputs) > 1 else None
     out = shapes.get(id(node.outputs[0])) if node.outputs else None
     if weight is None or out is None or prod(weight[2:]) <= LARGE_KERNEL:
         return 0
-    return 2 * 4 * prod(weight[1:]) * prod(out[2:])
+    layout = Layout.of_shape(node, weight)
+    return 2 * 4 * layout.inputs // layout.groups * layout.taps * prod(out[2:])
 
 
 def _frame(node: Node, shapes: Mapping[int, Shape]) -> int:
     """Bytes of a map with all its padding, or of a ConvTranspose's output before it is cut to size, beyond the map's
     own: runtimes write them out."""
-    transposed = node.op == "ConvTranspose"
-    if not (transposed or node.op == "Conv" or (node.op in POOLS and not POOLS[node.op].whole)) or not node.outputs:
+    transposed = is_transposed_conv(node)
+    if not (transposed or is_conv(node) or (node.op in POOLS and not POOLS[node.op].whole)) or not node.outputs:
         return 0
     weight = None if node.op in POOLS else shapes.get(id(node.inputs[1]))
-    kernel = [int(k) for k in (weight[2:] if weight is not None else np.atleast_1d(attribute(node, "kernel_shape")))]
+    said = np.atleast_1d(attribute(node, "kernel_shape")) if weight is None else Layout.of_shape(node, weight).kernel
+    kernel = [int(k) for k in said]
     inner, outer = shapes.get(id(node.inputs[0])), shapes.get(id(node.outputs[0]))
     framed = outer if transposed else inner
     if inner is None or framed is None or any(len(shape) != len(kernel) + 2 for shape in (inner, framed)):

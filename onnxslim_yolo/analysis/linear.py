@@ -32,8 +32,8 @@ from onnxslim_yolo.analysis.affine import affine_of, data_index, is_affine
 from onnxslim_yolo.analysis.window import Window, ceil_mode_matters, unite, windows_of
 from onnxslim_yolo.analysis.window import compose as compose_windows
 from onnxslim_yolo.ir.attributes import attribute
-from onnxslim_yolo.ir.graph import Array, Node, Tensor, has_input, input_constant
-from onnxslim_yolo.ops.linear import groups_of, is_conv
+from onnxslim_yolo.ir.graph import Array, Node, Tensor
+from onnxslim_yolo.ops.linear import LinearLayer, is_conv
 from onnxslim_yolo.ops.movement import is_identity
 from onnxslim_yolo.ops.question import Question
 from onnxslim_yolo.ops.spatial import is_average_pool
@@ -212,15 +212,14 @@ def _places(first: Geometry, second: Geometry, total: Geometry, taps: tuple[int,
 
 
 def _of_conv(node: Node) -> LinearMap | None:
-    weight = input_constant(node, 1)
-    if weight is None or not np.issubdtype(weight.dtype, np.floating):
+    layer = LinearLayer.of(node)
+    if layer is None or layer.has_computed_bias or not np.issubdtype(layer.weight.dtype, np.floating):
         return None
-    bias = input_constant(node, 2) if has_input(node, 2) else np.zeros(weight.shape[0])
-    windows = windows_of(node, weight.shape[2:])
-    if bias is None or windows is None:
+    bias = np.zeros(layer.outputs) if layer.bias is None else layer.bias
+    windows = windows_of(node, layer.kernel)
+    if windows is None:
         return None
-    groups = groups_of(node)
-    return LinearMap(Geometry(weight.shape[0], weight.shape[1] * groups, groups, windows), weight, bias)
+    return LinearMap(Geometry(layer.outputs, layer.inputs, layer.groups, windows), layer.weight, bias)
 
 
 def _of_average_pool(node: Node) -> LinearMap | None:

@@ -12,43 +12,46 @@ from onnxslim_yolo.analysis.labelling import Balance, Labelling, why
 from onnxslim_yolo.analysis.movement import CannotMoveError
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import Layout
 
 
 def conv(state: Labelling, node: Node, bias: int = 2) -> None:
     """Conv: depthwise ones pass labels on, in grouped ones all groups keep equally many channels."""
-    weight = state.shape(node.inputs[1])
-    groups = groups_of(node)
-    if not is_constant(node.inputs[1]):
-        raise CannotMoveError("its weight is computed, not constant")
-    labels = state.only_axis(node, node.inputs[0], 1)
-    cin = state.shape(node.inputs[0])[1]
-    if groups == cin and weight[1] == 1 and groups > 1:
-        return _depthwise_conv(state, node, labels, weight[0] // cin, bias)
+    layout = _layout(state, node)
+    groups, labels = layout.groups, state.only_axis(node, node.inputs[0], 1)
+    if layout.is_depthwise:
+        if labels.size == 1:  # the input is no channel's: its copies are new channels that cannot be told apart
+            labels = np.zeros(layout.inputs, dtype=np.int64)
+        return _depthwise(state, node, layout, labels, bias)
     out = state.fresh(node.outputs[0], 1)
-    state.use(node, 1, 0, out, "out")
+    state.use(node, 1, layout.making_axis, out, "out")
     _bias(state, node, out, bias)
     if labels.size > 1:
         state.contract(node, 0)
     if groups == 1:
         if labels.size > 1:
-            state.use(node, 1, 1, labels, "in")
+            state.use(node, 1, layout.reading_axis, labels, "in")
         return None
     state.balances.append(Balance(out.reshape(groups, -1), node.name))
     if labels.size > 1:
         parts = labels.reshape(groups, -1)
         state.balances.append(Balance(parts, node.name))
-        state.use(node, 1, 1, parts, "in")
+        state.use(node, 1, layout.reading_axis, parts, "in")
     return None
 
 
-def _depthwise_conv(state: Labelling, node: Node, labels: Array, multiplier: int, bias: int) -> None:
-    if labels.size == 1:  # the input is no channel's: its copies are new channels that cannot be told apart
-        labels = np.zeros(state.shape(node.inputs[0])[1], dtype=np.int64)
-    out = np.repeat(labels, multiplier)
+def _layout(state: Labelling, node: Node) -> Layout:
+    if not is_constant(node.inputs[1]):
+        raise CannotMoveError("its weight is computed, not constant")
+    return Layout.of_shape(node, state.shape(node.inputs[1]))
+
+
+def _depthwise(state: Labelling, node: Node, layout: Layout, labels: Array, bias: int = 2) -> None:
+    """Each channel becomes as many as there are outputs an input; axis 0 of the weight is what it stores whole."""
+    out = np.repeat(labels, layout.outputs // layout.inputs)
     rank = len(state.shape(node.outputs[0]))
     state.put(node.outputs[0], out.reshape([1, -1] + [1] * (rank - 2)))
-    state.use(node, 1, 0, out, "channel")
+    state.use(node, 1, 0, out if layout.outputs_first else labels, "channel")
     _bias(state, node, out, bias)
 
 
@@ -72,26 +75,19 @@ def _bias(state: Labelling, node: Node, out: Array, index: int = 2) -> None:
 
 def conv_transpose(state: Labelling, node: Node) -> None:
     """ConvTranspose: as Conv, with the weight's axes the other way round."""
-    if not is_constant(node.inputs[1]):
-        raise CannotMoveError("its weight is computed, not constant")
-    weight = state.shape(node.inputs[1])
-    groups = groups_of(node)
-    labels = state.only_axis(node, node.inputs[0], 1)
-    if groups > 1 and weight[0] == groups and labels.size > 1:
-        out = np.repeat(labels, weight[1])
-        rank = len(state.shape(node.outputs[0]))
-        state.put(node.outputs[0], out.reshape([1, -1] + [1] * (rank - 2)))
-        state.use(node, 1, 0, labels, "channel")
-        return _bias(state, node, out)
+    layout = _layout(state, node)
+    groups, labels = layout.groups, state.only_axis(node, node.inputs[0], 1)
+    if layout.is_depthwise and labels.size > 1:
+        return _depthwise(state, node, layout, labels)
     out = state.fresh(node.outputs[0], 1)
     if groups > 1:  # the weight's axis 1 is shared by the groups: position p of every group goes together
         parts = out.reshape(groups, -1)
         state.unify(np.broadcast_to(parts[:1], parts.shape), parts)
         if labels.size > 1:
             state.balances.append(Balance(labels.reshape(groups, -1), node.name))
-    state.use(node, 1, 1, out.reshape(groups, -1)[0], "out")
+    state.use(node, 1, layout.making_axis, out.reshape(groups, -1)[0], "out")
     _bias(state, node, out)
     if labels.size > 1:
         state.contract(node, 0)
-        state.use(node, 1, 0, labels, "in")
+        state.use(node, 1, layout.reading_axis, labels, "in")
     return None

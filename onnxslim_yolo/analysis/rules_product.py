@@ -13,14 +13,13 @@ import numpy as np
 
 from onnxslim_yolo.analysis.labelling import Labelling, align, why
 from onnxslim_yolo.analysis.movement import CannotMoveError, varying_axes
-from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Array, Node, has_input, is_constant, is_empty
+from onnxslim_yolo.ops.linear import is_turned, matrix_axes
 
 
 def gemm(state: Labelling, node: Node) -> None:
     """Gemm: a linear layer with a bias, with either matrix transposed or constant."""
-    turned = tuple(bool(attribute(node, key)) for key in ("transA", "transB"))
-    _multiply(state, node, turned)
+    matmul(state, node)
     if not has_input(node, 2):
         return
     out = state.get(node.outputs[0])
@@ -38,29 +37,20 @@ def gemm(state: Labelling, node: Node) -> None:
 
 def matmul(state: Labelling, node: Node) -> None:
     """MatMul: a linear layer with its weight on either side, or a product of two computed matrices."""
-    _multiply(state, node, (False, False))
-
-
-def _multiply(state: Labelling, node: Node, turned: tuple[bool, ...]) -> None:
     constant = [is_constant(tensor) for tensor in node.inputs[:2]]
     shapes = [state.shape(tensor) for tensor in node.inputs[:2]]
     if all(constant) or min(map(len, shapes)) < 2:
         raise CannotMoveError("multiplies vectors, or constants")
     if any(constant):
-        _linear(state, node, constant.index(True), turned)
+        _linear(state, node, constant.index(True))
     else:
-        _product(state, node, turned)
+        _product(state, node)
 
 
-def _axes(side: int, turned: bool) -> tuple[int, int]:
-    """The axis that is summed over and the one that is not, of the left (0) or right (1) matrix, from the end."""
-    return (-1, -2) if (side == 0) != turned else (-2, -1)
-
-
-def _linear(state: Labelling, node: Node, weight: int, turned: tuple[bool, ...]) -> None:
+def _linear(state: Labelling, node: Node, weight: int) -> None:
     data = 1 - weight
-    inner, free = _axes(data, turned[data])
-    own_inner, own_free = _axes(weight, turned[weight])
+    inner, free = matrix_axes(node, data)
+    own_inner, own_free = matrix_axes(node, weight)
     labels = state.line(node, node.inputs[data], (inner,))
     shape, values = state.shape(node.inputs[data]), state.shape(node.inputs[weight])
     rank = max(len(shape), len(values))
@@ -77,17 +67,17 @@ def _linear(state: Labelling, node: Node, weight: int, turned: tuple[bool, ...])
     if axis < -2 and -axis <= len(values) and values[axis] > 1:
         state.use(node, weight, axis + len(values), labels.reshape(-1), "channel")
     # What is passed on lies where the data's free axis does in the result; other axes keep their places.
-    if turned[data] and axis == free:
+    if is_turned(node, data) and axis == free:
         result = result.swapaxes(-1, -2)
     return state.put(node.outputs[0], result)
 
 
-def _product(state: Labelling, node: Node, turned: tuple[bool, ...]) -> None:
+def _product(state: Labelling, node: Node) -> None:
     """Attention's products: the contracted axis is tied, the others pass through."""
-    sides = [state.line(node, tensor, (_axes(k, turned[k])[0],)) for k, tensor in enumerate(node.inputs[:2])]
+    inner, turned = [matrix_axes(node, k)[0] for k in (0, 1)], [is_turned(node, k) for k in (0, 1)]
+    sides = [state.line(node, tensor, (inner[k],)) for k, tensor in enumerate(node.inputs[:2])]
     shapes = [state.shape(tensor) for tensor in node.inputs[:2]]
     rank = max(map(len, shapes))
-    inner = [_axes(k, turned[k])[0] for k in (0, 1)]
     contracted = [side.shape[axis] > 1 for side, axis in zip(sides, inner, strict=True)]
     if any(contracted):
         depth = (shapes[0][inner[0]],)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.attributes import attribute
-from onnxslim_yolo.ir.graph import Tensor, input_constant, producer
+from onnxslim_yolo.ir.graph import Tensor, producer
 from onnxslim_yolo.ops.functions import is_sigmoid
-from onnxslim_yolo.ops.linear import is_conv
+from onnxslim_yolo.ops.linear import LinearLayer, is_conv
 from onnxslim_yolo.ops.movement import is_join
 
 
@@ -39,5 +39,5 @@ def _channels(tensor: Tensor) -> int | None:
     node = producer(tensor)
     if is_sigmoid(node):
         return _channels(node.inputs[0])
-    weight = input_constant(node, 1) if is_conv(node) else None
-    return None if weight is None else int(weight.shape[0])
+    layer = LinearLayer.of(node) if is_conv(node) else None
+    return None if layer is None else layer.outputs

@@ -21,7 +21,7 @@ from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
 from onnxslim_yolo.ops.arithmetic import ARITHMETIC
 from onnxslim_yolo.ops.functions import FUNCTIONS
-from onnxslim_yolo.ops.linear import CONVOLUTIONS, groups_of
+from onnxslim_yolo.ops.linear import CONVOLUTIONS, LinearLayer, is_transposed_conv
 from onnxslim_yolo.ops.spatial import POOLS, RESIZES
 
 Pair = tuple[int, int]
@@ -177,18 +177,17 @@ def _pair(values: object, default: int = 1) -> Pair:
 
 
 def _convolution(reader: _Reader, node: Node) -> Layer | None:
-    weight, before = input_constant(node, 1), reader.shape(node.inputs[0])
-    if weight is None or before is None or len(before) < 3:
+    layer, before = LinearLayer.of(node), reader.shape(node.inputs[0])
+    if layer is None or before is None or len(before) < 3:
         return _move(reader, node)
-    groups = groups_of(node)
-    kind = "deconv" if node.op == "ConvTranspose" else "conv"
-    if groups > 1:
-        kind = "depthwise" if groups == before[1] else "group-conv"
+    kind = "deconv" if is_transposed_conv(node) else "conv"
+    if layer.groups > 1:
+        kind = "depthwise" if layer.groups == before[1] else "group-conv"
     family = Family(
         kind,
-        kernel=_pair(list(weight.shape[2:])),
+        kernel=_pair(list(layer.kernel)),
         stride=_pair(per_axis(node, "strides", 2)),
-        groups=groups if kind == "group-conv" else 1,
+        groups=layer.groups if kind == "group-conv" else 1,
         size=reader.size(node.outputs[0]),
     )
     readers = consumers(node.outputs[0])

@@ -14,13 +14,13 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn.stem import becomes_phases
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Node, input_constant
+from onnxslim_yolo.ir.graph import Node
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.int8 import ENDS, end_of_chain, has_form, int8_form, scaled_int8
 from onnxslim_yolo.latency.layers import Family, LayerKey
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.table import LatencyTable
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.passes import Activations, Canonicalise, FoldBatchNorm, ReparamBranches
 from onnxslim_yolo.quantisation.latency import plan_prediction
 from onnxslim_yolo.quantisation.places import places_of
@@ -88,5 +88,5 @@ def everything(graph: gs.Graph) -> Model | None:
 
 
 def _channels(node: Node) -> int:
-    weight = input_constant(node, 1)
-    return 0 if weight is None else int(weight.shape[1]) * groups_of(node)
+    layer = LinearLayer.of(node)
+    return 0 if layer is None else layer.inputs

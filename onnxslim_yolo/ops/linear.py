@@ -63,39 +63,51 @@ def is_steady(node: Node) -> bool:
     return node.op not in ("ConvTranspose", "DeformConv") and not may_pad(node)
 
 
+def is_turned(node: Node, side: int) -> bool:
+    """Whether a Gemm transposes its left (0) or right (1) matrix; a MatMul does not."""
+    return bool(attribute(node, "transB" if side else "transA"))
+
+
+def matrix_axes(node: Node, side: int) -> tuple[int, int]:
+    """Of the left (0) or right (1) matrix of a Gemm or MatMul, the axis that is summed over, and the other one; from
+    the end."""
+    return (-1, -2) if (side == 0) != is_turned(node, side) else (-2, -1)
+
+
+def product_macs(node: Node, left: tuple[int, ...], made: int) -> int:
+    """Multiply-accumulates of a Gemm or MatMul that makes so many elements, its left operand being of this shape."""
+    summed, _ = matrix_axes(node, 0)
+    return made * int(left[summed if len(left) > 1 else -1])
+
+
 @dataclass(frozen=True)
-class LinearLayer:
-    """A node that multiplies by a constant weight.
+class Layout:
+    """Where a linear layer's weight has what, by its shape alone.
 
     Attributes:
         node: the node.
-        weight: its weight as stored.
+        shape: of its weight, as stored.
         groups: of how many parts it consists that share nothing.
     """
 
     node: Node
-    weight: Array
+    shape: tuple[int, ...]
     groups: int
 
     @classmethod
-    def of(cls, node: Node) -> LinearLayer | None:
-        """The layer that a node is; None where it is none, or its weight is computed, or its input is transposed."""
-        weight = input_constant(node, 1) if node.op in LINEAR else None
-        if weight is None or weight.ndim < 2 or attribute(node, "transA"):
-            return None
-        if node.op in ("Gemm", "MatMul") and weight.ndim != 2:
-            return None
-        return cls.with_weight(node, weight)
-
-    @classmethod
-    def with_weight(cls, node: Node, weight: Array) -> LinearLayer:
-        """The layer that a node would be with this weight."""
-        return cls(node, weight, groups_of(node))
+    def of_shape(cls, node: Node, shape: tuple[int, ...]) -> Layout:
+        """The layout of a node's weight of this shape."""
+        return Layout(node, shape, groups_of(node))
 
     @property
     def outputs_first(self) -> bool:
         """Whether axis 0 of the stored weight makes channels (Conv, Gemm with transB), not axis 1."""
         return self.node.op in ("Conv", "DeformConv") or bool(attribute(self.node, "transB"))
+
+    @property
+    def making_axis(self) -> int:
+        """The axis of the stored weight along which the channels that it makes lie (a group's: ConvTranspose)."""
+        return 0 if self.outputs_first else 1
 
     @property
     def reading_axis(self) -> int:
@@ -111,6 +123,68 @@ class LinearLayer:
     def samples_in_place(self) -> bool:
         """Whether it reads the same places whatever it is fed."""
         return self.node.op in PLAIN
+
+    @property
+    def outputs(self) -> int:
+        """How many channels it makes."""
+        return int(self.shape[self.making_axis]) * (self.groups if self.node.op == "ConvTranspose" else 1)
+
+    @property
+    def inputs(self) -> int:
+        """How many channels it reads."""
+        return int(self.shape[self.reading_axis]) * (1 if self.node.op == "ConvTranspose" else self.groups)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Its window's positions per axis; none of matrices."""
+        return tuple(int(taps) for taps in self.shape[2:]) if self.channel_axis == 1 else ()
+
+    @property
+    def taps(self) -> int:
+        """How many positions a kernel has."""
+        return prod(self.kernel)
+
+    @property
+    def overlap(self) -> int:
+        """Among how many outputs the taps of one channel are shared out: the strides of a ConvTranspose, else 1."""
+        return prod(per_axis(self.node, "strides", len(self.kernel))) if self.node.op == "ConvTranspose" else 1
+
+    def macs(self, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+        """Multiply-accumulates: a weight is applied once a position of the output, or of ConvTranspose's input."""
+        if self.node.op == "ConvTranspose":
+            return prod(before) * self.outputs // self.groups * self.taps
+        return prod(after) * self.inputs // self.groups * self.taps
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every input channel is a group of its own."""
+        return self.groups > 1 and self.groups == self.inputs
+
+
+@dataclass(frozen=True)
+class LinearLayer(Layout):
+    """A node that multiplies by a constant weight.
+
+    Attributes:
+        weight: its weight as stored.
+    """
+
+    weight: Array
+
+    @classmethod
+    def of(cls, node: Node) -> LinearLayer | None:
+        """The layer that a node is; None where it is none, or its weight is computed, or its input is transposed."""
+        weight = input_constant(node, 1) if node.op in LINEAR else None
+        if weight is None or weight.ndim < 2 or attribute(node, "transA"):
+            return None
+        if node.op in ("Gemm", "MatMul") and weight.ndim != 2:
+            return None
+        return cls.with_weight(node, weight)
+
+    @classmethod
+    def with_weight(cls, node: Node, weight: Array) -> LinearLayer:
+        """The layer that a node would be with this weight."""
+        return cls(node, weight.shape, groups_of(node), weight)
 
     @property
     def blocks(self) -> Array:
@@ -140,41 +214,6 @@ class LinearLayer:
     def per_input(self, values: Array) -> Array:
         """One value a channel that it reads, to multiply `blocks` by."""
         return values.reshape(self.groups, 1, -1, 1)
-
-    @property
-    def outputs(self) -> int:
-        """How many channels it makes."""
-        if self.node.op == "ConvTranspose":
-            return int(self.weight.shape[1]) * self.groups
-        return int(self.weight.shape[0 if self.outputs_first else 1])
-
-    @property
-    def inputs(self) -> int:
-        """How many channels it reads."""
-        if self.node.op == "ConvTranspose":
-            return int(self.weight.shape[0])
-        return int(self.weight.shape[1 if self.outputs_first else 0]) * self.groups
-
-    @property
-    def taps(self) -> int:
-        """How many positions a kernel has."""
-        return int(np.prod(self.weight.shape[2:], dtype=np.int64)) if self.channel_axis == 1 else 1
-
-    @property
-    def overlap(self) -> int:
-        """Among how many outputs the taps of one channel are shared out: the strides of a ConvTranspose, else 1."""
-        return prod(per_axis(self.node, "strides", self.weight.ndim - 2)) if self.node.op == "ConvTranspose" else 1
-
-    def macs(self, before: tuple[int, ...], after: tuple[int, ...]) -> int:
-        """Multiply-accumulates: a weight is applied once a position of the output, or of ConvTranspose's input."""
-        if self.node.op == "ConvTranspose":
-            return prod(before) * self.outputs // self.groups * self.taps
-        return prod(after) * self.inputs // self.groups * self.taps
-
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether every input channel is a group of its own."""
-        return self.groups > 1 and self.groups == self.inputs
 
     @property
     def factors(self) -> tuple[float, float]:

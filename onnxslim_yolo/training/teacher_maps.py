@@ -18,7 +18,7 @@ from typing import Any
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import is_conv
+from onnxslim_yolo.ops.linear import LinearLayer, is_conv
 from onnxslim_yolo.ops.norms import is_batch_norm
 
 
@@ -64,8 +64,8 @@ def _convolutions(model: Model) -> list[Node]:
 
 
 def _width(node: Node) -> int:
-    weight = input_constant(node, 1)
-    return 0 if weight is None else int(weight.shape[0])
+    layer = LinearLayer.of(node)
+    return 0 if layer is None else layer.outputs
 
 
 def _layers(model: Model) -> tuple[dict[str, Node], dict[str, Node]]:
