@@ -166,10 +166,10 @@ def test_the_top_level_tells_the_story() -> None:
 
 
 def test_no_file_is_too_long_to_read() -> None:
-    long = {
-        name: n for name, path in modules().items() if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400
-    }
-    assert long == {}
+    rooms = ("onnxslim_yolo", "passes", "models", "tests", "docs", "bench")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    assert len(files) > 600
+    assert [path for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
 
 
 def test_the_map_for_contributors_shows_every_room_in_order() -> None:

@@ -167,6 +167,6 @@ MOVEMENTS: dict[str, Rule] = {
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
     "Where": _where,
-    "Cast": _cast,
+    **dict.fromkeys(("Cast", "CastLike"), _cast),
     "Pad": _pad,
 }

@@ -92,6 +92,7 @@ BODIES = {
     "Where": ("float[1] zero = {0.0078}, float[4,1,1] w",
               "m = GlobalMaxPool(x) p = Greater(x, zero) a = Where(p, x, m) y = Where(p, w, a)"),
     "Cast": ("float[1] one = {3}", "d = Cast<to=11>(x) e = Cast<to=1>(d) y = Mul(e, x)"),
+    "CastLike": ("float[1] one = {3}", "d = CastLike(x, one) y = Mul(d, x)"),
     "Expand": ("int64[5] s = {2, 1, 4, 8, 8}", "y = Expand(x, s)"),
 }  # fmt: skip
 

@@ -85,7 +85,7 @@ LACKING: dict[str, dict[str, str]] = {
         **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"), "of whole numbers"),
         **dict.fromkeys(("DeformConv", "Attention", "LSTM", "GRU", "RNN", "GridSample", "RoiAlign"), "not written out"),
         **dict.fromkeys(
-            ("CastLike", "GatherND", "Compress", "Trilu", "ReverseSequence", "ScatterND", "ScatterElements", "Scatter",
+            ("GatherND", "Compress", "Trilu", "ReverseSequence", "ScatterND", "ScatterElements", "Scatter",
              "CenterCropPad"), "not written out",
         ),
         **dict.fromkeys(("LRN", "Hardmax", "LpPool", "GlobalLpPool"), "not written out"),
