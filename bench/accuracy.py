@@ -209,7 +209,7 @@ def _run(step: Step, target: float, source: Model, base: Model, folder: Path) ->
         else:
             steps = remainder(options, model)
         if base.plan is None:  # the ranking is made once, for all targets
-            base.plan = None if model.plan is None else model.plan.copy()
+            base.plan = model.plan
         PassManager([_changed(step.variant, one) for one in steps]).run(model)
     seconds = time.perf_counter() - start
     share = cost_of(model.graph).macs / cost_of(source.graph).macs

@@ -224,7 +224,7 @@ def against_source(
     proto: onnx.ModelProto, cut: Model, batches: list[int], outcome: Outcome, summed: dict[str, np.ndarray]
 ) -> None:
     """Compare with the exported file in which what the plan leaves out is zero."""
-    keep = plan_as_json(cut.plan, "", "")["keep"]
+    keep = plan_as_json(cut)["keep"]
     if any(note.startswith("plan.json leaves out") for note in cut.notes):
         outcome.left_out += 1
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from onnxslim_yolo.analysis.constraints import complete
@@ -36,15 +38,16 @@ def with_random_widths(model: Model, seed: int, step: int) -> Model:
     random = np.random.default_rng(seed)
     model = model.copy()
     plan = open_plan(model)
-    plan.importance = random.random(plan.channels.count)
+    importance, keep = random.random(plan.channels.count), plan.keep.copy()
     typical = random.uniform(0.25, 0.95)
     for group in plan.channels.groups:
         if group.frozen:
             continue
         share = float(np.clip(random.normal(typical, 0.2), 0.1, 1.0))
         width = max(step, round(share * group.width / step) * step)
-        order = group.classes[np.argsort(-plan.importance[group.classes], kind="stable")]
-        plan.keep[order[min(width, group.width) :]] = False
-    plan.keep = complete(plan.channels, plan.keep, plan.importance)
+        order = group.classes[np.argsort(-importance[group.classes], kind="stable")]
+        keep[order[min(width, group.width) :]] = False
+    keep = complete(plan.channels, keep, importance)
+    model.plan = replace(plan, importance=importance, keep=keep)
     SliceChannels().run(model)
     return fused(model)

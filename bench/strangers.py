@@ -32,6 +32,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,8 @@ def _per_layer(model: Any) -> None:
     for group in plan.channels.groups:
         order = np.lexsort((level[group.classes], values[group.classes]))
         rank[group.classes[order]] = (np.arange(len(order)) + 0.5) / len(order)
-    plan.keep = complete(plan.channels, rank > 0.5, rank)
-    plan.wanted, plan.lossless = plan.keep.copy(), False
+    keep = complete(plan.channels, rank > 0.5, rank)
+    model.plan = replace(plan, keep=keep, wanted=keep, lossless=False)
 
 
 def sizes(model: Any) -> tuple[float, float]:

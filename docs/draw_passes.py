@@ -277,9 +277,9 @@ def _passes(spec: str, folder: Path) -> list[Pass]:
 
 def _planned(model: Model) -> dict[str, tuple[int, int]]:
     """Width and kept channels of tensors, by the name of the layer that makes them, as the plan has it."""
-    if model.plan is None:
+    if model.last_plan is None:
         return {}
-    groups = model.plan.groups or model.plan.group_plans()
+    groups = model.last_plan.group_plans()
     return {member: (group.width, group.kept) for group in groups for member in group.members}
 
 

@@ -91,7 +91,7 @@ class Journey:
             before = self.standing() if effect is not None else self.model
             done = self.manage(segment.steps, len(self.records)).run(self.model)
             self.records += done
-            if any(record.rewrites for record in done) or self.model.plan is not None:  # a plan changes without them
+            if any(record.rewrites for record in done) or self._planned_otherwise():
                 self._standing = None
             if effect is not None and done[0].rewrites:
                 self._changed(segment.steps[0], effect, before)
@@ -101,6 +101,11 @@ class Journey:
         if self._standing is None:
             self._standing = self.model.copy()
         return self._standing
+
+    def _planned_otherwise(self) -> bool:
+        """Whether what is planned or carried out is no longer what it was at the last copy: passes need no rewrite."""
+        then = self._standing
+        return then is not None and (then.plan is not self.model.plan or then.carried is not self.model.carried)
 
     def _changed(self, step: Pass, effect: Effect, before: Model) -> None:
         after = self.standing()

@@ -14,7 +14,7 @@ but for the border. `scope=exact` takes provably constant channels only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -47,7 +47,7 @@ class AbsorbConstants:
 
     def run(self, model: Model) -> int:
         """Shift biases in place; return the number of contractions shifted."""
-        if model.plan is None or model.plan.applied:
+        if model.plan is None:
             return 0
         plan = open_plan(model)
         if plan.absorbed or plan.keep.all():
@@ -60,7 +60,7 @@ class AbsorbConstants:
         applied = 0
         for place, shift in zip(places, shifts, strict=True):
             applied += shift is not None and shift_outputs(model, place.node, shift, name)
-        plan.absorbed = True
+        model.plan = replace(plan, absorbed=True)
         return applied
 
     def _shift(self, place: Contraction, removed: Array, moments: MomentAnalysis) -> Array | None:

@@ -81,12 +81,12 @@ class DropBlocks(PruneToTarget):
     zero: bool = True
 
     def run(self, model: Model) -> int:
-        """Edit in place; return the number of blocks taken out. What went is noted in the model's plan.
+        """Edit in place; return the number of blocks taken out. What went is noted on the model.
 
         Raises:
             UsageError: with `depth=only`, the limit cannot be met by blocks.
         """
-        if model.plan is not None and model.plan.blocks:
+        if model.carried.blocks:
             return 0
         blocks = self._allowed(model)
         if not blocks and self.depth == "auto" and self.ratio is None:
@@ -241,12 +241,16 @@ class DropBlocks(PruneToTarget):
             return 0
         removed = record_removed(model, came, before)
         plan = open_plan(model)
-        plan.blocks, plan.lossless = (*plan.blocks, *gone), False
-        plan.bridged += tuple(
-            layers_of(came, {name for block in gone if block.kind == "chain" for name in block.nodes})
+        bridged = layers_of(came, {name for block in gone if block.kind == "chain" for name in block.nodes})
+        model.carried = replace(
+            model.carried,
+            blocks=(*model.carried.blocks, *gone),
+            bridged=(*model.carried.bridged, *bridged),
+            lossless=False,
         )
         if isinstance(ranked, Ranking):
-            plan.ranking = replace(ranked, values=plan.importance, curves=(), order=np.zeros(0, dtype=np.int64))
+            known = replace(ranked, values=plan.importance, curves=(), order=np.zeros(0, dtype=np.int64))
+            model.plan = replace(plan, ranking=known)
         model.note(f"{len(gone)} block{'s' if len(gone) > 1 else ''} taken out: {listed(removed)}")
         return len(gone)
 

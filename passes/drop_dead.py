@@ -45,7 +45,7 @@ class DropDead:
     keep: tuple[str, ...] = ()
 
     def run(self, model: Model) -> int:
-        """Edit in place; return the number of rewrites. What went is noted in the model's plan."""
+        """Edit in place; return the number of rewrites. What went is noted on the model."""
         if not has_zeros(model.graph):
             return 0
         came, before, rewrites = copy_graph(model.graph), layers_of(model.graph), 0

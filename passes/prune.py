@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -111,26 +111,30 @@ class PruneChannels:
             return 0
         eligible = self._eligible(model, channels)
         ranking = self.rank(model, plan, eligible)
-        plan.importance, plan.importance_kind, plan.losses = ranking.values, ranking.kind, ranking.losses
-        before, ranked = plan.keep.copy(), self.macs is not None or self.ratio != "dead"
+        plan = replace(open_plan(model), importance=ranking.values, importance_kind=ranking.kind, losses=ranking.losses)
+        before, gone, ranked = plan.keep, model.carried.gone, self.macs is not None or self.ratio != "dead"
         dead = self._dead(model, channels) & eligible if self.exact or not ranked else np.zeros(channels.count, bool)
         carrying = carriers(channels, ranking.values, self.carry) & ~dead
         doomed = self._lowest(model, plan, ranking, eligible, dead, carrying) if ranked else dead
         if ranked and dead.any() and not (doomed & eligible & ~dead).any():
             ranked = False  # what is dead is all that was asked for
-            if self.macs is None and dead.sum() > float(self.ratio) * (eligible.sum() + plan.gone) - plan.gone:
-                share = (dead.sum() + plan.gone) / max(eligible.sum() + plan.gone, 1)
+            if self.macs is None and dead.sum() > float(self.ratio) * (eligible.sum() + gone) - gone:
+                share = (dead.sum() + gone) / max(eligible.sum() + gone, 1)
                 more = "they go, but for those that fill up widths"
                 model.note(f"{self.ratio:g} asked; {share:.0%} of the channels contribute nothing, exactly: {more}")
         keep = before & ~(doomed & eligible)
         if ranked and doomed.any():
-            plan.threshold = None if ranking.curves else float(ranking.values[doomed].max())
+            plan = replace(plan, threshold=None if ranking.curves else float(ranking.values[doomed].max()))
             self._say(model, plan, ranking)
-        plan.dead_only, plan.floor = not ranked, self.floor
-        plan.removable = eligible & ~carrying if ranked else doomed & eligible
-        plan.lossless = plan.lossless and not (doomed.any() and ranked)
-        plan.wanted = keep.copy()
-        plan.keep = complete(channels, keep, plan.importance, floor=self.floor)
+        model.plan = plan = replace(
+            plan,
+            keep=complete(channels, keep, plan.importance, floor=self.floor),
+            wanted=keep,
+            removable=eligible & ~carrying if ranked else doomed & eligible,
+            lossless=plan.lossless and not (doomed.any() and ranked),
+            dead_only=not ranked,
+            floor=self.floor,
+        )
         return int((before & ~plan.keep).sum())
 
     def _eligible(self, model: Model, channels: Channels) -> Array:
@@ -140,7 +144,7 @@ class PruneChannels:
         return eligible
 
     def rank(self, model: Model, plan: Plan, eligible: Array | None = None) -> Ranking:
-        """The ranking of the plan's channels; made once for a plan and these options."""
+        """The ranking of the model's plan's channels; made once for a plan and these options, and kept with it."""
         ranked = self.macs is not None or self.ratio != "dead"
         kind = self.importance if ranked or self.importance not in ("output", "variance") else "auto"
         if kind == "auto" and self.scope == "no-residual":
@@ -157,7 +161,8 @@ class PruneChannels:
         found = known_ranking(plan, options)
         if found is None:
             everything = self._eligible(model, plan.channels) if eligible is None else eligible
-            found = plan.ranking = rank(model, plan, everything, options)
+            found = rank(model, plan, everything, options)
+            model.plan = replace(plan, ranking=found)
         return found
 
     def _say(self, model: Model, plan: Plan, ranking: Ranking) -> None:
@@ -184,7 +189,7 @@ class PruneChannels:
     def _lowest(
         self, model: Model, plan: Plan, ranking: Ranking, eligible: Array, dead: Array, carrying: Array
     ) -> Array:
-        channels, gone = plan.channels, plan.gone
+        channels, gone = plan.channels, model.carried.gone
         candidates, importance = np.flatnonzero(eligible), ranking.values
         if ranking.curves:
             order, level = ranking.order[~carrying[ranking.order]], np.arange(channels.count)
@@ -208,7 +213,7 @@ class PruneChannels:
             wanted = int(np.floor(float(self.ratio) * (len(candidates) + gone) + 1e-9)) - gone
             return ~without(min(max(wanted, 0), len(order))) | dead
         cost = PlanCost.of(model.graph, channels)
-        came = 0 if plan.came is None else cost_of(plan.came).macs
+        came = 0 if model.carried.came is None else cost_of(model.carried.came).macs
         limit = self.macs * max(came, cost.macs(np.ones(channels.count, dtype=bool)))
         low, high = 0, len(order)
         while low < high:

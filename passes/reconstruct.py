@@ -13,7 +13,7 @@ Only what stays is edited; the removed channels' weights are cut by `slice`, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -74,13 +74,13 @@ class Reconstruct:
         Raises:
             UsageError: there are channels to remove but no `calib`.
         """
-        if model.plan is None or model.plan.applied:
+        if model.plan is None:
             return 0
         plan = open_plan(model)
-        if plan.absorbed or (plan.keep.all() and not plan.blocks):
+        if plan.absorbed or (plan.keep.all() and not model.carried.blocks):
             return 0
         if (
-            plan.dead_only and not plan.blocks
+            plan.dead_only and not model.carried.blocks
         ):  # nothing is lost that weights could make up for; constants go into biases, exactly
             return AbsorbConstants(scope="exact").run(model)
         if self.calib is None:
@@ -98,9 +98,10 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
         images: what moments are matched on. views: what is folded by; None for the images.
     """
     # Blocks that went shift what comes after them: moments are those of the network with them.
-    whole = Model(graph=plan.came) if plan.blocks and plan.came is not None else model
+    came = model.carried.came
+    whole = Model(graph=came) if model.carried.blocks and came is not None else model
     source = output_moments(whole, matchable(whole), images) if options.match else {}
-    fitted = refit_readers(model, plan, images, options.ridge)
+    fitted = refit_readers(model, images, options.ridge)
     places = cut_places(plan)
     statistics = collect(model, places, images if views is None else views, window=options.window)
     shifts = fold_places(model, plan, places, statistics, options.ridge)
@@ -109,7 +110,7 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
     if options.match:
         matched = corrections(masked(model, plan), _as_layers_yield(model, source, shifts), images)
         _apply_all(model, matched)
-    plan.absorbed = True
+    model.plan = replace(plan, absorbed=True)
     reopen_plan(model)
     return len({*shifts, *(correction.node for correction in matched)})
 

@@ -15,7 +15,7 @@ reads them. Nothing depends on their value, so that is exact, too (`snap` adds n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from onnxslim_yolo.analysis.constraints import violations
@@ -38,13 +38,11 @@ class SliceChannels:
 
     def run(self, model: Model) -> int:
         """Carry out the model's plan; return the number of initializers cut."""
-        if model.plan is None or model.plan.applied:
+        if model.plan is None:
             return 0
         plan = open_plan(model)
-        plan.groups = plan.group_plans()
         if plan.keep.all() and not plan.extra.any():
-            plan.applied = True
-            _record(model, plan)
+            _carried_out(model, plan)
             return 0
         broken = violations(plan.channels, plan.keep)
         if broken:
@@ -55,8 +53,7 @@ class SliceChannels:
             if update is not None:
                 update(cutter, node)
         cut = cutter.cut_initializers()
-        plan.applied = True
-        _record(model, plan)
+        _carried_out(model, plan)
         model.graph.nodes = toposort(model.graph)
         reinfer(model.graph)
         stale = cutter.stale()
@@ -65,9 +62,12 @@ class SliceChannels:
         return cut
 
 
-def _record(model: Model, plan: Plan) -> None:
-    """Note in the plan what is left of the source, and on the model what the plan cannot tell."""
-    found = source_terms(model.graph, SourceTerms(plan.kept, plan.shapes))
-    plan.kept, plan.shapes = found.kept, found.shapes
+def _carried_out(model: Model, plan: Plan) -> None:
+    """Nothing waits any more: note on the model what is left of the source, and what that cannot tell."""
+    before = model.carried
+    found = source_terms(model.graph, SourceTerms(dict(before.kept), dict(before.shapes)))
+    lossless = before.lossless and plan.lossless
+    model.carried = replace(before, kept=found.kept, shapes=found.shapes, lossless=lossless, plan=plan)
+    model.plan = None
     for note in found.notes():
         model.note(note)

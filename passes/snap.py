@@ -21,7 +21,7 @@ is exact.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -73,62 +73,63 @@ class SnapWidths:
             raise UsageError(f"cannot snap to multiples of {self.to}", hint="use none, pow2, auto or a number above 0")
 
     def run(self, model: Model) -> int:
-        """Change the plan in place; return the number of groups whose width changed."""
+        """Plan other widths; return the number of groups whose width changed."""
         if self.to == "none":
             return 0
         plan = open_plan(model)
         if not plan.importance.any():
-            plan.importance = measure(plan.channels).values
+            model.plan = plan = replace(plan, importance=measure(plan.channels).values)
         if self.odd == "keep" and not plan.removed and plan.snapped is None:
             if self.to == "auto":
                 table_for(self.runtime, self.isa, self.table)  # a broken one is refused, whatever is planned
             return 0  # what is whole stays whole
-        before = [group.kept for group in plan.group_plans()]
-        full = plan.keep.copy()
-        if not (self.to == "auto" and self.odd == "keep" and self._by_latency(model, plan)):
-            keep = plan.keep.copy()
-            for unit in _units(plan.channels, self._step()):
-                self._snap(plan, keep, unit)
-            plan.keep = complete(plan.channels, keep, plan.importance, floor=plan.floor)
+        ranked = plan
+        snapped = self._by_latency(model, plan) if self.to == "auto" and self.odd == "keep" else None
+        plan = self._on_grid(plan) if snapped is None else snapped
         if self.to == "auto" and self.odd == "keep" and plan.dead_only:
-            self._not_slower(model, plan)
+            plan = self._not_slower(model, plan)
         if self.odd == "up":
-            self._pad(plan)
+            plan = self._padded(plan)
         # Cutting a channel that `prune` did not find dead changes the function.
-        plan.lossless = plan.lossless and (plan.dead_only or not (full & ~plan.keep).any())
-        return sum(a != b.kept for a, b in zip(before, plan.group_plans(), strict=True))
+        lossless = plan.lossless and (plan.dead_only or not (ranked.keep & ~plan.keep).any())
+        model.plan = plan = replace(plan, lossless=lossless)
+        return sum(a.kept != b.kept for a, b in zip(ranked.group_plans(), plan.group_plans(), strict=True))
 
-    def _by_latency(self, model: Model, plan: Plan) -> bool:
-        """Choose widths by latency; False where there is too little to judge by."""
+    def _on_grid(self, plan: Plan) -> Plan:
+        keep = plan.keep.copy()
+        for unit in _units(plan.channels, self._step()):
+            self._snap(plan, keep, unit)
+        return replace(plan, keep=complete(plan.channels, keep, plan.importance, floor=plan.floor))
+
+    def _by_latency(self, model: Model, plan: Plan) -> Plan | None:
+        """Widths chosen by latency; None where there is too little to judge by."""
         if device_of(self.isa).isa is None and self.table is None:
-            return False  # nothing tells an accelerator's time: its grid is all that is known
+            return None  # nothing tells an accelerator's time: its grid is all that is known
         table = table_for(self.runtime, self.isa, self.table)
         chosen = widths_by_latency(model.graph, plan, table)
         if chosen is None:
-            return False
-        start = wished(plan)
-        plan.keep, before, after = chosen
-        plan.snapped = (start, plan.keep.copy())
+            return None
+        keep, before, after = chosen
         if after.latency < before.latency:
             model.note(
                 f"snap: {after.latency / before.latency:.2f} of the latency predicted for the widths as ranked, "
                 f"{before.latency / 1000:.2f} → {after.latency / 1000:.2f} ms ({table.name})"
             )
-        return True
+        return replace(plan, keep=keep, snapped=(wished(plan), keep))
 
-    def _not_slower(self, model: Model, plan: Plan) -> None:
+    def _not_slower(self, model: Model, plan: Plan) -> Plan:
         """Keep dead channels without which the network is predicted to be slower than with all of them."""
         table = table_for(self.runtime, self.isa, self.table)
         found = given_back(model.graph, plan, table)
         if found is None:
-            return
-        start, staying = wished(plan), int((found[0] & ~plan.keep).sum())
-        plan.keep, before, after = found
-        plan.snapped = (start, plan.keep.copy())
+            return plan
+        keep, before, after = found
+        staying = int((keep & ~plan.keep).sum())
         model.note(
             f"snap: {staying} channels stay though they contribute nothing: {before / 1000:.3f} ms predicted without "
             f"them, {after / 1000:.3f} ms with them ({table.name}); --snap none removes them"
         )
+        return replace(plan, keep=keep, snapped=(wished(plan), keep))
 
     def _step(self) -> int:
         if self.to == "auto":
@@ -168,8 +169,8 @@ class SnapWidths:
             worst = allowed[np.argsort(plan.importance[allowed], kind="stable")]
             keep[worst[: len(kept) - target]] = False
 
-    def _pad(self, plan: Plan) -> None:
-        step = self._step()
+    def _padded(self, plan: Plan) -> Plan:
+        step, extra = self._step(), plan.extra.copy()
         balanced = {int(c) for balance in plan.channels.balances for c in balance.parts.reshape(-1) if c >= 0}
         # A channel that is alone in a tensor looks like one that is broadcast: nothing can be put beside it.
         alone = {int(labels.flat[0]) for labels in plan.channels.labels.values() if labels.size == 1}
@@ -184,7 +185,8 @@ class SnapWidths:
             above = -(-len(kept) // step) * step
             if self.to == "pow2":
                 above = max(step, 1 << (len(kept) - 1).bit_length())
-            plan.extra[places[-1]] = above - len(kept)
+            extra[places[-1]] = above - len(kept)
+        return replace(plan, extra=extra)
 
 
 def _units(channels: Channels, step: int) -> Iterable[Array]:

@@ -14,7 +14,7 @@ What is predicted is the network as the default pipeline fuses it: one of your o
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -79,24 +79,21 @@ class PruneToTarget:
         """
         self.prune().run(model)
         plan = open_plan(model)
-        before, costs = plan.keep.copy(), self.costs()
+        before, costs = plan.keep, self.costs()
         problem, source, limit = self.problem(model, plan, costs)
         if problem.latency(problem.planned) > limit:
             found = self.solve(problem, limit)
-            plan.keep = complete(
-                plan.channels, problem.keep(plan, list(found.choice)), plan.importance, floor=self.floor
-            )
+            chosen = problem.keep(plan, list(found.choice))
+            plan = replace(plan, keep=complete(plan.channels, chosen, plan.importance, floor=self.floor))
         after = problem.latency([int(plan.keep[u.order].sum()) for u in problem.units])
         if after > limit * (1 + 1e-9):
-            plan.keep = before
             raise UsageError(
                 f"{self.cost} cannot come down to {self._words(limit)}: pruning all that can be leaves "
                 f"{self._words(after)} of {self._words(source)} ({costs.name})",
                 file=model.source.file,
                 hint=_WAY_OUT + (_LET_GO if self.carry else ""),
             )
-        plan.lossless = plan.lossless and bool(plan.keep.all())
-        plan.wanted = plan.keep.copy()
+        model.plan = replace(plan, lossless=plan.lossless and bool(plan.keep.all()), wanted=plan.keep)
         model.note(f"{self.cost}: {self._words(source)} as it came, {self._words(after)} pruned ({costs.name})")
         return int((before & ~plan.keep).sum())
 
@@ -120,8 +117,9 @@ class PruneToTarget:
             )
         # As it came: the problem counts convolutions where `conv-before-resize` will put them, which on maps of a few
         # pixels costs more than it saves.
-        came = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(plan.came or model.graph))
-        source = max(came, problem.latency(problem.planned))
+        came = model.carried.came or model.graph
+        whole = sum(costs.lookup(layer.family, layer.ins, layer.outs) for layer in layers_of(came))
+        source = max(whole, problem.latency(problem.planned))
         return problem, source, limit_of(self.target, source)
 
     def candidates(self, problem: WidthProblem) -> list[list[int]]:

@@ -121,7 +121,7 @@ def test_the_cut_state_is_the_sliced_graphs_initializers(tmp_path: Path) -> None
     model = Model.from_onnx(trace(module, torch.zeros(1, 3, 64, 64)))
     steps = [Canonicalise(), ShuffleToGather(), Canonicalise(), PruneChannels(ratio=0.4), SliceChannels()]
     PassManager(steps).run(model)
-    (tmp_path / "p.json").write_text(json.dumps(plan_as_json(model.plan, "m", "")))
+    (tmp_path / "p.json").write_text(json.dumps(plan_as_json(model)))
     torch.save(module.state_dict(), tmp_path / "full.pt")
     apply_plan_file(tmp_path / "p.json", tmp_path / "full.pt", tmp_path / "cut.pt")
     cut = torch.load(tmp_path / "cut.pt", weights_only=True)

@@ -34,7 +34,7 @@ def sliced(proto: onnx.ModelProto, ratio: float = 0.4) -> tuple[dict[str, object
     model = Model.from_onnx(proto)
     steps = [FocusToConv(), SppToSppf(), PruneChannels(ratio=ratio), SliceChannels()]
     PassManager([*preparation(CompileOptions()), *steps]).run(model)
-    return plan_as_json(model.plan, "m.onnx", ""), model
+    return plan_as_json(model), model
 
 
 def without(proto: onnx.ModelProto, rows: dict[str, list[int]]) -> tuple[dict[str, object], Model]:
@@ -44,9 +44,9 @@ def without(proto: onnx.ModelProto, rows: dict[str, list[int]]) -> tuple[dict[st
     plan = open_plan(model)
     for use in plan.channels.uses:
         if use.role == "out" and use.constant.name in rows:
-            plan.keep[use.labels[rows[use.constant.name]]] = False
+            model.plan = plan = plan.without(use.labels[rows[use.constant.name]])
     PassManager([SliceChannels()]).run(model)
-    return plan_as_json(model.plan, "m.onnx", ""), model
+    return plan_as_json(model), model
 
 
 def remarks(model: Model) -> list[str]:
@@ -96,7 +96,7 @@ def test_a_state_dict_of_every_architecture(name: str) -> None:
 
     state = {key: value.numpy() for key, value in zoo.module(name).state_dict().items()}
     _, model = sliced(onnx.load_from_string(zoo.onnx_bytes(name)))
-    plan = plan_as_json(model.plan, "m.pt", "", from_checkpoint=True)
+    plan = plan_as_json(model, from_checkpoint=True)
     cut = apply_plan(plan, state)
     assert set(plan["keep"]) <= set(state)
     assert sum(value.size for value in cut.values()) < sum(value.size for value in state.values())

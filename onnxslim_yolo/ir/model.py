@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.ir.attributes import spell_out
+from onnxslim_yolo.ir.carried import Carried
 from onnxslim_yolo.ir.graph import (
     Array,
     Node,
@@ -47,7 +48,8 @@ class Model:
         graph: the onnx-graphsurgeon graph. Passes edit it in place.
         metadata: the file's `metadata_props` (Ultralytics keeps stride, names and task there).
         node_metadata: per node name, the node's own `metadata_props`.
-        plan: which channels stay, in the *source's* terms; None until a pass has planned something.
+        plan: what is planned and not carried out; None where nothing waits.
+        carried: what has been carried out.
         source: where the model was read from.
         notes: what passes want people to know: remarks and refusals, in order of appearance.
         quantised: what is int8 where the model is written; the graph itself stays float.
@@ -59,6 +61,7 @@ class Model:
     metadata: dict[str, str] = field(default_factory=dict)
     node_metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     plan: Plan | None = None
+    carried: Carried = field(default_factory=Carried)
     source: Source = field(default_factory=Source)
     notes: list[str] = field(default_factory=list)
     model_version: int = 0
@@ -124,7 +127,8 @@ class Model:
             graph=copy_graph(self.graph),
             metadata=dict(self.metadata),
             node_metadata={name: dict(props) for name, props in self.node_metadata.items()},
-            plan=self.plan.copy() if self.plan is not None else None,
+            plan=self.plan,
+            carried=self.carried,
             source=self.source,
             notes=list(self.notes),
             model_version=self.model_version,
@@ -138,6 +142,16 @@ class Model:
         """Record a remark for the report, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    @property
+    def last_plan(self) -> Plan | None:
+        """The plan that waits, else the one that was carried out last."""
+        return self.carried.plan if self.plan is None else self.plan
+
+    @property
+    def lossless(self) -> bool:
+        """Whether nothing went or is to go that contributes anything."""
+        return self.carried.lossless and (self.plan is None or self.plan.lossless)
 
     @property
     def opset(self) -> int:

@@ -1,21 +1,19 @@
 """The channel plan: which channels stay, from the first wish to what plan.json says.
 
-`prune` makes one, `snap` changes it, `slice` carries it out. Choices are kept per coupled channel of one analysis, and
-`kept` translates them into the source's terms: per initializer and axis, the indices that stay.
+`prune` makes one, `snap` another of it, `slice` carries it out. Choices are kept per coupled channel of one analysis.
+What was carried out is another thing (`ir.carried`), in the source's terms: per initializer and axis, the indices kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.blocks import Block
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, analyse_channels
-from onnxslim_yolo.analysis.labelling import AxisUse
 from onnxslim_yolo.analysis.module_parts import module_balances
+from onnxslim_yolo.ir.carried import Carried
 from onnxslim_yolo.ir.graph import TRANSPOSED, Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Cut, Shape
@@ -49,9 +47,9 @@ class GroupPlan:
         }
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """Choices over the coupled channels of `channels`.
+    """Choices over the coupled channels of `channels`. A pass that chooses otherwise makes another plan.
 
     Attributes:
         channels: the analysis whose classes the choices are about. It refers to the graph's nodes.
@@ -66,18 +64,8 @@ class Plan:
         dead_only: whether only channels that contribute nothing may go, so that whatever goes changes nothing.
         floor: the least number of channels that any tensor is to keep.
         lossless: whether only channels go that contribute nothing, so that the outputs must not change.
-        absorbed: whether `absorb` has moved what removed channels contribute into biases.
-        applied: whether `slice` has carried the plan out. The choices are then history.
-        kept: after slicing: initializer → axis → kept indices, in the source's terms.
-        shapes: after slicing: initializer of the source → its shape before and after; None for after where it lost
-            channels that `kept` cannot tell.
-        groups: after slicing: every group's widths.
-        removed_nodes: names of layers of the source that were taken out whole.
-        blocks: the blocks that were taken out though they contribute something.
-        bridged: the removed layers of those that were chains: what they were given takes the place of what they gave.
-        layers: the names of all layers that the source had when the first of them was taken out.
-        came: the graph as it was before layers were taken out, for whoever needs what it cost; None: as it is.
-        gone: how many prunable channels went with those layers.
+        absorbed: whether biases have taken over what removed channels contribute: the network computes what it should
+            once they are cut.
         threshold: the importance at which the ranking cut, if it cut at one.
         ranking: how `prune` ranked the classes, kept because measuring it again may take minutes.
         snapped: what `keep` was before and after widths were chosen by latency, so that choosing again starts from the
@@ -88,67 +76,44 @@ class Plan:
     keep: Array
     wanted: Array
     importance: Array
+    extra: Array
+    removable: Array
     importance_kind: str = ""
     losses: Array | None = None
-    extra: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    removable: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
     dead_only: bool = False
     floor: int = 1
     lossless: bool = True
     absorbed: bool = False
-    applied: bool = False
-    kept: dict[str, Cut] = field(default_factory=dict)
-    shapes: dict[str, tuple[Shape, Shape | None]] = field(default_factory=dict)
-    removed_nodes: tuple[str, ...] = ()
-    blocks: tuple[Block, ...] = ()
-    bridged: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
-    came: gs.Graph | None = None
-    gone: int = 0
-    groups: list[GroupPlan] = field(default_factory=list)
     threshold: float | None = None
     ranking: object | None = None
     snapped: tuple[Array, Array] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("keep", "wanted", "importance", "extra", "removable", "losses"):
+            array = getattr(self, name)
+            if array is not None:  # copies of a model share its plan: nobody writes into it
+                array = array.view()
+                array.setflags(write=False)
+                object.__setattr__(self, name, array)
+
     @classmethod
-    def full(cls, channels: Channels, importance: Array | None = None) -> Plan:
+    def full(cls, channels: Channels) -> Plan:
         """A plan that keeps everything."""
         everything = np.ones(channels.count, dtype=bool)
         return cls(
             channels=channels,
             keep=everything,
-            wanted=everything.copy(),
-            importance=np.zeros(channels.count) if importance is None else importance,
+            wanted=everything,
+            importance=np.zeros(channels.count),
             extra=np.zeros(channels.count, dtype=np.int64),
             removable=channels.prunable,
         )
 
-    def copy(self) -> Plan:
-        """A copy whose choices are independent; the analysis is shared."""
-        return replace(
-            self,
-            keep=self.keep.copy(),
-            wanted=self.wanted.copy(),
-            extra=self.extra.copy(),
-            kept=dict(self.kept),
-            shapes=dict(self.shapes),
-        )
-
-    def take_over(self, earlier: Plan) -> None:
-        """What an earlier plan of the same model recorded stays recorded."""
-        self.kept, self.shapes, self.removed_nodes = earlier.kept, earlier.shapes, earlier.removed_nodes
-        self.came, self.gone, self.layers = earlier.came, earlier.gone, earlier.layers
-        self.blocks, self.bridged = earlier.blocks, earlier.bridged
-
-    @property
-    def removed_modules(self) -> list[str]:
-        """What was taken out whole, by the names of the source's modules."""
-        return as_modules(self.removed_nodes, self.layers)
-
-    @property
-    def bridged_modules(self) -> list[str]:
-        """Those of them in whose place stands what they were given: of chains, not of branches."""
-        return as_modules([name for name in self.bridged if name in self.removed_nodes], self.layers)
+    def without(self, classes: Array) -> Plan:
+        """The plan that does not keep these classes, either."""
+        keep = self.keep.copy()
+        keep[classes] = False
+        return replace(self, keep=keep)
 
     @property
     def removed(self) -> int:
@@ -171,32 +136,19 @@ class Plan:
 
 
 def open_plan(model: Model) -> Plan:
-    """The model's plan if one is waiting to be carried out and still fits the graph, else a fresh full one.
+    """The plan that waits to be carried out, if it still fits the graph; else one made anew, with its choices.
 
-    The result is also set as the model's plan; what an earlier `slice` recorded stays recorded.
+    The result is also set as the model's plan.
     """
     plan = model.plan
-    if plan is not None and not plan.applied and _fits(plan, model):
-        return plan
-    fresh = Plan.full(_channels(model))
-    if plan is not None and not plan.applied:
-        _transfer(plan, fresh)
-    if plan is not None:
-        fresh.take_over(plan)
-    model.plan = fresh
-    return fresh
+    return plan if plan is not None and _fits(plan, model) else reopen_plan(model)
 
 
 def reopen_plan(model: Model) -> Plan:
     """Analyse the graph again and carry the waiting plan's choices over: for whoever has added constants to it."""
-    plan = model.plan
-    if plan is None or plan.applied:
-        return open_plan(model)
     fresh = Plan.full(_channels(model))
-    _transfer(plan, fresh)
-    fresh.take_over(plan)
-    model.plan = fresh
-    return fresh
+    model.plan = fresh if model.plan is None else _transfer(model.plan, fresh)
+    return model.plan
 
 
 def _channels(model: Model) -> Channels:
@@ -215,55 +167,74 @@ def _fits(plan: Plan, model: Model) -> bool:
     )
 
 
-def _transfer(old: Plan, new: Plan) -> None:
-    """Carry choices over to a new analysis through the initializers both know."""
-    if old.losses is not None:
-        new.losses = np.zeros(new.channels.count)
-    facts: dict[tuple[str, int], tuple[Array, AxisUse]] = {}
+def _transfer(old: Plan, new: Plan) -> Plan:
+    """The new analysis with the choices of an old one, as far as both know the same initializers."""
+    keep, wanted, removable = new.keep.copy(), new.wanted.copy(), new.removable.copy()
+    importance, extra = new.importance.copy(), new.extra.copy()
+    losses = None if old.losses is None else np.zeros(new.channels.count)
+    facts: dict[tuple[str, int], Array] = {}
     for use in old.channels.uses:
         if use.labels.ndim == 1 and use.index < len(use.node.inputs):
-            facts[(use.node.inputs[use.index].name, use.axis)] = (use.labels, use)
+            facts[(use.node.inputs[use.index].name, use.axis)] = use.labels
     for use in new.channels.uses:
         known = facts.get((use.constant.name, use.axis))
-        if known is None or known[0].shape != use.labels.shape:
+        if known is None or known.shape != use.labels.shape:
             continue
-        both = (known[0] != NO_CHANNEL) & (use.labels != NO_CHANNEL)
-        source, target = known[0][both], use.labels[both]
-        new.keep[target] &= old.keep[source]
-        new.wanted[target] &= old.wanted[source]
-        new.removable[target] &= old.removable[source]
-        new.importance[target] = np.maximum(new.importance[target], old.importance[source])
-        if new.losses is not None and old.losses is not None:
-            new.losses[target] = np.maximum(new.losses[target], old.losses[source])
-        new.extra[target] = np.maximum(new.extra[target], old.extra[source])
-    if old.channels.count == new.channels.count:
-        new.ranking = old.ranking
-    new.importance_kind, new.threshold = old.importance_kind, old.threshold
-    new.absorbed, new.lossless, new.dead_only = old.absorbed, old.lossless, old.dead_only
-    new.floor = old.floor
+        both = (known != NO_CHANNEL) & (use.labels != NO_CHANNEL)
+        source, target = known[both], use.labels[both]
+        keep[target] &= old.keep[source]
+        wanted[target] &= old.wanted[source]
+        removable[target] &= old.removable[source]
+        importance[target] = np.maximum(importance[target], old.importance[source])
+        if losses is not None and old.losses is not None:
+            losses[target] = np.maximum(losses[target], old.losses[source])
+        extra[target] = np.maximum(extra[target], old.extra[source])
+    return replace(
+        new,
+        keep=keep,
+        wanted=wanted,
+        removable=removable,
+        importance=importance,
+        extra=extra,
+        losses=losses,
+        ranking=old.ranking if old.channels.count == new.channels.count else None,
+        importance_kind=old.importance_kind,
+        threshold=old.threshold,
+        absorbed=old.absorbed,
+        lossless=old.lossless,
+        dead_only=old.dead_only,
+        floor=old.floor,
+    )
 
 
-def plan_as_json(plan: Plan | None, file: str, sha256: str, *, from_checkpoint: bool = False) -> dict[str, Any]:
-    """The plan in the contract's format, version 2; `shapes` is what `apply-plan` checks the result by.
+def plan_as_json(model: Model, *, from_checkpoint: bool = False) -> dict[str, Any]:
+    """What was planned of a model and carried out, in the contract's format, version 2.
+
+    `shapes` is what `apply-plan` checks the result by.
 
     Args:
         from_checkpoint: the source is a checkpoint, whose names and axes a traced Linear's are to have.
     """
-    kept = {} if plan is None else plan.kept
-    shapes = {} if plan is None else plan.shapes
+    plan, carried = model.last_plan, model.carried
+    kept, shapes = dict(carried.kept), dict(carried.shapes)
     if from_checkpoint:
         kept, shapes = _untransposed(kept, shapes)
-    groups = [] if plan is None else plan.groups or plan.group_plans()
+    groups = [] if plan is None else plan.group_plans()
     return {
         "format": FORMAT,
         "version": VERSION,
-        "source": {"file": file, "sha256": sha256},
+        "source": {"file": model.source.file, "sha256": model.source.sha256},
         "keep": {name: {str(axis): axes[axis] for axis in sorted(axes)} for name, axes in sorted(kept.items())},
         "shapes": {name: _shapes_as_json(*shapes[name]) for name in sorted(shapes)},
-        "removed": [] if plan is None else plan.removed_modules,
-        **({} if plan is None or not plan.bridged else {"bridged": plan.bridged_modules}),
+        "removed": as_modules(carried.removed_nodes, carried.layers),
+        **({"bridged": _bridged_modules(carried)} if carried.bridged else {}),
         "groups": [group.as_json() for group in groups],
     }
+
+
+def _bridged_modules(carried: Carried) -> list[str]:
+    """Those in whose place stands what they were given: of chains, not of branches."""
+    return as_modules([name for name in carried.bridged if name in carried.removed_nodes], carried.layers)
 
 
 def _shapes_as_json(before: Shape, after: Shape | None) -> list[list[int] | None]:

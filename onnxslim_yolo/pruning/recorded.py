@@ -1,9 +1,10 @@
-"""What of the source went whole, noted in a model's plan by the passes that take layers out."""
+"""What of the source went whole, noted on a model by the passes that take layers out."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
@@ -31,22 +32,27 @@ def layers_of(graph: gs.Graph, within: Collection[str] | None = None) -> Layers:
 
 
 def record_removed(model: Model, came: gs.Graph, before: Layers) -> list[str]:
-    """Note in the plan what is no longer there; returns it by modules.
+    """Note on the model what is no longer there; returns it by modules.
 
     Args:
-        came: the graph before, which the plan keeps where it has none yet; `before`: its layers.
+        came: the graph before, which is kept where there is none yet; `before`: its layers.
     """
     left = set[str]().union(*layers_of(model.graph).values())
     removed = [layer for layer, names in before.items() if names.isdisjoint(left)]
     if not removed:
         return []
-    plan = open_plan(model)
-    plan.removed_nodes += tuple(name for name in removed if name not in plan.removed_nodes)
-    plan.layers = plan.layers or tuple(before)
-    if plan.came is None:
-        plan.came, channels = came, analyse_channels(came)
-        plan.gone = max(0, int(channels.prunable.sum()) - int(plan.channels.prunable.sum()))
-    return as_modules(removed, plan.layers)
+    plan, carried = open_plan(model), model.carried
+    known = carried.removed_nodes
+    carried = replace(
+        carried,
+        removed_nodes=(*known, *(name for name in removed if name not in known)),
+        layers=carried.layers or tuple(before),
+    )
+    if carried.came is None:
+        gone = int(analyse_channels(came).prunable.sum()) - int(plan.channels.prunable.sum())
+        carried = replace(carried, came=came, gone=max(0, gone))
+    model.carried = carried
+    return as_modules(removed, carried.layers)
 
 
 def listed(names: list[str]) -> str:

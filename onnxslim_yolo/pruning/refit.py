@@ -26,7 +26,6 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer, output_axis
 from onnxslim_yolo.pruning.calibration import Images, thin
 from onnxslim_yolo.pruning.fold_removed import ridge_regression
-from onnxslim_yolo.pruning.plan import Plan
 from onnxslim_yolo.pruning.shift import shift_outputs
 
 SAMPLES_PER_COLUMN = 4
@@ -56,20 +55,21 @@ class _Sums:
     dx: Array
 
 
-def refit_readers(model: Model, plan: Plan, images: Images, ridge: float) -> dict[str, Array]:
+def refit_readers(model: Model, images: Images, ridge: float) -> dict[str, Array]:
     """Fit what reads what removed blocks were part of, in place; returns by layer what its outputs were shifted by.
 
     Args:
-        plan: with `came`, the graph that still has the blocks. images: inputs. ridge: λ.
+        model: that knows the graph that still has the blocks. images: inputs. ridge: λ.
     """
-    if not plan.blocks or plan.came is None:
+    came = model.carried.came
+    if not model.carried.blocks or came is None:
         return {}
     shifts: dict[str, Array] = {}
     name = Namer(model.graph)
-    for wave in _waves(model.graph, _readers(model.graph, plan.came)):
-        for reader, sums in zip(wave, _measure(model.graph, plan.came, wave, images), strict=True):
+    for wave in _waves(model.graph, _readers(model.graph, came)):
+        for reader, sums in zip(wave, _measure(model.graph, came, wave, images), strict=True):
             node = node_named(model.graph, reader.node)
-            shift = None if node is None else _fit(node, plan.came, reader, sums, ridge)
+            shift = None if node is None else _fit(node, came, reader, sums, ridge)
             if node is not None and shift is not None:
                 shift_outputs(model, node, shift, name)
                 shifts[node.name] = shift

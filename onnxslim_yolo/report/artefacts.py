@@ -113,10 +113,7 @@ def fill_report(
     """
     from onnxslim_yolo.report.build import build_report
 
-    source = result.model.source
-    result.plan = plan_as_json(
-        result.model.plan, source.file, source.sha256, from_checkpoint=path.suffix.lower() in CHECKPOINTS
-    )
+    result.plan = plan_as_json(result.model, from_checkpoint=path.suffix.lower() in CHECKPOINTS)
     result.report = build_report(
         result, None if ncnn is None else ncnn.pair, path, options, before, records, verification
     )

@@ -16,9 +16,11 @@ import numpy as np
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.analysis.cost import Cost, cost_of
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pruning.plan import Plan
+from onnxslim_yolo.pruning.removed import as_modules
 from onnxslim_yolo.report.read import FORMAT, VERSION
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def build_report(
 ) -> dict[str, Any]:
     """The report of one compilation, ready for json.dumps."""
     model = result.model
-    plan = model.plan
+    plan = model.last_plan
     files = {} if result.onnx is None else {result.onnx.name: result.onnx.stat().st_size}
     if result.torch is not None:
         files[result.torch.name] = result.torch.stat().st_size
@@ -56,8 +58,8 @@ def build_report(
         "options": options.as_json(),
         "before": _cost(before),
         "after": _cost(cost_of(model.graph)),
-        "pruning": _pruning(plan),
-        "groups": [] if plan is None else [group.as_json() for group in plan.groups or plan.group_plans()],
+        "pruning": _pruning(model),
+        "groups": [] if plan is None else [group.as_json() for group in plan.group_plans()],
         "frozen": _frozen(plan),
         "passes": [{"name": r.name, "spec": r.spec, "rewrites": r.rewrites, "nodes": r.nodes} for r in records],
         "journal": [{"pass": k} | change.as_json() for k, record in enumerate(records) for change in record.changes],
@@ -87,7 +89,8 @@ def _cost(cost: Cost) -> dict[str, Any]:
     }
 
 
-def _pruning(plan: Plan | None) -> dict[str, Any] | None:
+def _pruning(model: Model) -> dict[str, Any] | None:
+    plan, carried = model.last_plan, model.carried
     if plan is None:
         return None
     prunable = plan.channels.prunable
@@ -105,8 +108,8 @@ def _pruning(plan: Plan | None) -> dict[str, Any] | None:
         "dead": int(plan.removable.sum()) if plan.dead_only else None,
         "importance": plan.importance_kind,
         "threshold": plan.threshold if plan.threshold is not None and np.isfinite(plan.threshold) else None,
-        "lossless": plan.lossless,
-        "gone": plan.removed_modules,
+        "lossless": model.lossless,
+        "gone": as_modules(carried.removed_nodes, carried.layers),
         "histogram": histogram,
     }
 

@@ -49,7 +49,7 @@ def judge_result(
     if taught is not None:
         source, model = _comparable(taught.teacher, model), as_int8(model)
         return _FOREIGN if source is None else _on_images(source, model, taught.images)
-    if model.quantised is None and (model.plan is None or model.plan.lossless):
+    if model.quantised is None and model.lossless:
         return SAME_FUNCTION
     source, model = _comparable(baseline, model), as_int8(model)
     if source is None:

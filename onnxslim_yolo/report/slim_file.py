@@ -55,10 +55,9 @@ def write_slim(path: Path, trainable: Model, stage: Path, name: str, result: Res
     from onnxslim_yolo.verify.compare import sorts
 
     feeds = image_like_feeds(trainable, IMAGES)
-    source = trainable.source
     made = slim_checkpoint(
         path,
-        plan_as_json(trainable.plan, source.file, source.sha256, from_checkpoint=True),
+        plan_as_json(trainable, from_checkpoint=True),
         [next(iter(feed.values())) for feed in feeds],
         weights={name: np.asarray(values) for name, values in describe(trainable)[1].items()},
         expected=[list(outputs.values()) for outputs in run_onnx(trainable, feeds)],

@@ -60,9 +60,7 @@ def without_part(model: Model, concat: Node, index: int, *, dead: bool = True) -
         or not dead_channels(channels, moments_of(work.graph, channels.shapes))[classes].all()
     ):
         return None
-    plan = Plan.full(channels)
-    plan.keep[classes] = False
-    work.plan = plan
+    work.plan = plan = Plan.full(channels).without(classes)
     empty = _empty(channels, plan.keep)
     if violations(channels, plan.keep, emptied=True) or not _can_go(work.graph, empty):
         return None

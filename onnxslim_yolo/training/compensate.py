@@ -56,11 +56,10 @@ class Distil:
         Raises:
             UsageError: no torch. InputError: too few images. UnsupportedError: an operator that torch lacks.
         """
-        plan = model.plan
-        if plan is None or not plan.applied or plan.lossless or self.facts:
+        if model.plan is not None or model.lossless or self.facts:
             return 0
         require_torch()
-        content = plan_as_json(plan, model.source.file, model.source.sha256)
+        content = plan_as_json(model)
         pairs = map_pairs(self.teacher, model, content)
         options = DistilOptions(epochs=self.epochs, lr=self.lr)
         found = distil_models(model, self.teacher, self.calib, options, pairs)

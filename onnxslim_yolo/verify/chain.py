@@ -54,17 +54,17 @@ class Chain:
 
     def behind(self, name: str, effect: Effect, before: Model, after: Model) -> Chain:
         """The chain once a pass of this name and effect has made `after` of `before`. Neither is edited any more."""
-        plan = before.plan
-        if effect not in CHANGING or (plan is not None and plan.lossless and effect in ("slice", "approximate")):
-            return self
         if effect == "blocks":
-            had = () if plan is None else plan.blocks
-            gone = () if after.plan is None else after.plan.blocks[len(had) :]
+            gone = after.carried.blocks[len(before.carried.blocks) :]
             return self._linked(before, name, mask_blocks(before, gone), "masked source")
         if effect == "slice":
-            if plan is None or plan.applied or not plan.removed:
+            plan = before.plan
+            if plan is None or before.lossless or not plan.removed:
                 return self
             return self._linked(before, name, masked(before, plan), "masked source")
+        exactly = before.lossless and after.plan is not None and after.plan.absorbed  # once it is sliced
+        if effect not in CHANGING or exactly:
+            return self
         return self._linked(before, name, after, f"after {name}")
 
     def _linked(self, candidate: Model, name: str, reference: Model, label: str) -> Chain:
@@ -149,8 +149,8 @@ class EachPass:
         effect = effect_of(step)
         if effect in CHANGING:
             self.chain = self.chain.behind(step.name, effect, before, after.copy())
-        pending = before.plan is not None and before.plan.lossless and before.plan.absorbed and not before.plan.applied
-        absorbed_now = after.plan is not None and after.plan.absorbed and not after.plan.applied
+        pending = before.plan is not None and before.lossless and before.plan.absorbed
+        absorbed_now = after.plan is not None and after.plan.absorbed
         if absorbed_now or (pending and effect_of(step) != "slice"):
             self._look_inside(step, before, after)  # a bias has taken over what its channels still contribute:
             return  # outputs are comparable once they are cut

@@ -63,7 +63,7 @@ class Compensated:
 def compensated_by(name: str, before: Model, after: Model) -> Compensated | None:
     """What an approximate pass of this name did, if it compensates for channels that are to go."""
     old, new = before.plan, after.plan
-    if old is None or new is None or old.applied or new.applied or old.lossless or not old.removed:
+    if old is None or new is None or before.lossless or not old.removed:
         return None  # what goes contributes nothing that could be lost
     return Compensated(name, before, masked(before, old), masked(after, new))
 

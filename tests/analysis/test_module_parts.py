@@ -89,10 +89,9 @@ def test_halves_stay_equal(second: str) -> None:
 
 def test_what_is_cut_with_the_demand_computes_what_was_planned() -> None:
     model = pruned(halves(), 0.4, equal=True)
-    (plan,) = [model.plan]
-    assert plan is not None and plan.kept
+    assert model.carried.kept
     masked = halves()
-    for name, axes in plan.kept.items():
+    for name, axes in model.carried.kept.items():
         constant = next(t for node in masked.graph.nodes for t in node.inputs if t.name == name)
         values = np.array(constant.values)
         for axis, kept in axes.items():

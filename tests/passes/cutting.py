@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,21 +41,19 @@ def remove(model: Model, name: str, positions: Iterable[int]) -> Plan:
     """Plan the removal of some channels of the tensor `name`."""
     classes = classes_of(model, name)[list(positions)]
     assert (classes != NO_CHANNEL).all(), f"'{name}' has no channels there"
-    plan = open_plan(model)
-    plan.keep[classes] = False
-    plan.wanted = plan.keep.copy()
-    plan.lossless = False
-    return plan
+    plan = open_plan(model).without(classes)
+    model.plan = replace(plan, wanted=plan.keep, lossless=False)
+    return model.plan
 
 
 def remove_random(model: Model, share: float = 0.5, seed: int = 0) -> Plan:
     """Plan the removal of a random allowed set of channels."""
     plan = open_plan(model)
     rng = np.random.default_rng(seed)
-    plan.importance = rng.random(plan.channels.count)
-    plan.keep = complete(plan.channels, plan.importance > share, plan.importance)
-    plan.wanted, plan.lossless = plan.keep.copy(), False
-    return plan
+    importance = rng.random(plan.channels.count)
+    keep = complete(plan.channels, importance > share, importance)
+    model.plan = replace(plan, importance=importance, keep=keep, wanted=keep, lossless=False)
+    return model.plan
 
 
 def run(model: Model, *steps: Pass) -> Model:

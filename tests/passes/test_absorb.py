@@ -82,8 +82,8 @@ READERS = {
 def test_constants_are_absorbed_exactly(reader: str) -> None:
     source = model(*READERS[reader])
     after = run(source, PruneChannels(), AbsorbConstants(scope="exact"), SliceChannels())
-    assert after.plan is not None
-    gone = np.flatnonzero(~after.plan.keep[classes_of_plan(after)])
+    assert after.carried.plan is not None
+    gone = np.flatnonzero(~after.carried.plan.keep[classes_of_plan(after)])
     if reader == "grouped":  # 1 lies in the first group, 3 and 5 in the second: one of these has to stay
         assert len(gone) == 2 and set(gone) < set(CONSTANT)
     else:
@@ -100,8 +100,8 @@ def test_constants_are_absorbed_exactly(reader: str) -> None:
 
 def classes_of_plan(model: Model) -> Array:
     """The classes that `a` makes, in an analysis whose graph has been sliced since."""
-    assert model.plan is not None
-    uses = [use for use in model.plan.channels.uses if use.role == "out"]
+    assert model.carried.plan is not None
+    uses = [use for use in model.carried.plan.channels.uses if use.role == "out"]
     return next(use.labels for use in uses if use.constant.name == "a.weight")
 
 
@@ -213,6 +213,5 @@ def test_a_bias_made_here_is_cut_with_its_channels(layer: str) -> None:
     )
     before = model.copy()
     PassManager([PruneChannels(), AbsorbConstants(scope="exact"), SliceChannels()]).run(model)
-    assert model.plan is not None
-    assert model.plan.removed > 0
+    assert model.carried.plan is not None and model.carried.plan.removed > 0
     assert_same(before, model)

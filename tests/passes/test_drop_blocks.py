@@ -63,8 +63,8 @@ def test_the_block_that_matters_least_goes_for_a_limit(importance: str) -> None:
     after = run(before, step)
     assert not {"p1", "q1"} & left(after)
     assert {"p0", "q0", "p2", "q2"} <= left(after)
-    assert after.plan is not None and not after.plan.lossless
-    assert_same(mask_blocks(before, after.plan.blocks), after)
+    assert not after.lossless
+    assert_same(mask_blocks(before, after.carried.blocks), after)
     feeds = random_feeds(before)
     assert max(differences(run_onnx(before, feeds), run_onnx(after, feeds)).values()) > 1e-4
     assert step.run(after) == 0
@@ -91,12 +91,12 @@ def test_without_blocks_more_is_lost() -> None:
 def test_blocks_that_matter_stay() -> None:
     after = run(model(scaled(3.0, (0, 1, 2))), DropBlocks(target="0.9x", cost="macs", importance="gamma"))
     assert {name for name in LAYERS if name != "h"} <= left(after)
-    assert after.plan is None or not after.plan.blocks
+    assert not after.carried.blocks
 
 
 def test_only_blocks() -> None:
     after = run(model(), DropBlocks(target="0.5x", cost="macs", depth="only"))
-    assert after.plan is not None and len(after.plan.blocks) == 2 and after.plan.keep.all()
+    assert after.plan is not None and len(after.carried.blocks) == 2 and after.plan.keep.all()
     with pytest.raises(UsageError, match="by whole blocks"):
         run(model(), DropBlocks(target="0.05x", cost="macs", depth="only"))
 
@@ -183,8 +183,7 @@ def test_a_layer_of_which_nothing_is_left_goes_with_what_it_alone_fed(beta: floa
     before = narrow(**{"a.gamma": np.full(6, 1e-4), "a.beta": np.full(6, beta)})
     after = run(before, DropBlocks(ratio=0.3))
     assert not {"a", "b"} & left(after)
-    assert after.plan is not None
-    assert_same(mask_blocks(before, after.plan.blocks), after)
+    assert_same(mask_blocks(before, after.carried.blocks), after)
     feeds = random_feeds(before)
     assert max(differences(run_onnx(before, feeds), run_onnx(after, feeds)).values()) > 1e-6
     assert {"a", "b"} <= left(run(before, DropBlocks(ratio=0.3, zero=False)))
@@ -212,8 +211,7 @@ def test_with_images_the_measured_loss_decides(small: tuple[int, ...], gone: boo
     assert ("q1" not in left(after)) == gone
     assert {"p0", "q0", "p2", "q2"} <= left(after)
     if gone:
-        assert after.plan is not None
-        assert_same(mask_blocks(before, after.plan.blocks), after)
+        assert_same(mask_blocks(before, after.carried.blocks), after)
 
 
 def test_blocks_only_are_made_up_for_where_no_width_changes(images: Path) -> None:
@@ -221,7 +219,7 @@ def test_blocks_only_are_made_up_for_where_no_width_changes(images: Path) -> Non
     step = DropBlocks(target="0.7x", cost="macs", depth="only", calib=images)
     bare = run(before, step)
     after = run(before, step, Reconstruct(calib=images))
-    assert bare.plan is not None and bare.plan.blocks and bare.plan.keep.all()
+    assert bare.plan is not None and bare.carried.blocks and bare.plan.keep.all()
     feeds = random_feeds(before)
     wanted, plain, fitted = (run_onnx(each, feeds)["y"] for each in (before, bare, after))
     assert np.square(fitted - wanted).mean() < 0.7 * np.square(plain - wanted).mean()

@@ -19,6 +19,7 @@ from onnxslim_yolo.passes import DropBlocks, Reconstruct
 from onnxslim_yolo.pruning.bridge import bridged, bridges
 from onnxslim_yolo.pruning.depth import Offer, best_measured
 from onnxslim_yolo.pruning.mask import mask_blocks
+from onnxslim_yolo.pruning.plan import plan_as_json
 from onnxslim_yolo.rewrites.block_edits import take_out
 from tests.numeric import assert_same, build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text, run
@@ -127,8 +128,8 @@ def test_a_chain_that_is_linear_goes_for_a_limit_and_nothing_is_lost(images: Pat
     before = network("bc")
     step = DropBlocks(target="0.75x", cost="macs", calib=images)
     after = run(before, step, Reconstruct(calib=images, ridge=1e-6, match=False))
-    assert after.plan is not None and [block.layers for block in after.plan.blocks] == [of(before, "b").layers]
-    assert after.plan.bridged_modules == ["b"]
+    assert [block.layers for block in after.carried.blocks] == [of(before, "b").layers]
+    assert plan_as_json(after)["bridged"] == ["b"]
     feeds = {"x": np.random.default_rng(5).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)}  # as the images
     wanted, found, bare = (
         run_onnx(each, feeds)["y"] for each in (before, after, mask_blocks(before, [of(before, "b")]))

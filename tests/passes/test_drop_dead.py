@@ -177,7 +177,7 @@ def test_what_is_dead_goes_whole(case: str, opset: int) -> None:
     assert not gone & left(after)
     assert not operators & {node.op for node in after.graph.nodes}
     assert DropDead().run(after) == 0
-    recorded = set() if after.plan is None else {name.split(".")[0] for name in after.plan.removed_nodes}
+    recorded = {name.split(".")[0] for name in after.carried.removed_nodes}
     assert recorded - {"ls"} == gone
 
 

@@ -125,7 +125,7 @@ def test_scope_without_shortcuts() -> None:
     assert spared == {"c", "d", "e"}
     assert {name for name in "scdef" if found[classes_of(model, name)].any()} == spared
     after = run(model, PruneChannels(ratio=0.5, scope="no-residual"), SliceChannels())
-    assert after.plan is not None and after.plan.removed == (8 + 5) // 2
+    assert after.carried.plan is not None and after.carried.plan.removed == (8 + 5) // 2
     assert shapes(after)["d.weight"][0] == 6 and shapes(after)["e.weight"][0] == 8
     everywhere = run(model, PruneChannels(ratio=0.5))
     assert everywhere.plan is not None and everywhere.plan.removed == (8 + 8 + 6 + 5) // 2

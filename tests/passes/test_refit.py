@@ -11,7 +11,6 @@ from onnxslim_yolo.analysis.blocks import Block, find_blocks
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks
-from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.pruning.refit import refit_readers
 from tests.numeric import build, run_onnx
 from tests.passes.cutting import onnx_text
@@ -111,7 +110,7 @@ def test_what_is_linear_comes_back(make: Callable[[], Model], ends: tuple[str, .
     after = without(model, lambda block: block.kind != "chain" and weights.get(block.nodes[-1]) in last)
     before = lost(model, after)
     assert before > 0.1, "the control: the block matters"
-    shifts = refit_readers(after, open_plan(after), images(), 1e-6)
+    shifts = refit_readers(after, images(), 1e-6)
     assert len(shifts) == fitted
     assert lost(model, after) < min(most, before / 5)
 
@@ -122,7 +121,7 @@ def test_what_a_group_cannot_know_the_next_reader_makes_up_for(groups: int) -> N
     after = without(model, lambda block: block.kind == "branch")
     before = lost(model, after)
     assert before > 0.1, "the control: the block matters"
-    assert len(refit_readers(after, open_plan(after), images(), 1e-6)) == 2
+    assert len(refit_readers(after, images(), 1e-6)) == 2
     assert lost(model, after) < before / 2
 
 
@@ -132,7 +131,7 @@ def test_each_group_is_fitted_by_its_own_columns(groups: int) -> None:
     model, seen = grouped(groups), images()
     after = without(model, lambda block: block.kind == "branch")
     old = _layer(after, "g.weight").inputs[1].values.copy()
-    refit_readers(after, open_plan(after), seen, 1e-9)
+    refit_readers(after, seen, 1e-9)
     node = _layer(after, "g.weight")
 
     tapped = model.copy()
@@ -161,10 +160,10 @@ def test_too_few_positions_fit_nothing() -> None:
     pooled = f"p = MaxPool<kernel_shape=[16,16]>(stem) {body}"
     model = network(pooled, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), h=(4, WIDTH, 1, 1))
     after = without(model, lambda block: block.kind == "branch")
-    assert not refit_readers(after, open_plan(after), images(4 * WIDTH - 1), 1e-2)
-    assert refit_readers(after, open_plan(after), images(4 * WIDTH), 1e-2)
+    assert not refit_readers(after, images(4 * WIDTH - 1), 1e-2)
+    assert refit_readers(after, images(4 * WIDTH), 1e-2)
 
 
 def test_where_no_block_went_nothing_is_edited() -> None:
     model = one_branch()
-    assert refit_readers(model, open_plan(model), images(), 1e-2) == {}
+    assert refit_readers(model, images(), 1e-2) == {}

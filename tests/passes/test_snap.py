@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,12 +42,11 @@ def planned(width: int, keep: int, importance: Array | None = None, *, lossless:
     plan = open_plan(model)
     classes = classes_of(model, "r0")
     values = np.random.default_rng(0).permutation(width) + 1.0 if importance is None else importance
-    plan.importance[classes] = values
-    plan.keep[classes[np.argsort(-values)[keep:]]] = False
-    plan.wanted = plan.keep.copy()
-    if lossless:
-        plan.removable = ~plan.keep
-    return model, plan
+    ranked, there = plan.importance.copy(), plan.without(classes[np.argsort(-values)[keep:]])
+    ranked[classes] = values
+    removable = ~there.keep if lossless else plan.removable
+    model.plan = replace(there, importance=ranked, wanted=there.keep, removable=removable)
+    return model, model.plan
 
 
 def kept(model: Model) -> int:
@@ -115,7 +116,7 @@ def test_none_changes_nothing() -> None:
     model, plan = planned(64, 21)
     before = plan.keep.copy()
     assert SnapWidths(to="none").run(model) == 0
-    np.testing.assert_array_equal(plan.keep, before)
+    np.testing.assert_array_equal(open_plan(model).keep, before)
 
 
 def test_the_most_important_removed_channels_come_back() -> None:
@@ -124,16 +125,16 @@ def test_the_most_important_removed_channels_come_back() -> None:
     model, plan = planned(16, 6, importance)
     assert sorted(importance[plan.keep[classes_of(model, "r0")]]) == [4, 5, 6, 7, 8, 9]
     SnapWidths(to="pow2").run(model)
-    survivors = sorted(importance[plan.keep[classes_of(model, "r0")]])
+    survivors = sorted(importance[open_plan(model).keep[classes_of(model, "r0")]])
     assert survivors == [2, 3, 4, 5, 6, 7, 8, 9]
     assert survivors != sorted([*[4, 5, 6, 7, 8, 9], 0.01, 0.05])
 
 
 def test_the_least_important_kept_channels_go() -> None:
     importance = np.arange(1.0, 33.0)
-    model, plan = planned(32, 18, importance)
+    model, _ = planned(32, 18, importance)
     SnapWidths(to="pow2").run(model)
-    np.testing.assert_array_equal(np.flatnonzero(plan.keep[classes_of(model, "r0")]), np.arange(16, 32))
+    np.testing.assert_array_equal(np.flatnonzero(open_plan(model).keep[classes_of(model, "r0")]), np.arange(16, 32))
 
 
 def test_dead_mode_never_removes_live_channels() -> None:
@@ -163,9 +164,9 @@ def test_protected_layers_are_not_snapped() -> None:
 
 
 def test_the_plan_remembers_what_the_ranking_wanted() -> None:
-    model, plan = planned(64, 13)
+    model, _ = planned(64, 13)
     SnapWidths(to="pow2").run(model)
-    group = next(g for g in plan.group_plans() if g.members == ("c0",))
+    group = next(g for g in open_plan(model).group_plans() if g.members == ("c0",))
     assert (group.width, group.wanted, group.kept) == (64, 13, 16)
 
 
@@ -176,7 +177,7 @@ def test_padding_an_odd_graph_is_exact(to: str | int, expected: tuple[int, int])
     after = run(model, SnapWidths(to=to, odd="up"), SliceChannels())  # type: ignore[arg-type]
     assert (shapes(after)["c0.weight"][0], shapes(after)["c1.weight"][0]) == expected
     assert_same(model, after)
-    assert after.plan is None or after.plan.lossless
+    assert after.lossless
 
 
 def test_a_layer_of_one_channel_is_not_padded() -> None:
@@ -243,8 +244,7 @@ def test_an_odd_width_of_somebody_elses_goes_down_by_importance_when_asked_to():
     kept = PassManager([SnapWidths(to=4), SliceChannels()]).run(model.copy())
     assert kept[0].rewrites == 0, "whole groups stay whole unless asked"
     PassManager([SnapWidths(to=4, odd="down"), SliceChannels()]).run(model)
-    assert model.plan is not None
-    assert not model.plan.lossless
-    left = model.plan.kept["a.weight"][0]
+    assert not model.lossless
+    left = model.carried.kept["a.weight"][0]
     assert len(left) == 12
     assert min(range(13), key=lambda i: norms[i]) not in left

@@ -79,7 +79,7 @@ def cut(folder: Path, source: Path, ratio: float) -> None:
     model = read(source)
     PassManager([PruneChannels(ratio=ratio, importance="weight"), SliceChannels()]).run(model)
     save_module(to_torch(model), folder / "cut/student.pt")
-    plan = plan_as_json(model.plan, model.source.file, model.source.sha256, from_checkpoint=False)
+    plan = plan_as_json(model)
     (folder / "cut/student.plan.json").write_text(json.dumps(plan))
     PassManager([FoldBatchNorm(), Canonicalise()]).run(model)
     model.save(folder / "cut/student.onnx")
