@@ -138,6 +138,14 @@ BENCHMARKS = (
         "finetuning.md",
     ),
     Result(
+        "In YOLOv5's own trainer",
+        "a pruned YOLOv5n given to train.py, val.py and detect.py, and with the yaml that it had",
+        ("yolov5_train*",),
+        ("python bench/yolov5_train.py CHECKOUT --python PYTHON --out bench/results/yolov5_train.md",),
+        "a clone of ultralytics/yolov5 and an environment with its requirements",
+        "finetuning.md",
+    ),
+    Result(
         "What an installation takes",
         "megabytes on disk, package by package, without torch",
         ("install_size*",),

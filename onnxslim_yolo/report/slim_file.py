@@ -24,14 +24,14 @@ IMAGES = 2
 
 
 def require_checkpoint(path: Path, options: CompileOptions) -> None:
-    """Refuse, before any work, what cannot become a checkpoint of Ultralytics.
+    """Refuse, before any work, what cannot become a checkpoint of its trainer's.
 
     Raises:
-        UnsupportedError: the input is no checkpoint. UsageError: there is no Ultralytics.
+        UnsupportedError: the input is no checkpoint, or of no trainer known here. UsageError: there is no Ultralytics.
     """
     if "ultralytics" not in options.emit:
         return
-    from onnxslim_yolo.training.slim_checkpoint import require_ultralytics
+    from onnxslim_yolo.training.slim_checkpoint import require_its_trainer
 
     if path.suffix.lower() not in CHECKPOINTS:
         raise UnsupportedError(
@@ -41,7 +41,7 @@ def require_checkpoint(path: Path, options: CompileOptions) -> None:
         )
     if options.head == "raw":
         raise UsageError("--emit ultralytics writes whole detectors", hint="leave --head raw out, or ultralytics")
-    require_ultralytics()
+    require_its_trainer(path)
 
 
 def write_slim(path: Path, trainable: Model, stage: Path, name: str, result: Result) -> None:
@@ -64,7 +64,7 @@ def write_slim(path: Path, trainable: Model, stage: Path, name: str, result: Res
         sorts=sorts(trainable.graph),
     )
     result.ultralytics = write_atomically(stage / f"{name}-slim.pt", made.data)
-    result.slim = {"version": made.version, "parameters": made.parameters, "worst": made.worst}
+    result.slim = {"trainer": made.trainer, "parameters": made.parameters, "worst": made.worst}
 
 
 def enter_slim(result: Result, baseline: Model, planning: Sequence[Pass]) -> None:
@@ -84,6 +84,6 @@ def enter_slim(result: Result, baseline: Model, planning: Sequence[Pass]) -> Non
     facts: dict[str, Any] = {**result.slim, **shares}
     result.report["ultralytics"] = facts
     result.report["notes"].append(
-        f"written for Ultralytics {facts['version']}: the parts that its code takes for equal stay equal; "
+        f"written for {facts['trainer']}: the parts that its code takes for equal stay equal; "
         f"{facts['macs']:.1%} of the MACs are left, {facts['macs_unconstrained']:.1%} without that demand"
     )

@@ -70,11 +70,11 @@ def _settle_leaf(part: Any) -> None:
 
     if isinstance(part, (nn.Conv2d, nn.Conv1d)):
         each = part.out_channels // part.groups
-        if part.groups == part.in_channels:
+        if 1 < part.groups == part.in_channels:
             part.groups = int(part.weight.shape[0]) // each
         part.out_channels, part.in_channels = int(part.weight.shape[0]), int(part.weight.shape[1]) * part.groups
     elif isinstance(part, (nn.ConvTranspose2d, nn.ConvTranspose1d)):
-        if part.groups == part.in_channels:
+        if 1 < part.groups == part.in_channels:
             part.groups = int(part.weight.shape[0])
         part.in_channels, part.out_channels = int(part.weight.shape[0]), int(part.weight.shape[1]) * part.groups
     elif isinstance(part, nn.Linear):

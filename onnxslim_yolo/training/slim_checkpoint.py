@@ -31,6 +31,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.onnx_run import image_like
 from onnxslim_yolo.training.apply_plan import apply_plan, read_plan
+from onnxslim_yolo.training.repo_checkpoint import is_repository, repo_checkpoint
 from onnxslim_yolo.training.slim_compare import Outputs, require_equal, sorted_out
 
 if TYPE_CHECKING:
@@ -56,13 +57,13 @@ class SlimCheckpoint:
 
     Attributes:
         data: the file's content.
-        version: of the Ultralytics that built it.
+        trainer: what trains it on: the Ultralytics that built it, with its version, or a repository.
         parameters: how many it has.
         worst: the largest difference from what it was compared with, of a column's movement.
     """
 
     data: bytes
-    version: str
+    trainer: str
     parameters: int
     worst: float
 
@@ -92,21 +93,22 @@ def slim_checkpoint(
     """
     from onnxslim_yolo.load.raw_module import read_raw_module
 
-    require_ultralytics()
+    require_torch()
     raw = read_raw_module(source)
-    if not raw.name.startswith("ultralytics."):
-        raise UnsupportedError(
-            f"a {raw.name} is no model of Ultralytics'",
-            file=source,
-            hint="apply-plan writes the cut tensors for its own trainer; --emit torch writes a module for any",
-        )
     whole = with_twins(plan, raw.tensors)
     narrow = _overlaid(apply_plan(whole, raw.tensors, file=source), weights or {})
+    if is_repository(raw.name):
+        removed, cuts = list(whole.get("removed", ())), cuts_of(whole, raw.tensors)
+        data, count, worst = repo_checkpoint(
+            source, narrow, removed, origin_of(whole, raw), images, cuts=cuts, expected=expected
+        )
+        return SlimCheckpoint(data, f"{raw.name.rpartition('.')[0]} and its train.py", count, worst)
+    require_trainer(raw.name, source)
     request = request_of(raw, whole, mask=expected is None)
     reply, found, data = _built(source, request, raw.tensors, narrow, images)
     wanted = expected if expected is not None else found["masked"]
     worst = require_equal(source, wanted, found, sorts=sorts)
-    return SlimCheckpoint(data, str(reply["version"]), int(reply["parameters"]), worst)
+    return SlimCheckpoint(data, f"Ultralytics {reply['version']}", int(reply["parameters"]), worst)
 
 
 def write_slim_checkpoint(plan: Path, source: Path, out: Path) -> Path:
@@ -120,9 +122,11 @@ def slim_from_plan(plan: Mapping[str, Any], source: Path) -> SlimCheckpoint:
     Raises:
         InputError: as `slim_checkpoint`, or the plan was made from another file.
     """
-    require_ultralytics()
+    require_its_trainer(source)
     origin = plan.get("source", {}) if isinstance(plan, Mapping) else {}
     require_file(source)
+    if not source.is_file():
+        raise InputError("no such file", file=source)
     digest = sha256(source.read_bytes()).hexdigest()
     if Path(str(origin.get("file", ""))).suffix == source.suffix and origin.get("sha256") not in (digest, ""):
         raise InputError(
@@ -139,11 +143,50 @@ SIZE = 160
 """Pixels of the images that a network is compared on where nothing is known about its own."""
 
 
+def require_torch() -> None:
+    """Raises UsageError where torch is not installed. It is not imported."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("torch is not installed", hint=INSTALL)
+
+
 def require_ultralytics() -> None:
     """Raises UsageError where Ultralytics or torch is not installed. Neither is imported."""
-    for name in ("torch", "ultralytics"):
-        if importlib.util.find_spec(name) is None:
-            raise UsageError(f"{name} is not installed", hint=INSTALL)
+    require_torch()
+    if importlib.util.find_spec("ultralytics") is None:
+        raise UsageError("ultralytics is not installed", hint=INSTALL)
+
+
+def require_its_trainer(source: Path) -> None:
+    """As `require_trainer`, of the model in a checkpoint; of one that cannot be read, that there is Ultralytics."""
+    require_torch()
+    from onnxslim_yolo.load.checkpoint import module_record
+    from onnxslim_yolo.load.torch_archive import open_archive
+
+    try:
+        record = module_record(open_archive(source).root)
+    except InputError:  # whoever reads it says so
+        record = None
+    if record is None:
+        require_ultralytics()
+    else:
+        require_trainer(record.name, source)
+
+
+def require_trainer(name: str, source: Path) -> None:
+    """Raises UnsupportedError for a class of models that no trainer known here trains; UsageError without Ultralytics.
+
+    Args:
+        name: the whole model's class, dotted.
+    """
+    if is_repository(name):
+        return
+    if not name.startswith("ultralytics."):
+        raise UnsupportedError(
+            f"a {name} is no model of Ultralytics', YOLOv5 or YOLOv7",
+            file=source,
+            hint="apply-plan writes the cut tensors for its own trainer; --emit torch writes a module for any",
+        )
+    require_ultralytics()
 
 
 def with_twins(plan: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,8 +230,6 @@ def cuts_of(plan: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, di
 def request_of(raw: RawModule, plan: Mapping[str, Any], *, mask: bool) -> dict[str, Any]:
     """What the child is asked for. `mask`: also to run the full-width network, masked."""
     names = raw.attributes.get("names")
-    earlier = raw.attributes.get("pruned_from")
-    origin = plan.get("source", {})
     return {
         "class": raw.name.rpartition(".")[2],
         "yaml": raw.yaml,
@@ -203,12 +244,15 @@ def request_of(raw: RawModule, plan: Mapping[str, Any], *, mask: bool) -> dict[s
         "settings": raw.settings,
         "written_by": raw.facts.get("version"),
         "facts": {key: raw.facts[key] for key in ("license", "docs", "date") if key in raw.facts},
-        "pruned_from": {
-            "file": origin.get("file", ""),
-            "sha256": origin.get("sha256", ""),
-            **({"before that": earlier} if isinstance(earlier, dict) else {}),
-        },
+        "pruned_from": origin_of(plan, raw),
     }
+
+
+def origin_of(plan: Mapping[str, Any], raw: RawModule) -> dict[str, Any]:
+    """Of which file it was pruned, and of which that one."""
+    origin, earlier = plan.get("source", {}), raw.attributes.get("pruned_from")
+    found = {key: origin.get(key, "") for key in ("file", "sha256")}
+    return found | ({"before that": earlier} if isinstance(earlier, dict) else {})
 
 
 _TASKS = {

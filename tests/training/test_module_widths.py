@@ -150,3 +150,12 @@ def test_a_guarded_yaml_is_told_and_undone() -> None:
     yaml = {"nc": 3, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": []}
     closed = guarded(yaml, "no")
     assert closed["backbone"][0][2] == "no" and unguarded(closed, "no") == yaml == unguarded(yaml, "no")
+
+
+def test_a_layer_that_reads_one_channel_is_not_taken_for_a_depthwise_one() -> None:
+    layer = nn.Conv2d(1, 4, 3)
+    narrow(layer, {"weight": layer.weight[:2].detach(), "bias": torch.zeros(2)})
+    assert (layer.in_channels, layer.out_channels, layer.groups) == (1, 2, 1)
+    depthwise = nn.Conv2d(4, 4, 3, groups=4)  # the control
+    narrow(depthwise, {"weight": depthwise.weight[:2].detach(), "bias": torch.zeros(2)})
+    assert (depthwise.in_channels, depthwise.out_channels, depthwise.groups) == (2, 2, 2)
