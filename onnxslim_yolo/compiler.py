@@ -17,6 +17,7 @@ import onnx
 
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.limits import limits_for
+from onnxslim_yolo.emit.onnx import write_onnx
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, PassError, UnsupportedError, VerificationError
 from onnxslim_yolo.files.atomic import move_into, staging
 from onnxslim_yolo.ir.model import Model
@@ -29,7 +30,6 @@ from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import preparation, remainder, shaping
-from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.artefacts import fill_report, source_sizes, write_artefacts, write_reports
 from onnxslim_yolo.report.budget import budget_of, violations
 from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_latency
@@ -333,7 +333,7 @@ def _verify(
         found = verify_files(result.model, float_file, ncnn, chain, source=source, calib=options.calib)
     except VerificationError as error:
         if result.onnx is not None and opened.model is not result.model:
-            as_int8(result.model).save(result.onnx)
+            write_onnx(result.model, result.onnx)
             fixed = opened.stays_fixed(result.model, f"open it fails: {error.message}")
             return _verify(path, result, ncnn, chain, options, source, fixed)
         if options.verify_each:

@@ -13,6 +13,7 @@ from types import TracebackType
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.emit.onnx import write_onnx
 from onnxslim_yolo.errors import UnsupportedError, VerificationError
 from onnxslim_yolo.ir.graph import copy_graph
 from onnxslim_yolo.ir.model import Model
@@ -20,7 +21,6 @@ from onnxslim_yolo.latency.layers import LayerKey
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.measure.networks import ncnn_network, onnx_network
 from onnxslim_yolo.quantisation.plan import Quantisation
-from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
@@ -93,7 +93,7 @@ class Measurer:
 
     def _files(self, model: Model, folder: Path) -> dict[str, Path]:
         if self._runtime == "onnxruntime":
-            return {"model": as_int8(model).save(folder / "whole.onnx")}
+            return {"model": write_onnx(model, folder / "whole.onnx")}
         from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
         from onnxslim_yolo.emit.ncnn.write import write_pair
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo._version import install_line
 from onnxslim_yolo.analysis.cost import Cost
+from onnxslim_yolo.emit.onnx import write_onnx
 from onnxslim_yolo.errors import UnsupportedError, UsageError
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.ir.model import Model
@@ -17,7 +18,6 @@ from onnxslim_yolo.load import CHECKPOINTS
 from onnxslim_yolo.manager import PassRecord
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.pruning.plan import plan_as_json
-from onnxslim_yolo.quantisation.qdq import as_int8
 from onnxslim_yolo.report.slim_file import write_slim
 from onnxslim_yolo.result import Result
 from onnxslim_yolo.verify.files import NcnnFiles, Verification
@@ -50,7 +50,7 @@ def write_artefacts(
     """
     result, ncnn = Result(model=model, folder=stage, trainable=trainable), None
     if "onnx" in options.emit:
-        result.onnx = as_int8(opened).save(stage / f"{name}.onnx")
+        result.onnx = write_onnx(opened, stage / f"{name}.onnx")
     if "ncnn" in options.emit:
         from onnxslim_yolo.emit.ncnn.write import write_ncnn
 

@@ -14,6 +14,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import UNIT, input_format_of
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.apart import Apart, apart
+from onnxslim_yolo.runtime.onnx_pads import fit_for_onnxruntime
 from onnxslim_yolo.runtime.progress import counted
 
 Feeds = dict[str, Array]
@@ -38,7 +39,8 @@ def session(model: Runs, *, optimise: bool, threads: int = 0) -> Any:
     options.enable_cpu_mem_arena = False  # what a run has taken is given back after it
     options.enable_mem_pattern = False  # planning it takes time by the square of what lives at once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    given = apart(model) if isinstance(model, Model | onnx.ModelProto) else model
+    fit = fit_for_onnxruntime(model) if isinstance(model, Model) else model
+    given = apart(fit) if isinstance(fit, Model | onnx.ModelProto) else fit
     weights = given.weights if isinstance(given, Apart) else {}
     if weights:
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
@@ -57,7 +59,8 @@ def _readable(model: Apart | bytes | Path) -> bytes | str:
 
 def bytes_of(model: Model | onnx.ModelProto) -> bytes:
     """A model as a file has it."""
-    return bytes((model.to_onnx() if isinstance(model, Model) else model).SerializeToString())
+    proto = fit_for_onnxruntime(model).to_onnx() if isinstance(model, Model) else model
+    return bytes(proto.SerializeToString())
 
 
 def with_outputs(model: Model | onnx.ModelProto | bytes | Path, names: Sequence[str]) -> bytes:

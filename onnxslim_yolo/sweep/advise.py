@@ -180,7 +180,7 @@ class _Work:
 
     def _tried(self, lever: Lever, key: str) -> Row:
         from onnxslim_yolo.compiler import compile as compile_model
-        from onnxslim_yolo.quantisation.qdq import as_int8
+        from onnxslim_yolo.emit.onnx import write_onnx
 
         target = self.options.plain.target
         emit = ["onnx", "ncnn"] if target == "ncnn" else ["onnx"]
@@ -193,7 +193,7 @@ class _Work:
         result = compile_model(self.options.model, out=folder, name="model", verify=False, **chosen)
         file = result.ncnn
         if file is None:  # with its size fixed: what is compared here has several
-            file = as_int8(result.model).save(folder / "fixed.onnx")
+            file = write_onnx(result.model, folder / "fixed.onnx")
         after = result.report["after"]["latency_us"]
         row: Row = {"file": str(file.relative_to(self.options.out)), "bytes": _bytes(file), "predicted_us": after}
         row |= {"left": after / self.whole, "notes": _worth_saying(result.report)}

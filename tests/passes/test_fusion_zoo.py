@@ -50,7 +50,7 @@ FUSION = (
 )
 
 REWRITES = {
-    "yolov3-tiny": {"fold-bn": 11, "pad-pool": 1},
+    "yolov3-tiny": {"fold-bn": 11},
     "yolov5n-focus": {"focus-to-conv": 1, "spp-to-sppf": 2, "fold-bn": 59, "conv-before-resize": 4},
     "yolov6n": {"reparam": 35, "fold-bn": 15},
     "yolov7-rep": {"spp-to-sppf": 2, "reparam": 3, "fold-bn": 86, "fold-affine": 6, "conv-before-resize": 4},

@@ -3,7 +3,7 @@
 Focus     a space-to-depth in front of a convolution: the pass `focus-to-conv`.
 Shuffles  several Gathers whose indices together are a channel shuffle = one Gather of all of them, then a Split.
 Sandwich  Transpose(f(Transpose(x))) with inverse permutations and f a Softmax or element-wise = f on the moved axis.
-Pads      see `ncnn_pads`. Stems: `ncnn_stem`.
+Stems     see `ncnn_stem`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn.gather import shuffle_groups
-from onnxslim_yolo.emit.ncnn.pads import restore_pads
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.emit.ncnn.stem import split_stems
 from onnxslim_yolo.ir.attributes import attribute, permutation, softmax_axes
@@ -37,13 +36,7 @@ from onnxslim_yolo.passes.focus import FocusToConv
 
 def rewrite_movement(graph: gs.Graph) -> int:
     """Apply them all. Returns how many rewrites were made."""
-    return (
-        FocusToConv().run(Model(graph))
-        + _shuffles(graph)
-        + _sandwiches(graph)
-        + restore_pads(graph)
-        + split_stems(graph)
-    )
+    return FocusToConv().run(Model(graph)) + _shuffles(graph) + _sandwiches(graph) + split_stems(graph)
 
 
 def _shuffles(graph: gs.Graph) -> int:
