@@ -11,7 +11,8 @@ from typing import Any
 
 from draw_labels import picture  # mkdocs loads hooks with their folder on the path
 from gen_tables import fine_tuning
-from results_list import BENCHMARKS, Result
+from kept_result import Result
+from results_list import BENCHMARKS
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench/results"

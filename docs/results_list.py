@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Result:
-    """A benchmark: what it shows, which files it left in `bench/results` (patterns), and how to repeat it.
-
-    Attributes:
-        needs: what has to be there besides `pip install -e '.[torch]'`.
-        page: where it is shown, in the site; by default on a page of its own, made of the Markdown files.
-    """
-
-    title: str
-    says: str
-    files: tuple[str, ...]
-    commands: tuple[str, ...]
-    needs: str = ""
-    page: str = ""
-
+from kept_result import Result
 
 PEERS = "an environment with onnxsim 0.8.1, onnxslim and torch-pruning 1.6.1 (`--peers`)"
 MATERIAL = "`../shared/material` (published weights, images of COCO and BCCD), which is not in the repository"
@@ -364,6 +346,12 @@ BENCHMARKS = (
         "small changes drawn at random in the analyses, the passes, the writers and the pruning",
         ("code_mutants*",),
         ("python bench/code_mutants.py --count 64 --seed 1",),
+    ),
+    Result(
+        "Where operators are named",
+        "which files decide by an operator's name, and which only ask the tables",
+        ("operator_names*",),
+        ("python bench/operator_names.py --list",),
     ),
     Result(
         "What other pruners reach",

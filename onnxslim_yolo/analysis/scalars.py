@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir import attributes
 from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, producer, sole_consumer
+from onnxslim_yolo.ops.arithmetic import AFFINE, line
 
 
 @dataclass(frozen=True)
@@ -102,20 +104,14 @@ def product(graph: gs.Graph, node: Node, depth: int = DEPTH) -> Product | None:
 def lines(graph: gs.Graph, tensor: Tensor) -> list[Line]:
     """The tensor as scale·base + shift, for every base it can be written with, the tensor itself first."""
     found = [Line(1.0, 0.0, tensor, ())]
-    while len(found) <= DEPTH and (node := inner(graph, found[-1].base, "Add", "Sub", "Mul", "Div")) is not None:
+    while len(found) <= DEPTH and (node := inner(graph, found[-1].base, *AFFINE)) is not None:
         operand = operand_and_scalar(node)
-        if operand is None:
+        told = None if operand is None else line(node.op, np.asarray(operand[1]), operand[0])
+        if operand is None or told is None:
             break
-        (index, value), last = operand, found[-1]
-        if node.op in ("Mul", "Div"):
-            if node.op == "Div" and (index != 0 or value == 0):
-                break
-            scale, shift = (value if node.op == "Mul" else 1 / value), 0.0
-        else:
-            scale = -1.0 if node.op == "Sub" and index == 1 else 1.0
-            shift = -value if node.op == "Sub" and index == 0 else value
-        total = Line(last.scale * scale, last.scale * shift + last.shift, node.inputs[index], (*last.nodes, node))
-        found.append(total)
+        (scale, shift), last = map(float, told), found[-1]
+        base = node.inputs[operand[0]]
+        found.append(Line(last.scale * scale, last.scale * shift + last.shift, base, (*last.nodes, node)))
     return found
 
 
