@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
@@ -60,3 +62,12 @@ def test_constants_live_all_the_time() -> None:
 def test_work(body: str, weights: str, work: int) -> None:
     graph = build(text_of(f"float[1,4,{SIDE},{SIDE}] x", "float[a,b,c,d] y", weights, body)).graph
     assert work_of(graph.nodes[0], concrete_shapes(graph)) == work
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm"])
+@pytest.mark.parametrize("weight", [(), (3,), None])
+def test_a_weight_that_is_none_is_counted_and_not_stumbled_over(op: str, weight: tuple[int, ...] | None) -> None:
+    x, w, y = (gs.Variable(name, np.float32) for name in "xwy")
+    node = gs.Node(op, inputs=[x, w], outputs=[y])
+    shapes = {id(x): (1, 4, 8, 8), id(w): weight, id(y): (1, 4, 8, 8)}
+    assert work_of(node, shapes) >= ELEMENT * 4 * 64

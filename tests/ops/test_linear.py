@@ -7,9 +7,18 @@ import pytest
 
 from onnxslim_yolo.ir.graph import nodes_of
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, is_steady, matrix_of
+from onnxslim_yolo.ops.linear import (
+    LINEAR,
+    Layout,
+    LinearLayer,
+    is_steady,
+    is_turned,
+    matrix_axes,
+    matrix_of,
+    product_macs,
+)
 from tests.kinds import text_of
-from tests.numeric import build, run_onnx
+from tests.numeric import build, random_feeds, run_onnx
 
 MAPS = "float[1,6,7,7] x", "float[a,b,c,d] y"
 ROWS = "float[3,6] x", "float[a,b] y"
@@ -79,3 +88,31 @@ def test_biases() -> None:
     text = text_of("float[1,4] x", "float[a,b] y", "float[4,3] w, float[3] b", "c = Relu(b) y = Gemm(x, w, c)")
     layer = LinearLayer.of(build(text).graph.nodes[1])
     assert layer is not None and layer.has_computed_bias and layer.bias is None
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_the_shape_of_a_weight_alone_says_the_same(case: str) -> None:
+    given, made, weight, body, *_ = LAYERS[case]
+    model = build(text_of(given, made, weight, body))
+    layer = layer_of(model)
+    layout = Layout.of_shape(layer.node, layer.weight.shape)
+    assert (layout.inputs, layout.outputs, layout.taps) == (layer.inputs, layer.outputs, layer.taps)
+    assert {layout.making_axis, layout.reading_axis} == {0, 1}
+    x, y = (1, 6, 7, 7) if "7,7" in given else (3, 6), run_onnx(model, random_feeds(model))["y"]
+    # A multiplication per output element, input channel of its group and tap; of ConvTranspose per input element.
+    transposed = "Transpose" in body
+    least = int(np.prod(x)) * layer.outputs if transposed else y.size * layer.inputs
+    assert layout.macs(x, y.shape) == least * layer.taps // layer.groups
+
+
+@pytest.mark.parametrize("turned", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_matrices_are_summed_along_the_axes_that_it_says(turned: tuple[int, int]) -> None:
+    body = f"y = Gemm<transA={turned[0]}, transB={turned[1]}>(a, b)"
+    shapes = [(5, 3) if turned[0] else (3, 5), (4, 5) if turned[1] else (5, 4)]
+    declared = ", ".join(f"float[{s[0]},{s[1]}] {n}" for s, n in zip(shapes, "ab", strict=True))
+    node = build(text_of(declared, "float[m,n] y", "", body)).graph.nodes[0]
+    axes = [matrix_axes(node, side) for side in (0, 1)]
+    assert [shape[summed] for shape, (summed, _) in zip(shapes, axes, strict=True)] == [5, 5]
+    assert [shape[free] for shape, (_, free) in zip(shapes, axes, strict=True)] == [3, 4]
+    assert [is_turned(node, side) for side in (0, 1)] == [bool(each) for each in turned]
+    assert product_macs(node, shapes[0], 12) == 3 * 4 * 5
