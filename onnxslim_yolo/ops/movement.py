@@ -24,23 +24,28 @@ MOVEMENTS = (*OF_ONE, "Concat", "ScatterND", "ScatterElements", "Scatter", "Cent
 SHAPES = ("Shape", "Size")
 """What says how large something is: of no element at all."""
 
+SIZED_BY = {"Reshape": 1, "Expand": 1, "Tile": 1, "Resize": 1, "Slice": 1, "ConstantOfShape": 0}
+"""Operators that read sizes: from which input on."""
+
 tells_sizes = one_of(*SHAPES)
 tells_shape = one_of("Shape")
 counts_elements = one_of("Size")
-SIZED_BY = {"Reshape": 1, "Expand": 1, "Tile": 1, "Resize": 1, "Slice": 1, "ConstantOfShape": 0}
-"""Operators that read sizes: from which input on."""
 is_filled = one_of("ConstantOfShape")
+"""One number throughout, as large as it is told."""
+
 keeps_order = one_of(*SAME, *VIEWS)
 """The same elements in the same order, in whatever shape and type."""
-reorders = one_of("Gather", "Transpose")
-is_gather = one_of("Gather")
-is_view = one_of(*VIEWS)
 is_identity = one_of("Identity")
 is_dropout = one_of("Dropout")
-is_space_to_depth = one_of("SpaceToDepth")
 is_cast = one_of("Cast", "CastLike")
+is_view = one_of(*VIEWS)
 is_reshape = one_of("Reshape")
+
+reorders = one_of("Gather", "Transpose")
+is_gather = one_of("Gather")
 is_transpose = one_of("Transpose")
+is_space_to_depth = one_of("SpaceToDepth")
+
 is_join = one_of("Concat")
 is_split = one_of("Split")
 is_slice = one_of("Slice")

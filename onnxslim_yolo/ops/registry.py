@@ -26,13 +26,6 @@ INT8_CONV = "QLinearConv"
 
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
-picks_from_sequence = one_of("SequenceAt")
-writes_codes = one_of("QuantizeLinear")
-makes_sequence = one_of("SequenceConstruct")
-
-takes_best = one_of("TopK")
-is_literal = one_of("Constant")
-
 SELECTS = ("Max", "Min", "Clip", "Relu", "ReduceMax", "ReduceMin")
 """Operators that give one of their operands or bounds: of whole numbers as of floats."""
 
@@ -41,7 +34,13 @@ SEQUENCES = (
     *("SequenceLength", "SplitToSequence", "ConcatFromSequence"),
     *("Optional", "OptionalGetElement", "OptionalHasElement"),
 )
+
+is_literal = one_of("Constant")
+takes_best = one_of("TopK")
+writes_codes = one_of("QuantizeLinear")
 handles_sequences = one_of(*SEQUENCES)
+makes_sequence = one_of("SequenceConstruct")
+picks_from_sequence = one_of("SequenceAt")
 
 KINDS: dict[str, str] = {
     **dict.fromkeys(FUNCTIONS, "function"),
