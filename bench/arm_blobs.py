@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from arm_boards import rows as published_rows
-from arm_counting import CLASSES, Counter
+from arm_counting import Counter
 from arm_latency import BOARDS
 from arm_maps import layers_of_param
 from arm_rewrites import rewrites
@@ -74,7 +74,7 @@ def counted(name: str, core: str, counter: Counter) -> dict[str, object]:
         row = types.setdefault(kind, [0, 0, 0.0])
         row[0] += 1
         row[1] += sum(each)
-        row[2] += sum(w * n for w, n in zip(weights.classes, each, strict=True)) / 1e3
+        row[2] += weights.us([each], [])
     return {"types": {kind: [*row[:2], round(row[2], 1)] for kind, row in types.items()}}
 
 
@@ -93,7 +93,7 @@ def report(found: list[dict], benchmark: Path) -> str:
     for block in sorted(found, key=lambda b: (b["core"], b["network"])):
         types, core = block["types"], block["core"]
         keys = layers_of(compiled(block["network"], core).graph)
-        memory = Weights.read(core).us([0] * len(CLASSES), keys)
+        memory = Weights.read(core).us([], keys)
         told = table_for("ncnn", DEVICE[core]).predict_layers(keys)
         total, us = (sum(row[i] for row in types.values()) for i in (1, 2))
         layers = sum(row[0] for row in types.values())

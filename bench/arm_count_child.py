@@ -1,10 +1,10 @@
 """Counts instructions of ncnn's layers and networks: runs in an emulated Python whose qemu has arm_counter's plugin.
 
-Reads a line of JSON for each network: `{"param": text, "inputs": [[c, h, w], …], "half": bool, "bf16": bool, "times":
-2}` for one layer, with weights of 0, as `measure/profile_child.py` has it, or `{"files": {"param", "bin"}, …}` for a
-whole network; an empty "bin" stands for weights of 0, as ncnn's own benchmark has them. Answers `{"counts": [six
-numbers] or null}`; to a request with "blobs", a list of such: what each blob takes after those before it. The file
-that the plugin writes is named by $ARM_COUNTS.
+Reads a line of JSON for each network: `{"param": text, "weights": [[count, kind], …], "inputs": [[c, h, w], …],
+"half": bool, "bf16": bool, "times": 2}` for one layer, with weights of 0, as `measure/profile_child.py` has it, or
+`{"files": {"param", "bin"}, …}` for a whole network; an empty "bin" stands for weights of 0, as ncnn's benchmark has
+them. Answers `{"counts": [six numbers] or null}`; to a request with "blobs", a list of such: what each blob takes after
+those before it. The file that the plugin writes is named by $ARM_COUNTS.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 MARK = 5000
 COUNTS = os.environ["ARM_COUNTS"]
 TIMES = 2
+CODES, SCALES = 2, 3
+TAG_INT8 = 0x000D4B38
 
 
 def main() -> None:
@@ -49,7 +52,8 @@ def counted(request: dict[str, Any]) -> list[Any] | None:
         with tempfile.TemporaryDirectory() as folder:
             param = Path(folder) / "net.param"
             param.write_text(request["param"])
-            if net.load_param(str(param)) or net.load_model(ncnn.DataReaderFromEmpty()):
+            (Path(folder) / "net.bin").write_bytes(b"".join(weights_of(*each) for each in request["weights"]))
+            if net.load_param(str(param)) or net.load_model(str(Path(folder) / "net.bin")):
                 return None
     arrays = [random.random(shape, dtype=np.float32) for shape in request["inputs"]]
     mats = [ncnn.Mat(array).clone() for array in arrays]
@@ -57,6 +61,15 @@ def counted(request: dict[str, Any]) -> list[Any] | None:
         return by_blob(net, mats, request["blobs"])
     runs = [whole(net, mats) if "files" in request else layer(net, mats) for _ in range(request.get("times", TIMES))]
     return None if None in runs else min(runs, key=sum)
+
+
+def weights_of(count: int, kind: int) -> bytes:
+    """Weights of 0 as ncnn reads them, kinds as `measure/profile_child.py` has them."""
+    if kind == CODES:
+        return TAG_INT8.to_bytes(4, "little") + bytes(count + -count % 4)
+    if kind == SCALES:
+        return struct.pack("<f", 100.0) * count
+    return bytes(4 * (kind > 0) + 4 * count)
 
 
 def layer(net: Any, mats: list[Any]) -> list[int] | None:
@@ -100,7 +113,7 @@ def by_blob(net: Any, mats: list[Any], blobs: list[str]) -> list[list[int]] | No
         mark()
         extractor.extract(blob, 1)  # there already: what a call costs
         mark()
-        if code:  # detections of nothing are an error to ncnn
+        if code:
             break
     lines = read(before)
     return [

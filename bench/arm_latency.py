@@ -18,8 +18,8 @@ import json
 import re
 from pathlib import Path
 
-from arm_counting import CLASSES, Counter
-from arm_maps import maps, weight_bytes
+from arm_counting import Counter
+from arm_maps import layers_of_param, maps
 from arm_setup import default_root
 from arm_weights import NUMBER_BYTES, Network, far_bytes, report
 
@@ -59,19 +59,21 @@ def file_of(folder: Path, core: str) -> Path:
 
 
 def count(core: str, benchmark: Path, file: Path, only: list[str]) -> None:
-    """Instructions of the published networks, the fast ones first."""
+    """Instructions of the published networks layer by layer, the fast ones first."""
     sizes, known = sizes_of(benchmark), known_counts(file)
     with Counter(core, site=f"site-{TIMED[core]}") as counter, file.open("a") as stream:
         for name, ms in sorted(published(core, benchmark).items(), key=lambda item: item[1]):
             if name in known or (only and name not in only):
                 continue
-            counts = counter.empty(benchmark / "models" / f"{name}.param", [sizes[name]])
-            print(f"{name}: {ms} ms, {sum(counts or [0]) / 1e6:.1f} M", flush=True)
+            param = benchmark / "models" / f"{name}.param"
+            made = [layer.made for layer in layers_of_param(param) if layer.type != "Input"]
+            counts = counter.by_blob(param, [sizes[name]], made)
+            print(f"{name}: {ms} ms, {sum(map(sum, counts or [])) / 1e6:.1f} M", flush=True)
             stream.write(json.dumps([name, counts]) + "\n")
             stream.flush()
 
 
-def known_counts(file: Path) -> dict[str, list[int]]:
+def known_counts(file: Path) -> dict[str, list[list[int]]]:
     return dict(json.loads(line) for line in file.read_text().splitlines()) if file.is_file() else {}
 
 
@@ -97,9 +99,8 @@ def networks(core: str, benchmark: Path, counted: Path) -> list[Network]:
         if counts.get(name):
             param = benchmark / "models" / f"{name}.param"
             by_layer = maps(param, sizes[name], counted.with_name("networks-maps.json"))
-            by_class = dict(zip(CLASSES, counts[name], strict=True))
-            weights = weight_bytes(param, NUMBER_BYTES[core])
-            found.append(Network(name, ms, by_class, weights, sum(far_bytes(core, elements) for elements in by_layer)))
+            maps_bytes = NUMBER_BYTES[core] * sum(by_layer)
+            found.append(Network(name, ms, counts[name], maps_bytes, far_bytes(core, by_layer)))
     return found
 
 

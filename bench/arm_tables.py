@@ -21,9 +21,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from arm_counting import Counter
+from arm_maps import layers_of_param
 from arm_setup import default_root
 from arm_weights import TITLE, Weights
 from models_for_bench import model_of
@@ -33,6 +36,7 @@ from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.analytic import AnalyticModel
+from onnxslim_yolo.latency.int8 import is_int8
 from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
 from onnxslim_yolo.latency.packing import Runtime, blocks_of
 from onnxslim_yolo.latency.shipped import DATA
@@ -40,7 +44,9 @@ from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.load import load
 from onnxslim_yolo.measure import sampling
+from onnxslim_yolo.measure.int8_profile import calibrated_int8
 from onnxslim_yolo.measure.profile import Whole, calibrate, families_of, measure_families
+from onnxslim_yolo.quantisation.plan import Quantisation
 
 ISA = {"a76": "neon-fp16", "a72": "neon"}
 CPU = {"a76": "a Raspberry Pi 5's Cortex-A76", "a72": "a Raspberry Pi 4's Cortex-A72"}
@@ -64,7 +70,7 @@ class Cells:
 
     def __init__(self, file: Path, counter: Counter | None, weights: Weights | None = None) -> None:
         self.counter, self.file, self.weights = counter, file, weights
-        self.known: dict[str, list[int] | None] = {}
+        self.known: dict[str, Any] = {}
         if file.is_file():
             self.known = dict(json.loads(line) for line in file.read_text().splitlines())
 
@@ -79,17 +85,16 @@ class Cells:
         counts = self.known.get(name)
         if counts is None:
             return None
-        return sum(counts) / 1e3 if self.weights is None else self.weights.us(counts, [key])
+        return sum(counts) / 1e3 if self.weights is None else self.weights.us([counts], [key])
 
-    def whole(self, name: str, model: Model) -> list[int] | None:
-        """Of a network, written as a pair."""
+    def whole(self, name: str, model: Model) -> list[list[int]] | None:
+        """Of a network, written as a pair, layer by layer."""
+        name = f"layers of {name}"
         if name not in self.known and self.counter is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                pair = write_pair(emit_ncnn(model, half=self.counter.core == "a76"), Path(folder))
-                self._keep(name, self.counter.whole(*pair, [shape_of(model)]))
+            self._keep(name, counted_by_layer(self.counter, model))
         return self.known.get(name)
 
-    def _keep(self, name: str, counts: list[int] | None) -> None:
+    def _keep(self, name: str, counts: list[Any] | None) -> None:
         self.known[name] = counts
         with self.file.open("a") as stream:
             stream.write(json.dumps([name, counts]) + "\n")
@@ -100,6 +105,7 @@ def main() -> None:
     parser.add_argument("job", choices=("count", "write", "sample", "judge"))
     parser.add_argument("core", nargs="?", choices=sorted(ISA))
     parser.add_argument("models", nargs="*")
+    parser.add_argument("--int8", nargs="*", default=[], help="networks whose layers are wanted in int8 as well")
     parser.add_argument("--cells", type=Path)
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
@@ -109,24 +115,27 @@ def main() -> None:
     file = options.cells or default_root() / f"classes-{options.core}.jsonl"
     if options.job == "count":
         with Counter(options.core) as counter:
-            table_of(options.core, options.models, Cells(file, counter))
+            table_of(options.core, options.models, Cells(file, counter), options.int8)
         return
     if options.job == "sample":
         sample(options.core, Cells(file, None, Weights.read(options.core)))
         return
-    table = table_of(options.core, options.models, Cells(file, None, Weights.read(options.core)))
+    cells = Cells(file, None, Weights.read(options.core))
+    table = table_of(options.core, options.models, cells, options.int8)
     path = write_table(table, options.out / f"{RUNTIME}-{DEVICE[options.core]}.json")
-    cells = sum(len(grid.us) for grid in table.families.values())
-    print(f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, ", end="")
+    count = sum(len(grid.us) for grid in table.families.values())
+    print(f"{path}: {len(table.families)} families, {count} layers, {path.stat().st_size / 1024:.0f} KB, ", end="")
     print(f"scale {table.scale:.3f}, {table.overhead:.2f} µs a layer")
 
 
-def table_of(core: str, models: Sequence[str], cells: Cells) -> LatencyTable:
-    """The table of these networks' layers, calibrated on them as wholes."""
+def table_of(core: str, models: Sequence[str], cells: Cells, int8: Sequence[str] = ()) -> LatencyTable:
+    """The table of these networks' layers, calibrated on them as wholes; of some of them in int8 as well."""
     named = [(Path(name).name, prepared(model_named(name))) for name in models]
     sampling.SAMPLES.clear()
     sampling.SAMPLES.update(SAMPLES)
     families = families_of([model.graph for _, model in named])
+    graphs = [fused(prepared(model_named(name))).graph for name in int8]
+    families |= {f: most for f, most in families_of(graphs, RUNTIME).items() if is_int8(f)}
     grids = measure_families(families, RUNTIME, blocks_of(RUNTIME, ISA[core]), cells, progress)
     method = cells.weights.about if cells.weights is not None else ""
     table = LatencyTable(RUNTIME, ISA[core], 1, version(RUNTIME), CPU[core], grids, method=method)
@@ -137,9 +146,26 @@ def table_of(core: str, models: Sequence[str], cells: Cells) -> LatencyTable:
             if counts is not None and cells.weights is not None:
                 us = cells.weights.us(counts, keys)
                 wholes.append(Whole(us, table.predict_layers(keys), len(keys)))
-                print(f"{label}: {sum(counts) / 1e6:.1f} M, {us / 1e3:.2f} ms, layers {wholes[-1].sum_us / 1e3:.2f} ms")
+                total = sum(map(sum, counts)) / 1e6
+                print(f"{label}: {total:.1f} M, {us / 1e3:.2f} ms, layers {wholes[-1].sum_us / 1e3:.2f} ms")
     scale, overhead = calibrate(wholes)
-    return replace(table, scale=scale, overhead=overhead, _cache={})
+    table = replace(table, scale=scale, overhead=overhead, _cache={})
+    labels = iter(int8)
+
+    def whole(graph: gs.Graph, quantised: Quantisation | None) -> float | None:
+        counts = cells.whole(f"int8 {Path(next(labels)).name}", Model(graph=graph, quantised=quantised))
+        return None if counts is None or cells.weights is None else cells.weights.us(counts, layers_of(graph))
+
+    return calibrated_int8(table, graphs, whole) if graphs else table
+
+
+def counted_by_layer(counter: Counter, model: Model) -> list[list[int]] | None:
+    """Instructions by class of each layer of a network as it is written for the counter's core."""
+    with tempfile.TemporaryDirectory() as folder:
+        pair = emit_ncnn(model, half=counter.core == "a76", dot_products=counter.core == "a76")
+        param, _ = write_pair(pair, Path(folder))
+        made = [layer.made for layer in layers_of_param(param) if layer.type != "Input"]
+        return counter.by_blob(param, [shape_of(model)], made)
 
 
 def model_named(text: str) -> Model:

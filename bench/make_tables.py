@@ -3,13 +3,20 @@
     python bench/make_tables.py [--runtime ncnn,onnxruntime] [--models yolov5n,yolov8n] [--sizes 640,320] [--out DIR]
 
 Besides the networks themselves, random width assignments of them take part in the calibration as wholes.
+
+    python bench/make_tables.py --avx2 ~/.cache/onnxslim-yolo-avx2/avx2-python …
+
+makes those of AVX2 on a processor that has AVX-512, in the Python that bench/avx2_only.py leaves.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 from models_for_bench import model_of
 from random_widths import fused, prepared, with_random_widths
@@ -18,6 +25,8 @@ from onnxslim_yolo.latency import host_isa
 from onnxslim_yolo.latency.shipped import DATA
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.measure import profile
+from onnxslim_yolo.measure.measurer import Measurer
+from onnxslim_yolo.runtime.boards import Board
 
 
 def main() -> None:
@@ -26,8 +35,10 @@ def main() -> None:
     parser.add_argument("--models", default="yolov5n,yolov8n")
     parser.add_argument("--sizes", default="640,320")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--avx2", help="launcher of a Python whose runtimes are kept from AVX-512")
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
+    isa = "avx2" if options.avx2 else host_isa()
     graphs = []
     for name in options.models.split(","):
         for size in map(int, options.sizes.split(",")):
@@ -37,13 +48,27 @@ def main() -> None:
             graphs += [with_random_widths(base, 1000 + seed, step).graph for seed, step in enumerate((1, 4, 8, 16))]
     for runtime in options.runtime.split(","):
         start = time.perf_counter()
-        table = profile(graphs, target=runtime, threads=options.threads)
-        path = write_table(table, options.out / f"{runtime}-{host_isa()}.json")
+        with ExitStack() as stack:
+            if options.avx2:  # the processor says AVX-512 there, too
+                stack.enter_context(mock.patch.object(Measurer, "board", as_avx2))
+            table = profile(graphs, target=runtime, threads=options.threads, run_on=options.avx2)
+        if options.avx2:
+            table = replace(table, cpu=f"{table.cpu}, kept from AVX-512", _cache={})
+        path = write_table(table, options.out / f"{runtime}-{isa}.json")
         cells = sum(len(grid.us) for grid in table.families.values())
         print(
             f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, "
             f"scale {table.scale:.3f}, {time.perf_counter() - start:.0f} s"
         )
+
+
+board = Measurer.board
+
+
+def as_avx2(self: Measurer) -> Board | None:
+    """What the launched Python is, apart from what its runtimes may not use."""
+    found = board(self)
+    return None if found is None else replace(found, isa="avx2")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@
 The assignments take turns in widths of any kind and in multiples of 4, 8 and 16. Writes
 bench/results/predicted-MODEL-RUNTIME-SIZE.json and .md, and with "-N-threads" for more than one thread. Unless --table
 says otherwise, the tables are of one thread: with more, the absolute errors mean nothing, ranks and ratios do.
+
+    --avx2 LAUNCHER     in the Python that bench/avx2_only.py leaves, by AVX2's table; results end in "-avx2"
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ def main() -> None:
     parser.add_argument("--model", default="yolov5n")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="more than one: an idle machine only")
+    parser.add_argument("--avx2", help="launcher of a Python whose runtimes are kept from AVX-512")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    table = table_for(options.runtime, "host", options.table)
+    table = table_for(options.runtime, "avx2" if options.avx2 else "host", options.table)
     base = prepared(model_of(options.model, options.size))
     networks = [fused(base.copy())]
     networks += [with_random_widths(base, options.seed + i, STEPS[i % len(STEPS)]) for i in range(options.count)]
@@ -54,7 +57,7 @@ def main() -> None:
 
 def compared(predicted: np.ndarray, paths: list[Path], table: str, threads: int, options: argparse.Namespace) -> dict:
     """Time the networks, and set that against what was predicted for them."""
-    result = benchmark(paths, rounds=options.rounds, threads=threads)
+    result = benchmark(paths, rounds=options.rounds, threads=threads, run_on=options.avx2)
     measured = np.array([model.ms for model in result.models])
     fastest = np.array([model.ms_best for model in result.models])
     rows = [
@@ -66,6 +69,7 @@ def compared(predicted: np.ndarray, paths: list[Path], table: str, threads: int,
         "against_fastest_round": summary(predicted, fastest),
         "runtime": options.runtime, "size": options.size, "model": options.model, "assignments": options.count,
         "seed": options.seed, "threads": threads, "table": table, "rounds": options.rounds, "clock": result.clock,
+        "kept_from_avx512": bool(options.avx2),
         "machine": result.machine, "control": [result.control, *result.control_quartiles], "rows": rows,
     }  # fmt: skip
 
@@ -74,6 +78,7 @@ def keep(facts: dict, out: Path) -> None:
     """Write one number of threads' results, and print them."""
     out.mkdir(parents=True, exist_ok=True)
     suffix = "" if facts["threads"] == 1 else f"-{facts['threads']}-threads"
+    suffix += "-avx2" if facts["kept_from_avx512"] else ""
     stem = f"predicted-{facts['model']}-{facts['runtime']}-{facts['size']}{suffix}"
     (out / f"{stem}.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / f"{stem}.md").write_text(markdown(facts))

@@ -189,11 +189,24 @@ BENCHMARKS = (
         "layers counted one by one: the tables of a Pi 5 and a Pi 4 against whole networks, and the formula for others",
         ("arm_formula*", "arm_tables*"),
         (
-            "python bench/arm_tables.py count a76 yolov5n@320 yolov8n@320 yolo11n@320",
-            "python bench/arm_tables.py write a76 yolov5n@320 yolov8n@320 yolo11n@320",
+            "python bench/arm_tables.py count a76 FastestDet.onnx yolo-fastest-1.1.cfg@320 yolov5n@320 yolov8n@320 "
+            "yolo11n@320 v5lite-s-coco.pt@320",
+            "python bench/arm_tables.py write a76 FastestDet.onnx yolo-fastest-1.1.cfg@320 yolov5n@320 yolov8n@320 "
+            "yolo11n@320 v5lite-s-coco.pt@320",
             "python bench/arm_tables.py judge",
         ),
-        COUNTER,
+        f"{COUNTER}; {MATERIAL}",
+    ),
+    Result(
+        "Where instructions go on ARM",
+        "whole networks on a Pi 5 and a Pi 4 blob by blob: what multiplies, what ncnn's calls take, what decodes boxes",
+        ("arm_blobs*",),
+        (
+            "python bench/arm_blobs.py count a76",
+            "python bench/arm_blobs.py count a72",
+            "python bench/arm_blobs.py report",
+        ),
+        f"{COUNTER}, and a checkout of ncnn",
     ),
     Result(
         "Other boards than a Pi 5 and a Pi 4",

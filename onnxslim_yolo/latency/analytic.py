@@ -19,7 +19,7 @@ from functools import cached_property
 from math import prod
 
 from onnxslim_yolo.latency.layers import Family, LayerKey
-from onnxslim_yolo.latency.neon import copied, depthwise, enlarged, far, moved, multiplied, pooled
+from onnxslim_yolo.latency.neon import averaged, copied, depthwise, enlarged, mapped, moved, multiplied, pooled
 from onnxslim_yolo.latency.packing import ALIGNMENT, Runtime, blocks_of, lanes_of, pack_of, padded
 
 
@@ -55,7 +55,7 @@ CONSTANTS: dict[Runtime, Constants] = {
 }
 ARM: dict[str, Constants] = {
     "neon-fp16": Constants(2.0, 3.4, 1.0, 1.0, 1.0, 1.7, 1.0, 4.0, 0.152),
-    "neon": Constants(2.5, 1.2, 1.0, 1.0, 1.0, 0.9, 1.0, 0.6, 0.0625),
+    "neon": Constants(2.5, 1.2, 1.0, 1.0, 1.0, 0.9, 1.0, 1.4, 0.053),
 }
 """Of ncnn on ARM: a Cortex-A76 in fp16, a Cortex-A72 in fp32."""
 
@@ -131,8 +131,8 @@ class AnalyticModel:
         elif family.kind in ("depthwise", "maxpool", "avgpool"):
             work = elements * prod(family.kernel) / (constants.taps * 1e3 * self._vector)
             if self._on_arm:
-                work *= {"depthwise": depthwise, "maxpool": pooled}.get(family.kind, _plain)(
-                    self.lanes, outs[0], family.kernel
+                work *= {"depthwise": depthwise, "maxpool": pooled, "avgpool": averaged}[family.kind](
+                    self.lanes, outs[0], family
                 )
             elif self.blocks == 1:
                 pass  # nothing is interleaved: every width is like any other
@@ -149,9 +149,10 @@ class AnalyticModel:
         else:
             work = elements / (constants.bandwidth * 1e3) * self._repacking(family, ins, outs)
         inputs = family.area * prod(family.stride) * sum(ins) if family.kind not in ("matmul", "move") else 0.0
+        if self._on_arm:
+            inputs = elements if family.kind == "move" else inputs
+            return constants.call + work + mapped(self.lanes, inputs + elements)
         memory = (inputs + elements) / (4 * constants.bandwidth * 1e3)
-        if self._on_arm and family.kind in ("move", "unary"):
-            work += far(self.lanes, 2 * elements)
         return constants.call + max(work, memory)
 
     def _pack(self, width: float) -> int:
@@ -187,7 +188,3 @@ class AnalyticModel:
         if self._on_arm:
             return copied(family.kind, len(packs) == 1)
         return 1.0 if len(packs) == 1 and 1 not in packs else 1.5 if 1 not in packs else 2.0
-
-
-def _plain(lanes: int, width: float, kernel: tuple[int, int]) -> float:
-    return 1.0

@@ -91,12 +91,12 @@ _TI = "software-dl.ti.com/C2000/esd/mcu_ai/user_guide/devices/npu_guidelines.htm
 _ROCKCHIP = "RKNN's native layout NC1HWC2, whose C2 is 16 for int8 (docs.rs/rknn-runtime, Nc1hwc2Layout)"
 
 
-_A53_3 = Likeness("pi4", 1.833, 0.106, "Raspberry Pi 3 B+")
-_A53_ZERO = Likeness("pi4", 3.203, 0.091, "Raspberry Pi Zero 2 W")
-_A76 = Likeness("pi5", 1.217, 0.111, "a board with an RK3588")
-_A55 = Likeness("pi5", 3.871, 0.101, "OrangePi CM4")
-_KRYO_485 = Likeness("pi5", 0.695, 0.077, "a phone with a Snapdragon 855+")
-_KRYO = Likeness("pi4", 0.623, 0.07, "a phone with a Snapdragon 821")
+_A53_3 = Likeness("pi4", 1.818, 0.127, "Raspberry Pi 3 B+")
+_A53_ZERO = Likeness("pi4", 3.193, 0.075, "Raspberry Pi Zero 2 W")
+_A76 = Likeness("pi5", 1.218, 0.123, "a board with an RK3588")
+_A55 = Likeness("pi5", 3.888, 0.115, "OrangePi CM4")
+_KRYO_485 = Likeness("pi5", 0.696, 0.077, "a phone with a Snapdragon 855+")
+_KRYO = Likeness("pi4", 0.627, 0.072, "a phone with a Snapdragon 821")
 
 
 def _accelerator(name: str, title: str, grid: int, source: str) -> Device:

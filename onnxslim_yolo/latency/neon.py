@@ -54,32 +54,38 @@ class Kernel:
 
 _HALF_REST = (5.2, 6.8, 12.0, 14.8, 20.0, 21.6, 26.8)
 _FULL_REST = (3.1, 4.0, 6.0, 4.5, 7.6, 8.5, 10.6)
-MATRIX = {8: Kernel(0.96, 0.5, 4.5, _HALF_REST), 4: Kernel(0.98, 0.5, 4.3, _FULL_REST)}
+MATRIX = {8: Kernel(0.96, 0.5, 4.5, _HALF_REST), 4: Kernel(0.85, 0.5, 4.3, _FULL_REST)}
 WINOGRAD = {
     8: Kernel(0.2, 17.2, 21.7, (8.0, 13.0, 18.8, 19.3, 26.0, 32.0, 37.0), 1.25),
-    4: Kernel(0.21, 15.2, 14.1, (4.1, 7.0, 9.7, 4.5, 8.8, 11.5, 14.5), 1.08),
+    4: Kernel(0.14, 15.2, 14.1, (4.1, 7.0, 9.7, 4.5, 8.8, 11.5, 14.5), 1.08),
 }
-DIRECT = {8: Kernel(0.97, 0.1, 2.0, tuple(13.2 + 3.7 * n for n in range(1, 8))), 4: Kernel(1.05, 0.3, 2.0, (0.0,) * 7)}
+DIRECT = {8: Kernel(0.97, 0.1, 2.0, tuple(13.2 + 3.7 * n for n in range(1, 8))), 4: Kernel(0.95, 0.3, 2.0, (0.0,) * 7)}
+UNPACKED = {8: (1.0, 1.0, 1.0), 4: (0.71, 0.45, 0.75)}
+"""Direct convolutions by lanes, beside those of whole packs: of unpacked inputs, of both sides, of outputs."""
 
-STEM = {8: 22.0, 4: 17.0}
-"""What cutting an image into phases costs, in output channels."""
+STEM = {8: (22.0, 0.45), 4: (9.4, 0.25)}
+"""What cutting an image into phases costs, in output channels, and the convolution of them."""
 FEW = 16
 """Channels below which unpacked inputs are convolved in another way."""
 
-POOL = {8: {8: 3.1, 4: 6.0, 1: 29.5}, 4: {4: 5.4, 1: 16.2}}
-POOL_SMALL = {4: 0.6, 1: 0.29}
-"""What of that windows up to 3×3 take in fp32, by pack."""
-ENLARGE = {8: {8: 1.75, 4: 3.3, 1: 10.5}, 4: {4: 1.6, 1: 5.0}}
+POOL = {8: {8: 3.1, 4: 6.0, 1: 29.5}, 4: {4: 3.4, 1: 9.5}}
+POOL_OWN = {4: 0.5, 1: 1.4}
+"""Of 3×3 with stride 2 in fp32, which has a kernel of its own."""
+AVERAGE = {8: {8: 8.7, 4: 17.0, 1: 63.0}, 4: {4: 9.4, 1: 35.0}}
+"""Of an average over small windows; one over the whole map is a sum."""
+ENLARGE = {8: {8: 1.75, 4: 3.3, 1: 10.5}, 4: {4: 2.3, 1: 7.1}}
 DEPTHWISE = {
     8: {3: {8: 0.9, 4: 9.7, 1: 3.4}, 5: {8: 0.8, 4: 7.7, 1: 33.5}, 0: {8: 4.0, 4: 7.2, 1: 32.0}},
-    4: {3: {4: 1.2, 1: 3.4}, 5: {4: 1.2, 1: 2.4}, 0: {4: 7.3, 1: 3.5}},
+    4: {3: {4: 0.83, 1: 2.4}, 5: {4: 1.14, 1: 1.3}, 0: {4: 5.1, 1: 2.5}},
 }
 """By lanes, kernel (0: one that ncnn has nothing of its own for) and pack. 5×5 unpacked has a kernel in fp32 only."""
 """Factors by lanes and pack."""
-FAR = {8: (2, 2 << 20, 0.294), 4: (4, 1 << 20, 0.326)}
-"""By lanes: bytes of a number, what the last cache holds, ns of a byte beyond it (bench/results/arm_latency.json)."""
-MOVE = {8: {"view": 1.9, "transpose": 5.1, "softmax": 5.6}, 4: {"view": 1.05, "transpose": 2.7, "softmax": 3.7}}
-COPY = {8: 1.7, 4: 1.0}
+MAP = {8: (2, 0.005, 0.297, 2 << 20), 4: (4, 0.284, 0.013, 1 << 20)}
+"""By lanes: bytes of a number, ns of each, ns more of those that the last cache does not hold, and what that holds.
+
+As bench/results/arm_latency.json has them."""
+MOVE = {8: {"view": 1.9, "transpose": 5.1, "softmax": 5.6}, 4: {"view": 1.24, "transpose": 3.0, "softmax": 3.7}}
+COPY = {8: 1.7, 4: 1.2}
 """Factors on moved elements by lanes: what decodes boxes, counted blob by blob in YOLOv5n and YOLOv8n."""
 
 
@@ -87,7 +93,7 @@ def multiplied(family: Family, lanes: int, cin: float, cout: float) -> float:
     """The factor on cin · cout multiplications, where a product of whole packs is 1."""
     packs = (_pack(lanes, cin), _pack(lanes, cout))
     if family.kernel == (6, 6) and cin <= 4:  # as four phases (see `emit.ncnn.stem`)
-        return STEM[lanes] / cout + 0.45
+        return STEM[lanes][0] / cout + STEM[lanes][1]
     if family.kind == "conv" and family.kernel == (3, 3) and family.stride == (1, 1):
         if max(cin, cout) >= WINOGRAD_FROM[lanes]:
             return WINOGRAD[lanes].factor(cin, cout, packs[0] > 1) * _tiled(family, max(cin, cout))
@@ -105,21 +111,28 @@ def _tiled(family: Family, widest: float) -> float:
 
 
 def _direct(lanes: int, packs: tuple[int, int], cin: float, cout: float) -> float:
-    kernel = DIRECT[lanes]
+    kernel, (ins, both, outs) = DIRECT[lanes], UNPACKED[lanes]
     if packs[0] == 1:
         if packs[1] > 1:
-            return (1.2 if packs[1] == lanes else 2.4) + 3.0 / cout + 1.0 / cin
+            return ins * ((1.2 if packs[1] == lanes else 2.4) + 3.0 / cout + 1.0 / cin)
         spread = (70.0 if lanes == 8 else 31.0) if cin >= FEW else (40.0 if lanes == 8 else 5.0)
-        return (1.2 if cin >= FEW else 1.5) * (1 + spread / cout) * (1 + 5.0 / cin)
+        return both * (1.2 if cin >= FEW else 1.5) * (1 + spread / cout) * (1 + 5.0 / cin)
     if lanes == 8:
         return kernel.factor(cin, cout, packed=True) + (21.0 / cout if packs[0] < lanes else 0.0)
-    return kernel.product * (1 + kernel.write / cin + (10.0 / cout if packs[1] == 1 else kernel.read / cout))
+    if packs[1] == 1:
+        return outs * kernel.product * (1 + kernel.write / cin + 10.0 / cout)
+    return kernel.product * (1 + kernel.write / cin + kernel.read / cout)
 
 
-def pooled(lanes: int, width: float, kernel: tuple[int, int]) -> float:
+def pooled(lanes: int, width: float, family: Family) -> float:
     """The factor on a max pooling's taps."""
-    small = POOL_SMALL[_pack(lanes, width)] if lanes == 4 and prod(kernel) <= 9 else 1.0
-    return POOL[lanes][_pack(lanes, width)] * small
+    own = lanes == 4 and family.kernel == (3, 3) and family.stride == (2, 2)
+    return (POOL_OWN if own else POOL[lanes])[_pack(lanes, width)]
+
+
+def averaged(lanes: int, width: float, family: Family) -> float:
+    """The factor on an average pooling's taps."""
+    return AVERAGE[lanes][_pack(lanes, width)] if family.area > 1 else 1.0
 
 
 def enlarged(lanes: int, width: float) -> float:
@@ -137,15 +150,16 @@ def moved(lanes: int, op: str) -> float:
     return MOVE[lanes].get(op, COPY[lanes])
 
 
-def far(lanes: int, elements: float) -> float:
-    """µs more that elements take, read and written, which the last level of caches does not hold."""
-    bytes_, holds, ns = FAR[lanes]
-    return bytes_ * elements * ns / 1e3 if bytes_ * elements > holds else 0.0
+def mapped(lanes: int, elements: float) -> float:
+    """µs that so many elements of maps take, read and written."""
+    number, each, far, holds = MAP[lanes]
+    size = number * elements
+    return size * (each + (far if size > holds else 0.0)) / 1e3
 
 
-def depthwise(lanes: int, width: float, kernel: tuple[int, int]) -> float:
+def depthwise(lanes: int, width: float, family: Family) -> float:
     """The factor on a depthwise layer's taps."""
-    by_kernel = DEPTHWISE[lanes]
+    by_kernel, kernel = DEPTHWISE[lanes], family.kernel
     own = kernel[0] if kernel[0] == kernel[1] and kernel[0] in by_kernel else 0
     return by_kernel[own][_pack(lanes, width)]
 

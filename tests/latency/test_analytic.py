@@ -28,7 +28,8 @@ def test_more_of_a_kind_takes_longer(runtime, isa):
 def test_widths_that_fill_no_register_cost_more_than_the_next_that_do(isa):
     model = AnalyticModel("ncnn", isa)
     wide = 0.85 if isa == "neon" else 1.0  # counted: 4.95 against 5.31 M instructions
-    for family, factor in ((CONV, wide), (POOL, 2.0), (DEPTHWISE, 2.0)):
+    alone = 1.5 if isa == "neon" else 2.0  # moving fp32 maps takes most of it, however they lie
+    for family, factor in ((CONV, wide), (POOL, 2.0), (DEPTHWISE, alone)):
         assert model.predict(key(family, 57)) > factor * model.predict(key(family, 64))
 
 

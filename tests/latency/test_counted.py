@@ -51,7 +51,7 @@ def test_the_shipped_table_has_the_layers_it_was_made_of(device: str) -> None:
     assert np.quantile(np.abs(predicted / counted - 1), 0.8) < 0.25
 
 
-DECODE = [("view", 231.9, 946.6), ("transpose", 673.0, 2432.2), ("slice", 214.9, 812.2)]
+DECODE = [("view", 231.9, 1562.5), ("transpose", 673.0, 2242.4), ("slice", 214.9, 1542.1)]
 """µs of what decodes YOLOv5n's boxes at 320 px, on a Pi 5 and a Pi 4: instructions counted blob by blob, weighted."""
 MAPS = (408_000, 102_000, 25_500)
 """Elements that each of the three moves, level by level."""
@@ -66,8 +66,7 @@ def test_what_decodes_boxes_is_no_free_copy(row: tuple[str, float, float], place
         return sum(map(model.predict, keys)) - (len(MAPS) - 1) * model.constants.call
 
     counted = row[place]
-    beyond = 8 * MAPS[0] * 0.326 if isa == "neon" else 0.0  # of fp32 maps the caches hold the small ones
-    assert predicted(row[0], "ncnn") == pytest.approx(counted + beyond / 1e3, rel=0.25)
+    assert predicted(row[0], "ncnn") == pytest.approx(counted, rel=0.25)
     assert predicted("view", "onnxruntime") < 0.5 * counted  # the control: there a view moves nothing
 
 
@@ -87,8 +86,8 @@ def test_a_decoder_is_described_by_what_it_moves() -> None:
         ("neon-fp16", 5, 60, 412.8),
         ("neon-fp16", 5, 57, 1697.8),
         ("neon-fp16", 7, 57, 3154.3),
-        ("neon", 5, 64, 239.3),
-        ("neon", 7, 64, 3087.1),
+        ("neon", 5, 64, 308.2),
+        ("neon", 5, 35, 166.5),
     ],
 )
 def test_a_depthwise_kernel_that_ncnn_has_not_is_dear(isa: str, kernel: int, width: int, counted: float) -> None:
@@ -100,5 +99,5 @@ def test_a_depthwise_kernel_that_ncnn_has_not_is_dear(isa: str, kernel: int, wid
         return model.predict(key) - model.constants.call
 
     assert us(kernel) == pytest.approx(counted, rel=0.45)
-    if width == 57 or kernel == 7:
+    if isa == "neon-fp16" and width == 57:
         assert us(3) * kernel**2 / 9 < 0.4 * counted
