@@ -47,6 +47,7 @@ def run_stages(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
     later = [*common, *arguments.set_later]
     epochs = dict(zip(("dense", "sparse", "tuned"), arguments.epochs, strict=True))
     cut = ("--target-latency", arguments.target_latency) if arguments.target_latency else ("--prune", arguments.prune)
+    cut = (*cut, "--floor", arguments.floor)
     emit = ("--imgsz", size, "-q")
     dense, sparse = work / "runs/dense/weights/best.pt", work / "runs/sparse/weights/sparse.pt"
     slim, tuned = work / "pruned/sparse-slim.pt", work / "runs/tuned/weights/best.pt"
@@ -80,7 +81,7 @@ def measured(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Accuracy and cost of every stage's files."""
     result: dict[str, Any] = {
         key: getattr(arguments, key)
-        for key in ("model", "imgsz", "epochs", "target", "prune", "target_latency", "set", "set_later")
+        for key in ("model", "imgsz", "epochs", "target", "prune", "target_latency", "floor", "set", "set_later")
     }
     files = {"onnx": [work / name / f"{stem}.onnx" for name, stem in STAGES.items()]}
     files["ncnn"] = [work / name / f"{stem}_ncnn_model" for name, stem in STAGES.items()]
@@ -103,6 +104,7 @@ def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     dense, sparse, tuned = result["epochs"]
     cut = f"--target-latency {result['target_latency']}" if result["target_latency"] else f"--prune {result['prune']}"
+    cut += f" --floor {result['floor']}" if result["floor"] > 1 else ""
     bench = result["bench_ncnn"]
     lines = [
         f"# {result['model']} on BCCD at {result['imgsz']} px: the loop in Ultralytics, from scratch",
@@ -157,6 +159,9 @@ def parse() -> argparse.Namespace:
     cut = parser.add_mutually_exclusive_group()
     cut.add_argument("--prune", default="dead", help="as of `compile`")
     cut.add_argument("--target-latency", help="as of `compile`")
+    parser.add_argument(
+        "--floor", type=int, default=1, help="as of `compile`: 2 lets go of what carries most of a layer"
+    )
     parser.add_argument("--set", nargs="*", default=["batch=16"], help="more of Ultralytics' train arguments")
     parser.add_argument("--set-later", nargs="*", default=[], help="of those that differ after the dense training")
     parser.add_argument("--work", type=Path, required=True)

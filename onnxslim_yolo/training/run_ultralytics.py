@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UsageEr
 from onnxslim_yolo.files.atomic import require_file
 from onnxslim_yolo.files.yaml import read_yaml
 from onnxslim_yolo.training.slim_checkpoint import require_ultralytics
-from onnxslim_yolo.training.slim_trainer import SlimTrainer, check_classes
+from onnxslim_yolo.training.slim_trainer import TRIED, SlimTrainer, check_classes
 from onnxslim_yolo.training.sparsifying import NOTE, run_checkpoint, sparsify
 
 
@@ -127,8 +129,10 @@ def _opened(checkpoint: Path, *, resume: bool) -> Any:
     _require_there(path)
     if path.suffix.lower() not in (".pt", ".pth"):
         raise InputError("is no checkpoint, and nothing else can be trained", file=path, hint="give best.pt")
-    from ultralytics import YOLO
-
+    try:
+        from ultralytics import YOLO
+    except Exception as error:  # an old one beside a new setuptools, numpy or torch raises anything
+        raise UsageError(f"Ultralytics cannot be imported: {_first_line(error)}", hint=TRIED) from error
     try:
         return YOLO(str(path))
     except Exception as error:  # whatever unpickling meets
@@ -146,17 +150,47 @@ def _asked_before(checkpoint: Path) -> dict[str, Any]:
 
 
 def _train(yolo: Any, checkpoint: Path, settings: Mapping[str, Any]) -> Path:
+    refuse_processes_on_a_cpu(settings)
     try:
         yolo.train(**settings)
     except OnnxSlimError:
         raise
     except SyntaxError as error:  # how Ultralytics says that it does not know an argument
+        if "distill_model" in str(error):
+            raise UsageError("the installed Ultralytics trains without a teacher only", hint=TRIED) from error
         raise UsageError(f"Ultralytics refuses the arguments: {_first_line(error)}") from error
     except Exception as error:  # anything, from a missing data set to a full disk
         raise InputError(f"Ultralytics stops: {type(error).__name__}: {_first_line(error)}", file=checkpoint) from error
     return Path(yolo.trainer.save_dir)
 
 
+def refuse_processes_on_a_cpu(settings: Mapping[str, Any]) -> None:
+    """Ultralytics' trainer joins several processes over CUDA devices only.
+
+    On a CPU each of those that a launcher has started would train alone, all into one folder.
+
+    Raises:
+        UsageError: several were asked for or started, and no CUDA device is there for them.
+    """
+    device = settings.get("device")
+    listed = [str(each).strip() for each in (device if isinstance(device, (list, tuple)) else str(device).split(","))]
+    started = int(os.environ.get("WORLD_SIZE", "1") or 1)
+    if len(listed) > 1 and "cpu" in listed:
+        raise UsageError(f"device={device}: a CPU trains in one process", hint=_ONE_PROCESS)
+    if started > 1 and (listed == ["cpu"] or not _has_cuda()):
+        raise UsageError(f"{started} processes were started, and they have no CUDA devices", hint=_ONE_PROCESS)
+
+
+_ONE_PROCESS = "device=cpu, without a launcher; it uses all cores. Several processes need device=0,1 …, CUDA devices"
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # it writes in colours
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]

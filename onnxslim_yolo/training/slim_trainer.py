@@ -73,6 +73,13 @@ def check_classes(network: Any, data: Any) -> None:
             f"{len(names)} ({', '.join(map(str, list(names.values())[:3]))} …)",
             hint="train the full-width network on this data first, then prune that",
         )
+    own, theirs = list(map(str, names.values())), list(map(str, wanted.values()))
+    if own != theirs and sorted(own) == sorted(theirs):
+        at = next(i for i, (a, b) in enumerate(zip(own, theirs, strict=True)) if a != b)
+        raise InputError(
+            f"the data has the network's classes in another order: {at} is {theirs[at]} there, and {own[at]} here",
+            hint="number them in the labels as the network does",
+        )
 
 
 @cache

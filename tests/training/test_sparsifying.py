@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn  # noqa: E402, TID253
 from onnxslim_yolo.errors import BudgetError, InputError, UsageError  # noqa: E402
 from onnxslim_yolo.training import run_ultralytics, sparsifying  # noqa: E402
 from onnxslim_yolo.training.run_ultralytics import run_finetune, run_sparsify, train_settings  # noqa: E402
+from onnxslim_yolo.training.slim_trainer import check_classes  # noqa: E402
 from onnxslim_yolo.training.sparsifying import COLUMN, NOTE, run_checkpoint, sparsify, step_for  # noqa: E402
 
 
@@ -242,3 +244,58 @@ def test_a_trace_knows_one_set_of_towers() -> None:
     head = Head()
     copied = sparsifying.exportable(head)
     assert copied.cv2 is None and copied.end2end and copied.export and head.cv2 is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "started", "cuda", "message"),
+    [
+        ({"device": "cpu,cpu"}, "1", False, "a CPU trains in one process"),
+        ({"device": ["cpu", "cpu"]}, "1", True, "a CPU trains in one process"),
+        ({"device": "cpu"}, "2", True, "2 processes were started"),
+        ({}, "2", False, "2 processes were started"),
+        ({"device": "0,1"}, "2", True, None),
+        ({"device": "cpu"}, "1", False, None),
+        ({}, "", False, None),
+    ],
+)
+def test_several_processes_on_a_cpu_are_refused(
+    settings: dict[str, Any], started: str, cuda: bool, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", started)
+    monkeypatch.setattr(run_ultralytics, "_has_cuda", lambda: cuda)
+    if message is None:
+        run_ultralytics.refuse_processes_on_a_cpu(settings)
+        return
+    with pytest.raises(UsageError, match=message) as caught:
+        run_ultralytics.refuse_processes_on_a_cpu(settings)
+    assert caught.value.exit_status == 2 and caught.value.hint
+
+
+def test_an_ultralytics_that_cannot_be_imported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "best.pt").write_bytes(b"PK")
+    monkeypatch.setattr(run_ultralytics, "require_ultralytics", lambda: None)
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(UsageError, match="Ultralytics cannot be imported") as caught:
+        run_finetune(tmp_path / "best.pt", "data.yaml", 1, None, {})
+    assert caught.value.exit_status == 2 and "pip install" in str(caught.value.hint)
+
+
+def test_a_teacher_for_an_ultralytics_without_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "best.pt").write_bytes(b"PK")
+    error = SyntaxError("'\x1b[31m\x1b[1mdistill_model\x1b[0m' is not a valid YOLO argument. ")
+    monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: Refusing(error))
+    with pytest.raises(UsageError, match="without a teacher only"):
+        run_finetune(tmp_path / "best.pt", "data.yaml", 1, tmp_path / "best.pt", {})
+    monkeypatch.setattr(
+        run_ultralytics, "_opened", lambda *_, **__: Refusing(SyntaxError("'\x1b[31mlr\x1b[0m' is not"))
+    )
+    with pytest.raises(UsageError, match="arguments: 'lr' is not"):
+        run_finetune(tmp_path / "best.pt", "data.yaml", 1, None, {})
+
+
+def test_the_same_classes_in_another_order_are_refused() -> None:
+    network = SimpleNamespace(names={0: "a", 1: "b"})
+    check_classes(network, {"nc": 2, "names": ["a", "b"]})
+    check_classes(network, {"nc": 2, "names": ["a", "c"]})  # renamed
+    with pytest.raises(InputError, match="another order: 0 is b there, and a here"):
+        check_classes(network, {"nc": 2, "names": {0: "b", 1: "a"}})
