@@ -10,7 +10,7 @@ from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency import table_for
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
-from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneToTarget, SliceChannels
+from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneToTarget, SliceChannels, to_target
 from onnxslim_yolo.passes.to_target import _candidates, parse_target
 from onnxslim_yolo.pipeline import parse_pipeline, remainder
 from onnxslim_yolo.pruning.plan import open_plan
@@ -171,3 +171,15 @@ def test_a_tensor_keeps_the_channels_that_carry_a_share_of_it():
 def test_widths_that_are_tried(width: int, lanes: int, floor: int, widths: list[int]) -> None:
     unit = Unit(np.arange(width), 1, width, 1, (0.0,) * (width + 1))
     assert _candidates(unit, lanes, floor) == widths
+
+
+@pytest.mark.parametrize("share", [0.7, 0.5])
+def test_what_parts_that_stay_equal_give_back_is_taken_elsewhere(share, monkeypatch):
+    model = network()
+    model.equal_parts = True
+    kept = model.copy()
+    run(model, PruneToTarget(f"{share}x", isa="avx512"))
+    assert 0.95 * share < predicted(model) / predicted(network()) <= share * 1.01
+    monkeypatch.setattr(to_target, "TRIES", 1)  # the control
+    with pytest.raises(UsageError, match="cannot come down"):
+        PruneToTarget(f"{share}x", isa="avx512").run(kept)
