@@ -49,9 +49,9 @@ BENCHMARKS = (
     ),
     Result(
         "Accuracy without training",
-        "mAP by importance, compensation and allocation, at 10 to 70 % fewer MACs; other pruners beside it",
-        ("accuracy*",),
-        ("python bench/accuracy.py --peers PEERS/bin/python",),
+        "mAP by importance, compensation and allocation, at 10 to 70 % fewer MACs; other pruners; other heads",
+        ("accuracy*", "kinds_of_heads*"),
+        ("python bench/accuracy.py --peers PEERS/bin/python", "python bench/kinds_of_heads.py"),
         f"{MATERIAL}; {PEERS}",
     ),
     Result(
