@@ -122,3 +122,29 @@ def test_a_plan_that_changed_without_a_rewrite_is_not_stood_for_by_an_older_copy
     walked.run([SliceChannels(), SliceChannels()])
     after = walked.standing()
     assert before.plan is not None and after.plan is None and after.carried.plan is before.plan
+
+
+def test_what_a_pass_gives_up_is_linked_where_only_dead_channels_go_and_constants_are_not() -> None:
+    """Biases that took constants over compute the same once it is sliced; another approximation never does."""
+    model = network(0.0)
+    gamma, beta = (model.graph.tensors()[f"bn.{name}"] for name in ("gamma", "beta"))
+    gamma.values = np.where(np.arange(8) < 4, 0, gamma.values).astype(np.float32)  # type: ignore[attr-defined]
+    beta.values = np.where(np.arange(8) < 2, 1, beta.values).astype(np.float32)  # type: ignore[attr-defined]
+    feeds = image_like_feeds(model, 1)
+    exact = journey(model.copy())
+    exact.run([PruneChannels(), AbsorbConstants(scope="exact"), SliceChannels()])
+    assert exact.chain.links == () and exact.model.lossless
+    assert check_pair("the files", exact.chain.reference, exact.model, feeds).passed
+    walked = journey(model.copy())
+    walked.run([PruneChannels(absorb=False), Halves(), SliceChannels()])
+    assert [link.label for link in walked.chain.links] == ["source = before halves"]
+    assert check_pair("the files", walked.chain.reference, walked.model, feeds).passed
+    assert not check_pair("the source", model.to_onnx(), walked.model, feeds).passed
+
+
+def test_nobody_writes_into_a_plan_that_copies_share() -> None:
+    model = network(2.0)
+    HALF.run(model)
+    assert model.plan is not None and model.copy().plan is model.plan
+    with pytest.raises(ValueError, match="read-only"):
+        model.plan.keep[0] = False
