@@ -45,7 +45,7 @@ from onnxslim_yolo.pruning.module_blocks import module_blocks
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.ranking import SPARSE, Ranking
 from onnxslim_yolo.pruning.recorded import layers_of, listed, record_removed
-from onnxslim_yolo.rewrites.block_edits import take_out
+from onnxslim_yolo.rewrites.block_edits import carried, take_out
 
 FITTED = 8
 """So many calibration images compensation is fitted on, and as many others are measured, before blocks go."""
@@ -126,12 +126,22 @@ class DropBlocks(PruneToTarget):
         means = block_means(model, open_plan(model), blocks) if blocks else []
         found = []
         for block, mean in zip(blocks, means, strict=True):
-            stays = block.kind != "part" and not model.equal_parts
-            if mean is None or (not stays and np.abs(mean).max() > SMALL):
+            if mean is None:
                 continue
-            shown = self.means and stays and bool(mean.any())
-            found.append(replace(block, mean=tuple(mean.tolist())) if shown else block)
+            left = replace(block, mean=tuple(mean.tolist())) if self.means and mean.any() else block
+            stays = block.kind != "part" and (not model.equal_parts or self._is_carried(model, left))
+            if stays or np.abs(mean).max() <= SMALL:
+                found.append(left if stays else block)
         return found
+
+    def _is_carried(self, model: Model, block: Block) -> bool:
+        """Whether a constant can go into biases, so that the model's own code need not add it; said where not."""
+        node = node_named(model.graph, block.node)
+        where = carried(model.graph, node, block) if node is not None and block.mean else []
+        small = isinstance(where, str) and max(map(abs, block.mean)) > SMALL and _all_below(model, block, SPARSE)
+        if small:
+            model.note(f"'{block.layers[-1]}' yields a constant, and stays: no bias can take it over exactly: {where}")
+        return not isinstance(where, str)
 
     def _below_threshold(self, model: Model, blocks: Sequence[Block]) -> list[Block]:
         plan = open_plan(model)

@@ -1,14 +1,20 @@
 """Taking blocks out of a graph (see `analysis.blocks`): the operand, the part or the chain is gone, and what was
 computed for it alone. The result is the graph with the block masked (`pruning.mask`), exactly.
+
+What a branch or a chain leaves behind is an addition of a constant. Where the model's own code has none, the layers
+that read it take the constant into their biases, or the block stays (see `analysis.carriers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.blocks import Block, node_named, stand_in
+from onnxslim_yolo.analysis.carriers import Shifts, carriers
 from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
@@ -22,6 +28,7 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
+from onnxslim_yolo.pruning.shift import shift_outputs
 from onnxslim_yolo.rewrites.emptied import without_part
 
 
@@ -45,6 +52,14 @@ def take_out(model: Model, blocks: Sequence[Block]) -> list[Block]:
 
 def _take_one(model: Model, node: Node, block: Block) -> bool:
     graph = model.graph
+    if block.mean and model.equal_parts:
+        shifts = carried(graph, node, block)
+        if isinstance(shifts, str) or not _take_one(model, node, replace(block, mean=())):
+            return False
+        name = Namer(graph)
+        for layer, shift in shifts:
+            shift_outputs(model, layer, shift, name)
+        return True
     if block.kind == "chain":
         start = next((t for t in tensors(graph) if t.name == block.start), None)
         if start is None:
@@ -67,6 +82,11 @@ def _take_one(model: Model, node: Node, block: Block) -> bool:
     if found is not None:
         model.graph = found
     return found is not None
+
+
+def carried(graph: gs.Graph, node: Node, block: Block) -> Shifts | str:
+    """The layers that can take a block's mean into their biases; or where that would not be exact."""
+    return carriers(graph, node.outputs[0], np.asarray(block.mean))
 
 
 def _shifted(model: Model, block: Block, start: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks, PruneChannels, SliceChannels
 from onnxslim_yolo.pruning.module_blocks import gone_modules, module_blocks
 from onnxslim_yolo.pruning.removed import module_of
-from tests.numeric import build
+from onnxslim_yolo.rewrites.block_edits import take_out
+from tests.numeric import assert_same, build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text
 from tests.passes.test_drop_blocks import WIDTH, left, model, scaled
+from tests.passes.test_drop_dead import conv, layer
 
 torch = pytest.importorskip("torch")
 
@@ -62,6 +64,50 @@ def test_a_constant_that_an_identity_cannot_add_keeps_its_branch() -> None:
     assert DropBlocks(ratio=0.3).run(before) == 0
     before.equal_parts = False
     assert DropBlocks(ratio=0.3).run(before) > 0
+
+
+def concatenated(shift: float, kernel: int = 1, body: str = "") -> Model:
+    """A residual block of which a shift is left, read through a Concat and a Split by layers that do not pad."""
+    weights = [
+        conv("stem", 3, WIDTH),
+        conv("p", WIDTH, WIDTH),
+        conv("q", WIDTH, WIDTH),
+        conv("k", 2 * WIDTH, 8, kernel),
+    ]
+    text = [layer("stem", "x"), layer("p", "stem"), layer("q", "p", act=False), "r = Add(stem, q)"]
+    text += [body or "c = Concat<axis=1>(r, stem)", layer("k", "c", kernel), "y = Conv(k, h.weight)"]
+    declared = ", ".join([*weights, "float[4,8,1,1] h.weight"])
+    values = {"q.gamma": np.zeros(WIDTH), "q.beta": shift * np.linspace(-1, 1, WIDTH)}
+    values |= {f"{name}.gamma": np.linspace(0.5, 1.5, size) for name, size in (("stem", WIDTH), ("p", WIDTH), ("k", 8))}
+    made = build(onnx_text("float[1,3,16,16] x", "float[1,4,16,16] y", declared, " ".join(text), 17), values=values)
+    for node in made.graph.nodes:
+        names = [tensor.name for tensor in node.inputs[1:] if tensor.name.startswith(("p.", "q."))]
+        if names or node.outputs[0].name == "r" or node.outputs[0].name.startswith(("p_", "p")):
+            stem = names[0][0] if names else "p" if node.outputs[0].name.startswith("p") else ""
+            node.name = f"/body/m.0/{stem}/{node.op}".replace("//", "/")
+    made.equal_parts = True
+    return made
+
+
+@pytest.mark.parametrize("body", ["", "b = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(r) c = Concat<axis=1>(stem, b)"])
+def test_a_constant_goes_into_the_biases_of_layers_that_do_not_pad(body: str) -> None:
+    before = concatenated(0.5, body=body)
+    after = before.copy()
+    assert DropBlocks(ratio=0.1).run(after) == 1
+    assert not any(node.op == "Add" for node in after.graph.nodes), "an identity stands for the block, and nothing else"
+    assert_same(before, after)
+    bare = before.copy()
+    (block,) = [b for b in module_blocks(before.graph, find_blocks(before.graph)) if b.kind == "branch"]
+    take_out(bare, [block])
+    feeds = random_feeds(before)
+    assert max(differences(run_onnx(before, feeds), run_onnx(bare, feeds)).values()) > 1e-2, "the control"
+
+
+@pytest.mark.parametrize(("kernel", "body"), [(3, ""), (1, "s = Sigmoid(r) c = Concat<axis=1>(s, stem)")])
+def test_where_that_is_not_exact_the_block_stays_and_it_is_said(kernel: int, body: str) -> None:
+    before = concatenated(0.5, kernel, body)
+    assert DropBlocks(ratio=0.1).run(before) == 0
+    assert "yields a constant, and stays: no bias can take it over exactly" in before.notes[-1]
 
 
 def test_without_that_demand_it_goes() -> None:
