@@ -103,7 +103,7 @@ def structured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, o
         plan = json.loads((folder / str(k) / f"{name}.plan.json").read_text(encoding="utf-8"))
         gone = [key for key in gammas for layer in plan["removed"] if key.startswith(f"{layer}.")]
         kept = {key: [0] * 0 if key in gone else plan["keep"].get(key, {}).get("0", ...) for key in gammas}
-        found[depth]["kept"] = round(sum(gammas[key][one].sum() for key, one in kept.items()) / total, 4)
+        found[depth]["kept"] = round(float(sum(gammas[key][one].sum() for key, one in kept.items()) / total), 4)
     return timed(name, folder, found, args.rounds, ("ncnn",))
 
 

@@ -38,7 +38,7 @@ from onnxslim_yolo.pruning.allocate import Allocation
 from onnxslim_yolo.pruning.block_loss import block_losses, block_means, last_gamma
 from onnxslim_yolo.pruning.bridge import Bridge, bridges
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
-from onnxslim_yolo.pruning.depth import Offer, best_measured, choose_blocks, marginal_price, offers
+from onnxslim_yolo.pruning.depth import Offer, best_set, choose_blocks, offers
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.mask import mask_blocks, masked
 from onnxslim_yolo.pruning.module_blocks import module_blocks
@@ -182,8 +182,7 @@ class DropBlocks(PruneToTarget):
             found = self.solve(smaller, limit)
             return gone, found if found.latency <= limit * (1 + 1e-9) else None
 
-        price = marginal_price(problem, widths, self.candidates(problem))
-        return choose_blocks(roughly, price, widths if widths.latency <= limit * (1 + 1e-9) else None, solve)
+        return choose_blocks(roughly, widths if widths.latency <= limit * (1 + 1e-9) else None, solve)
 
     def _as_measured(self, model: Model, ranked: Sequence[Offer]) -> list[Block]:
         """The blocks without which the detector loses least at the limit, as measured: a sum of losses foretells the
@@ -191,7 +190,7 @@ class DropBlocks(PruneToTarget):
         probe = _Probe.of(self, model) if ranked else None
         if probe is None:
             return []
-        chosen, least = best_measured(ranked, probe.by_widths, lambda blocks: probe.error(self, model, blocks))
+        chosen, least = best_set(ranked, probe.by_widths, lambda blocks: probe.error(self, model, blocks))
         if not chosen and np.isfinite(least):
             model.note(
                 f"no block goes: on calibration images the detector loses {least:.3f} without the best of "

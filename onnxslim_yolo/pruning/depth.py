@@ -1,9 +1,10 @@
 """Which blocks to take out for a limit on a cost: the knapsack over widths, with "gone" as one more choice.
 
-At the best widths alone, one more µs costs so much importance: the marginal price. A block is worth taking out where
-the importance that goes with it buys more than that. The best of those, then twice as many and so on, are tried; what
-is lost in sum, by blocks and by widths at the same limit, has to be less than by widths alone. So blocks go only where
-the widths that they save are worth more.
+What a block is worth is the cost that it saves at the best widths alone, per importance that goes with it. The most
+worthy is tried, then with it those that follow: what is lost in sum, by blocks and by widths at the same limit, has to
+be less than by widths alone. So blocks go only where the widths that they save are worth more. On small networks that
+finds what trying every set finds (`bench/depth_exhaustive.py`). With calibration images, what is lost is measured, set
+by set.
 """
 
 from __future__ import annotations
@@ -66,35 +67,32 @@ def offers(
     return sorted(found, key=lambda offer: (-offer.worth, offer.block.node, offer.block.index))
 
 
-def choose_blocks(ranked: Sequence[Offer], price: float, alone: Allocation | None, solve: Solve) -> list[Block]:
-    """The blocks without which least is lost at the limit; none where that is not less than with all of them.
+def choose_blocks(ranked: Sequence[Offer], alone: Allocation | None, solve: Solve) -> list[Block]:
+    """The blocks without which least is lost in sum at the limit, of a few sets; none where that is not less than with
+    all of them.
 
     Args:
-        ranked: the best first.
-        price: cost per importance at the margin; a block has to be worth more.
-        alone: widths without blocks gone; None where they cannot meet the limit.
+        ranked: the best first. alone: widths without blocks gone; None where they cannot meet the limit.
     """
-    left = _apart([offer for offer in ranked if alone is None or offer.worth > price])
-    best, chosen = np.inf if alone is None else alone.lost, list[Block]()
-    for count in _counts(len(left)):
-        gone, found = solve([offer.block for offer in left[:count]])
-        if found is None:
-            continue  # the limit asks for more
-        lost = found.lost + sum(offer.lost for offer in left[:count] if offer.block in gone)
-        if lost >= best:
-            break
-        best, chosen = lost, gone
-    return chosen
+    by_widths = np.inf if alone is None else alone.lost
+    lost_with = {id(offer.block): offer.lost for offer in ranked}
+
+    def lost(blocks: Sequence[Block]) -> float:
+        gone, found = solve(blocks)
+        return np.inf if found is None else found.lost + sum(lost_with[id(one)] for one in blocks if one in gone)
+
+    # What is lost with a block alone is lost with every set that it is in.
+    return best_set([offer for offer in ranked if offer.lost < by_widths], by_widths, lost)[0]
 
 
 TRIES = 6
-"""Sets of blocks that are measured at most."""
+"""Sets of blocks that are tried at most."""
 
 
-def best_measured(
+def best_set(
     ranked: Sequence[Offer], by_widths: float, error: Callable[[Sequence[Block]], float]
 ) -> tuple[list[Block], float]:
-    """The blocks without which a measured loss is least, and the least loss of any set tried.
+    """The blocks without which a loss is least, and the least loss of any set tried.
 
     None go where it is not less than by widths alone. One is tried, with it the next two, then four, as long as less is
     lost; where more is, one alone, and without it the next. Of those that share nodes one goes.
@@ -119,11 +117,6 @@ def best_measured(
     return ([offer.block for offer in chosen] if np.isfinite(best) else []), least
 
 
-def _counts(most: int) -> list[int]:
-    """1, 2, 4 … and the most."""
-    return sorted({*(1 << k for k in range(most.bit_length())), most} - {0})
-
-
 def _apart(ranked: Sequence[Offer]) -> list[Offer]:
     """Those that share no node with a better one."""
     taken: set[str] = set()
@@ -133,20 +126,6 @@ def _apart(ranked: Sequence[Offer]) -> list[Offer]:
             taken.update(offer.block.nodes)
             found.append(offer)
     return found
-
-
-def marginal_price(problem: WidthProblem, chosen: Allocation, candidates: Sequence[Sequence[int]]) -> float:
-    """The most cost that one more importance saves, by any one width below the chosen one."""
-    best, choice = 0.0, list(chosen.choice)
-    for unit, widths in enumerate(candidates):
-        here, lost = choice[unit], problem.units[unit].lost
-        below = [n for n in widths if n < here]
-        if not below:
-            continue
-        now, *after = problem.curve(unit, (here, *below), choice)
-        steps = [(now - us) / max(lost[n] - lost[here], 1e-12) for us, n in zip(after, below, strict=True)]
-        best = max(best, *steps)
-    return best
 
 
 def _saved(graph: gs.Graph, plan: Plan, block: Block, layers: Sequence[Layer], costs: Costs, keep: Array) -> float:

@@ -17,7 +17,7 @@ from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks, Reconstruct
 from onnxslim_yolo.pruning.bridge import bridged, bridges
-from onnxslim_yolo.pruning.depth import Offer, best_measured
+from onnxslim_yolo.pruning.depth import Offer, best_set
 from onnxslim_yolo.pruning.mask import mask_blocks
 from onnxslim_yolo.pruning.plan import plan_as_json
 from onnxslim_yolo.rewrites.block_edits import take_out
@@ -178,14 +178,14 @@ def test_sets_are_tried_until_less_is_lost(losses: dict[str, float], by_widths: 
         tried.append("".join(block.node for block in blocks))
         return losses.get(tried[-1], 9.0)
 
-    chosen, _ = best_measured([offer(name) for name in "abc"], by_widths, error)
+    chosen, _ = best_set([offer(name) for name in "abc"], by_widths, error)
     assert "".join(block.node for block in chosen) == gone
     assert len(set(tried)) == len(tried) <= 6
 
 
 def test_of_blocks_that_share_nodes_one_goes() -> None:
     ranked = [offer("a", "a", "b"), offer("b", "b"), offer("c")]
-    found, _ = best_measured(ranked, 2.0, lambda blocks: 1.0 / len(blocks))
+    found, _ = best_set(ranked, 2.0, lambda blocks: 1.0 / len(blocks))
     assert [block.node for block in found] == ["a", "c"]
-    worse, _ = best_measured(ranked, 2.0, lambda blocks: 3.0 if blocks[0].node == "a" else 1.0 / len(blocks))
+    worse, _ = best_set(ranked, 2.0, lambda blocks: 3.0 if blocks[0].node == "a" else 1.0 / len(blocks))
     assert [block.node for block in worse] == ["b", "c"]
