@@ -4,11 +4,12 @@
     python bench/depth_sparse.py structured [--size 320] [--rounds 11]
 
 bundled: each of the bundled networks compiled with `--prune dead` by this tree and by TREE, a checkout of a commit
-before layers went whole, and `--prune 0.8` by both and by this one with `--depth none`: layers that multiply, mAP50 of
-the ONNX file on images held out, and latency in both runtimes.
+before layers went whole, and `--target-latency 0.7x` by both and by this one with `--depth none`: layers that multiply,
+mAP50 of the ONNX file on images held out, and latency in both runtimes.
 structured: YOLOv5n, YOLOv8n and YOLO11n with random weights; of a random third of the residual branches the last γ are
 a fiftieth, and half of all other channels have a twentieth. At `--target-latency 0.6x` by γ: what share of Σ|γ| is
-kept, and the latency in ncnn, `--depth none` against `--depth auto`.
+kept (of a branch that went its last γ are lost, which alone say what it is worth), and the latency in ncnn, `--depth
+none` against `--depth auto`.
 
 Latency is of one thread, by its CPU time, all files of a network in turn: medians of ratios to the first within a
 round. Writes bench/results/depth_sparse-{bundled,structured}.json and .md; networks that are there are kept.
@@ -80,9 +81,9 @@ def bundled(name: str, folder: Path, args: argparse.Namespace) -> dict[str, obje
     ways = {
         "dead, before": (args.old, ["--prune", "dead"]),
         "dead": (HERE.parent, ["--prune", "dead"]),
-        "0.8, before": (args.old, ["--prune", "0.8"]),
-        "0.8, depth none": (HERE.parent, ["--prune", "0.8", "--depth", "none"]),
-        "0.8": (HERE.parent, ["--prune", "0.8"]),
+        "0.7x, before": (args.old, ["--target-latency", "0.7x"]),
+        "0.7x, depth none": (HERE.parent, ["--target-latency", "0.7x", "--depth", "none"]),
+        "0.7x": (HERE.parent, ["--target-latency", "0.7x"]),
     }
     found = {way: command(source, folder / str(k), *line) for k, (way, line) in enumerate(ways.items())}
     data = read_dataset(BUNDLED[name], ("val",))
@@ -95,20 +96,22 @@ def bundled(name: str, folder: Path, args: argparse.Namespace) -> dict[str, obje
 def structured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, object]:
     """Width alone, and depth and width, at one predicted latency."""
     source = folder / f"{name}.onnx"
-    total, gammas = with_structure(onnx_of(name, args.size), source)
+    gammas, ends = with_structure(onnx_of(name, args.size), source)
+    total = float(sum(values.sum() for values in gammas.values()))
     found = {"source": command(source, folder / "0", HERE.parent, ["--depth", "none"]) | {"kept": 1.0}}
     for k, depth in enumerate(("none", "auto"), 1):
         line = ["--target-latency", "0.6x", "--importance", "gamma", "--depth", depth]
         found[depth] = command(source, folder / str(k), HERE.parent, line)
         plan = json.loads((folder / str(k) / f"{name}.plan.json").read_text(encoding="utf-8"))
         gone = [key for key in gammas for layer in plan["removed"] if key.startswith(f"{layer}.")]
-        kept = {key: [0] * 0 if key in gone else plan["keep"].get(key, {}).get("0", ...) for key in gammas}
+        kept = {key: plan["keep"].get(key, {}).get("0", ...) for key in gammas} | dict.fromkeys(gone, ...)
+        kept |= {key: [] for key in gone if key in ends}
         found[depth]["kept"] = round(float(sum(gammas[key][one].sum() for key, one in kept.items()) / total), 4)
     return timed(name, folder, found, args.rounds, ("ncnn",))
 
 
-def with_structure(path: Path, out: Path) -> tuple[float, dict[str, np.ndarray]]:
-    """Write the network with such γ; returns their sum of sizes, and each BatchNorm's."""
+def with_structure(path: Path, out: Path) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Write the network with such γ; returns each BatchNorm's sizes, and which of them residual branches end in."""
     rng = np.random.default_rng(0)
     model = load(path)
     branches = [block for block in find_blocks(model.graph) if block.kind == "branch"]
@@ -127,7 +130,7 @@ def with_structure(path: Path, out: Path) -> tuple[float, dict[str, np.ndarray]]
             tensor.values = values.astype(np.float32)
             found[tensor.name] = np.abs(tensor.values)
     onnx.save(model.to_onnx(), out)
-    return float(sum(values.sum() for values in found.values())), found
+    return found, {norm_behind(model.graph, block) for block in branches}
 
 
 def norm_behind(graph: gs.Graph, block: object) -> str:
