@@ -106,8 +106,14 @@ BENCHMARKS = (
     Result(
         "Depth and width",
         "whole blocks as candidates beside widths, against widths alone, at one limit",
-        ("depth*",),
-        ("python bench/depth.py",),
+        ("depth*", "table-a-depth*"),
+        (
+            "python bench/depth.py",
+            "python bench/depth_sparse.py structured",
+            "python bench/depth_sparse.py bundled --old TREE",
+            "python bench/depth_exhaustive.py",
+            "python bench/depth_time.py --old TREE",
+        ),
         MATERIAL,
         "passes/drop-blocks.md",
     ),
