@@ -85,10 +85,12 @@ def bundled(name: str, folder: Path, args: argparse.Namespace) -> dict[str, obje
         "0.7x, depth none": (HERE.parent, ["--target-latency", "0.7x", "--depth", "none"]),
         "0.7x": (HERE.parent, ["--target-latency", "0.7x"]),
     }
-    found = {way: command(source, folder / str(k), *line) for k, (way, line) in enumerate(ways.items())}
+    found = {way: command(source, folder / way, *line) for way, line in ways.items()}
     data = read_dataset(BUNDLED[name], ("val",))
-    for k, row in enumerate(found.values()):
-        network = open_network(folder / str(k) / f"{name}.onnx", threads=1)
+    for way, row in found.items():
+        if "refused" in row:
+            continue
+        network = open_network(folder / way / f"{name}.onnx", threads=1)
         row["map50"] = round(evaluate(Detector(network, nc=len(data.names)), data).map50, 4)
     return timed(name, folder, found, args.rounds, ("ncnn", "onnxruntime"))
 
@@ -98,11 +100,11 @@ def structured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, o
     source = folder / f"{name}.onnx"
     gammas, ends = with_structure(onnx_of(name, args.size), source)
     total = float(sum(values.sum() for values in gammas.values()))
-    found = {"source": command(source, folder / "0", HERE.parent, ["--depth", "none"]) | {"kept": 1.0}}
-    for k, depth in enumerate(("none", "auto"), 1):
+    found = {"source": command(source, folder / "source", HERE.parent, ["--depth", "none"]) | {"kept": 1.0}}
+    for depth in ("none", "auto"):
         line = ["--target-latency", "0.6x", "--importance", "gamma", "--depth", depth]
-        found[depth] = command(source, folder / str(k), HERE.parent, line)
-        plan = json.loads((folder / str(k) / f"{name}.plan.json").read_text(encoding="utf-8"))
+        found[depth] = command(source, folder / depth, HERE.parent, line)
+        plan = json.loads((folder / depth / f"{name}.plan.json").read_text(encoding="utf-8"))
         gone = [key for key in gammas for layer in plan["removed"] if key.startswith(f"{layer}.")]
         kept = {key: plan["keep"].get(key, {}).get("0", ...) for key in gammas} | dict.fromkeys(gone, ...)
         kept |= {key: [] for key in gone if key in ends}
@@ -143,10 +145,13 @@ def norm_behind(graph: gs.Graph, block: object) -> str:
 
 
 def command(source: Path, out: Path, tree: Path, line: list[str]) -> dict[str, object]:
-    """Compile with one tree's code; what its report says."""
+    """Compile with one tree's code; what its report says, or that it does not come down so far."""
     base = [sys.executable, "-m", "onnxslim_yolo", "compile", str(source), "--emit", "onnx,ncnn", "--no-verify", "-q"]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
-    subprocess.run([*base, *line, "--will-train", "-o", str(out)], check=True, env=environment, cwd=out.parent)
+    call = [*base, *line, "--will-train", "-o", str(out)]
+    done = subprocess.run(call, check=False, env=environment, cwd=out.parent, capture_output=True, text=True)
+    if done.returncode:
+        return {"refused": done.stderr.partition("\n")[0]}
     report = json.loads((out / f"{source.stem}.report.json").read_text(encoding="utf-8"))
     before, after = report["before"], report["after"]
     return {
@@ -162,10 +167,15 @@ def timed(name: str, folder: Path, found: dict, rounds: int, runtimes: tuple[str
     controls = {}
     for runtime in runtimes:
         file = f"{name}_ncnn_model" if runtime == "ncnn" else f"{name}.onnx"
-        result = benchmark([folder / str(k) / file for k in range(len(found))], names=list(found), rounds=rounds)
+        there = [way for way, row in found.items() if "refused" not in row]
+        result = benchmark([folder / way / file for way in there], names=there, rounds=rounds)
         controls[runtime] = result.control
-        for row, one in zip(found.values(), result.models, strict=True):
-            row[runtime] = {"ms": round(one.ms, 3), "ratio": round(one.ratio, 3), "quartiles": one.ratio_quartiles}
+        for way, one in zip(there, result.models, strict=True):
+            found[way][runtime] = {
+                "ms": round(one.ms, 3),
+                "ratio": round(one.ratio, 3),
+                "quartiles": one.ratio_quartiles,
+            }
     return {"rows": found, "control": controls, "rounds": rounds, "machine": result.machine}
 
 
@@ -178,6 +188,9 @@ def markdown(part: str, rows: dict[str, dict]) -> str:
     lines.append("|---|---|" + "---:|" * (len(head) - 2) + "---|")
     for name, block in rows.items():
         for way, row in block["rows"].items():
+            if "refused" in row:
+                lines.append(f"| {name} | {way} | {row['refused']} |" + " |" * (len(head) - 2))
+                continue
             times = [f"{row[r]['ms']:.3f}" for r in runtimes]
             ratios = ["{:.3f} ({:.3f} to {:.3f})".format(row[r]["ratio"], *row[r]["quartiles"]) for r in runtimes]
             figure = row["map50"] if part == "bundled" else row["kept"]
