@@ -17,7 +17,7 @@ its mean by the BatchNormalization's statistics, where there are no images to ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
@@ -38,11 +38,12 @@ from onnxslim_yolo.pruning.allocate import Allocation
 from onnxslim_yolo.pruning.block_loss import block_losses, block_means, last_gamma
 from onnxslim_yolo.pruning.bridge import Bridge, bridges
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
-from onnxslim_yolo.pruning.depth import Offer, best_set, choose_blocks, offers
+from onnxslim_yolo.pruning.depth import Offer, best_set, choose_blocks, offers, promising
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.mask import mask_blocks, masked
 from onnxslim_yolo.pruning.module_blocks import module_blocks
 from onnxslim_yolo.pruning.plan import Plan, open_plan
+from onnxslim_yolo.pruning.problem import WidthProblem
 from onnxslim_yolo.pruning.ranking import SPARSE, Ranking
 from onnxslim_yolo.pruning.recorded import layers_of, listed, record_removed
 from onnxslim_yolo.rewrites.block_edits import carried, take_out
@@ -56,6 +57,9 @@ SMALL = 1e-2
 IMAGES = 16
 """On so many calibration images, evenly picked, what of blocks is linear is fitted; on half as many others what the
 detector loses without each is measured."""
+
+FRONTIER = (0.6, 0.85)
+"""Shares of the saving that is needed at which widths alone are solved, to foretell what a block is worth."""
 
 MEASURED = 16
 """The detector's loss is measured for so many blocks at most: those that promise most."""
@@ -182,7 +186,19 @@ class DropBlocks(PruneToTarget):
             found = self.solve(smaller, limit)
             return gone, found if found.latency <= limit * (1 + 1e-9) else None
 
-        return choose_blocks(roughly, widths if widths.latency <= limit * (1 + 1e-9) else None, solve)
+        if widths.latency > limit * (1 + 1e-9):
+            return choose_blocks(roughly, None, solve)
+        likely = promising(roughly, widths, whole.latency - limit, self._frontier(problem, whole, widths, limit))
+        return choose_blocks(likely, widths, solve)
+
+    def _frontier(
+        self, problem: WidthProblem, whole: Allocation, widths: Allocation, limit: float
+    ) -> Callable[[float], float]:
+        """What widths alone lose for saving so much: solved at a few savings, straight between them."""
+        needed = whole.latency - limit
+        between = [self.solve(problem, whole.latency - share * needed).lost for share in FRONTIER]
+        lost = [whole.lost, *between, widths.lost]
+        return lambda saved: float(np.interp(saved, [0.0, *(share * needed for share in FRONTIER), needed], lost))
 
     def _as_measured(self, model: Model, ranked: Sequence[Offer]) -> list[Block]:
         """The blocks without which the detector loses least at the limit, as measured: a sum of losses foretells the

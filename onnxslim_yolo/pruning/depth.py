@@ -85,6 +85,26 @@ def choose_blocks(ranked: Sequence[Offer], alone: Allocation | None, solve: Solv
     return best_set([offer for offer in ranked if offer.lost < by_widths], by_widths, lost)[0]
 
 
+SLACK = 1.1
+"""What a block is foretold to lose may be so many times what widths lose, for it to be tried: widths come in steps."""
+
+
+def promising(
+    ranked: Sequence[Offer], alone: Allocation, needed: float, losses: Callable[[float], float]
+) -> list[Offer]:
+    """The blocks that might pay: what goes with one, and what the rest of the saving costs by widths, is less than all
+    of it by widths.
+
+    Args:
+        needed: the cost that has to be saved. losses: the importance that widths alone lose for saving so much.
+    """
+    return [
+        offer
+        for offer in ranked
+        if offer.lost - offer.spared + losses(max(needed - offer.saved, 0.0)) < SLACK * alone.lost
+    ]
+
+
 TRIES = 6
 """Sets of blocks that are tried at most."""
 
