@@ -137,8 +137,9 @@ BENCHMARKS = (
     Result(
         "Distillation without labels",
         "a network reconstructed on images, and taught on the same ones besides, at several rates",
-        ("distil-*.json",),
+        ("distil-*.json", "compensate*"),
         (
+            "python bench/compensate.py",
             "python bench/distil.py yolov5n.pt --data coco-val128/data.yaml --work /tmp/distil "
             "--out bench/results/distil-yolov5n.json",
         ),
