@@ -7,6 +7,8 @@ from kept_result import Result
 PEERS = "an environment with onnxsim 0.8.1, onnxslim and torch-pruning 1.6.1 (`--peers`)"
 MATERIAL = "`../shared/material` (published weights, images of COCO and BCCD), which is not in the repository"
 COUNTER = "what bench/arm_setup.py and bench/arm_counter.sh set up"
+LOOPS = ("ultralytics_loop.py yolov8n --out RESULTS", "smaller_models.py --out RESULTS --picture PICTURE")
+REPOSITORIES = ("yolov5_train", "yolov7_rows")
 BENCHMARKS = (
     Result(
         "Verdicts",
@@ -113,18 +115,18 @@ BENCHMARKS = (
     ),
     Result(
         "The loop in Ultralytics",
-        "train, sparsify, prune, fine-tune and compile, each stage measured",
-        ("ultralytics-loop*",),
-        ("python bench/ultralytics_loop.py yolov8n --out bench/results/ultralytics-loop-yolov8n.json",),
+        "train, sparsify, prune, fine-tune and compile, each stage measured; and smaller models trained instead",
+        ("ultralytics-loop*", "smaller_models*"),
+        tuple(f"python bench/{name}" for name in LOOPS),
         "`ultralytics`, and BCCD as a data.yaml",
         "finetuning.md",
     ),
     Result(
-        "In YOLOv5's own trainer",
-        "a pruned YOLOv5n given to train.py, val.py and detect.py, and with the yaml that it had",
-        ("yolov5_train*",),
-        ("python bench/yolov5_train.py CHECKOUT --python PYTHON --out bench/results/yolov5_train.md",),
-        "a clone of ultralytics/yolov5 and an environment with its requirements",
+        "In YOLOv5's and YOLOv7's own code",
+        "a pruned YOLOv5n in train.py, val.py and detect.py, a YOLOv7-tiny in its parser; with their old yaml, too",
+        ("yolov5_train*", "yolov7_rows*"),
+        tuple(f"python bench/{n}.py CHECKOUT --python PYTHON --out bench/results/{n}.md" for n in REPOSITORIES),
+        "a clone of ultralytics/yolov5 or WongKinYiu/yolov7 and an environment with its requirements",
         "finetuning.md",
     ),
     Result(
