@@ -282,7 +282,7 @@ BENCHMARKS = (
         "Predicted against measured, ncnn",
         "the shipped latency table on random widths of YOLOv5n",
         ("predicted-*-ncnn-*",),
-        ("python bench/predicted_vs_measured.py --runtime ncnn",),
+        ("python bench/predicted_vs_measured.py --runtime ncnn [--size 320 --count 12 --rounds 7 --avx2 avx2-python]",),
     ),
     Result(
         "Predicted against measured, onnxruntime",
