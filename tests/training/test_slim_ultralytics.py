@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.peer
 
@@ -109,6 +110,27 @@ def test_a_dead_block_becomes_an_identity(name: str, tmp_path: Path) -> None:
         tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"again/{name}-slim.onnx"
     )
     assert np.allclose(slim["scores"], again["scores"], atol=1e-3)
+
+
+def test_a_row_of_layers_becomes_an_identity(tmp_path: Path) -> None:
+    """A bottleneck without a shortcut, a tower's first layer: bridged, and its readers fitted."""
+    name, rng = "yolov8n", np.random.default_rng(0)
+    side(tmp_path, "write", str(tmp_path), name)
+    (tmp_path / "calib").mkdir()
+    for index in range(6):
+        pixels = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "calib" / f"{index}.png")
+    asked = ("--target-macs", "0.85x", "--depth", "only", "--calib", "calib", "--compensate", "reconstruct")
+    done = tool(
+        tmp_path, "compile", f"{name}.pt", *asked, "--emit", "onnx,ultralytics", "--will-train", "-q", "-o", "out"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / f"out/{name}.plan.json").read_text())["bridged"]
+    assert side(tmp_path, "facts", str(tmp_path), f"out/{name}-slim.pt")["identities"]
+    _, slim, exported = side(
+        tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"out/{name}.onnx"
+    )
+    assert np.allclose(slim["scores"], exported["scores"], atol=1e-3) and len(slim["scores"])
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n-cls", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo26n"])
