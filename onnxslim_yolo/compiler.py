@@ -23,6 +23,7 @@ from onnxslim_yolo.files.atomic import move_into, staging
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import read_model
+from onnxslim_yolo.load.onnx import READ_AS_FLOATS
 from onnxslim_yolo.load.reference import fit_reference
 from onnxslim_yolo.manager import Observer, PassManager
 from onnxslim_yolo.measure.smaller_input import SizeChoice, choose_size
@@ -46,6 +47,7 @@ from onnxslim_yolo.training.distil import require_torch
 from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import measure_compensation
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
+from onnxslim_yolo.verify.int8_source import answers_as
 from onnxslim_yolo.verify.open_size import Written, with_open_size
 from onnxslim_yolo.verify.quantised import add_quantised
 
@@ -181,6 +183,8 @@ def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taug
     lesson: dict[str, Any] = {} if taught is None else taught.facts
     stages = _run_passes(model, reference, options, progress, lesson)
     baseline, chain = stages.prepared, stages.chain
+    if options.verify and any(note.startswith(READ_AS_FLOATS) for note in model.notes):
+        model.note(answers_as(path, baseline))
     name, folder = options.name_for(path), options.folder_for(path)
     with staging(folder) as stage:
         progress("emit")

@@ -1,9 +1,13 @@
 """An int8 network as the float one that its whole numbers stand for; what its codes reach is kept as a hint.
 
-    QuantizeLinear(x) → DequantizeLinear, of one step and zero point      x, and the range of its codes
+    QuantizeLinear(x) → DequantizeLinear, of one step and zero point      x, and the range of its codes; what ends at
+                                                                          zero, and x does not, is clipped there
     DequantizeLinear(weight), QuantizeLinear(weight) → DequantizeLinear   the constant (w − z)·s, exactly
     DynamicQuantizeLinear(x) → ConvInteger | MatMulInteger → Cast
         → Mul by the product of both steps                                Conv | MatMul with (w − z)·s
+
+Codes that begin or end at zero are an activation: quantisers leave a Relu or Relu6 out in front of them, for they cut
+what it would. Other ends lie where calibration saw no more, and the float network has none there.
 
 The last has no ranges to keep: they are taken anew of every input. What is left over is no such pattern (codes that
 something else reads, steps that differ, operators on codes alone), and is refused by its name.
@@ -12,13 +16,16 @@ something else reads, steps that differ, operators on codes alone), and is refus
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxslim_yolo.analysis.sign import is_nonnegative
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
 
 RANGES_KEY = "onnxslim-yolo.ranges"
 """Where a proto's metadata hold the ranges, as JSON {tensor: [low, high]}, until a Model has them."""
@@ -33,14 +40,20 @@ def dequantised(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     found = onnx.ModelProto()
     found.CopyFrom(proto)
-    work = _Work(found.graph)
+    work = _Work(found.graph, next(o.version for o in found.opset_import if o.domain in ("", "ai.onnx")))
     work.integer_products()
     work.constants()
     work.pairs()
     work.sweep()
-    if work.ranges:
-        found.metadata_props.add(key=RANGES_KEY, value=json.dumps(work.ranges))
+    work.drop_clips(_idle(found, work.clips))
+    found.metadata_props.add(key=RANGES_KEY, value=json.dumps(work.ranges))
     return found
+
+
+def _idle(proto: onnx.ModelProto, clips: Mapping[str, bool]) -> set[str]:
+    """The Clips at zero that nothing negative reaches."""
+    nodes = Model.from_onnx(proto).graph.nodes if clips else []
+    return {node.name for node in nodes if clips.get(node.name) and is_nonnegative(node.inputs[0])}
 
 
 def ranges_from(text: str) -> dict[str, tuple[float, float]]:
@@ -54,7 +67,7 @@ def ranges_from(text: str) -> dict[str, tuple[float, float]]:
 class _Work:
     """A graph being rewritten: who computes and who reads which value."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
         self.graph = graph
         self.values = {t.name: t for t in graph.initializer}
         for node in graph.node:
@@ -62,7 +75,11 @@ class _Work:
                 self.values.setdefault(node.output[0], node.attribute[0].t)
         self.makers = {name: node for node in graph.node for name in node.output}
         self.outputs = {value.name for value in graph.output}
+        self.inputs = {value.name for value in graph.input}
+        self.opset = opset
         self.ranges: dict[str, tuple[float, float]] = {}
+        self.clips: dict[str, bool] = {}
+        """Clips that stand for activations, by name: whether what they cut is negative."""
 
     def readers(self, name: str) -> list[onnx.NodeProto]:
         return [node for node in self.graph.node if name in node.input]
@@ -104,13 +121,39 @@ class _Work:
             own = self._parameters(node) if readers and made not in self.outputs else None
             if own is None or own[0].size != 1 or any(not self._undoes(each, own) for each in readers):
                 continue
+            kind, step, zero = np.iinfo(own[1].dtype), float(own[0].item()), int(own[1].item())
+            ends = ((kind.min - zero) * step, (kind.max - zero) * step)
             tensor = node.input[0]
-            self.graph.node.remove(node)
+            if 0 in ends and tensor not in self.inputs:
+                tensor = self._clip(node, *ends)
+            else:
+                self.graph.node.remove(node)
             for each in readers:
                 self.graph.node.remove(each)
                 tensor = self._replace(each.output[0], tensor)
-            kind, step, zero = np.iinfo(own[1].dtype), float(own[0].item()), int(own[1].item())
-            self.ranges[tensor] = ((kind.min - zero) * step, (kind.max - zero) * step)
+            self.ranges[tensor] = ends
+
+    def _clip(self, node: onnx.NodeProto, low: float, high: float) -> str:
+        """A Clip in the place of what makes codes; returns what it yields."""
+        name, given = f"{node.output[0]}_clipped", [node.input[0]]
+        bounds: dict[str, Any] = {"min": low, "max": high}
+        if self.opset >= 11:  # before that bounds are attributes
+            for key, value in bounds.items():
+                self.graph.initializer.append(numpy_helper.from_array(np.float32(value), f"{name}_{key}"))
+                given.append(f"{name}_{key}")
+            bounds = {}
+        made = onnx.helper.make_node("Clip", given, [name], name=name, **bounds)
+        self.clips[name] = low == 0
+        self._swap(node, made)
+        return name
+
+    def drop_clips(self, names: Collection[str]) -> None:
+        """Let these Clips' readers read what they read."""
+        for node in [each for each in self.graph.node if each.name in names]:
+            self.graph.node.remove(node)
+            made = node.output[0]
+            left = self._replace(made, node.input[0])
+            self.ranges = {left if tensor == made else tensor: ends for tensor, ends in self.ranges.items()}
 
     def _undoes(self, node: onnx.NodeProto, own: Codes) -> bool:
         """Whether a node reads codes as what they were made of; with one step once per channel, say."""

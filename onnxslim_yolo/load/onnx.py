@@ -325,13 +325,17 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
         raise UnsupportedError(f"unknown operator {node.op_type}", file=path, node=name)
 
 
+READ_AS_FLOATS = "the file is int8"
+"""A note that begins so says that the network is not the file's own."""
+
+
 def _note_ranges(model: Model) -> None:
     """What an int8 file says of its tensors' ranges goes from the metadata onto the model."""
     known = model.metadata.pop(RANGES_KEY, None)
     if known is not None:
         model.ranges = ranges_from(known)
         model.note(
-            "the file is int8: read as the float network that its whole numbers stand for, and all is compared with "
+            f"{READ_AS_FLOATS}: read as the float network that its whole numbers stand for, and all is compared with "
             f"that; the ranges of {len(model.ranges)} tensors are kept for --quantize"
         )
 

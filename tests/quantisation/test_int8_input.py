@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import onnxslim_yolo as oy
 from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import load
 from onnxslim_yolo.load.dequantise import RANGES_KEY, ranges_from
@@ -17,6 +19,7 @@ from onnxslim_yolo.passes.quantise import Quantise
 from onnxslim_yolo.quantisation.qdq import quantised_graph, with_rounded_weights
 from onnxslim_yolo.quantisation.ranges import known_ranges
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds
+from onnxslim_yolo.verify.int8_source import answers_as
 from tests.numeric import assert_same, run_onnx
 from tests.quantisation.test_quantise import BODIES, built, images, quantised  # noqa: F401
 
@@ -141,3 +144,72 @@ def test_metadata_of_anybody_are_no_ranges(tmp_path: Path) -> None:
     helper.set_model_props(proto, {RANGES_KEY: "nonsense"})
     onnx.save(proto, tmp_path / "m.onnx")
     assert load(tmp_path / "m.onnx").ranges == {}
+
+
+class Calibration:
+    """Some inputs for onnxruntime's quantiser."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(1)
+        self.left = [{"x": rng.random((1, 3, 16, 16), np.float32)} for _ in range(8)]
+
+    def get_next(self) -> dict[str, Array] | None:
+        return self.left.pop() if self.left else None
+
+
+ACTIVATIONS = {
+    "relu": ("r = Relu(h)", ["Conv", "Clip", "Conv"]),
+    "relu6": ("lo = Constant<value_float=0.0>() hi = Constant<value_float=6.0>() r = Clip(h, lo, hi)", None),
+    "pooled relu": ("k = Relu(h) r = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(k)", None),
+    "silu": ("s = Sigmoid(h) r = Mul(h, s)", ["Conv", "Sigmoid", "Mul", "Conv"]),
+    "none": ("r = Identity(h)", ["Conv", "Conv"]),
+}
+
+
+def by_onnxruntime(folder: Path, activation: str, kind: str) -> Path:
+    """Conv, activation, Conv, as onnxruntime's own quantiser writes it: without the Relu, which the codes' ends do."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    rng = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,16,16] x) => (float[1,4,16,16] y)'
+        " <float[8,3,3,3] a, float[8] c, float[4,8,3,3] b>"
+        f" {{ h = Conv<pads=[1,1,1,1]>(x, a, c) {ACTIVATIONS[activation][0]} y = Conv<pads=[1,1,1,1]>(r, b) }}"
+    )
+    for name, shape in (("a", (8, 3, 3, 3)), ("c", (8,)), ("b", (4, 8, 3, 3))):
+        values = (0.5 * rng.standard_normal(shape)).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(values, name))
+    onnx.save(proto, folder / "float.onnx")
+    types = {"activation_type": getattr(QuantType, kind), "weight_type": QuantType.QInt8}
+    quantize_static(folder / "float.onnx", folder / "int8.onnx", Calibration(), quant_format=QuantFormat.QDQ, **types)
+    return folder / "int8.onnx"
+
+
+@pytest.mark.parametrize("kind", ["QUInt8", "QInt8"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_that_the_codes_stand_for_is_read(activation: str, kind: str, tmp_path: Path) -> None:
+    path = by_onnxruntime(tmp_path, activation, kind)
+    assert "Relu" not in {node.op_type for node in onnx.load(path).graph.node} or activation == "pooled relu"
+    found = load(path)
+    operators = ACTIVATIONS[activation][1]
+    assert operators is None or [node.op for node in found.graph.nodes if node.op != "Identity"] == operators
+    feeds = image_like_feeds(found, 2)
+    for feed in feeds:
+        there, here = run_onnx(onnx.load(path), feed)["y"], run_onnx(found, feed)["y"]
+        assert np.sqrt(((there - here) ** 2).mean()) < 0.05 * there.std()
+    assert not answers_as(path, found).startswith("WARNING")
+
+
+def test_a_misread_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = by_onnxruntime(tmp_path, "relu", "QUInt8")
+    read = tmp_path / "out"
+    note = next(n for n in oy.compile(path, out=read).report["notes"] if n.startswith("run beside the int8 file"))
+    assert "alike" in note
+    monkeypatch.setattr("onnxslim_yolo.load.dequantise._Work._clip", _without_it)
+    notes = oy.compile(path, out=tmp_path / "misread").report["notes"]
+    assert any(n.startswith("WARNING: run beside the int8 file") for n in notes)
+
+
+def _without_it(self: object, node: onnx.NodeProto, low: float, high: float) -> str:
+    self.graph.node.remove(node)  # type: ignore[attr-defined]
+    return str(node.input[0])
