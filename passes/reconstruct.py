@@ -25,7 +25,6 @@ from onnxslim_yolo.analysis.moment_rules import moments_of
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.views import views_for
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.ir.graph import Array, Namer, Node, input_constant, revalue
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer, is_matmul
@@ -35,7 +34,6 @@ from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.calibration import Images, Statistics, collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.fold_removed import fold
-from onnxslim_yolo.pruning.head_error import head_of, run_images
 from onnxslim_yolo.pruning.mask import masked
 from onnxslim_yolo.pruning.match import Correction, Moments, corrections, matchable, output_moments
 from onnxslim_yolo.pruning.plan import Plan, open_plan, reopen_plan
@@ -105,8 +103,7 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
     source = output_moments(whole, matchable(whole), images) if options.match else {}
     fitted = refit_readers(model, images, options.ridge)
     places = cut_places(plan)
-    seen = images if views is None else views
-    statistics = collect(model, places, seen, window=options.window, head=_head(whole, images))
+    statistics = collect(model, places, images if views is None else views, window=options.window)
     shifts = fold_places(model, plan, places, statistics, options.ridge)
     shifts |= {node: shift + shifts.get(node, 0.0) for node, shift in fitted.items()}
     matched = []
@@ -116,12 +113,6 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
     model.plan = replace(plan, absorbed=True)
     reopen_plan(model)
     return len({*shifts, *(correction.node for correction in matched)})
-
-
-def _head(model: Model, images: Images) -> HeadSpec | None:
-    """How the network's outputs are read, if that is known and it sees anything."""
-    image = next(iter(images), None)
-    return None if image is None else head_of(model, run_images(model, [image])[0], image.shape[2:])
 
 
 def _as_layers_yield(model: Model, wanted: Moments, shifts: dict[str, Array]) -> Moments:

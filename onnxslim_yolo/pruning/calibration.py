@@ -9,8 +9,6 @@ One session computes all inputs that are asked for. They leave it thinned out al
 positions an image: a Slice with steps, and in front of a convolution with a window a depthwise convolution with
 one-hot kernels, which lays out windows with the very strides and zero padding of the convolution. So memory is
 what the Grams take.
-
-Where the head is known, positions count by how much the detector's error depends on them (`pruning.matter`).
 """
 
 from __future__ import annotations
@@ -23,12 +21,10 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import Contraction
 from onnxslim_yolo.errors import InputError
-from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.ir.attributes import per_axis
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, input_constant, static_shape, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import is_conv
-from onnxslim_yolo.pruning.matter import Matter, Where
 
 POSITIONS = 1024
 """Positions an image that count, spread evenly."""
@@ -83,24 +79,15 @@ class _Tap:
     name: str
     axis: int
     taps: int
-    where: Where
 
 
-def collect(
-    model: Model,
-    places: Sequence[Contraction],
-    images: Images,
-    *,
-    window: bool = True,
-    head: HeadSpec | None = None,
-) -> list[Statistics]:
+def collect(model: Model, places: Sequence[Contraction], images: Images, *, window: bool = True) -> list[Statistics]:
     """Statistics of each contraction's columns, in the order of `places`.
 
     Args:
         model: the graph, not edited. places: contractions of its nodes.
         images: inputs; an image is run once, and seen by all.
         window: lay out convolutions' windows where that is affordable (see `MAX_COLUMNS`).
-        head: how to read the outputs: positions then count by what depends on them. None: all alike.
 
     Raises:
         InputError: there is no image, or the Grams would need more than 1.5 GB.
@@ -123,23 +110,19 @@ def collect(
     )
     if needed > GRAM_BYTES:
         if window:
-            return collect(model, places, images, window=False, head=head)
+            return collect(model, places, images, window=False)
         raise InputError(
             f"calibrating this network needs {needed / 1e9:.1f} GB of statistics",
             file=model.source.file,
             hint="use --compensate constant",
         )
-    matter = None if head is None else Matter.added(model, graph, [tap.where for tap in taps.values()], head, name)
     graph.outputs = [gs.Variable(tap.name, np.float32) for tap in taps.values()]
-    graph.outputs += [] if matter is None else matter.outputs
-    sums = _stream(Model(graph=graph), list(taps.values()), images, matter)
+    sums = _stream(Model(graph=graph), list(taps.values()), images)
     found = {key: _finish(sums[tap.name], tap.taps) for key, tap in taps.items()}
     return [found[key] for key in keys]
 
 
-def _stream(
-    model: Model, taps: list[_Tap], images: Images, matter: Matter | None
-) -> dict[str, tuple[Array, Array, Array, int]]:
+def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, tuple[Array, Array, Array, int]]:
     """Per tap the point that sums are taken about, the sums of its columns and of their products, and how many."""
     from onnxslim_yolo.runtime.onnx_run import session
 
@@ -150,17 +133,13 @@ def _stream(
     pivots: dict[str, Array] = {}
     names = [tap.name for tap in taps]
     for image in images:
-        given = {} if matter is None else matter.seeds(image)
-        values = runner.run(names + ([] if matter is None else matter.names), {feed: image, **given})
-        weights = {} if matter is None else matter.weights(values[len(taps) :])
-        for tap, value in zip(taps, values, strict=False):
+        for tap, value in zip(taps, runner.run(names, {feed: image}), strict=True):
             columns = np.moveaxis(value, tap.axis, -1).reshape(-1, value.shape[tap.axis])
             # Squares are summed about a point near the mean: far from it their rounding would drown small variances.
             columns = columns - pivots.setdefault(tap.name, _pivot(columns))
-            weighed = columns * weights[tap.where][:, None] if tap.where in weights else columns
-            gram = (columns.T @ weighed).astype(np.float64)
+            gram = (columns.T @ columns).astype(np.float64)
             total, whole, count = sums.get(tap.name, (0.0, 0.0, 0))
-            sums[tap.name] = (total + weighed.sum(axis=0, dtype=np.float64), whole + gram, count + len(columns))
+            sums[tap.name] = (total + columns.sum(axis=0, dtype=np.float64), whole + gram, count + len(columns))
     if not sums:
         raise InputError("there is no calibration image")
     return {name: (pivots[name].astype(np.float64), *found) for name, found in sums.items()}
@@ -200,10 +179,7 @@ def _add_tap(graph: gs.Graph, node: Node, place: Contraction, key: tuple[object,
     if len(key) > 2:
         return _add_window(graph, node, tensor, place, key, name)
     rank = len(tensor.shape)
-    axis = place.axis % rank
-    steps = picks_of(static_shape(tensor), rank, axis)
-    where = Where(tensor.name, axis, tuple((step // 2, step) if step != 1 else (0, 1) for step in steps))
-    return _Tap(key, thin(graph, tensor, axis, name), axis, 1, where)
+    return _Tap(key, thin(graph, tensor, place.axis % rank, name), place.axis % rank, 1)
 
 
 def thin(graph: gs.Graph, tensor: Tensor, axis: int, name: Namer) -> str:
@@ -255,7 +231,7 @@ def _add_window(
     attrs |= {"group": channels, "strides": strides, "kernel_shape": list(kernel)}
     constant = gs.Constant(name("calibration_one_hot"), one_hot)
     graph.nodes.append(gs.Node("Conv", name("calibration"), attrs, [tensor, constant], [output]))
-    return _Tap(key, output.name, 1, taps, Where(node.outputs[0].name, 1, ((0, 1), (0, 1), *((0, s) for s in steps))))
+    return _Tap(key, output.name, 1, taps)
 
 
 def _steps(extents: list[int]) -> list[int]:

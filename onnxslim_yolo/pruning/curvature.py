@@ -1,6 +1,6 @@
 """How much an error at a layer's outputs disturbs the network's: one matrix per layer, without labels or training.
 
-With E the detector's error (`heads.metric`), an error δ at a position of a layer's output costs to second order
+With E the detector's error (`verify.head_metric`), an error δ at a position of a layer's output costs to second order
 δᵀGδ. G, summed over positions and averaged over images, is E[g gᵀ] with g the random cotangents of E carried back to
 that layer by `analysis.adjoint`: the output factor of K-FAC (Martens & Grosse 2015, §3) for the Gauss–Newton matrix.
 Errors at different positions are taken as independent.

@@ -1,7 +1,7 @@
 """Sensitivity curves: what taking channels from one group alone does to the outputs, and widths chosen by them.
 
 For every group, the least important 10, 20, 35, 50, 70 and 90 % of its channels are taken out and folded into the rest,
-the others left whole, and the detector's error (`heads.metric`) is measured on calibration images, forward only.
+the others left whole, and the detector's error (`verify.head_metric`) is measured on calibration images, forward only.
 Few images can be run so often, so where the error of the same cut is predicted as well, from gradients on all of them
 (`_second_order`), the geometric mean of both counts, and in the end its mean with the share of variance that goes
 (`analysis.importance_variance.average`): on held-out calibration images each step keeps more mAP.

@@ -183,12 +183,12 @@ def _calibrated(
     images = CalibrationImages(options.calib, model, part="fit")
     views = images.seen(views_for(len(images)))
     places = [place for place in contractions(channels) if place.taps is not None]
+    statistics = collect(model, places, views, window=False)
+    variance = measured_variance(channels, places, statistics)
     head = HeadError.of(model, images)
     if not head.seen:
         model.note(UNSEEN)
         head = head.undecoded()
-    statistics = collect(model, places, views, window=False, head=head.head)
-    variance = measured_variance(channels, places, statistics)
     predicted = None
     if kind == "output":
         predicted = SecondOrder.of(model, places, statistics, head, views)

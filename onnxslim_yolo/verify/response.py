@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim_yolo.heads.layout import layout_of
+from onnxslim_yolo.heads.metric import layout_of
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.progress import counted
