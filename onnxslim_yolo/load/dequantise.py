@@ -73,16 +73,29 @@ class _Work:
         for node in graph.node:
             if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].name == "value":
                 self.values.setdefault(node.output[0], node.attribute[0].t)
-        self.makers = {name: node for node in graph.node for name in node.output}
         self.outputs = {value.name for value in graph.output}
         self.inputs = {value.name for value in graph.input}
         self.opset = opset
         self.ranges: dict[str, tuple[float, float]] = {}
         self.clips: dict[str, bool] = {}
         """Clips that stand for activations, by name: whether what they cut is negative."""
+        self.index()
+
+    def index(self) -> None:
+        """Who makes and who reads what, anew. Nodes are held, for they are told apart by identity."""
+        self.nodes, self.gone = list(self.graph.node), set[int]()
+        self.makers = {name: node for node in self.nodes for name in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            self._reads(node)
+
+    def _reads(self, node: onnx.NodeProto) -> None:
+        for name in dict.fromkeys(node.input):
+            self._readers.setdefault(name, []).append(node)
 
     def readers(self, name: str) -> list[onnx.NodeProto]:
-        return [node for node in self.graph.node if name in node.input]
+        once = {id(node): node for node in self._readers.get(name, ()) if name in node.input}
+        return [node for key, node in once.items() if key not in self.gone]
 
     def array(self, name: str) -> Array | None:
         """A constant's values."""
@@ -90,8 +103,8 @@ class _Work:
 
     def constants(self) -> None:
         """Weights whose codes are in the file, or would be made of what is."""
-        for node in list(self.graph.node):
-            if node.op_type != "DequantizeLinear":
+        for node in self.nodes:
+            if node.op_type != "DequantizeLinear" or id(node) in self.gone:
                 continue
             maker = self.makers.get(node.input[0])
             codes = self.array(node.input[0])
@@ -115,8 +128,8 @@ class _Work:
 
     def pairs(self) -> None:
         """Codes that are made of a tensor and read as floats again, nothing in between."""
-        for node in list(self.graph.node):
-            made = node.output[0] if node.op_type == "QuantizeLinear" else ""
+        for node in self.nodes:
+            made = node.output[0] if node.op_type == "QuantizeLinear" and id(node) not in self.gone else ""
             readers = self.readers(made) if made else []
             own = self._parameters(node) if readers and made not in self.outputs else None
             if own is None or own[0].size != 1 or any(not self._undoes(each, own) for each in readers):
@@ -127,9 +140,9 @@ class _Work:
             if 0 in ends and tensor not in self.inputs:
                 tensor = self._clip(node, *ends)
             else:
-                self.graph.node.remove(node)
+                self.gone.add(id(node))
             for each in readers:
-                self.graph.node.remove(each)
+                self.gone.add(id(each))
                 tensor = self._replace(each.output[0], tensor)
             self.ranges[tensor] = ends
 
@@ -149,11 +162,14 @@ class _Work:
 
     def drop_clips(self, names: Collection[str]) -> None:
         """Let these Clips' readers read what they read."""
-        for node in [each for each in self.graph.node if each.name in names]:
-            self.graph.node.remove(node)
+        self.index()
+        for node in [each for each in self.nodes if each.name in names]:
+            self.gone.add(id(node))
             made = node.output[0]
             left = self._replace(made, node.input[0])
-            self.ranges = {left if tensor == made else tensor: ends for tensor, ends in self.ranges.items()}
+            if made in self.ranges:
+                self.ranges[left] = self.ranges.pop(made)
+        self.sweep()
 
     def _undoes(self, node: onnx.NodeProto, own: Codes) -> bool:
         """Whether a node reads codes as what they were made of; with one step once per channel, say."""
@@ -171,7 +187,7 @@ class _Work:
 
     def integer_products(self) -> None:
         """Products of codes whose ranges are taken of every input anew."""
-        for node in list(self.graph.node):
+        for node in self.nodes:
             if node.op_type in ("ConvInteger", "MatMulInteger"):
                 self._integer_product(node)
 
@@ -202,8 +218,7 @@ class _Work:
         made = onnx.helper.make_node(kind, [codes.input[0], named], [last.output[0]], name=node.name or last.output[0])
         made.attribute.extend(node.attribute)
         self._swap(last, made)
-        for gone in (node, cast):
-            self.graph.node.remove(gone)
+        self.gone |= {id(node), id(cast)}
 
     def _only(self, name: str, op: str) -> onnx.NodeProto | None:
         readers = self.readers(name)
@@ -213,10 +228,10 @@ class _Work:
         """A constant for a node's output."""
         name = node.output[0]
         self.values[name] = numpy_helper.from_array(values, name)
-        self.graph.node.remove(node)
+        self.gone.add(id(node))
         if name in self.outputs:  # an output has to be computed
             self.values[name].name = f"{name}_values"
-            self.graph.node.append(onnx.helper.make_node("Identity", [f"{name}_values"], [name]))
+            self._append(onnx.helper.make_node("Identity", [f"{name}_values"], [name]))
         self.graph.initializer.append(self.values[name])
 
     def _replace(self, old: str, new: str) -> str:
@@ -228,26 +243,33 @@ class _Work:
             old, new = new, old
         for node in self.readers(old):
             node.input[:] = [new if name == old else name for name in node.input]
+            self._readers.setdefault(new, []).append(node)
         if old in self.outputs:
-            self.graph.node.append(onnx.helper.make_node("Identity", [new], [old], name=f"{old}_again"))
+            self._append(onnx.helper.make_node("Identity", [new], [old], name=f"{old}_again"))
         return new
 
+    def _append(self, node: onnx.NodeProto) -> None:
+        self.graph.node.append(node)
+        self.nodes.append(self.graph.node[-1])
+        self._reads(self.nodes[-1])
+
     def _swap(self, old: onnx.NodeProto, new: onnx.NodeProto) -> None:
-        place = list(self.graph.node).index(old)
-        self.graph.node.remove(old)
-        self.graph.node.insert(place, new)
-        self.makers.update(dict.fromkeys(new.output, new))
+        """Another node in the place of one."""
+        old.CopyFrom(new)
+        self._reads(old)
+        self.makers.update(dict.fromkeys(old.output, old))
 
     def sweep(self) -> None:
         """Take out what nothing reads any more of what quantising had added, and types of values that are gone."""
         loose = ("QuantizeLinear", "DynamicQuantizeLinear", "Mul", "Constant")
+        left = [node for node in self.nodes if id(node) not in self.gone]
         while True:
-            read = {name for node in self.graph.node for name in node.input} | self.outputs
-            gone = [n for n in self.graph.node if n.op_type in loose and not read & set(n.output)]
-            if not gone:
+            read = {name for node in left for name in node.input} | self.outputs
+            used = [n for n in left if n.op_type not in loose or read & set(n.output)]
+            if len(used) == len(left):
                 break
-            for node in gone:
-                self.graph.node.remove(node)
+            left = used
+        _refill(self.graph.node, left)
         kept = [t for t in self.graph.initializer if t.name in read]
         names = {name for node in self.graph.node for name in node.output}
         typed = [value for value in self.graph.value_info if value.name in names]
