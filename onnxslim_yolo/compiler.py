@@ -42,8 +42,6 @@ from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
 from onnxslim_yolo.runtime.packages import require_counting, require_ncnn
 from onnxslim_yolo.runtime.progress import tell
 from onnxslim_yolo.stages import Journey, Stages, up_to_slice
-from onnxslim_yolo.training.compensate import Distil
-from onnxslim_yolo.training.distil import require_torch
 from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import measure_compensation
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
@@ -251,6 +249,8 @@ def _require_packages(options: CompileOptions) -> None:
     if options.data is not None:
         require_counting()
     if options.compensate == "distil":
+        from onnxslim_yolo.training.distil import require_torch
+
         require_torch()
     here = options.verify or options.measure or options.data is not None
     if "ncnn" in options.emit and here and options.run_on is None:
@@ -305,6 +305,8 @@ def _teaching(options: CompileOptions, baseline: Model, lesson: dict[str, Any] |
     """The training that `--compensate distil` asks for, its teacher with the outputs that are written."""
     if options.compensate != "distil" or options.calib is None:
         return []
+    from onnxslim_yolo.training.compensate import Distil
+
     teacher = baseline.copy()
     PassManager(shaping(options)).run(teacher)
     return [Distil(teacher, options.calib, facts={} if lesson is None else lesson)]
