@@ -2,6 +2,7 @@
 
     python bench/arm_tables.py count a76|a72 MODEL…     layers and whole networks, into --cells
     python bench/arm_tables.py write a76|a72 MODEL…     the table, by the weights in bench/results/arm_latency.json
+    python bench/arm_tables.py write a76|a72 --int8 MODEL…      its int8 times alone; floats stay as they were written
     python bench/arm_tables.py sample a76|a72           some of the layers, for tests/latency/test_counted.py
     python bench/arm_tables.py judge                    the analytic model against all of them: results/arm_formula.md
 
@@ -41,7 +42,7 @@ from onnxslim_yolo.latency.layers import Family, LayerKey, layers_of
 from onnxslim_yolo.latency.packing import Runtime, blocks_of
 from onnxslim_yolo.latency.shipped import DATA
 from onnxslim_yolo.latency.table import LatencyTable
-from onnxslim_yolo.latency.table_format import write_table
+from onnxslim_yolo.latency.table_format import read_table, write_table
 from onnxslim_yolo.load import load
 from onnxslim_yolo.measure import sampling
 from onnxslim_yolo.measure.int8_profile import calibrated_int8
@@ -121,15 +122,22 @@ def main() -> None:
         sample(options.core, Cells(file, None, Weights.read(options.core)))
         return
     cells = Cells(file, None, Weights.read(options.core))
-    table = table_of(options.core, options.models, cells, options.int8)
-    path = write_table(table, options.out / f"{RUNTIME}-{DEVICE[options.core]}.json")
+    path = options.out / f"{RUNTIME}-{DEVICE[options.core]}.json"
+    floats = None if options.models else read_table(path)
+    write_table(table_of(options.core, options.models, cells, options.int8, floats), path)
+    table = read_table(path)
     count = sum(len(grid.us) for grid in table.families.values())
     print(f"{path}: {len(table.families)} families, {count} layers, {path.stat().st_size / 1024:.0f} KB, ", end="")
     print(f"scale {table.scale:.3f}, {table.overhead:.2f} µs a layer")
 
 
-def table_of(core: str, models: Sequence[str], cells: Cells, int8: Sequence[str] = ()) -> LatencyTable:
-    """The table of these networks' layers, calibrated on them as wholes; of some of them in int8 as well."""
+def table_of(
+    core: str, models: Sequence[str], cells: Cells, int8: Sequence[str] = (), floats: LatencyTable | None = None
+) -> LatencyTable:
+    """The table of these networks' layers, calibrated on them as wholes; of some of them in int8 as well.
+
+    `floats`: a table that has the float layers, of no other networks then.
+    """
     named = [(Path(name).name, prepared(model_named(name))) for name in models]
     sampling.SAMPLES.clear()
     sampling.SAMPLES.update(SAMPLES)
@@ -148,8 +156,12 @@ def table_of(core: str, models: Sequence[str], cells: Cells, int8: Sequence[str]
                 wholes.append(Whole(us, table.predict_layers(keys), len(keys)))
                 total = sum(map(sum, counts)) / 1e6
                 print(f"{label}: {total:.1f} M, {us / 1e3:.2f} ms, layers {wholes[-1].sum_us / 1e3:.2f} ms")
-    scale, overhead = calibrate(wholes)
-    table = replace(table, scale=scale, overhead=overhead, _cache={})
+    if floats is None:
+        scale, overhead = calibrate(wholes)
+        table = replace(table, scale=scale, overhead=overhead, _cache={})
+    else:
+        known = {family: grid for family, grid in floats.families.items() if not is_int8(family)}
+        table = replace(floats, families=known | grids, _cache={}, _corrections={})
     labels = iter(int8)
 
     def whole(graph: gs.Graph, quantised: Quantisation | None) -> float | None:

@@ -1,6 +1,7 @@
 """Make the latency tables that come with the package, on this machine.
 
-    python bench/make_tables.py [--runtime ncnn,onnxruntime] [--models yolov5n,yolov8n] [--sizes 640,320] [--out DIR]
+    python bench/make_tables.py [--runtime ncnn,onnxruntime] [--models yolov5n,yolov8n] [--sizes 640,320] [--threads 1]
+        [--out DIR]
 
 Besides the networks themselves, random width assignments of them take part in the calibration as wholes.
 
@@ -22,10 +23,10 @@ from models_for_bench import model_of
 from random_widths import fused, prepared, with_random_widths
 
 from onnxslim_yolo.latency import host_isa
-from onnxslim_yolo.latency.shipped import DATA
+from onnxslim_yolo.latency.shipped import DATA, table_file
 from onnxslim_yolo.latency.table_format import write_table
-from onnxslim_yolo.measure import profile
 from onnxslim_yolo.measure.measurer import Measurer
+from onnxslim_yolo.measure.profile import profile
 from onnxslim_yolo.runtime.boards import Board
 
 
@@ -54,7 +55,7 @@ def main() -> None:
             table = profile(graphs, target=runtime, threads=options.threads, run_on=options.avx2)
         if options.avx2:
             table = replace(table, cpu=f"{table.cpu}, kept from AVX-512", _cache={})
-        path = write_table(table, options.out / f"{runtime}-{isa}.json")
+        path = write_table(table, options.out / table_file(runtime, isa, options.threads).name)
         cells = sum(len(grid.us) for grid in table.families.values())
         print(
             f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, "

@@ -236,7 +236,7 @@ def _sized(path: Path, options: CompileOptions, progress: Progress) -> tuple[Com
     if options.size != "auto" or options.target_latency is None:
         return options, None
     progress("size")
-    table = table_for(options.target, options.device, options.table)
+    table = table_for(options.target, options.device, options.table, options.threads)
     chosen = choose_size(
         path, options.load_options(), table, options.target_latency, options.calib, int8=bool(options.int8)
     )

@@ -127,8 +127,18 @@ def shaping(options: CompileOptions) -> list[Pass]:
 def _quantising(options: CompileOptions) -> list[Pass]:
     if not options.int8:
         return []
-    judged: dict[str, Any] = {"runtime": options.target, "isa": options.device, "table": options.table}
-    return [Quantise(options.int8, options.calib, narrow=adds_in_16_bits(options.device), **judged)]
+    narrow = adds_in_16_bits(options.device)
+    return [Quantise(options.int8, options.calib, narrow=narrow, **_judged(options))]
+
+
+def _judged(options: CompileOptions) -> dict[str, Any]:
+    """What latency is judged by, as passes take it."""
+    return {
+        "runtime": options.target,
+        "isa": options.device,
+        "table": options.table,
+        "threads": options.threads,
+    }
 
 
 CARRY = 0.1
@@ -152,7 +162,7 @@ def _pruning(options: CompileOptions, model: Model) -> list[Pass]:
         absorb=options.prune == "dead" or options.compensate != "none",
         carry=_carry(options),
     )
-    snap = SnapWidths(to=options.snap, isa=options.device, runtime=options.target, table=options.table)
+    snap = SnapWidths(to=options.snap, **_judged(options))
     target = _target(options)
     if options.depth == "only" and target is None and prune.ratio != "dead":
         return [*_whole(options), SliceChannels()]
@@ -194,9 +204,7 @@ def _blocks(options: CompileOptions) -> list[Pass]:
 def _weighed(options: CompileOptions) -> dict[str, Any]:
     """What channels and blocks are weighed by, against which cost, and what is kept of them: the same for both."""
     return {
-        "runtime": options.target,
-        "isa": options.device,
-        "table": options.table,
+        **_judged(options),
         "scope": options.scope,
         "importance": options.importance,
         "aggregate": options.aggregate,
@@ -259,5 +267,5 @@ def _folding(options: CompileOptions | None = None) -> list[Pass]:
     """
     move = ConvBeforeResize()
     if options is not None and (_target(options) or ("latency",))[0] == "latency":
-        move = ConvBeforeResize(runtime=options.target, isa=options.device, table=options.table)
+        move = ConvBeforeResize(**_judged(options))
     return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), move]

@@ -51,6 +51,7 @@ class ConvBeforeResize:
         runtime: where latency counts; "any": move all, which takes the fewest multiplications.
         isa: the instruction set that it is judged for; "host" asks this machine.
         table: a file of latencies, made by `onnxslim-yolo profile`, instead of the one shipped.
+        threads: how many the runtime will have there.
     """
 
     name: ClassVar[str] = "conv-before-resize"
@@ -58,13 +59,14 @@ class ConvBeforeResize:
     runtime: Literal["any", "ncnn", "onnxruntime"] = "any"
     isa: DeviceName = "host"
     table: Path | None = None
+    threads: int = 1
 
     def run(self, model: Model) -> int:
         """Move; return how many convolutions were."""
         graph = model.graph
         parts_of = enlarged_inputs(graph)
         if parts_of and self.runtime != "any":
-            left = better_left(graph, table_for(self.runtime, self.isa, self.table))
+            left = better_left(graph, table_for(self.runtime, self.isa, self.table, self.threads))
             parts_of = {key: parts for key, parts in parts_of.items() if key not in left}
         found = [(node, parts_of[id(node)]) for node in graph.nodes if id(node) in parts_of]
         stay = {id(part.resize) for node, parts in found if _is_normalised(node) for part in parts}

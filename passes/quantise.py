@@ -62,7 +62,7 @@ class Quantise:
         calib: unlabelled images: a folder, a list, or a data.yaml.
         budget: the detector's error that "auto" allows (see `pruning.head_error`).
         narrow: weights of 7 bits, for processors whose kernels add pairs of products in 16 bits.
-        runtime, isa, table: what latency is judged by: see the pass `snap`.
+        runtime, isa, table, threads: what latency is judged by: see the pass `snap`.
     """
 
     name: ClassVar[str] = "quantise"
@@ -75,6 +75,7 @@ class Quantise:
     runtime: Runtime = "ncnn"
     isa: DeviceName = "host"
     table: Path | None = None
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if not self.budget > 0:
@@ -95,7 +96,7 @@ class Quantise:
         images = calibration(self.calib, model)
         wanted = _wanted(model, self.layers)
         auto = AUTO in self.layers
-        table = table_for(self.runtime, self.isa, self.table)
+        table = table_for(self.runtime, self.isa, self.table, self.threads)
         known = knows_int8(table)
         if auto and known:
             wanted, predicted = faster_layers(model, table, wanted)

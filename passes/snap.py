@@ -37,6 +37,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.devices import DeviceName, device_of
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.pruning.auto_widths import widths_by_latency, wished
 from onnxslim_yolo.pruning.not_slower import given_back
@@ -56,6 +57,7 @@ class SnapWidths:
         isa: the device, or the instruction set, that "auto" is for; "host" asks this machine.
         runtime: the runtime that "auto" is for.
         table: a file of latencies for "auto", made by `onnxslim-yolo profile`, instead of the one shipped.
+        threads: how many the runtime will have there, for "auto".
         odd: what to do with whole groups off the grid: "keep" them, cut them "down", or grow them "up" by zeros.
     """
 
@@ -67,6 +69,7 @@ class SnapWidths:
     odd: Literal["keep", "down", "up"] = "keep"
     runtime: Runtime = "ncnn"
     table: Path | None = None
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.to, int) and self.to < 1:
@@ -81,7 +84,7 @@ class SnapWidths:
             model.plan = plan = replace(plan, importance=measure(plan.channels).values)
         if self.odd == "keep" and not plan.removed and plan.snapped is None:
             if self.to == "auto":
-                table_for(self.runtime, self.isa, self.table)  # a broken one is refused, whatever is planned
+                self._table()  # a broken one is refused, whatever is planned
             return 0  # what is whole stays whole
         ranked = plan
         snapped = self._by_latency(model, plan) if self.to == "auto" and self.odd == "keep" else None
@@ -101,11 +104,14 @@ class SnapWidths:
             self._snap(plan, keep, unit)
         return replace(plan, keep=complete(plan.channels, keep, plan.importance, floor=plan.floor))
 
+    def _table(self) -> LatencyTable:
+        return table_for(self.runtime, self.isa, self.table, self.threads)
+
     def _by_latency(self, model: Model, plan: Plan) -> Plan | None:
         """Widths chosen by latency; None where there is too little to judge by."""
         if device_of(self.isa).isa is None and self.table is None:
             return None  # nothing tells an accelerator's time: its grid is all that is known
-        table = table_for(self.runtime, self.isa, self.table)
+        table = self._table()
         chosen = widths_by_latency(model.graph, plan, table)
         if chosen is None:
             return None
@@ -119,7 +125,7 @@ class SnapWidths:
 
     def _not_slower(self, model: Model, plan: Plan) -> Plan:
         """Keep dead channels without which the network is predicted to be slower than with all of them."""
-        table = table_for(self.runtime, self.isa, self.table)
+        table = self._table()
         found = given_back(model.graph, plan, table)
         if found is None:
             return plan

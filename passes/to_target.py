@@ -49,7 +49,7 @@ class PruneToTarget:
     Args:
         target: "0.6x", a share of the source's cost in (0, 1]; for latency also "12ms" on the table's machine.
         cost: "latency" (predicted), "macs" or "params".
-        runtime, isa, table: whose latency; see the pass `snap`.
+        runtime, isa, table, threads: whose latency; see the pass `snap`.
         scope, importance, aggregate, normalise, floor, keep, calib, carry: see the pass `prune`.
     """
 
@@ -61,6 +61,7 @@ class PruneToTarget:
     runtime: Runtime = "ncnn"
     isa: DeviceName = "host"
     table: Path | None = None
+    threads: int = 1
     scope: Literal["all", "no-residual"] = "all"
     importance: AnyKind = "auto"
     aggregate: Aggregate = "mean"
@@ -154,7 +155,7 @@ class PruneToTarget:
         """Where the cost of a layer comes from."""
         isa = self.isa
         if self.cost == "latency":
-            return table_for(self.runtime, isa, self.table)
+            return table_for(self.runtime, isa, self.table, self.threads)
         return Multiplications(isa) if self.cost == "macs" else Parameters(isa)
 
     def _words(self, cost: float) -> str:

@@ -1,6 +1,7 @@
 """Which table a compilation reads: the one it is given, else one that comes with the package, else none.
 
-The choice depends on the runtime and the instruction set only, so that the same input and options give the same bytes.
+The choice depends on the runtime, the instruction set and the threads that are asked for only, so that the same input
+and options give the same bytes. A table of several threads is `RUNTIME-NAME-THREADS.json`, of one `RUNTIME-NAME.json`.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ def shipped_tables() -> list[Path]:
     return sorted(DATA.glob("*.json"))
 
 
-def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None) -> LatencyTable:
+def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None, threads: int = 1) -> LatencyTable:
     """The table to judge latency by.
 
     Args:
         runtime: what the model will run in.
         isa: the device that it will run on, or an instruction set; "host" is this machine.
         path: a table file that goes before any other.
+        threads: of the runtime there; of the tables that come with the package, the one of most threads that is no
+            more than these is taken.
 
     Raises:
         InputError: the file is no table.
         UsageError: the file is a table of another runtime, or there is no such device.
     """
     if path is None:
-        return _shipped(runtime, isa)
+        return _shipped(runtime, isa, threads)
     table = read_table(path)
     if table.runtime != runtime:
         raise UsageError(
@@ -47,13 +50,26 @@ def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None) -> 
     return table
 
 
+def table_file(runtime: Runtime, name: str, threads: int = 1) -> Path:
+    """Where the table of an instruction set or a device comes to lie in the package."""
+    return DATA / f"{runtime}-{name}{'' if threads == 1 else f'-{threads}'}.json"
+
+
+def shipped_file(runtime: Runtime, name: str, threads: int) -> Path | None:
+    """The file of most threads that is no more than these; None where there is none."""
+    several = [path.stem.rpartition("-")[2] for path in DATA.glob(f"{runtime}-{name}-*.json")]
+    counts = sorted({1, *(int(count) for count in several if count.isdecimal())}, reverse=True)
+    files = (table_file(runtime, name, count) for count in counts if count <= threads)
+    return next((path for path in files if path.is_file()), None)
+
+
 @cache
-def _shipped(runtime: Runtime, name: str) -> LatencyTable:
+def _shipped(runtime: Runtime, name: str, threads: int) -> LatencyTable:
     """A device's own table, else that of the device it is like, else its instruction set's, else the analytic model."""
     isa = isa_of(name)
     for stem in (name, isa):
-        path = DATA / f"{runtime}-{stem}.json"
-        if path.is_file():
+        path = shipped_file(runtime, stem, threads)
+        if path is not None:
             return read_table(path)
         if stem == name and (alike := _alike(runtime, device_of(name))) is not None:
             return alike

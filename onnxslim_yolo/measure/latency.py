@@ -93,6 +93,7 @@ def predicted_latency(
     isa: str = "host",
     table: Path | None = None,
     quantised: Quantisation | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """What a report says of a graph: `latency_us`, predicted, and the `table` it was predicted by.
 
@@ -102,7 +103,7 @@ def predicted_latency(
     Raises:
         InputError, UsageError: the table cannot be used.
     """
-    chosen = table_for(runtime, isa, table)
+    chosen = table_for(runtime, isa, table, threads)
     if quantised is not None and knows_int8(chosen):
         return {"latency_us": round(plan_prediction(graph, chosen, quantised).int8_us, 1), "table": chosen.name}
     return {"latency_us": round(chosen.predict_graph(graph), 1), "table": chosen.name}

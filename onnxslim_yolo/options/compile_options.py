@@ -23,6 +23,7 @@ EMITTERS: tuple[Emitter, ...] = get_args(Emitter)
 ALIASES = {"isa": "device"}
 """Options by other names that they had."""
 *_, LIMITS, CHECKED = PANELS
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class CompileOptions:
         scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
         device: the machine that the result is for, by name (see `latency.devices`); `isa` is another word for it.
-        target: the runtime to be fast on.
+        target: the runtime to be fast on. threads: how many it will have there: of the shipped tables of latencies, the
+            one of most threads that is no more than that is read.
         compensate: "none", "constant", or what needs `calib`: "reconstruct", or "distil", which then trains as well,
             the source as teacher, and needs torch (see `training.compensate`).
         calib: unlabelled images (a folder, a list, a data.yaml) for these, importance "output" and allocation
@@ -144,6 +146,7 @@ class CompileOptions:
         metadata=told("The machine that the result is for.", "Device", flags=("--for", "--isa"), shown=SHOWN),
     )
     target: Runtime = field(default="ncnn", metadata=told("The runtime to be fast on.", "Device"))
+    threads: int = field(default=1, metadata=told("Its threads there, for the choice of the latency table.", "Device"))
     allocate: Literal["global", "curves"] = field(
         default="global", metadata=told("How widths are chosen.", "What to cut")
     )
@@ -254,6 +257,8 @@ class CompileOptions:
             raise UsageError("--size auto needs a latency to come down to", hint="give --target-latency 0.7x")
         if any(not 0 < t <= 1 for t in targets):
             raise UsageError(f"a target is a share of the source in (0, 1], not {targets[0]}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"--threads {self.threads} is not in [1, {MOST_THREADS}]")
         if not self.emit:
             raise UsageError("--emit names nothing to write", hint=f"known: {', '.join(EMITTERS)}")
         for most in (self.limit_memory, self.limit_work):

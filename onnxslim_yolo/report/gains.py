@@ -65,7 +65,7 @@ def predict_latency(model: Model, baseline: Model, options: CompileOptions, *, s
     from onnxslim_yolo.measure.predicted import predicted_verdict
 
     before, after = (
-        predicted_latency(m.graph, options.target, options.device, options.table, m.quantised)
+        predicted_latency(m.graph, options.target, options.device, options.table, m.quantised, options.threads)
         for m in (baseline, model)
     )
     device = device_of(options.device)
@@ -82,7 +82,7 @@ def enter_latency(
     report: dict[str, Any], latency: dict[str, dict[str, Any]], graphs: dict[str, gs.Graph], options: CompileOptions
 ) -> None:
     """Enter predictions into a report's `before` and `after`, in place: what `predict_latency` gave, and by layer."""
-    table = table_for(options.target, options.device, options.table)
+    table = table_for(options.target, options.device, options.table, options.threads)
     for key, graph in graphs.items():
         report[key] |= latency[key]
         add_latency(report[key], graph, table)

@@ -129,7 +129,7 @@ class _Work:
         if not options.model.is_file():
             raise InputError("no such file", file=options.model)
         self.dataset = None if options.data is None else read_dataset(options.data, ("val",))
-        self.table = table_for(plain.target, plain.device, plain.table)
+        self.table = table_for(plain.target, plain.device, plain.table, plain.threads)
         images = read_calibration(options.calib)
         apart = len(images) >= APART
         self.fit, self.judged = (images[::2], images[1::2]) if apart else (images, images)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, layers_of, shipped_tables, table_for
+from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, layers_of, shipped, shipped_tables, table_for
 from onnxslim_yolo.latency.table_format import read_table, table_as_text, write_table
 from onnxslim_yolo.measure.profile import families_of, measure_families
+from onnxslim_yolo.options import CompileOptions
+from onnxslim_yolo.pipeline import remainder
 from tests.latency.models import cost, formula, small
 
 CONV = Family("conv", kernel=(3, 3), size=(40, 40))
@@ -197,6 +200,30 @@ def test_lookup_of_tables(tmp_path):
     assert table_for("ncnn", "neon").families == {}
     with pytest.raises(UsageError, match="no device"):
         _ = table_for("ncnn", "sse").lanes
+
+
+def test_a_table_of_more_threads_is_read_where_there_are_as_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "DATA", tmp_path)
+    shipped._shipped.cache_clear()
+    for threads in (1, 2, 4):
+        write_table(replace(made_up(), threads=threads), shipped.table_file("ncnn", "neon", threads))
+    write_table(replace(made_up(), threads=9), tmp_path / "ncnn-neon-fp16.json")  # another machine's
+    try:
+        found = [table_for("ncnn", "neon", threads=threads).threads for threads in (1, 2, 3, 4, 16)]
+        assert found == [1, 2, 2, 4, 4]
+        assert table_for("ncnn", "neon").threads == 1
+    finally:
+        shipped._shipped.cache_clear()
+
+
+def test_passes_are_told_the_threads():
+    options = CompileOptions(threads=2, prune=0.5, quantize="int8", calib="images")
+    steps = remainder(options, small())
+    judged = [step for step in steps if hasattr(step, "table")]
+    assert {step.name for step in judged} == {"drop-blocks", "snap", "conv-before-resize", "quantise"}
+    assert {step.threads for step in judged} == {2}
+    with pytest.raises(UsageError, match="--threads 0"):
+        CompileOptions(threads=0)
 
 
 def test_shipped_tables_load_and_know_the_cliffs():
