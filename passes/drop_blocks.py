@@ -93,9 +93,13 @@ class DropBlocks(PruneToTarget):
         if model.carried.blocks:
             return 0
         blocks = self._allowed(model)
-        if not blocks and self.depth == "auto" and self.ratio is None:
-            return 0
-        chosen = self._below_threshold(model, blocks) if self.ratio is not None else self._for_target(model, blocks)
+        if self.ratio is not None:
+            chosen = self._below_threshold(model, blocks)
+        else:
+            blocks = self._with_means(model, blocks)
+            if not blocks and self.depth == "auto":
+                return 0
+            chosen = self._for_target(model, blocks)
         if not chosen and self.depth == "only":
             model.note(
                 f"WARNING: no block goes: none of {len(blocks)} is as small as what is asked for, and widths stay"
@@ -106,7 +110,7 @@ class DropBlocks(PruneToTarget):
         """The blocks that may go: none with a layer that is to be kept, or out of scope, or that is returned."""
         found = find_blocks(model.graph)
         found = module_blocks(model.graph, found) if model.equal_parts else found
-        return self._with_means(model, self._free(model, found))
+        return self._free(model, found)
 
     def _free(self, model: Model, blocks: list[Block]) -> list[Block]:
         channels = open_plan(model).channels
@@ -155,9 +159,10 @@ class DropBlocks(PruneToTarget):
             return []
         threshold = min(float(values[min(int(self.ratio * len(values)), len(values) - 1)]), SPARSE)
         whole = self.zero and not model.equal_parts  # the model's own code calls every layer
-        layers = self._with_means(model, self._free(model, find_layers(model.graph))) if whole else []
+        layers = self._free(model, find_layers(model.graph)) if whole else []
         small = [block for block in blocks if _all_below(model, block, threshold)]
-        return small + [block for block in layers if _all_below(model, block, min(threshold, SMALL))]
+        small += [block for block in layers if _all_below(model, block, min(threshold, SMALL))]
+        return self._with_means(model, small)
 
     def _for_target(self, model: Model, blocks: Sequence[Block]) -> list[Block]:
         self.prune().run(model)

@@ -15,7 +15,7 @@ constant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,11 +76,11 @@ def find_blocks(graph: gs.Graph) -> list[Block]:
 
 def find_layers(graph: gs.Graph) -> list[Block]:
     """The layers that end in a BatchNormalization or an activation of one, in the graph's order."""
-    found = []
+    found, alone = [], _Alone(graph)
     for norm in graph.nodes:
         last = _activated(graph, norm) if is_batch_norm(norm) else None
         if last is not None and not is_graph_output(graph, last.outputs[0]):
-            block = _block("layer", last, -1, "", alone_for(graph, last.outputs[0]))
+            block = _block("layer", last, -1, "", alone.nodes(last.outputs[0]))
             found += [] if block is None else [block]
     return found
 
@@ -97,21 +97,34 @@ def _activated(graph: gs.Graph, norm: Node) -> Node | None:
 
 def alone_for(graph: gs.Graph, tensor: Tensor) -> list[Node]:
     """The nodes that compute a tensor and nothing else that is read, in the graph's order."""
-    first = producer(tensor)
-    if first is None or any(output.outputs for output in first.outputs if output is not tensor):
-        return []
-    found = {id(first)}
-    nodes = [first]
-    returned = {id(output) for output in graph.outputs}
-    above = _ancestors(first)
-    for node in reversed(graph.nodes):
-        if id(node) not in above or id(node) in found or any(id(output) in returned for output in node.outputs):
-            continue
-        readers = [reader for output in node.outputs for reader in consumers(output)]
-        if readers and all(id(reader) in found for reader in readers):
-            found.add(id(node))
-            nodes.append(node)
-    return nodes[::-1]
+    return _Alone(graph).nodes(tensor)
+
+
+class _Alone:
+    """What is computed for one tensor alone, asked of many tensors of a graph that stays as it is."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._place = {id(node): place for place, node in enumerate(graph.nodes)}
+        self._returned = {id(output) for output in graph.outputs}
+
+    def nodes(self, tensor: Tensor) -> list[Node]:
+        """See `alone_for`; the work grows with what is found, not with the graph."""
+        first = producer(tensor)
+        if first is None or any(output.outputs for output in first.outputs if output is not tensor):
+            return []
+        found, waiting = {id(first): first}, [first]
+        while waiting:
+            for node in map(producer, waiting.pop().inputs):
+                if node is not None and id(node) not in found and self._read_by(node, found):
+                    found[id(node)] = node
+                    waiting.append(node)
+        return sorted(found.values(), key=lambda node: self._place[id(node)])
+
+    def _read_by(self, node: Node, found: Mapping[int, Node]) -> bool:
+        """Whether all that read a node's outputs are found already: asked again with each of them."""
+        if any(id(output) in self._returned for output in node.outputs):
+            return False
+        return all(id(reader) in found for output in node.outputs for reader in output.outputs)
 
 
 def node_named(graph: gs.Graph, name: str) -> Node | None:
@@ -133,23 +146,13 @@ def stand_in(block: Block, end: Tensor, name: str) -> gs.Constant:
     return constant
 
 
-def _ancestors(node: Node) -> set[int]:
-    found: set[int] = set()
-    stack = [node]
-    while stack:
-        here = stack.pop()
-        if id(here) not in found:
-            found.add(id(here))
-            stack += [before for before in map(producer, here.inputs) if before is not None]
-    return found
-
-
 def _block(kind: Kind, node: Node, index: int, start: str, nodes: list[Node]) -> Block | None:
     layers = tuple(n.name for n in nodes if n.op in LINEAR)
     return Block(kind, node.name, index, start, tuple(n.name for n in nodes), layers) if layers else None
 
 
 def _branches(graph: gs.Graph) -> Iterator[Block]:
+    alone = _Alone(graph)
     for node in graph.nodes:
         shape = static_or_open(node.outputs[0]) if is_sum(node) else None
         if shape is None or len(node.inputs) < 2:
@@ -159,7 +162,7 @@ def _branches(graph: gs.Graph) -> Iterator[Block]:
             others = [t for t in whole if t is not end]
             if sole_consumer(graph, end) is not node or not any(end is t for t in whole) or not others:
                 continue
-            nodes = alone_for(graph, end)
+            nodes = alone.nodes(end)
             if not any(t is other for n in nodes for t in n.inputs for other in others):
                 continue
             found = _block("branch", node, index, "", nodes)
@@ -168,6 +171,7 @@ def _branches(graph: gs.Graph) -> Iterator[Block]:
 
 
 def _parts(graph: gs.Graph) -> Iterator[Block]:
+    alone = _Alone(graph)
     for node in graph.nodes:
         rank = len(node.outputs[0].shape or ()) if is_join(node) else 0
         if rank < 4 or int(node.attrs["axis"]) not in (1, 1 - rank) or is_graph_output(graph, node.outputs[0]):
@@ -177,7 +181,7 @@ def _parts(graph: gs.Graph) -> Iterator[Block]:
         for index, end in enumerate(node.inputs):
             if sole_consumer(graph, end) is not node:
                 continue
-            found = _block("part", node, index, "", alone_for(graph, end))
+            found = _block("part", node, index, "", alone.nodes(end))
             if found is not None:
                 yield found
 

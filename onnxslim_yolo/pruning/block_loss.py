@@ -89,16 +89,18 @@ def block_means(model: Model, plan: Plan, blocks: Sequence[Block]) -> list[Array
     Of a chain that is what its end is more than its start.
     """
     moments = moments_of(model.graph, plan.channels.shapes)
+    nodes = {node.name: node for node in model.graph.nodes}
+    named = {tensor.name: tensor for tensor in tensors(model.graph)}
     found: list[Array | None] = []
     for block in blocks:
-        node = node_named(model.graph, block.node)
+        node = nodes.get(block.node)
         shape = None if node is None else plan.channels.shapes.get(id(end_of(block, node)))
         if node is None or shape is None:
             found.append(None)
             continue
         mean = _channel_means(moments, end_of(block, node), shape[1])
         if block.kind == "chain" and mean is not None:
-            start = next((t for t in tensors(model.graph) if t.name == block.start), None)
+            start = named.get(block.start)
             before = None if start is None else _channel_means(moments, start, shape[1])
             mean = None if before is None else mean - before
         found.append(mean)
