@@ -2,10 +2,10 @@
 
     y = Σ W·x + b   becomes   y ≈ s_x · s_o · (Σ w · (c − z) + β)        w, c, β whole numbers (see `quantisation.plan`)
 
-per convolution, with one step s_o per output channel and one range per tensor. The graph stays what it is: only the
-plan of what is int8 is made here, and the files are written by it (NCNN's pair: see `emit.ncnn.int8`). So everything
-before this pass is verified as exactly as without it, and the files against a simulation of the same whole numbers
-(`verify.quantised`, `verify.ncnn_int8`).
+per convolution or product with a constant matrix, with one step s_o per output channel and one range per tensor. The
+graph stays what it is: only the plan of what is int8 is made here, and the files are written by it (NCNN's pair: see
+`emit.ncnn.int8`). So everything before this pass is verified as exactly as without it, and the files against a
+simulation of the same whole numbers (`verify.quantised`, `verify.ncnn_int8`).
 
 What stays float: the decode behind the last layers, whatever has no int8 kernel, what is not asked for, and with
 `auto` what costs more of the detector's accuracy than is allowed, the most costly first, and what int8 does not make
@@ -30,7 +30,7 @@ from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table import LatencyTable
-from onnxslim_yolo.ops.linear import LINEAR, is_conv
+from onnxslim_yolo.ops.linear import LINEAR
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import matches_layer
 from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages, evenly
@@ -160,12 +160,12 @@ def _require_float32(model: Model) -> None:
 
 
 def _wanted(model: Model, layers: tuple[str, ...]) -> Callable[[Node], str | None]:
-    """Why a convolution is to stay float, by what was asked for. Raises UsageError, UnsupportedError."""
+    """Why a layer is to stay float, by what was asked for. Raises UsageError, UnsupportedError."""
     patterns = [each for each in layers if each not in (ALL, AUTO)]
     if not patterns:
         return lambda node: None
     tail = decoding(model.graph)
-    nodes = [node for node in model.graph.nodes if is_conv(node) or no_kernel_of(node)]
+    nodes = [node for node in model.graph.nodes if node.op in LINEAR]
     for pattern in patterns:
         hits = [node for node in nodes if matches_layer(pattern, node) and id(node) not in tail]
         if not hits:
@@ -177,8 +177,3 @@ def _wanted(model: Model, layers: tuple[str, ...]) -> Callable[[Node], str | Non
     return lambda node: (
         None if any(matches_layer(each, node) for each in patterns) else "it is not among those asked for"
     )
-
-
-def no_kernel_of(node: Node) -> bool:
-    """Whether a node is a layer with weights that has no int8 kernel."""
-    return node.op in LINEAR and not is_conv(node)

@@ -41,6 +41,12 @@ def factors_of(node: Node) -> tuple[float, float]:
     return float(alpha), float(beta)
 
 
+def take_in_factors(node: Node) -> None:
+    """Let a node whose constants were multiplied by α and β not do it again."""
+    for name in ("alpha", "beta"):
+        node.attrs.pop(name, None)  # 1 where none is said
+
+
 def bias_place(node: Node) -> int:
     """Which input the bias is, where the operator has one."""
     return 3 if node.op == "DeformConv" else 2

@@ -21,8 +21,8 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 
 MAKES = ("ConstantOfShape", "Range", "EyeLike", "OneHot")
 """Operators that make values from numbers, not from channels."""
-INT8_CONV = "QLinearConv"
-"""A convolution on codes, as onnxruntime makes of one on codes told as floats."""
+INT8_LAYERS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
+"""Layers on codes, as onnxruntime makes of those on codes told as floats."""
 
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 

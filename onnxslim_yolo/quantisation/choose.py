@@ -84,7 +84,7 @@ def quantise(
     """Choose what is int8 of a float model, and its numbers.
 
     Args:
-        images: inputs of the model. wanted: why a convolution is to stay float, None where it is not.
+        images: inputs of the model. wanted: why a layer is to stay float, None where it is not.
         budget: of the detector's error; None: whatever it is. largest: weight.
         judged: whether a latency table has told what int8 gains.
 
@@ -118,7 +118,7 @@ def _shuffles(model: Model) -> int:
 
 
 def _nothing(places: Places) -> str:
-    why = next(iter(reasons(places.left.values())), "it has no convolution")
+    why = next(iter(reasons(places.left.values())), "it has no layer with weights")
     return f"no layer can be int8: {why}"
 
 

@@ -29,6 +29,7 @@ LEAST = 0.99
 
 ROUNDS = 2
 SLOWER = "it is not faster in int8, by the latency table"
+UNKNOWN = "the latency table has no int8 time of it"
 NOTHING = "int8 gains nothing in all, by the latency table"
 
 Wanted = Callable[[Node], str | None]
@@ -61,15 +62,19 @@ def faster_layers(model: Model, table: LatencyTable, wanted: Wanted) -> tuple[Wa
     """
     judge = _Judge(model.graph, table)
 
+    places = places_of(model.graph, wanted)
+    measured = {node.name for node in places.layers if judge.gain(node) is not None}
+
     def only(names: Collection[str]) -> Wanted:
-        return lambda node: wanted(node) or (None if node.name in names else SLOWER)
+        def left(node: Node) -> str | None:
+            return None if node.name in names else SLOWER if node.name in measured else UNKNOWN
+
+        return lambda node: wanted(node) or left(node)
 
     def us(names: Collection[str]) -> float:
         places = places_of(model.graph, only(names))
         return judge.us([node.name for node in places.layers], places.shares)
 
-    places = places_of(model.graph, wanted)
-    measured = {node.name for node in places.layers if judge.gain(node) is not None}
     alone = {node.name for node in places.layers if (judge.gain(node) or 0.0) > 0}
     float_us = judge.us((), ())
     chosen = min((alone, measured), key=us)
@@ -108,14 +113,14 @@ class _Judge:
         self._tensors = [tensor for node in graph.nodes for tensor in node.outputs] + list(graph.inputs)
 
     def gain(self, node: Node) -> float | None:
-        """µs that a convolution gains by itself, less what is noise; None where its int8 form was not measured."""
+        """µs that a layer gains by itself, less what is noise; None where its int8 form was not measured."""
         for layer, plain, whole in zip(self._layers, self._float, self._int8, strict=True):
             if layer.node is node:
                 return None if whole is None else WORTH * plain - whole - self._activation(layer)
         return None
 
     def us(self, layers: Collection[str], coded: Collection[str]) -> float:
-        """µs of the graph with these convolutions in int8, and codes in these tensors, both by name."""
+        """µs of the graph with these layers in int8, and codes in these tensors, both by name."""
         layers, total = set(layers), 0.0
         for layer, plain, whole in zip(self._layers, self._float, self._int8, strict=True):
             codes = layer.node.name in layers or (self._on_codes and _reads_and_writes(layer.node, coded))

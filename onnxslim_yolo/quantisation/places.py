@@ -1,9 +1,9 @@
-"""Where int8 can be: the convolutions, and the tensors whose codes what stands between them hands on.
+"""Where int8 can be: convolutions, products with a constant matrix, and the tensors whose codes are handed on between.
 
 The decode stays float: everything behind the last learned layers, whatever the head. One scale for boxes in pixels
 and scores in [0, 1] would round every score to 0.
 
-A tensor has codes where a quantised convolution reads or writes it, and where an operator that onnxruntime computes
+A tensor has codes where a quantised layer reads or writes it, and where an operator that onnxruntime computes
 on codes makes it of such tensors, as long as something quantised reads it in the end. Operators that only move values
 (a pool, a split, a gather) hand on the very codes: their tensors share one range.
 """
@@ -29,7 +29,7 @@ from onnxslim_yolo.ir.graph import (
     producer,
     sole_consumer,
 )
-from onnxslim_yolo.ops.linear import LINEAR
+from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, is_conv, multiplies_matrices
 
 MOVES = frozenset(
     ("MaxPool", "Resize", "Split", "Reshape", "Transpose", "Gather", "Slice", "Squeeze", "Unsqueeze", "Flatten")
@@ -50,7 +50,7 @@ class Places:
     """What is to be int8.
 
     Attributes:
-        layers: the convolutions, in the graph's order. writes: per layer's name, the tensor that its codes are of.
+        layers: those with weights, in the graph's order. writes: per layer's name, the tensor that its codes are of.
         shares: per tensor with codes, by name, the one whose range it has: itself, or what it was moved from.
         left: other layers with weights, and why they stay float.
     """
@@ -71,7 +71,7 @@ def places_of(graph: gs.Graph, wanted: Callable[[Node], str | None] = lambda nod
 
     Args:
         graph: with its nodes in topological order.
-        wanted: why a convolution is to stay float; None where it is to be int8.
+        wanted: why a layer is to stay float; None where it is to be int8.
 
     Raises:
         InputError: a weight is NaN or infinite.
@@ -108,19 +108,22 @@ def decoding(graph: gs.Graph) -> set[int]:
 
 def no_kernel(node: Node) -> str | None:
     """Why a layer with weights cannot be int8, or None. Raises InputError where its weights are no numbers."""
-    weight = input_constant(node, 1)
-    if node.op != "Conv":
-        return f"{node.op} stays float: convolutions are made int8"
+    if not is_conv(node) and not multiplies_matrices(node):
+        return f"{node.op} stays float: there is no int8 kernel of it"
+    weight, layer = input_constant(node, 1), LinearLayer.of(node)
     if weight is None or is_constant(node.inputs[0]):
         return "its weight is computed: there is nothing to quantise beforehand"
-    if weight.ndim != 4:
+    if layer is None:
+        return "its matrices are no layer of one weight: a batch of them, or what it reads is transposed"
+    if is_conv(node) and weight.ndim != 4:
         return f"it is {weight.ndim - 2}-dimensional: there is no int8 kernel"
     if weight.dtype != np.float32:
         return f"its weight is {weight.dtype}: int8 is made of float32"
-    bias = input_constant(node, 2)
-    if bias is None and len(node.inputs) > 2 and not is_empty(node.inputs[2]):
+    if layer.has_computed_bias:
         return "its bias is computed"
-    for value in (weight, bias):
+    if layer.bias is not None and layer.bias.size not in (1, layer.outputs):
+        return "its bias is a matrix: int8 has one number an output"
+    for value in (weight, layer.bias):
         if value is not None and not np.isfinite(value).all():
             hint = "int8 has no code for that; leave --quantize out, or export the network again"
             raise InputError("a weight is NaN or infinite", node=node.name, hint=hint)
@@ -128,7 +131,7 @@ def no_kernel(node: Node) -> str | None:
 
 
 def _written(graph: gs.Graph, node: Node, tail: set[int]) -> Tensor:
-    """What a convolution's codes are of: behind the activation that writing codes does by itself."""
+    """What a layer's codes are of: behind the activation that writing codes does by itself."""
     output = node.outputs[0]
     reader = sole_consumer(graph, output)
     if reader is None or reader.op not in SATURATES or id(reader) in tail or not _bounds_known(reader):

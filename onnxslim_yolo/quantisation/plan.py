@@ -58,12 +58,14 @@ class Range:
 
 @dataclass(frozen=True)
 class QuantisedLayer:
-    """One convolution's numbers.
+    """One layer's numbers.
 
     Attributes:
         name: of the node. reads, writes: the tensors whose codes it takes and makes.
         weight: int8, laid out as the node's weight. step: per output channel, float32.
-        bias: per output channel: what its node adds, less what rounding the weights adds on average.
+        bias: per output channel: what its node adds, less what rounding the weights adds on average. α and β of a Gemm
+            are in both.
+        axis: of the weight, along which its outputs lie. adds: whether its node has a place for the bias.
     """
 
     name: str
@@ -72,6 +74,8 @@ class QuantisedLayer:
     weight: Array
     step: Array
     bias: Array
+    axis: int = 0
+    adds: bool = True
 
     def bias_codes(self, step: float) -> Array:
         """The bias in whole numbers of the input's step times the weight's: int32."""
@@ -88,7 +92,7 @@ class Quantisation:
     """Everything that is int8 of a model, by the names of its nodes and tensors.
 
     Attributes:
-        layers: the convolutions, in the graph's order.
+        layers: those with weights, in the graph's order.
         ranges: per tensor that has codes.
         left: other layers with weights, and why they stay float.
         chosen: how the ranges were chosen. error: what is lost by the detector's error on calibration images

@@ -1,12 +1,13 @@
 """A quantised model as ONNX says it: QuantizeLinear and DequantizeLinear around what runtimes then compute on codes.
 
-Every tensor with codes gets a pair; a convolution's weight is int8 behind a DequantizeLinear per output channel, its
-bias int32 behind one of the product of both steps. Before opset 13 DequantizeLinear has no axis: there onnxruntime's
+Every tensor with codes gets a pair; a layer's weight is int8 behind a DequantizeLinear per output channel, its bias
+int32 behind one of the product of both steps. Before opset 13 DequantizeLinear has no axis: there onnxruntime's
 own operators of the same name are used.
 
 A convolution that stays float and has codes on both sides would be quantised by onnxruntime itself while it loads the
 file, with one step for the whole weight (its `WeightBiasQuantization`). It does that behind a DequantizeLinear with one
-step; so such layers read one with that step once per channel, which says the same.
+step; so such layers read one with that step once per channel, which says the same. Not so products of two maps:
+onnxruntime computes those of codes with one step only, and as exactly.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import LINEAR
+from onnxslim_yolo.ops.linear import LINEAR, is_matmul, take_in_factors
 from onnxslim_yolo.quantisation.plan import Quantisation, QuantisedLayer, Range
 
 PER_AXIS = 13
@@ -53,10 +54,12 @@ def quantised_graph(model: Model, plan: Quantisation) -> Model:
     for name, layer in plan.layers.items():
         node = layers[name]
         step = plan.ranges[layer.reads].step
-        bias = layer.bias_codes(step), layer.bias_step(step)
         weight_name = node.inputs[1].name
-        set_input(node, 1, writer.constant(f"{weight_name}_quantized", layer.weight, layer.step))
-        set_input(node, 2, writer.constant(f"{name}_bias_quantized", *bias))
+        set_input(node, 1, writer.constant(f"{weight_name}_quantized", layer.weight, layer.step, layer.axis))
+        if layer.adds:
+            bias = layer.bias_codes(step), layer.bias_step(step)
+            set_input(node, 2, writer.constant(f"{name}_bias_quantized", *bias))
+        take_in_factors(node)
     for tensor in [t for t in tensors(written.graph) if t.name in plan.ranges]:
         writer.pair(tensor, plan.ranges[tensor.name], plan.layers)
     written.graph.nodes = toposort(written.graph)
@@ -77,22 +80,23 @@ class _Writer:
 
                 graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(MICROSOFT, 1)]
 
-    def constant(self, name: str, codes: Array, step: Array) -> Tensor:
+    def constant(self, name: str, codes: Array, step: Array, axis: int = 0) -> Tensor:
         """Whole numbers per output channel, and what they stand for."""
         result = gs.Variable(self.name(f"{name}_dequantized"), np.float32, codes.shape)
-        zero = np.zeros(codes.shape[:1], codes.dtype)
+        zero = np.zeros(step.shape, codes.dtype)
         read = [codes, step, zero]
         inputs = [
             gs.Constant(self.name(name + end), v) for end, v in zip(("", "_scale", "_zero_point"), read, strict=True)
         ]
-        self._node("DequantizeLinear", inputs, result, {"axis": 0})
+        self._node("DequantizeLinear", inputs, result, {"axis": axis})
         return result
 
     def pair(self, tensor: Tensor, its: Range, layers: Collection[str]) -> None:
         """A tensor's codes, which everything that read the tensor reads. layers: names of those that are int8."""
         codes = gs.Variable(self.name(tensor.name + CODES_OF), np.uint8, tensor.shape)
         again = gs.Variable(self.name(f"{tensor.name}_dequantized"), np.float32, tensor.shape)
-        floats = [node for node in consumers(tensor) if node.op in LINEAR and node.name not in layers]
+        readers = [node for node in consumers(tensor) if node.name not in layers]
+        floats = [node for node in readers if node.op in LINEAR and not is_matmul(node)]
         channels = (tensor.shape or (None, None))[1:2]
         if floats and channels and isinstance(channels[0], int):
             self._by_channel(tensor, floats, codes, its, channels[0])
@@ -138,11 +142,13 @@ def with_rounded_weights(model: Model, plan: Quantisation) -> Model:
             replace_constant(node, 1, weight_of(layer), f"{node.name}__rounded")
             step = plan.ranges[layer.reads].step
             bias = layer.bias_codes(step) * layer.bias_step(step).astype(np.float64)
-            replace_constant(node, 2, bias.astype(np.float32), f"{node.name}__rounded_bias")
+            if layer.adds:
+                replace_constant(node, 2, bias.astype(np.float32), f"{node.name}__rounded_bias")
+            take_in_factors(node)
     return rounded
 
 
 def weight_of(layer: QuantisedLayer) -> Array:
     """What a layer's whole numbers stand for, float32."""
-    step = layer.step.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    step = np.expand_dims(layer.step, [axis for axis in range(layer.weight.ndim) if axis != layer.axis])
     return np.asarray(layer.weight.astype(np.float32) * step)

@@ -8,7 +8,7 @@ travels on, and all has to agree as float pairs do. Weights 1 % off have to show
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ from onnxslim_yolo.ir.graph import (
     Namer,
     Node,
     consumers,
-    input_constant,
     is_graph_output,
     replace_input,
+    static_shape,
     tensors,
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import LinearLayer, groups_of, take_in_factors
 from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, run_ncnn
 from onnxslim_yolo.runtime.onnx_run import Feeds, session
 from onnxslim_yolo.verify.chain import Check
@@ -57,10 +57,14 @@ GIVEN, CUT, PRODUCT = "__given", "__cut", "__product"
 
 @dataclass(frozen=True)
 class _Cut:
-    """The float graph cut at the int8 layers. `inner`: the tensors it is cut at. `depthwise`: those of such layers."""
+    """The float graph cut at the int8 layers.
+
+    Attributes:
+        inner: the tensors it is cut at, each with its shape at batch 1. depthwise: those of such layers.
+    """
 
     session: Any
-    inner: tuple[str, ...]
+    inner: Mapping[str, tuple[int, ...]]
     outputs: tuple[str, ...]
     depthwise: tuple[str, ...] = ()
 
@@ -115,11 +119,12 @@ def verify_int8_pair(
 
 def _require_rounded(layer: Int8Layer, node: Node | None) -> None:
     """Codes are roundings of the graph's own weights: no arrangement of the converter's is taken on trust."""
-    weight = None if node is None else input_constant(node, 1)
-    if weight is None or weight.size != layer.codes.size:
+    linear = None if node is None else LinearLayer.of(node)
+    if linear is None or linear.weight.size != layer.codes.size:
         raise VerificationError("int8: an NCNN layer has other weights than the graph", node=layer.name)
     step = 1 / layer.scale.astype(np.float64)[:, None]
-    apart = np.abs(layer.codes.reshape(len(layer.scale), -1) * step - weight.reshape(len(layer.scale), -1))
+    blocks = linear.blocks * linear.factors[0]
+    apart = np.abs(layer.codes.reshape(len(layer.scale), -1) * step - blocks.reshape(len(layer.scale), -1))
     if not (apart <= 0.5001 * step).all():
         raise VerificationError("int8: codes in the NCNN pair are no roundings of the weights", node=layer.name)
 
@@ -130,9 +135,11 @@ def _cut(model: Model, layers: Sequence[Int8Layer], spoiled_by: float) -> _Cut:
     graph, name = copy.graph, Namer(copy.graph)
     outputs = tuple(tensor.name for tensor in graph.outputs)
     nodes = {safe_name(node.name): node for node in graph.nodes}
-    inner = dict.fromkeys(each for layer in layers for each in (layer.reads, layer.writes))
+    wanted = dict.fromkeys(each for layer in layers for each in (layer.reads, layer.writes))
     rng = np.random.default_rng(0)
-    for tensor in [t for t in tensors(graph) if t.name in inner]:
+    cut_at = {tensor.name: tensor for tensor in tensors(graph) if tensor.name in wanted}
+    inner = {name: (1, *(static_shape(cut_at[name]) or ())[1:]) for name in wanted}
+    for tensor in cut_at.values():
         _give(graph, tensor)
     for layer in layers:
         codes = layer.codes.astype(np.float32)
@@ -141,7 +148,7 @@ def _cut(model: Model, layers: Sequence[Int8Layer], spoiled_by: float) -> _Cut:
         _as_ncnn(graph, nodes[layer.name], layer, codes, name)
     graph.nodes = toposort(graph)
     depthwise = tuple(layer.writes for layer in layers if groups_of(nodes[layer.name]) > 1)
-    return _Cut(session(copy, optimise=False, threads=1), tuple(inner), outputs, depthwise)
+    return _Cut(session(copy, optimise=False, threads=1), inner, outputs, depthwise)
 
 
 def _give(graph: gs.Graph, tensor: gs.Tensor) -> None:
@@ -162,8 +169,10 @@ def _give(graph: gs.Graph, tensor: gs.Tensor) -> None:
 
 
 def _as_ncnn(graph: gs.Graph, node: Node, layer: Int8Layer, codes: Array, name: Namer) -> None:
-    bias, output = input_constant(node, 2), node.outputs[0]
-    count = len(layer.scale)
+    linear, output = LinearLayer.of(node), node.outputs[0]
+    if linear is None:
+        raise VerificationError("int8: an NCNN layer has other weights than the graph", node=layer.name)
+    bias, count = linear.bias, len(layer.scale)
 
     def make(op: str, *inputs: gs.Tensor | Array, into: gs.Tensor | None = None) -> gs.Tensor:
         read = [
@@ -179,12 +188,14 @@ def _as_ncnn(graph: gs.Graph, node: Node, layer: Int8Layer, codes: Array, name: 
     low, high = np.asarray(-float(LARGEST)), np.asarray(float(LARGEST))
     read = make("Min", make("Max", away, low), high)
     sums = gs.Variable(name(f"{node.name}__sums"), np.float32)
-    weight = gs.Constant(name(f"{node.name}__codes"), codes.reshape(np.asarray(input_constant(node, 1)).shape))
+    weight = gs.Constant(name(f"{node.name}__codes"), linear.stored(codes.reshape(linear.stored_blocks.shape)))
+    shape = (count,) if linear.channel_axis == -1 else (1, count, 1, 1)
+    back = (1 / (np.float64(layer.input_scale) * layer.scale.astype(np.float64))).reshape(shape)
+    shift = np.zeros(count) if bias is None else linear.factors[1] * np.broadcast_to(bias.reshape(-1), (count,))
+    take_in_factors(node)
     node.outputs = [sums]
     node.inputs = [read, weight]
-    shape = (1, count, 1, 1)
-    back = (1 / (np.float64(layer.input_scale) * layer.scale.astype(np.float64))).reshape(shape)
-    shift = np.zeros(shape) if bias is None else bias.reshape(shape)
+    shift = shift.reshape(shape)
     product = make("Mul", sums, back)
     make("Add", product, shift, into=output)
     if groups_of(node) > 1:
@@ -196,7 +207,7 @@ def _run(
     pair: NcnnModel,
     files: tuple[Path, Path],
     feeds: Sequence[Feeds],
-    inner: Sequence[str],
+    inner: Collection[str],
     *,
     exact: bool,
     run_on: str | None,
@@ -236,8 +247,8 @@ def _compared(model: Model, cut: _Cut, feeds: Sequence[Feeds], runs: Sequence[Fe
 
 
 def _shaped(cut: _Cut, run: Mapping[str, Array]) -> Feeds:
-    """ncnn knows no batch: what is given gets one."""
-    return {name: run[name] if run[name].ndim == 4 else run[name][None] for name in cut.inner}
+    """What ncnn gives knows no batch: the graph's shapes."""
+    return {name: run[name].reshape(shape) for name, shape in cut.inner.items()}
 
 
 def _off(name: str, expected: Array, got: Array, product: Array | None = None) -> Difference:

@@ -22,7 +22,7 @@ from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.devices import adds_in_16_bits
-from onnxslim_yolo.ops.registry import INT8_CONV
+from onnxslim_yolo.ops.registry import INT8_LAYERS
 from onnxslim_yolo.quantisation.plan import Quantisation, reasons
 from onnxslim_yolo.quantisation.qdq import CODES_OF
 from onnxslim_yolo.quantisation.simulate import Runner, Simulation, off_by
@@ -133,7 +133,7 @@ def _notes(plan: Quantisation, here: Int8Verification) -> list[str]:
 
 
 def int8_kernels(file: Path) -> int:
-    """How many convolutions onnxruntime computes on codes on this machine."""
+    """How many layers with weights onnxruntime computes on codes on this machine."""
     import tempfile
 
     import onnx
@@ -145,7 +145,7 @@ def int8_kernels(file: Path) -> int:
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
-    return sum(node.op_type == INT8_CONV for node in optimised.graph.node)
+    return sum(node.op_type in INT8_LAYERS for node in optimised.graph.node)
 
 
 def _codes(runner: Runner, feeds: Sequence[Feeds], codes: Sequence[Feeds]) -> list[Difference]:

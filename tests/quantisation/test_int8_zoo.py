@@ -22,8 +22,8 @@ from tests import zoo
 PASSES = "canonicalise,shuffle-to-gather,canonicalise,spp-to-sppf,reparam,fold-bn,fold-affine,silu,pad-pool"
 
 
-@pytest.mark.parametrize("name", ["yolov5n"])
-def test_a_whole_network(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "layers"), [("yolov5n", 60), ("convnext", 22)])
+def test_a_whole_network(name: str, layers: int, tmp_path: Path) -> None:
     pytest.importorskip("ncnn")
     model = Model.from_onnx(onnx.load_from_string(zoo.onnx_bytes(name)))
     PassManager(parse_pipeline(PASSES)).run(model)
@@ -31,7 +31,7 @@ def test_a_whole_network(name: str, tmp_path: Path) -> None:
     plan = quantise(model, [feed[image] for feed in image_like_feeds(model, 3, seed=1)])
     file = quantised_graph(model, plan).save(tmp_path / "net.onnx")
     found = verify_quantised(model, plan, file, image_like_feeds(model, 2))
-    assert found.failed is None and found.kernels == len(plan.layers) == 60 and not found.blind
+    assert found.failed is None and found.kernels == len(plan.layers) == layers and not found.blind
     model.quantised = plan
     pair = emit_ncnn(model)
     assert len(pair.int8) >= len(plan.layers) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +42,29 @@ BODIES = {
         " p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]> (l)"
         " e = Conv (p, u) a = Add (e, l) k = Concat<axis=1> (a, p) y = Conv (k, v)",
     ),
+    "gemm": (
+        "float[8,3,3,3] w, float[96,128] m, float[128] b, float[384,128] n, float[1,384] d, int64[4] s = {1,6,8,8}",
+        "c = Conv<pads=[1,1,1,1], strides=[2,2]> (x, w) r = Relu (c) a = MaxPool<kernel_shape=[4,4], strides=[4,4]> (r)"
+        " f = Flatten (a) e = Gemm<alpha=0.5, beta=2.0> (f, m, b) p = Relu (e) q = Gemm<transB=1> (p, n, d)"
+        " y = Reshape (q, s)",
+    ),
+    "matmul": (
+        "float[8,3,3,3] w, float[8,16] m, float[16] b, float[16,8] n, float[6,8,1,1] v,"
+        " int64[3] f = {1,8,768}, int64[4] g = {1,8,24,32}",
+        "c = Conv<pads=[1,1,1,1]> (x, w) r = Relu (c) q = Reshape (r, f) t = Transpose<perm=[0,2,1]> (q)"
+        " a = MatMul (t, m) d = Add (a, b) e = Relu (d) i = MatMul (e, n) o = Transpose<perm=[0,2,1]> (i)"
+        " z = Reshape (o, g) y = Conv (z, v)",
+    ),
     "float between": (
         "float[8,3,3,3] w, float[6,8,1,1] v",
         "c = Conv<pads=[1,1,1,1]> (x, w) h = HardSwish (c) y = Conv (h, v)",
     ),
 }
+
+
+def layers_of(body: str) -> int:
+    """How many layers with weights there are."""
+    return len(re.findall("Conv|Gemm|MatMul", BODIES[body][1]))
 
 
 def built(body: str, opset: int = 17, **weights: np.ndarray) -> Model:
@@ -94,7 +113,7 @@ def test_the_file_computes_the_plan(body: str, opset: int, images: Path, tmp_pat
     file = quantised_graph(model, plan).save(tmp_path / "m.onnx")
     found = verify_quantised(model, plan, file, image_like_feeds(model, 3))
     assert found.failed is None
-    assert found.kernels == len(plan.layers) == BODIES[body][1].count("Conv")
+    assert found.kernels == len(plan.layers) == layers_of(body)
     assert not found.blind
     assert found.controls and min(control.worst for control in found.controls if not control.blind) > 1e-2
 
@@ -299,3 +318,18 @@ def test_no_kernel(images: Path) -> None:
 def test_options_are_checked(options: dict[str, str], message: str) -> None:
     with pytest.raises(OnnxSlimError, match=message):
         oy.compile("none.onnx", **options)
+
+
+def test_products_of_two_maps_stay_float(images: Path) -> None:
+    """There is no weight to quantise beforehand in attention; what is around it is int8."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,24,32] x) => (float[1,24,24,32] y)'
+        f" <float[24,3,1,1] w = {{{','.join(['0.1'] * 72)}}}, float[24,24,1,1] v = {{{','.join(['0.1'] * 576)}}}>"
+        " { c = Conv (x, w) t = Transpose<perm=[0,1,3,2]> (c) m = MatMul (c, t)"
+        " s = Softmax (m) p = MatMul (s, c) y = Conv (p, v) }"
+    )
+    model = Model.from_onnx(onnx.parser.parse_model(text))
+    reinfer(model.graph)
+    plan = quantised(model, images).quantised
+    assert len(plan.layers) == 2 and len(plan.left) == 2
+    assert all("weight is computed" in why for why in plan.left.values())

@@ -1,10 +1,10 @@
-"""Convolutions in int8: ncnn quantises what such a layer reads, multiplies whole numbers, and gives out floats.
+"""Convolutions and InnerProducts in int8: ncnn quantises what they read, multiplies whole numbers and gives out floats.
 
     q(x) = clip(round(k·x), −127, 127), halves away from 0        y = Σ w·q(x) / (k·k_o) + b
 
 with a weight's codes w = clip(round(k_o·W), −127, 127), k_o = 127 / max |W_o| per output channel, and k = 127 / max |x|
 over the tensor's range. Parameter 8 says so; codes (tag int8), bias, k_o and k stand in the `.bin` in this order
-(Convolution::load_model, ConvolutionDepthWise::load_model). In between everything stays float.
+(load_model of Convolution, ConvolutionDepthWise and InnerProduct). In between everything stays float.
 
 Declined, with the reason: groups that are no depthwise convolution (ncnn has one k_o a group), layers whose input has
 no range, and where the processor has dot products, 3×3 ones with stride 1: ncnn leaves Winograd's algorithm out for
@@ -24,15 +24,17 @@ from onnxslim_yolo.quantisation.plan import Quantisation
 
 SCALE_TERM = 8
 LARGEST = 127
+WITH_KERNEL = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
+"""Layers that ncnn computes in int8."""
 
 
 @dataclass(frozen=True)
 class Int8Layer:
-    """A convolution of a pair in int8.
+    """A layer of a pair in int8.
 
     Attributes:
         name: of the layer. reads, writes: ONNX names of what it reads and, with its activation, makes.
-        codes: int8, in the weight's order. scale: k_o per output channel; input_scale: k. float32.
+        codes: int8, in the order of ncnn's weight. scale: k_o per output channel; input_scale: k. float32.
     """
 
     name: str
@@ -55,12 +57,13 @@ def quantise_layers(
     done: list[Layer] = []
     found: list[Int8Layer] = []
     left = dict.fromkeys(wanted.values(), "it is another layer in ncnn")
+    makers = {blob: layer for layer in layers for blob in layer.outputs}
     for layer in layers:
         name = wanted.get(layer.name)
-        if name is None or layer.type not in ("Convolution", "ConvolutionDepthWise"):
+        if name is None or layer.type not in WITH_KERNEL:
             done.append(layer)
             continue
-        reads, writes = (onnx_names.get(blob) for blob in (layer.inputs[0], layer.outputs[0]))
+        reads, writes = _named(layer.inputs[0], makers, onnx_names, plan), onnx_names.get(layer.outputs[0])
         why = _declined(layer, reads if reads in plan.ranges else None, dot_products=dot_products)
         if why is not None or reads is None or writes is None:
             left[name] = why or left[name]
@@ -71,6 +74,13 @@ def quantise_layers(
         found.append(made)
         done.append(_written(layer, made))
     return done, found, left
+
+
+def _named(blob: str, makers: Mapping[str, Layer], onnx_names: Mapping[str, str], plan: Quantisation) -> str | None:
+    """The tensor with a range whose elements a blob has in their order, itself or as a view."""
+    while onnx_names.get(blob) not in plan.ranges and makers[blob].type == "Reshape":
+        blob = makers[blob].inputs[0]
+    return onnx_names.get(blob)
 
 
 def _declined(layer: Layer, reads: str | None, *, dot_products: bool) -> str | None:
