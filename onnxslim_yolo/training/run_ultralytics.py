@@ -18,7 +18,7 @@ from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError, UsageEr
 from onnxslim_yolo.files.atomic import require_file
 from onnxslim_yolo.files.yaml import read_yaml
 from onnxslim_yolo.training.slim_checkpoint import require_ultralytics
-from onnxslim_yolo.training.slim_trainer import TRIED, SlimTrainer, check_classes
+from onnxslim_yolo.training.slim_trainer import TRIED, SlimTrainer, check_classes, check_teacher
 from onnxslim_yolo.training.sparsifying import NOTE, run_checkpoint, sparsify
 
 
@@ -88,13 +88,28 @@ def run_finetune(
 
     Args:
         teacher: a network whose features it learns to repeat besides its labels; by Ultralytics' own distillation.
+
+    Raises:
+        InputError: the network is not pruned, or the teacher of another task.
     """
     yolo = _opened(checkpoint, resume=resume)
+    require_pruned(yolo, checkpoint)
     more: dict[str, Any] = {"resume": True} if resume else {"data": _required(data), "epochs": epochs, **settings}
     if teacher is not None and not resume:
         _require_there(teacher)
+        check_teacher(str(yolo.task), teacher)
         more["distill_model"] = str(teacher)
     return _train(yolo, checkpoint, {**more, "trainer": SlimTrainer})
+
+
+def require_pruned(yolo: Any, checkpoint: Path) -> None:
+    """Raises InputError for a network that nothing was pruned from, such as `sparse.pt`, whose zeros still run."""
+    if not getattr(getattr(yolo, "model", None), "pruned_from", None):
+        raise InputError(
+            "is not pruned: trained on it would stay as wide and as slow as it is",
+            file=checkpoint,
+            hint="compile it with --emit ultralytics and fine-tune the NAME-slim.pt; `yolo train` trains a whole one",
+        )
 
 
 def require_its_classes(yolo: Any, data: str | None) -> None:

@@ -238,7 +238,7 @@ def request_of(raw: RawModule, plan: Mapping[str, Any], *, mask: bool) -> dict[s
         "removed": list(plan.get("removed", ())),
         "bridged": list(plan.get("bridged", ())),
         "mask": mask,
-        "task": raw.attributes.get("task") or _TASKS.get(raw.name.rpartition(".")[2], "detect"),
+        "task": raw.attributes.get("task") or task_of_class(raw.name),
         "names": sorted(names.items()) if isinstance(names, dict) else None,
         "head": raw.head,
         "settings": raw.settings,
@@ -253,6 +253,11 @@ def origin_of(plan: Mapping[str, Any], raw: RawModule) -> dict[str, Any]:
     origin, earlier = plan.get("source", {}), raw.attributes.get("pruned_from")
     found = {key: origin.get(key, "") for key in ("file", "sha256")}
     return found | ({"before that": earlier} if isinstance(earlier, dict) else {})
+
+
+def task_of_class(name: str) -> str:
+    """What Ultralytics calls the task of a class of its models, dotted."""
+    return _TASKS.get(name.rpartition(".")[2], "detect")
 
 
 _TASKS = {

@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
@@ -48,18 +49,41 @@ class SlimTrainer:
         """The network that is to be trained: the given one.
 
         Raises:
-            UsageError: there is none (`pretrained=False`). InputError: it has other classes than the data.
+            UsageError: there is none (`pretrained=False`). InputError: it has other classes than the data, or a
+                teacher of another task.
         """
         if weights is None:
             raise UsageError(
                 "a pruned network is trained on from its weights, and there are none",
                 hint="start from the .pt that was written, without pretrained=False",
             )
+        check_teacher(self.args.task, getattr(self.args, "distill_model", None))  # type: ignore[attr-defined]
         network: nn.Module = copy.deepcopy(getattr(weights, "student_model", weights)).float()
         check_classes(network, self.data)  # type: ignore[attr-defined]
         for parameter in network.parameters():
             parameter.requires_grad = True
         return network
+
+
+def check_teacher(task: str, teacher: Any) -> None:
+    """Raises InputError where a teacher's checkpoint is of another task: its features would be learnt all the same."""
+    from onnxslim_yolo.load.checkpoint import module_record
+    from onnxslim_yolo.load.torch_archive import open_archive
+    from onnxslim_yolo.training.slim_checkpoint import task_of_class
+
+    if not isinstance(teacher, (str, Path)) or not Path(teacher).is_file():
+        return  # a network at hand, or one that Ultralytics finds by its name
+    try:
+        record = module_record(open_archive(Path(teacher)).root)
+    except InputError:  # Ultralytics opens it, or says what is wrong
+        return
+    other = task if record is None else task_of_class(record.name)
+    if other != task:
+        raise InputError(
+            f"the teacher is trained for '{other}', the network for '{task}'",
+            file=teacher,
+            hint="give the network that it was pruned from",
+        )
 
 
 def check_classes(network: Any, data: Any) -> None:

@@ -6,12 +6,12 @@
 
 Which γ are pushed is `GammaSparsity`'s affair: of the coupled channels, told from a trace of the network, the share
 that matters least, growing to `target` over the first half of the epochs in which anything is pushed. How hard follows
-from the schedule: at the start of every epoch the sizes of the γ that are still to go are divided by the steps that are
-left to them,
+from the schedule: at the start of every epoch, or of a part of it where fewer than `PARTS` epochs push, the sizes of
+the γ that are still to go are divided by the steps that are left to them,
 
     step = LARGE-quantile of |γ| to go / (RESERVE · steps left),
 
-so that a gradient that resists is met by a larger step in the next epoch, whatever the learning rate or the optimiser.
+so that a gradient that resists is met by a larger step in the next one, whatever the learning rate or the optimiser.
 No more than `target` is ever pushed. In the last epochs (`settle`) zeros are held and the rest trains on.
 
 Ultralytics keeps `best.pt` by accuracy alone, which is that of an epoch before anything was zero. `sparse.pt` is the
@@ -34,6 +34,9 @@ from onnxslim_yolo.training.slim_checkpoint import TWIN
 from onnxslim_yolo.training.sparsity import GammaSparsity, coupled_channels
 
 LARGE, RESERVE = 0.9, 0.8
+PARTS = 8
+"""In at least so many parts the share that is pushed grows, and the step is set anew."""
+
 LITTLE = 0.25
 """Less than this share of what was asked for, or of the accuracy that there was, is a failure."""
 
@@ -64,7 +67,7 @@ class Sparsifier:
         self.shares: dict[int, float] = {}
         self.kept: float | None = None
         self.densest: float = 0.0
-        self._counted = 0
+        self._counted, self._each, self._part = 0, 1, 0
 
     def start(self, trainer: Any) -> None:
         """Look at the network, and at the optimiser."""
@@ -93,8 +96,26 @@ class Sparsifier:
             )
         sparsity.set_epoch(trainer.epoch, last)
         done, self._counted = sparsity.steps - self._counted, sparsity.steps
-        each = done or max(1, len(trainer.train_loader) // max(int(trainer.accumulate), 1))
-        left = (last - trainer.epoch) * each
+        self._each = done or max(1, len(trainer.train_loader) // max(int(trainer.accumulate), 1))
+        self._part = 0
+        self._set_step(last - trainer.epoch)
+
+    def end_batch(self, trainer: Any) -> None:
+        """Where few epochs push, go on within one: share and step are set anew as if there were `PARTS` epochs."""
+        sparsity, last = self._running(), self.pushing(trainer)
+        parts = -(-PARTS // last)
+        part = min(parts * (sparsity.steps - self._counted) // self._each, parts - 1)
+        if part <= self._part or trainer.epoch >= last:
+            return
+        self._part = part
+        at = trainer.epoch + part / parts
+        sparsity.advance(at, last)
+        self._set_step(last - at)
+
+    def _set_step(self, epochs: float) -> None:
+        """The step that brings what is asked for to zero in this many epochs; none where none is left."""
+        sparsity = self._running()
+        left = round(epochs * self._each)
         sparsity.step = step_for(sparsity.sizes(), self.target, left) if left > 0 else 0.0
 
     def end_epoch(self, trainer: Any) -> None:
@@ -170,6 +191,7 @@ def sparsify(yolo: Any, target: float = 0.6, *, settle: float = 0.3, bias_mult: 
     events = {
         "on_train_start": found.start,
         "on_train_epoch_start": found.begin_epoch,
+        "on_train_batch_end": found.end_batch,
         "on_train_epoch_end": found.end_epoch,
         "on_model_save": found.keep,
         "on_train_end": found.finish,

@@ -139,13 +139,17 @@ class GammaSparsity:
 
     def set_epoch(self, epoch: int, epochs: int) -> GammaStatistics:
         """Tell where training stands: `epoch` counts from 0; from `epochs` on the network settles."""
+        self.advance(epoch, epochs)
+        self.history.append(self.statistics(epoch))
+        return self.history[-1]
+
+    def advance(self, epoch: float, epochs: int) -> None:
+        """As `set_epoch`, within an epoch too, and without statistics."""
         self._progress, self._settled = epoch / max(epochs, 1), epoch >= epochs
         if self._settled and self.mode == "prox" and self._held is None:
             self._held = [gamma != 0 for gamma in self._gammas]
         if not self._settled:
             self._held = None
-        self.history.append(self.statistics(epoch))
-        return self.history[-1]
 
     def statistics(self, epoch: int = -1, bins: int = 20) -> GammaStatistics:
         """|γ| as it is now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402, TID253
 from onnxslim_yolo.errors import BudgetError, InputError, UsageError  # noqa: E402
 from onnxslim_yolo.training import run_ultralytics, sparsifying  # noqa: E402
 from onnxslim_yolo.training.run_ultralytics import run_finetune, run_sparsify, train_settings  # noqa: E402
-from onnxslim_yolo.training.slim_trainer import check_classes  # noqa: E402
+from onnxslim_yolo.training.slim_trainer import SlimTrainer, check_classes  # noqa: E402
 from onnxslim_yolo.training.sparsifying import COLUMN, NOTE, run_checkpoint, sparsify, step_for  # noqa: E402
 
 
@@ -72,6 +72,7 @@ class Yolo:
                 trainer.optimizer.zero_grad()
                 (trainer.model(x) - x.mean(1, keepdim=True)).square().mean().backward()
                 trainer.optimizer.step()
+                self.events["on_train_batch_end"](trainer)
             trainer.lr = {"lr/pg0": 0.0}
             self.events["on_train_epoch_end"](trainer)
             self.rows.append(trainer.lr)
@@ -94,6 +95,16 @@ def test_the_share_is_reached_whatever_the_learning_rate(lr: float, target: floa
     ema = yolo.trainer.ema.ema
     assert (ema.na.weight[gammas[0]] == 0).all()
     assert json.loads((tmp_path / NOTE).read_text())["target"] == target
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_few_epochs_push_too(epochs: int, tmp_path: Path) -> None:
+    yolo = Yolo(tmp_path, 1e-3, (0.1,) * epochs)
+    yolo.trainer.train_loader = range(24)
+    found = sparsify(yolo, target=0.5)
+    yolo.train()
+    assert 0.35 < found.shares[epochs - 1] <= 0.5 and found.complaint is None
+    assert epochs == 1 or found.shares[epochs - 2] == found.shares[epochs - 1]  # the last one settles
 
 
 def test_what_is_kept_is_the_best_of_the_sparse(tmp_path: Path) -> None:
@@ -187,8 +198,10 @@ def test_settings_as_ultralytics_spells_them() -> None:
 class Refusing:
     """An Ultralytics that meets something."""
 
+    task = "detect"
+
     def __init__(self, error: Exception) -> None:
-        self.error = error
+        self.error, self.model = error, SimpleNamespace(pruned_from={"file": "best.pt"})
 
     def add_callback(self, event: str, function: Any) -> None:
         pass
@@ -299,3 +312,44 @@ def test_the_same_classes_in_another_order_are_refused() -> None:
     check_classes(network, {"nc": 2, "names": ["a", "c"]})  # renamed
     with pytest.raises(InputError, match="another order: 0 is b there, and a here"):
         check_classes(network, {"nc": 2, "names": {0: "b", 1: "a"}})
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_network_that_is_not_pruned_is_not_fine_tuned(
+    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yolo = Refusing(RuntimeError("trained"))
+    yolo.model = SimpleNamespace()
+    monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: yolo)
+    with pytest.raises(InputError, match="is not pruned") as caught:
+        run_finetune(tmp_path / "sparse.pt", "data.yaml", 1, None, {}, resume=resume)
+    assert caught.value.exit_status == 2 and "--emit ultralytics" in str(caught.value.hint)
+    yolo.model.pruned_from = {"file": "best.pt"}
+    with pytest.raises(InputError, match="trained"):
+        run_finetune(tmp_path / "slim.pt", "data.yaml", 1, None, {}, resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("SegmentationModel", True), ("ClassificationModel", True), ("DetectionModel", False)]
+)
+def test_a_teacher_of_another_task_is_refused(
+    kind: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = ModuleType("ultralytics.nn.tasks")
+    model = type(kind, (nn.Module,), {"__module__": theirs.__name__})
+    setattr(theirs, kind, model)
+    for name, module in (("ultralytics", ModuleType("ultralytics")), ("ultralytics.nn", ModuleType("ultralytics.nn"))):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, theirs.__name__, theirs)
+    teacher = tmp_path / "teacher.pt"
+    torch.save({"model": model()}, teacher)
+    monkeypatch.setattr(run_ultralytics, "_opened", lambda *_, **__: Refusing(RuntimeError("trained")))
+    with pytest.raises(InputError, match="the teacher is trained for" if refused else "trained") as caught:
+        run_finetune(tmp_path / "slim.pt", "data.yaml", 1, teacher, {})
+    assert caught.value.exit_status == 2 and ("'detect'" in str(caught.value)) == refused
+    trainer = SimpleNamespace(args=SimpleNamespace(task="detect", distill_model=str(teacher)), data={"nc": 0})
+    if refused:  # in Python, too
+        with pytest.raises(InputError, match="the teacher is trained for"):
+            SlimTrainer.get_model(trainer, weights=nn.Identity())
+    else:
+        assert isinstance(SlimTrainer.get_model(trainer, weights=nn.Identity()), nn.Identity)
