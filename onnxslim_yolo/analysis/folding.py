@@ -28,6 +28,14 @@ _GROWS = frozenset(
 )
 
 
+_HANDED_OUT = frozenset(
+    f"tensor({name})"
+    for name in (
+        *("float16", "float", "double", "bool", "string"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
+)
+"""Types that onnxruntime hands out as what they are."""
 MOST_WORK = 1 << 30
 """Multiply-adds that folding one node takes at most."""
 
@@ -98,7 +106,12 @@ def one_node(
 
 
 def run_constants(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
-    """A small model's outputs by onnxruntime. Raises what it raises."""
+    """A small model's outputs by onnxruntime.
+
+    Raises:
+        TypeError: an output is of a type that numpy lacks: onnxruntime hands out its bits, as whole numbers.
+        What onnxruntime raises.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -106,6 +119,9 @@ def run_constants(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Ar
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    foreign = [output.type for output in session.get_outputs() if output.type not in _HANDED_OUT]
+    if foreign:
+        raise TypeError(f"numpy has no {foreign[0]}")
     return [np.asarray(value) for value in session.run(None, dict(feeds))]
 
 

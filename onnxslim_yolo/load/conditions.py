@@ -46,7 +46,7 @@ def _known(proto: onnx.ModelProto) -> Iterator[tuple[int, onnx.GraphProto]]:
             continue
         wanted = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
         branch = next((a.g for a in node.attribute if a.name == wanted), None)
-        if branch is not None and len(branch.output) >= len(node.output) and not branch.sparse_initializer:
+        if branch is not None and len(branch.output) >= len(node.output):
             yield position, branch
 
 

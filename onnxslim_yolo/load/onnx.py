@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
 from onnxslim_yolo.load.dequantise import RANGES_KEY, dequantised, ranges_from
+from onnxslim_yolo.load.plain_form import graphs_of, in_plain_form
 from onnxslim_yolo.load.sequences import unresolved
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text
 from onnxslim_yolo.ops.registry import RANDOM
@@ -49,7 +50,9 @@ def read_pair(path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """
     proto = _parse(path)
     _load_external_data(proto, path)
-    proto = reference = dequantised(_inlined(proto, path))
+    proto = _inlined(proto, path)
+    in_plain_form(proto, path)
+    proto = reference = dequantised(proto)
     if any(node.op_type == "If" for node in proto.graph.node) or _has_long_domains(proto):
         proto = onnx.ModelProto()
         proto.CopyFrom(reference)
@@ -69,7 +72,9 @@ def read_as_it_is(path: Path) -> onnx.ModelProto:
     require_file(path)
     proto = _parse(path)
     _load_external_data(proto, path)
-    return _inlined(proto, path)
+    proto = _inlined(proto, path)
+    in_plain_form(proto, path)
+    return proto
 
 
 def _has_long_domains(proto: onnx.ModelProto) -> bool:
@@ -200,11 +205,17 @@ def _external(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a graph and of the graphs in its nodes' attributes."""
-    yield from graph.initializer
-    for each in (a for node in graph.node for a in node.attribute):
-        yield from (each.t, *each.tensors)
-        for inner in [each.g] if each.type == onnx.AttributeProto.GRAPH else each.graphs:
-            yield from _tensors(inner)
+    for each in graphs_of(graph):
+        yield from each.initializer
+        yield from _parts(each.sparse_initializer)
+        for given in (a for node in each.node for a in node.attribute):
+            yield from (given.t, *given.tensors)
+            yield from _parts((given.sparse_tensor, *given.sparse_tensors))
+
+
+def _parts(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for tensor in tensors:
+        yield from (tensor.values, tensor.indices)
 
 
 def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
@@ -284,8 +295,6 @@ def refuse_unsupported(proto: onnx.ModelProto, path: Path | str | None) -> None:
             node=node.name or (node.output[0] if node.output else node.op_type),
             hint="export with Split and Concat, or by tracing, so that lists are resolved",
         )
-    if proto.graph.sparse_initializer:
-        raise UnsupportedError("sparse initializers are not supported", file=path, hint="export dense weights")
     check_proto(proto, path)
 
 

@@ -89,7 +89,7 @@ def _texts(proto: onnx.ModelProto) -> Iterator[Any]:
             yield from (pair.key, pair.value)
         for attribute in node.attribute:
             yield from (attribute.name, attribute.ref_attr_name, attribute.doc_string, attribute.t.name)
-    for tensor in graph.initializer:
+    for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
         yield from (tensor.name, tensor.doc_string)
     for value in (*graph.input, *graph.output, *graph.value_info):
         yield from (value.name, value.doc_string, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -91,3 +92,15 @@ def test_union_find() -> None:
     assert sets.find(np.array([0])) == [0]
     sets.union(labels[-1:], labels[:1])
     assert sets.find(labels[-1:]) == [1]
+
+
+@pytest.mark.parametrize(
+    "kind", [onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2]
+)
+def test_types_that_numpy_lacks_keep_their_values_and_not_their_bits(kind: int) -> None:
+    """onnxruntime hands a float8 out as the byte that it is stored in."""
+    narrow = fold(node_of("Cast", [FLOATS], {"to": kind}), 19)
+    assert narrow is not None
+    back = fold(node_of("Cast", narrow, {"to": onnx.TensorProto.FLOAT}), 19)
+    assert back is not None
+    np.testing.assert_array_equal(back[0], FLOATS)
