@@ -6,7 +6,8 @@ Needs bench/arm_setup.py's Python, and for real networks ../shared/material. Eac
 arithmetic: relative difference of the outputs, detections of the ONNX file (confidence 0.25) that the core finds too,
 their least IoU, and the most that a score is off; for some, mAP50 of both. `unmasked` rows have ncnn's defective
 depthwise kernel in them (emit/ncnn/defects.py), as pairs did before it was worked around. With arm_counter.sh's
-plugin, instructions of one run as well. Goes on where it stopped; writes bench/results/arm_accuracy.json and .md.
+plugin, instructions of one run as well. Networks of models/zoo have random weights and detect nothing: of them the
+outputs are compared. Goes on where it stopped; writes bench/results/arm_accuracy.json and .md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from arm_counting import Counter
 from arm_setup import default_root
+from models_for_bench import onnx_of
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import OnnxSlimError
@@ -40,15 +42,28 @@ MEANING = {("a76", "default"): "fp16 (default)", ("a72", "default"): "fp32 (defa
 
 @dataclass(frozen=True)
 class Subject:
-    """A network: its file, its size, its images; whether mAP is measured, and whether it has the defect in it."""
+    """A network: its file, its size, its images; whether mAP is measured, and whether it has the defect in it.
+
+    Without a file it is one of models/zoo: the name says which, and how large.
+    """
 
     name: str
-    file: Path
+    file: Path | None
     data: Path
     size: int | None = None
     scored: bool = False
     hit: bool = False
-    weights: Path | None = None
+
+    def opened(self) -> Path | None:
+        """Its file; None where there is none."""
+        if self.file is None:
+            name, _, size = self.name.partition(" ")
+            return onnx_of(name, int(size), head="decoded")
+        return self.file if self.file.exists() else None
+
+    def wants_score(self, key: dict[str, Any]) -> bool:
+        """Whether mAP is measured of it there."""
+        return self.scored and not key["unmasked"] and (key["core"], key["arithmetic"]) in MEANING
 
 
 _COCO, _BCCD = MATERIAL / "data/coco-val128/data.yaml", MATERIAL / "data/bccd/data.yaml"
@@ -63,6 +78,7 @@ SUBJECTS = (
     Subject("digits-sparse", MODELS / "digits-sparse.onnx", _BCCD),
     Subject("digits-dense", MODELS / "digits-dense.onnx", _BCCD),
     Subject("digits-rep", MODELS / "digits-rep.onnx", _BCCD),
+    *(Subject(f"{name} 320", None, _COCO, 320) for name in ("yolov8n", "yolo11n", "yolov10n", "yolo26n")),
 )
 
 
@@ -78,14 +94,16 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
 
     def keep(row: dict[str, Any]) -> None:
-        rows.append(row)
+        rows[:] = [other for other in rows if not same(other, row)] + [row]
+        rows.sort(key=lambda other: order.get(other["network"], len(order)))
         file.write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "arm_accuracy.md").write_text(markdown(rows))
         print(row, flush=True)
 
+    order = {subject.name: place for place, subject in enumerate(SUBJECTS)}
     wanted = [subject for subject in SUBJECTS if subject.name in options.networks.split(",")]
     for subject in wanted:
-        if not subject.file.exists():
+        if subject.opened() is None:
             print(f"{subject.name}: no {subject.file}")
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -100,13 +118,21 @@ def measure(subject: Subject, device: str, folder: Path, options: argparse.Names
     for core in options.cores.split(","):
         for arithmetic in ("default",) if unmasked and core == "a76" else () if unmasked else ARITHMETICS[core]:
             key = {"network": subject.name, "core": core, "arithmetic": arithmetic, "unmasked": unmasked}
-            if not any(all(row.get(k) == v for k, v in key.items()) for row in rows):
+            known = [row for row in rows if same(row, key)]
+            if not known or (subject.wants_score(key) and "map50" not in known[0]):
                 todo.append(key)
     if not todo:
         return
     given = {} if subject.size is None else {"imgsz": subject.size}
     result = oy.compile(
-        subject.file, out=folder / device, name="m", emit="onnx,ncnn", device=device, trust=True, verify=False, **given
+        subject.opened(),
+        out=folder / device,
+        name="m",
+        emit="onnx,ncnn",
+        device=device,
+        trust=True,
+        verify=False,
+        **given,
     )
     pair, onnx = result.ncnn, result.onnx
     assert pair is not None and onnx is not None
@@ -128,10 +154,15 @@ def measure(subject: Subject, device: str, folder: Path, options: argparse.Names
         row = {**key, "images": len(images), "state": there.state, "detections": there.detections, "kept": there.kept}
         row |= {"iou": round(there.iou, 4), "score": round(there.score, 4)}
         row["relative"] = float(f"{max(output.relative for output in there.outputs):.3g}")
-        if subject.scored and (key["core"], key["arithmetic"]) in MEANING:
+        if subject.wants_score(key):
             row |= scored(subject, reference, runner, options.map_images)
         runner.close()
         keep(row | instructions(pair, key))
+
+
+def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows are of one network under one arithmetic."""
+    return all(row.get(name) == other[name] for name in ("network", "core", "arithmetic", "unmasked"))
 
 
 def scored(subject: Subject, reference: Network, runner: NcnnRunner, count: int) -> dict[str, Any]:
@@ -147,7 +178,7 @@ def scored(subject: Subject, reference: Network, runner: NcnnRunner, count: int)
 
 def instructions(pair: Path, key: dict[str, Any]) -> dict[str, float]:
     """10⁶ instructions of one run, where the plugin is there to count them."""
-    if key["arithmetic"] != "default" or not (default_root() / "counting").is_dir():
+    if key["arithmetic"] != "default" or not (default_root() / "counting" / "libarm_counter.so").is_file():
         return {}
     net = ncnn_files(pair)
     size = next(line.split() for line in net[0].read_text().splitlines()[2:] if line.startswith("Input"))

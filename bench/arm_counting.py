@@ -60,7 +60,7 @@ class Counter:
             f"env ARM_COUNTS={counts} {root}/counting/qemu-aarch64 -plugin {plugin} -cpu {CORES[core]} "
             f"-L {board_root(root, core)} {guest} {root}/arm64/usr/bin/python3.11 -"
         )
-        self.core, self.ns, self._options = core, NS[core], {"half": half, "bf16": bf16}
+        self.core, self.ns, self.bf16, self._options = core, NS[core], bf16, {"half": half, "bf16": bf16}
         self._child: LaunchedChild | None = None
 
     def __enter__(self) -> Counter:

@@ -3,6 +3,7 @@
     python bench/arm_tables.py count a76|a72 MODEL…     layers and whole networks, into --cells
     python bench/arm_tables.py write a76|a72 MODEL…     the table, by the weights in bench/results/arm_latency.json
     python bench/arm_tables.py write a76|a72 --int8 MODEL…      its int8 times alone; floats stay as they were written
+    … --bf16                                            of ncnn set to bf16: ncnn-pi5-bf16.json, ncnn-pi4-bf16.json
     python bench/arm_tables.py sample a76|a72           some of the layers, for tests/latency/test_counted.py
     python bench/arm_tables.py judge                    the analytic model against all of them: results/arm_formula.md
 
@@ -71,6 +72,7 @@ class Cells:
 
     def __init__(self, file: Path, counter: Counter | None, weights: Weights | None = None) -> None:
         self.counter, self.file, self.weights = counter, file, weights
+        self.bf16 = counter.bf16 if counter is not None else weights is not None and weights.bf16
         self.known: dict[str, Any] = {}
         if file.is_file():
             self.known = dict(json.loads(line) for line in file.read_text().splitlines())
@@ -107,22 +109,24 @@ def main() -> None:
     parser.add_argument("core", nargs="?", choices=sorted(ISA))
     parser.add_argument("models", nargs="*")
     parser.add_argument("--int8", nargs="*", default=[], help="networks whose layers are wanted in int8 as well")
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--cells", type=Path)
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
     if options.job == "judge":
         judge()
         return
-    file = options.cells or default_root() / f"classes-{options.core}.jsonl"
+    bf16 = "-bf16" if options.bf16 else ""
+    file = options.cells or default_root() / f"classes-{options.core}{bf16}.jsonl"
     if options.job == "count":
-        with Counter(options.core) as counter:
+        with Counter(options.core, half=not bf16, bf16=bool(bf16)) as counter:
             table_of(options.core, options.models, Cells(file, counter), options.int8)
         return
     if options.job == "sample":
         sample(options.core, Cells(file, None, Weights.read(options.core)))
         return
-    cells = Cells(file, None, Weights.read(options.core))
-    path = options.out / f"{RUNTIME}-{DEVICE[options.core]}.json"
+    cells = Cells(file, None, Weights.read(options.core, bf16=bool(bf16)))
+    path = options.out / f"{RUNTIME}-{DEVICE[options.core]}{bf16}.json"
     floats = None if options.models else read_table(path)
     write_table(table_of(options.core, options.models, cells, options.int8, floats), path)
     table = read_table(path)
@@ -144,9 +148,10 @@ def table_of(
     families = families_of([model.graph for _, model in named])
     graphs = [fused(prepared(model_named(name))).graph for name in int8]
     families |= {f: most for f, most in families_of(graphs, RUNTIME).items() if is_int8(f)}
-    grids = measure_families(families, RUNTIME, blocks_of(RUNTIME, ISA[core]), cells, progress)
+    isa = "neon" if cells.bf16 else ISA[core]
+    grids = measure_families(families, RUNTIME, blocks_of(RUNTIME, isa), cells, progress)
     method = cells.weights.about if cells.weights is not None else ""
-    table = LatencyTable(RUNTIME, ISA[core], 1, version(RUNTIME), CPU[core], grids, method=method)
+    table = LatencyTable(RUNTIME, isa, 1, version(RUNTIME), CPU[core], grids, method=method)
     wholes = []
     for name, model in named:
         for label, variant in variants(name, model):
@@ -174,7 +179,8 @@ def table_of(
 def counted_by_layer(counter: Counter, model: Model) -> list[list[int]] | None:
     """Instructions by class of each layer of a network as it is written for the counter's core."""
     with tempfile.TemporaryDirectory() as folder:
-        pair = emit_ncnn(model, half=counter.core == "a76", dot_products=counter.core == "a76")
+        fresh = counter.core == "a76"
+        pair = emit_ncnn(model, half=fresh and not counter.bf16, dot_products=fresh)
         param, _ = write_pair(pair, Path(folder))
         made = [layer.made for layer in layers_of_param(param) if layer.type != "Input"]
         return counter.by_blob(param, [shape_of(model)], made)

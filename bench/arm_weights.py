@@ -64,19 +64,22 @@ class Weights:
     byte: float
     far: float
     about: str = ""
+    bf16: bool = False
 
     def us(self, layers: Sequence[Counts], keys: Sequence[LayerKey]) -> float:
         """µs of layers by their instructions, which are those of these layers' (or of a network's in any other cut)."""
         ns = self.slot * sum(slots(self.core, counts) for counts in layers)
         elements = [elements_of(key) for key in keys]
-        ns += self.byte * NUMBER_BYTES[self.core] * sum(elements) + self.far * far_bytes(self.core, elements)
+        width = 2 if self.bf16 else NUMBER_BYTES[self.core]
+        ns += self.byte * width * sum(elements) + self.far * far_bytes(self.core, elements, width)
         return ns / 1e3
 
     @classmethod
-    def read(cls, core: str) -> Weights:
-        """As bench/results/arm_latency.json has them."""
+    def read(cls, core: str, *, bf16: bool = False) -> Weights:
+        """As bench/results/arm_latency.json has them, which of bf16 has no published times."""
         board = json.loads((RESULTS / "arm_latency.json").read_text())[core]
-        return cls(core, *(board["ns"][name] for name in TERMS), board["about"])
+        about = f"{INSTRUCTIONS} in bf16, of which nothing is published" if bf16 else board["about"]
+        return cls(core, *(board["ns"][name] for name in TERMS), about, bf16)
 
 
 def slots(core: str, counts: Counts, choice: tuple[float, float] | None = None) -> float:
@@ -92,9 +95,9 @@ def elements_of(key: LayerKey) -> int:
     return family.area * (prod(family.stride) * sum(key.ins) + sum(key.outs))
 
 
-def far_bytes(core: str, elements: Sequence[int]) -> int:
-    """The bytes of the layers' maps, of so many numbers a layer, that the caches do not hold."""
-    sizes = [NUMBER_BYTES[core] * each for each in elements]
+def far_bytes(core: str, elements: Sequence[int], width: int | None = None) -> int:
+    """The bytes of the layers' maps, of so many numbers a layer, that the caches do not hold; `width`: of a number."""
+    sizes = [(width or NUMBER_BYTES[core]) * each for each in elements]
     return sum(size for size in sizes if size > LAST_CACHE[core])
 
 

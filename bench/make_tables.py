@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="ncnn,onnxruntime")
     parser.add_argument("--models", default="yolov5n,yolov8n")
     parser.add_argument("--sizes", default="640,320")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", default="1", help="1,2: a table of each; more than one: an idle machine only")
     parser.add_argument("--avx2", help="launcher of a Python whose runtimes are kept from AVX-512")
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
@@ -47,20 +47,22 @@ def main() -> None:
             graphs.append(fused(base.copy()).graph)
             # Seeds that no test of the predictions uses.
             graphs += [with_random_widths(base, 1000 + seed, step).graph for seed, step in enumerate((1, 4, 8, 16))]
-    for runtime in options.runtime.split(","):
-        start = time.perf_counter()
-        with ExitStack() as stack:
-            if options.avx2:  # the processor says AVX-512 there, too
-                stack.enter_context(mock.patch.object(Measurer, "board", as_avx2))
-            table = profile(graphs, target=runtime, threads=options.threads, run_on=options.avx2)
-        if options.avx2:
-            table = replace(table, cpu=f"{table.cpu}, kept from AVX-512", _cache={})
-        path = write_table(table, options.out / table_file(runtime, isa, options.threads).name)
-        cells = sum(len(grid.us) for grid in table.families.values())
-        print(
-            f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, "
-            f"scale {table.scale:.3f}, {time.perf_counter() - start:.0f} s"
-        )
+    for threads in map(int, options.threads.split(",")):
+        for runtime in options.runtime.split(","):
+            start = time.perf_counter()
+            with ExitStack() as stack:
+                if options.avx2:  # the processor says AVX-512 there, too
+                    stack.enter_context(mock.patch.object(Measurer, "board", as_avx2))
+                table = profile(graphs, target=runtime, threads=threads, run_on=options.avx2)
+            if options.avx2:
+                table = replace(table, cpu=f"{table.cpu}, kept from AVX-512", _cache={})
+            path = write_table(table, options.out / table_file(runtime, isa, threads).name)
+            cells = sum(len(grid.us) for grid in table.families.values())
+            print(
+                f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, "
+                f"scale {table.scale:.3f}, {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
 
 
 board = Measurer.board

@@ -44,14 +44,14 @@ def main() -> None:
     parser.add_argument("--avx2", help="launcher of a Python whose runtimes are kept from AVX-512")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    table = table_for(options.runtime, "avx2" if options.avx2 else "host", options.table)
     base = prepared(model_of(options.model, options.size))
     networks = [fused(base.copy())]
     networks += [with_random_widths(base, options.seed + i, STEPS[i % len(STEPS)]) for i in range(options.count)]
-    predicted = np.array([table.predict_graph(network.graph) / 1000 for network in networks])
     with tempfile.TemporaryDirectory() as folder:
         paths = [write(network, Path(folder) / f"m{i}", options.runtime) for i, network in enumerate(networks)]
         for threads in options.threads:
+            table = table_for(options.runtime, "avx2" if options.avx2 else "host", options.table, threads)
+            predicted = np.array([table.predict_graph(network.graph) / 1000 for network in networks])
             keep(compared(predicted, paths, table.name, threads, options), options.out)
 
 

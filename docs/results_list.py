@@ -74,9 +74,9 @@ BENCHMARKS = (
     ),
     Result(
         "int8",
-        "mAP and measured latency of int8 beside float and onnxruntime's quantisation; a pair on emulated ARM",
+        "mAP and measured latency of int8 beside float and onnxruntime's quantisation; on ARM by emulation",
         ("int8.*", "arm_int8*"),
-        ("python bench/int8.py", "python bench/arm_int8.py"),
+        ("python bench/int8.py", "python bench/arm_int8.py", "python bench/arm_int8_gain.py"),
         MATERIAL,
         page="bargain.md",
     ),

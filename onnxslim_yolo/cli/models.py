@@ -223,6 +223,8 @@ def profile(
         )
     if not quiet:
         out.print(f"{found.path}: {found.layers} layers of {found.families} kinds", highlight=False)
+        if found.doubt is not None:
+            out.print(f"note: {found.doubt}", style="yellow", highlight=False)
 
 
 @app.command("apply-plan", cls=Command, epilog=examples("apply-plan"))

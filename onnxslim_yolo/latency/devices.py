@@ -82,7 +82,6 @@ class Device:
 
 
 _K, _M = 1 << 10, 1 << 20
-_UNMEASURED = "no latency table of it: predictions are an analytic estimate, good for ratios"
 _GRID_ONLY = "an accelerator: widths are multiples of {}, latency is not predicted"
 _QUALCOMM = "docs.qualcomm.com/doc/80-63442-10/topic/htp_guidelines_channels.html"
 _AXIS = "developer.axis.com/computer-vision/on-device/system-on-chip/artpec-{}/optimization-tips"
@@ -113,7 +112,7 @@ _ALL = (
     Device("android", "a phone with fp16 arithmetic (since about 2018)", "neon-fp16", "fp16", (), 8, like=_KRYO_485),
     Device("android-fp32", "a phone without fp16 arithmetic", "neon", "fp32", (), 4, like=_KRYO),
     Device("x86-avx512", "x86 with AVX-512", "avx512", "fp32", (), 16),
-    Device("x86-avx2", "x86 with AVX2", "avx2", "fp32", (), 8, _UNMEASURED),
+    Device("x86-avx2", "x86 with AVX2", "avx2", "fp32", (), 8),
     Device("avx512", "AVX-512", "avx512", "fp32", (), 16),
     Device("avx2", "AVX2", "avx2", "fp32", (), 8),
     Device("neon-fp16", "ARM64 with fp16 arithmetic", "neon-fp16", "fp16", (), 8),

@@ -4,7 +4,7 @@ The file is JSON:
 
     {"format": "onnxslim-yolo/latency", "version": 1,
      "runtime": "ncnn", "runtime_version": "1.0.20261020", "cpu": "AMD EPYC", "isa": "avx512", "threads": 1,
-     "scale": 1.08, "overhead": 3.1,
+     "scale": 1.08, "overhead": 3.1, "noise": 0.02,
      "families": [{"kind": "conv", "op": "", "kernel": [3, 3], "stride": [1, 1], "groups": 1, "size": [40, 40],
                    "in": [8, 13, 16], "out": [8, 13, 16], "us": [[…], […], […]]},
                   {"kind": "maxpool", …, "in": [8, 13, 16], "us": […]}]}
@@ -12,8 +12,9 @@ The file is JSON:
 `us` holds microseconds: a row per input width and a column per output width for convolutions, one number a width for
 all else ("concat" and "split": two equal parts of that width each). null: not measured. An `op` that ends in "int8" is
 a layer's int8 form (see `latency.int8`). "method", where it is there, says that nothing was timed, and what the numbers
-are. `scale` and `overhead`: whole networks took scale · (the sum of their layers) + overhead µs a layer, since layers
-one after another compete for the caches, and calling one takes time.
+are. "noise", where it is there: by how much layers were off that were measured twice (see `measure.steady`). `scale`
+and `overhead`: whole networks took scale · (the sum of their layers) + overhead µs a layer, since layers one after
+another compete for the caches, and calling one takes time.
 
 Look-up. Widths fall in classes (see `packing`). Within the table, latency is interpolated linearly between measured
 widths of the same class. Beyond it, the nearest measured point is scaled by what the analytic model says about the way
@@ -42,6 +43,9 @@ FORMAT, VERSION = "onnxslim-yolo/latency", 1
 SQUARE = frozenset({"conv", "group-conv", "deconv"})
 """Kinds that are measured over input and output widths; the others over one width."""
 
+NOISY = 0.1
+"""From here on a table's name says so: what it is to tell apart is often less."""
+
 Widths = tuple[int, ...]
 
 
@@ -69,6 +73,7 @@ class LatencyTable:
         method: how, in words, where nothing was timed; "" of what was measured.
         families: what was measured, by family.
         scale, overhead: factor on every prediction, and µs added to it, from whole networks.
+        noise: the median of |ln(second ÷ first)| over layers that were measured twice; None: not known.
     """
 
     runtime: Runtime
@@ -80,6 +85,7 @@ class LatencyTable:
     scale: float = 1.0
     overhead: float = 0.0
     method: str = ""
+    noise: float | None = None
     _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
     _corrections: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
@@ -94,6 +100,8 @@ class LatencyTable:
         if not self.families:
             return f"{self.runtime}, {self.isa}: {ANALYTIC}"
         measured = f"{self.runtime} {self.runtime_version}, {self.cpu} ({self.isa}), {self.threads} thread(s)"
+        if self.noise is not None and self.noise > NOISY:
+            measured += f", noisy: ±{100 * self.noise:.0f} % from one time to another"
         return f"{measured}: {self.method}" if self.method else measured
 
     @cached_property

@@ -31,6 +31,7 @@ def table_as_text(table: LatencyTable) -> str:
         "scale": _rounded(table.scale),
         "overhead": _rounded(table.overhead),
         **({"method": table.method} if table.method else {}),
+        **({} if table.noise is None else {"noise": _rounded(table.noise)}),
     }
     lines = [json.dumps(_family_as_json(family, table.families[family])) for family in sorted(table.families)]
     return json.dumps(head)[:-1] + ',\n "families": [\n  ' + ",\n  ".join(lines) + "\n ]}\n"
@@ -113,6 +114,7 @@ class _Checker:
             scale,
             overhead,
             str(data.get("method", "")),
+            None if data.get("noise") is None else self.time(data["noise"], '"noise"'),
         )
 
     def family(self, item: Any, where: str) -> tuple[Family, Grid]:

@@ -15,7 +15,7 @@ from onnxslim_yolo.files.atomic import require_place
 from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
-from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.latency.table import NOISY, LatencyTable
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.measure.profile import Progress, profile
 from onnxslim_yolo.quantisation.latency import plan_prediction
@@ -30,6 +30,17 @@ class ProfileResult:
     table: LatencyTable
     families: int
     layers: int
+
+    @property
+    def doubt(self) -> str | None:
+        """That the machine was too busy for it, in words; None where it was not, or nothing tells."""
+        noise = self.table.noise
+        if noise is None or noise <= NOISY:
+            return None
+        return (
+            f"the machine was busy: layers measured once more are {100 * noise:.0f} % off (median), after all were "
+            "measured again; profile again while nothing else runs"
+        )
 
 
 def profile_command(

@@ -1,7 +1,8 @@
 """Measure a table: single layers through the runtime itself, at few widths (see `sampling`).
 
-Every family of layers in the graphs is measured up to its largest widths in them. Then the graphs are measured as
-wholes, and what they take beyond the sum of their layers becomes the table's `scale` and `overhead`.
+Every family of layers in the graphs is measured up to its largest widths in them, and again where the machine was too
+busy (see `steady`). Then the graphs are measured as wholes, and what they take beyond the sum of their layers becomes
+the table's `scale` and `overhead`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +24,9 @@ from onnxslim_yolo.measure.int8_profile import calibrated_int8, int8_layers
 from onnxslim_yolo.measure.measurer import Measurer
 from onnxslim_yolo.measure.networks import can_measure
 from onnxslim_yolo.measure.sampling import Sampler
-
-BATCH = 24
-BATCH_WEIGHTS = 4_000_000
-"""Layers, and weights in sum, that one request to the measuring process holds."""
+from onnxslim_yolo.measure.steady import Measure, batches, steadied
 
 Progress = Callable[[int, int], None]
-Measure = Callable[[Sequence[LayerKey]], list[float | None]]
-"""µs per layer; None where the runtime refuses it."""
 
 
 def profile(
@@ -80,8 +75,9 @@ def profile(
             isa, release, cpu = board.isa, getattr(board, target), board.cpu
             if not release:
                 raise UsageError(f"--run-on: no {target} in that Python", hint=f"pip install {target}, there")
-        grids = measure_families(families, target, blocks_of(target, isa), measurer, progress)
-        layers = LatencyTable(target, isa, threads, release, cpu, grids)
+        found = measure_families(families, target, blocks_of(target, isa), measurer, progress)
+        grids, noise = steadied(found, measurer)
+        layers = LatencyTable(target, isa, threads, release, cpu, grids, noise=noise)
         wholes = []
         for graph in graphs:
             whole, keys = measurer.whole(graph), layers_of(graph)
@@ -152,27 +148,13 @@ def measure_families(
     while wanted := [(sampler, cell) for sampler in samplers for cell in sampler.wanted()]:
         keys = [LayerKey(sampler.family, *cell_widths(sampler.family, cell)) for sampler, cell in wanted]
         counter.expect(len(keys) + sum(sampler.later() for sampler in samplers))
-        for batch in _batches(keys):
+        for batch in batches(keys):
             times = measure([keys[i] for i in batch])
             for i, us in zip(batch, times, strict=True):
                 wanted[i][0].note(wanted[i][1], us)
             counter.done(len(batch))
     counter.finish()
     return {sampler.family: grid for sampler in samplers if (grid := sampler.grid()) is not None}
-
-
-def _batches(keys: Sequence[LayerKey]) -> Iterable[list[int]]:
-    batch: list[int] = []
-    weights = 0
-    for index, key in enumerate(keys):
-        size = prod(key.family.kernel) * key.ins[0] * key.outs[0] + key.family.area * sum((*key.ins, *key.outs))
-        if batch and (len(batch) == BATCH or weights + size > BATCH_WEIGHTS):
-            yield batch
-            batch, weights = [], 0
-        batch.append(index)
-        weights += size
-    if batch:
-        yield batch
 
 
 class _Counter:

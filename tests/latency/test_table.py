@@ -6,7 +6,17 @@ from dataclasses import replace
 import pytest
 
 from onnxslim_yolo.errors import InputError, UsageError
-from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, layers_of, shipped, shipped_tables, table_for
+from onnxslim_yolo.latency import (
+    Family,
+    Grid,
+    LatencyTable,
+    LayerKey,
+    devices,
+    layers_of,
+    shipped,
+    shipped_tables,
+    table_for,
+)
 from onnxslim_yolo.latency.table_format import read_table, table_as_text, write_table
 from onnxslim_yolo.measure.profile import families_of, measure_families
 from onnxslim_yolo.options import CompileOptions
@@ -212,6 +222,20 @@ def test_a_table_of_more_threads_is_read_where_there_are_as_many(tmp_path, monke
         found = [table_for("ncnn", "neon", threads=threads).threads for threads in (1, 2, 3, 4, 16)]
         assert found == [1, 2, 2, 4, 4]
         assert table_for("ncnn", "neon").threads == 1
+    finally:
+        shipped._shipped.cache_clear()
+
+
+def test_a_table_of_an_instruction_set_is_its_machines_and_this_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "DATA", tmp_path)
+    shipped._shipped.cache_clear()
+    write_table(replace(made_up(), isa="avx2"), shipped.table_file("ncnn", "avx2"))
+    try:
+        assert {bool(table_for("ncnn", name).families) for name in ("avx2", "x86-avx2")} == {True}
+        for isa in ("avx2", "avx512"):  # what this machine is decides, not its name
+            monkeypatch.setattr(devices, "host_isa", lambda isa=isa: isa)
+            shipped._shipped.cache_clear()
+            assert bool(table_for("ncnn").families) == (isa == "avx2")
     finally:
         shipped._shipped.cache_clear()
 

@@ -21,6 +21,7 @@ from onnxslim_yolo.latency.int8 import (
     scaled_int8,
 )
 from onnxslim_yolo.latency.packing import Runtime
+from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table_format import read_table, write_table
 from onnxslim_yolo.measure.int8_profile import calibrated_int8, everything
 from onnxslim_yolo.measure.measurer import Measurer
@@ -164,3 +165,30 @@ def test_a_report_counts_int8(images: Path, tmp_path: Path) -> None:
     plain = oy.compile(source, out=tmp_path / "plain", **options)
     result = oy.compile(source, quantize="all", out=tmp_path / "out", **options)
     assert result.report["after"]["latency_us"] < 0.8 * plain.report["after"]["latency_us"]
+
+
+def int8_left(device: str, kernel: int, width: int, size: int) -> float:
+    key = LayerKey(Family("conv", kernel=(kernel, kernel), size=(size, size)), (width,), (width,))
+    table = table_for("ncnn", device)
+    us = int8_us(table, key)
+    assert us is not None
+    return us / table.predict(key)
+
+
+def test_a_pi_s_table_tells_what_int8_gains() -> None:
+    """As ncnn publishes it: 3×3 convolutions lose on a Pi 5, where floats have Winograd in fp16, and gain on a Pi 4."""
+    for width in (64, 128):
+        assert int8_left("pi5", 3, width, 20) > 1.2 and int8_left("pi4", 3, width, 20) < 0.9
+        assert int8_left("pi5", 1, width, 20) < 0.9  # dot products
+    assert int8_left("pi5", 1, 16, 20) > 1.3 < int8_left("pi4", 1, 16, 20)  # making codes is not earned back
+
+
+@pytest.mark.parametrize("device", ["pi5", "pi4", "rk3588", "pi3"])
+def test_on_a_pi_int8_is_decided_by_its_table(device: str, images: Path) -> None:
+    assert knows_int8(table_for("ncnn", device))
+    model = built("clip and depthwise")
+    Quantise(("auto",), images, budget=9.0, isa=device).run(model)  # type: ignore[arg-type]
+    assert not any("has no int8 times" in note for note in model.notes)
+    other = built("clip and depthwise")
+    Quantise(("auto",), images, budget=9.0, isa="neon").run(other)
+    assert any("has no int8 times" in note for note in other.notes)  # the control: a formula knows none
