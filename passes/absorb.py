@@ -65,7 +65,7 @@ class AbsorbConstants:
 
     def _shift(self, place: Contraction, removed: Array, moments: MomentAnalysis) -> Array | None:
         gone = (place.classes >= 0) & removed[np.maximum(place.classes, 0)]
-        if place.taps is None or not gone.any():
+        if not gone.any() or place.taps is None:
             return None
         known = moments.of(place.node.inputs[place.index])
         mean = along(known.mean, place.axis, len(gone))

@@ -159,9 +159,11 @@ class DropBlocks(PruneToTarget):
             return []
         threshold = min(float(values[min(int(self.ratio * len(values)), len(values) - 1)]), SPARSE)
         whole = self.zero and not model.equal_parts  # the model's own code calls every layer
-        layers = self._free(model, find_layers(model.graph)) if whole else []
         small = [block for block in blocks if _all_below(model, block, threshold)]
-        small += [block for block in layers if _all_below(model, block, min(threshold, SMALL))]
+        if whole:
+            dead = min(threshold, SMALL)
+            layers = self._free(model, find_layers(model.graph, lambda gamma: bool((np.abs(gamma) <= dead).all())))
+            small += [block for block in layers if _all_below(model, block, dead)]
         return self._with_means(model, small)
 
     def _for_target(self, model: Model, blocks: Sequence[Block]) -> list[Block]:

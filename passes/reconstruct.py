@@ -126,7 +126,7 @@ def cut_places(plan: Plan) -> list[Contraction]:
     return [
         place
         for place in contractions(plan.channels)
-        if place.taps is not None and ((place.classes >= 0) & ~plan.keep[np.maximum(place.classes, 0)]).any()
+        if place.weighted and ((place.classes >= 0) & ~plan.keep[np.maximum(place.classes, 0)]).any()
     ]
 
 

@@ -181,7 +181,7 @@ class SnapWidths:
         # A channel that is alone in a tensor looks like one that is broadcast: nothing can be put beside it.
         alone = {int(labels.flat[0]) for labels in plan.channels.labels.values() if labels.size == 1}
         # What is summed over without a weight (‖x‖, attention's products) has no zero to multiply an added channel by.
-        bare = [place.classes for place in contractions(plan.channels) if place.taps is None]
+        bare = [place.classes for place in contractions(plan.channels) if not place.weighted]
         fixed = balanced.union(*(classes.tolist() for classes in bare))
         for group in plan.channels.groups:
             kept = group.classes[plan.keep[group.classes]]

@@ -15,7 +15,7 @@ constant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,9 +23,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.graph import (
+    Array,
     Node,
     Tensor,
     consumers,
+    input_constant,
     is_constant,
     is_graph_output,
     producer,
@@ -74,11 +76,16 @@ def find_blocks(graph: gs.Graph) -> list[Block]:
     return [*_branches(graph), *_parts(graph), *_chains(graph)]
 
 
-def find_layers(graph: gs.Graph) -> list[Block]:
-    """The layers that end in a BatchNormalization or an activation of one, in the graph's order."""
+def find_layers(graph: gs.Graph, wanted: Callable[[Array], bool]) -> list[Block]:
+    """The layers that end in a BatchNormalization or an activation of one, in the graph's order.
+
+    Args:
+        wanted: of the BatchNormalization's γ, whether the layer is asked for.
+    """
     found, alone = [], _Alone(graph)
     for norm in graph.nodes:
-        last = _activated(graph, norm) if is_batch_norm(norm) else None
+        gamma = input_constant(norm, 1) if is_batch_norm(norm) else None
+        last = _activated(graph, norm) if gamma is not None and wanted(gamma) else None
         if last is not None and not is_graph_output(graph, last.outputs[0]):
             block = _block("layer", last, -1, "", alone.nodes(last.outputs[0]))
             found += [] if block is None else [block]

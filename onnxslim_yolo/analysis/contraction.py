@@ -7,6 +7,7 @@ has its effect, where a channel turns out to be read by nobody, and where a remo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,8 +24,7 @@ class Contraction:
         node: the node, and `index` the input.
         classes: the class of each position along the contracted axis, shape (n,).
         axis: that axis of the input.
-        taps: the weight's sum over kernel positions for every (output, input position), shape (outputs, n); None where
-            there is no constant weight.
+        weighted: whether the other operand is a constant weight.
         reads: whether any weight reads the position, shape (n,).
         steady: whether a constant input gives a constant output everywhere (no zero padding).
     """
@@ -33,9 +33,16 @@ class Contraction:
     index: int
     classes: Array
     axis: int
-    taps: Array | None
+    weighted: bool
     reads: Array
     steady: bool
+
+    @cached_property
+    def taps(self) -> Array | None:
+        """The weight's sum over kernel positions for every (output, input position), shape (outputs, n); None where
+        there is no constant weight. Read off when it is first asked for."""
+        layer = LinearLayer.of(self.node) if self.weighted else None
+        return None if layer is None else matrix_of(layer)
 
 
 def contractions(channels: Channels) -> list[Contraction]:
@@ -46,16 +53,11 @@ def contractions(channels: Channels) -> list[Contraction]:
         if labels is None or labels.size == 1:
             continue
         axis = int(np.argmax(np.asarray(labels.shape) > 1))
-        taps = _taps(node) if index == 0 else None
+        layer = LinearLayer.of(node) if index == 0 else None
+        weighted = layer is not None and layer.samples_in_place
         reads = _reads(node, index, labels.size)
-        steady = is_steady(node)
-        found.append(Contraction(node, index, labels.reshape(-1), axis, taps, reads, steady))
+        found.append(Contraction(node, index, labels.reshape(-1), axis, weighted, reads, is_steady(node)))
     return found
-
-
-def _taps(node: Node) -> Array | None:
-    layer = LinearLayer.of(node)
-    return None if layer is None or not layer.samples_in_place else matrix_of(layer)
 
 
 def _reads(node: Node, index: int, size: int) -> Array:
@@ -67,4 +69,4 @@ def _reads(node: Node, index: int, size: int) -> Array:
         inner = weight.ndim + matrix_axes(node, 1 - index)[0]
         return np.asarray((weight != 0).any(axis=tuple(k for k in range(weight.ndim) if k != inner)))
     layer = LinearLayer.of(node)
-    return np.ones(size, dtype=bool) if layer is None else np.asarray(matrix_of(layer, absolute=True).any(axis=0))
+    return np.ones(size, dtype=bool) if layer is None else layer.reads

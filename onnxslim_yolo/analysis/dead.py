@@ -31,7 +31,7 @@ def dead_channels(channels: Channels, moments: MomentAnalysis, *, absorb: bool =
         exact = along(known.exact, place.axis, len(place.classes))
         value = along(known.mean, place.axis, len(place.classes))
         harmless = exact & (value == 0)
-        if absorb and place.taps is not None and place.steady:
+        if absorb and place.weighted and place.steady:
             harmless |= exact & np.isfinite(value)
         harmless |= ~place.reads
         needed = place.classes[~harmless]

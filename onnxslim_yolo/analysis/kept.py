@@ -2,9 +2,11 @@
 
 A graph is many objects that anybody may edit, so nobody has to tell when it changes: all that an analysis can read is
 written down, and compared when the analysis is asked for again. That is every node with its operator, attributes,
-inputs and outputs, every tensor with its name, type and shape, every constant with a check sum of its bytes. Objects
-are compared by identity, since analyses know them so, and what was written down keeps them alive: no other object can
-take over an identity. Of a graph that holds anything else nothing is kept.
+inputs and outputs, every tensor with its name, type and shape, every constant. Objects are compared by identity, since
+analyses know them so, and what was written down keeps them alive: no other object can take over an identity. A
+constant's array is shared with every copy of the graph, and is closed to writing when it is first read here: who wants
+other values gives the constant another array. One whose bytes belong to another array is compared by a check sum. Of a
+graph that holds anything else nothing is kept.
 
 Only the newest state of a graph is kept, on the graph itself; a copy begins without.
 """
@@ -134,7 +136,7 @@ class _Reader:
             return tuple(map(self._value, value))
         if isinstance(value, np.ndarray):
             self.alive.append(value)
-            return id(value), value.shape, value.dtype.str, _check_sum(value)
+            return id(value), value.shape, value.dtype.str, None if _is_closed(value) else _check_sum(value)
         if type(value).__name__ == "LazyValues":  # a part of the file, which nobody edits
             self.alive.append(value)
             self.unread = True
@@ -145,6 +147,14 @@ class _Reader:
             self.alive.append(value)
             return id(value), self.graph(value)
         raise _UnknownError
+
+
+def _is_closed(array: Array) -> bool:
+    """Whether nothing can write to an array any more; one that has its bytes to itself is closed now."""
+    if array.base is not None or array.dtype.hasobject:
+        return False
+    array.setflags(write=False)
+    return True
 
 
 def _check_sum(array: Array) -> int:

@@ -6,6 +6,7 @@ Two properties of onnx-graphsurgeon shape them: nodes and tensors compare by *va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -240,6 +241,8 @@ def toposort(graph: gs.Graph) -> list[Node]:
     Raises:
         ValueError: the graph has a cycle; the message names a node on it.
     """
+    if _in_order(graph.nodes):
+        return list(graph.nodes)
     position = {id(node): index for index, node in enumerate(graph.nodes)}
     order: list[Node] = []
     state: dict[int, int] = {}
@@ -264,6 +267,16 @@ def toposort(graph: gs.Graph) -> list[Node]:
     return order
 
 
+def _in_order(nodes: Iterable[Node]) -> bool:
+    """Whether every node stands behind those that it reads, as after most passes."""
+    seen: set[int] = set()
+    for node in nodes:
+        if any(id(before) not in seen for tensor in node.inputs for before in tensor.inputs):
+            return False
+        seen.add(id(node))
+    return True
+
+
 def static_shape(tensor: Tensor) -> tuple[int, ...] | None:
     """The shape if every dimension is a known number, else None."""
     shape = tensor.shape
@@ -274,9 +287,7 @@ def static_shape(tensor: Tensor) -> tuple[int, ...] | None:
 
 def parameter_count(graph: gs.Graph) -> int:
     """The number of floating-point weights in all initializers."""
-    return sum(
-        int(np.prod(tensor.shape, dtype=np.int64)) for tensor in initializers(graph) if _is_floating(tensor.dtype)
-    )
+    return sum(math.prod(tensor.shape) for tensor in initializers(graph) if _is_floating(tensor.dtype))
 
 
 def copy_graph(graph: gs.Graph) -> gs.Graph:

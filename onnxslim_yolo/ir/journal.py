@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -50,12 +50,12 @@ class Change:
         return {"tensor": self.tensor, "change": self.kind, "before": self.before, "after": self.after}
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """One tensor as it was. The objects themselves are held, so that no other gets their `id`.
 
     Attributes:
-        made: operator, inputs that are no constants, and attributes, to be compared. text: the same for people.
+        made: operator, attributes and inputs that are no constants, to be compared.
+        read: the names of these inputs.
     """
 
     tensor: Tensor
@@ -63,7 +63,12 @@ class _Seen:
     shape: tuple[Any, ...] | None
     values: Any
     made: tuple[Any, ...]
-    text: str
+    read: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """What makes it, for people; "" where nothing does."""
+        return f"{self.made[0]}({', '.join(self.read)})" if self.made else ""
 
 
 Picture = Mapping[int, _Seen]
@@ -80,15 +85,18 @@ def _seen(tensor: Tensor) -> _Seen:
     shape = None if tensor.shape is None else tuple(tensor.shape)
     node = producer(tensor)
     if is_constant(tensor) or node is None:
-        return _Seen(tensor, tensor.name, shape, getattr(tensor, "_values", None), (), "")
+        return _Seen(tensor, tensor.name, shape, getattr(tensor, "_values", None), (), ())
     read = [each for each in node.inputs if not is_constant(each)]
-    made = (node.op, *map(id, read), *sorted(map(_attribute, node.attrs.items())))
-    return _Seen(tensor, tensor.name, shape, None, made, f"{node.op}({', '.join(each.name for each in read)})")
+    attributes = {name: _fact(value) for name, value in node.attrs.items()}
+    made = (node.op, attributes, *map(id, read))
+    return _Seen(tensor, tensor.name, shape, None, made, tuple([each.name for each in read]))
 
 
-def _attribute(item: tuple[str, Any]) -> str:
-    name, value = item
-    return f"{name}={value!r}" if isinstance(value, (int, float, str, list, tuple)) else f"{name}@{id(value)}"
+def _fact(value: Any) -> Any:
+    """What of an attribute is compared: plain values as they are now, what holds more by identity."""
+    if isinstance(value, (list, tuple)):
+        return repr(value)
+    return repr(value) if isinstance(value, (int, float, str)) else id(value)
 
 
 def changes(before: Picture, after: Picture) -> tuple[Change, ...]:

@@ -222,6 +222,11 @@ class LinearLayer(Layout):
         return values.reshape(self.groups, 1, -1, 1)
 
     @property
+    def reads(self) -> Array:
+        """Whether any weight reads the input, shape (inputs,)."""
+        return np.asarray((self.stored_blocks != 0).any(axis=(1, 3)).reshape(-1))
+
+    @property
     def factors(self) -> tuple[float, float]:
         """α and β: what the product and the bias are multiplied by."""
         return factors_of(self.node)
@@ -237,10 +242,9 @@ class LinearLayer(Layout):
         return None if self.node.op == "MatMul" else input_constant(self.node, bias_place(self.node))
 
 
-def matrix_of(layer: LinearLayer, *, absolute: bool = False) -> Array:
-    """(outputs, inputs) with kernel positions summed and groups on the diagonal; of sizes if `absolute`."""
-    blocks = np.abs(layer.blocks) if absolute else layer.blocks
-    summed = blocks.sum(axis=3)
+def matrix_of(layer: LinearLayer) -> Array:
+    """(outputs, inputs) with kernel positions summed and groups on the diagonal."""
+    summed = layer.blocks.sum(axis=3)
     groups, rows, columns = summed.shape
     if groups == 1:
         return np.asarray(summed[0])

@@ -182,7 +182,7 @@ def _calibrated(
         raise ValueError("no calibration images")
     images = CalibrationImages(options.calib, model, part="fit")
     views = images.seen(views_for(len(images)))
-    places = [place for place in contractions(channels) if place.taps is not None]
+    places = [place for place in contractions(channels) if place.weighted]
     statistics = collect(model, places, views, window=False)
     variance = measured_variance(channels, places, statistics)
     head = HeadError.of(model, images)

@@ -144,7 +144,7 @@ def _reader(node: Node, start: int, found: _Range, moments: MomentAnalysis) -> b
     value = along(known.mean, 1, layer.inputs)[here]
     exact = along(known.exact, 1, layer.inputs)[here] & np.isfinite(value)
     columns = matrix_of(layer)[:, here]
-    unread = ~matrix_of(layer, absolute=True)[:, here].any(axis=0)
+    unread = ~layer.reads[here]
     if not (unread | (exact & ((value == 0) | is_steady(node)))).all():
         return False
     used = exact & ~unread & (value != 0)
