@@ -118,8 +118,10 @@ def _simplify(graph: gs.Graph) -> int:
         reinfer(graph)
         changed = 0
         for rewrite in (drop_expands, partial(fold_constants, room=room), *_REWRITES):
-            changed += rewrite(graph) + sweep(graph)  # no rewrite meets a node that another left detached
-            graph.nodes = toposort(graph)
+            made = rewrite(graph)
+            if made:
+                changed += made + sweep(graph)  # no rewrite meets a node that another left detached
+                graph.nodes = toposort(graph)
         rewrites += changed
         if not changed:
             break

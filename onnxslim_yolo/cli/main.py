@@ -5,7 +5,6 @@ Exit status: 0 done · 2 bad input or usage · 3 a verification failed · 4 a bu
 
 from __future__ import annotations
 
-import gc
 import sys
 import warnings
 from pathlib import Path
@@ -41,8 +40,6 @@ from onnxslim_yolo.errors import InputError, OnnxSlimError, UsageError
 def main() -> None:
     """Entry point of the `onnxslim-yolo` command."""
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, on NaN weights: the report has a note on them
-    # A graph is many small objects that live to the end: looking for garbage among them is a quarter of the time.
-    gc.set_threshold(100_000, 50, 50)
     prepare_streams()
     try:
         with ending_on_signals():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -100,10 +101,14 @@ def initializers(graph: gs.Graph) -> Iterator[gs.Constant]:
 
 
 class Namer:
-    """Hands out tensor and node names that the graph does not use yet."""
+    """Hands out tensor and node names that the graph does not use when the first is asked for."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        self._used = {tensor.name for tensor in _all_tensors(graph)} | {node.name for node in graph.nodes}
+        self._graph = graph
+
+    @cached_property
+    def _used(self) -> set[str]:
+        return {tensor.name for tensor in _all_tensors(self._graph)} | {node.name for node in self._graph.nodes}
 
     def __call__(self, stem: str) -> str:
         """A name that is `stem` if free, else `stem` with a number behind it."""

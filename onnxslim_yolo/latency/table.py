@@ -88,6 +88,7 @@ class LatencyTable:
     noise: float | None = None
     _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
     _corrections: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    _near: dict[Family, list[Family]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def analytic(cls, runtime: Runtime, isa: str) -> LatencyTable:
@@ -150,7 +151,9 @@ class LatencyTable:
         """µs by what was measured, neither scaled nor with overhead; None where nothing like it was."""
         if min((*ins, *outs), default=0) <= 0:
             return 0.0
-        neighbours = self._neighbours(family)
+        neighbours = self._near.get(family)
+        if neighbours is None:
+            neighbours = self._near[family] = self._neighbours(family)
         if not neighbours:
             return None
         if len(neighbours) == 1:

@@ -7,16 +7,20 @@ that anything else reads or makes, or that an output returns, cannot be compiled
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import onnx
 
-SEQUENCES = frozenset(
-    schema.name
-    for schema in onnx.defs.get_all_schemas()
-    if not schema.domain
-    and any(all(t.startswith(("seq(", "optional(")) for t in end.types) for end in (*schema.inputs, *schema.outputs))
-)
-"""Operators that read or make lists of tensors, or tensors that may be missing."""
+
+@cache
+def makes_lists(op: str) -> bool:
+    """Whether an operator reads or makes lists of tensors, or tensors that may be missing."""
+    if not onnx.defs.has(op):
+        return False
+    schema = onnx.defs.get_schema(op)
+    ends = (*schema.inputs, *schema.outputs)
+    return any(all(kind.startswith(("seq(", "optional(")) for kind in end.types) for end in ends)
+
 
 _READERS = {"SplitToSequence": ("SequenceAt",), "SequenceConstruct": ("SequenceAt", "ConcatFromSequence")}
 """What makes a list that can be taken apart, and by whom it may be read."""
@@ -24,7 +28,7 @@ _READERS = {"SplitToSequence": ("SequenceAt",), "SequenceConstruct": ("SequenceA
 
 def unresolved(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes with lists that cannot be taken apart, in the graph's order."""
-    nodes = [node for node in graph.node if node.op_type in SEQUENCES and node.domain in ("", "ai.onnx")]
+    nodes = [node for node in graph.node if makes_lists(node.op_type) and node.domain in ("", "ai.onnx")]
     if not nodes:
         return
     constants = {tensor.name for tensor in graph.initializer}
