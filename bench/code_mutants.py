@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "onnxslim_yolo/analysis": ["tests/analysis"],
-    "passes": ["tests/passes"],
+    "passes": ["tests/passes", "tests/quantisation"],
     "onnxslim_yolo/emit": ["tests/emit"],
     "onnxslim_yolo/pruning": ["tests/pruning", "tests/passes", "tests/latency"],
 }

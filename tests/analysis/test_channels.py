@@ -306,6 +306,27 @@ def test_attention_products() -> None:
     assert g["a"] == g["b"] == g["o"] and set(g["s"]) == {NO_CHANNEL} and g.free("a")
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+def test_attention_as_one_node_ties_queries_to_keys_and_passes_values_on(rank: int) -> None:
+    """Two heads of 4 positions: matrices of 8 columns, or heads as an axis."""
+    size, rows = ("1,2,5,6", 4) if rank == 4 else ("1,5,6", 8)
+    heads = "" if rank == 4 else "<q_num_heads=2, kv_num_heads=2>"
+    axes = ", ".join("pqrs"[:rank])
+    g = Labelled(
+        onnx_text(
+            f"float[{size}] x",
+            f"float[{axes}] y",
+            f"float[6,{rows}] q.weight, float[6,{rows}] k.weight, float[6,{rows}] v.weight, float[{rows},3] w",
+            f"q = MatMul(x, q.weight) k = MatMul(x, k.weight) v = MatMul(x, v.weight) o = Attention{heads}(q, k, v)"
+            " y = MatMul(o, w)",
+            opset=23,
+        )
+    )
+    assert g.descriptor("o").shape == (1,) * (rank - 1) + (rows,)
+    assert g["q"] == g["k"] and g["v"] == g["o"] and not set(g["q"]) & set(g["v"])
+    assert len(set(g["q"])) == len(set(g["v"])) == 4  # as in one head, so in the other
+
+
 def test_shared_weights_tie_their_readers() -> None:
     g = two(TAIL, "u = Conv(a, z) v = Conv(b, z) y = Add(u, v)")
     assert g["a"] == g["b"]

@@ -34,9 +34,15 @@ def constant(model: Model, name: str) -> gs.Constant:
     return next(t for node in model.graph.nodes for t in node.inputs if t.name == name)  # type: ignore[no-any-return]
 
 
+def change(model: Model, name: str, place: int, number: float) -> None:
+    """One number of a constant, which gets another array: its own is closed once an analysis has read it."""
+    values = constant(model, name).values.copy()
+    values[place] = number
+    constant(model, name).values = values
+
+
 def swap_filters(model: Model) -> None:
-    values = constant(model, "w").values
-    values[[0, 1]] = values[[1, 0]]
+    constant(model, "w").values = constant(model, "w").values[[1, 0, 2, 3]]
 
 
 def insert(model: Model) -> None:
@@ -47,8 +53,8 @@ def insert(model: Model) -> None:
 
 
 EDITS: dict[str, Callable[[Model], object]] = {
-    "one number in place": lambda m: constant(m, "b").values.__setitem__(2, 7.0),
-    "the sign of a zero": lambda m: constant(m, "m").values.__setitem__(0, -0.0),
+    "one number": lambda m: change(m, "b", 2, 7.0),
+    "the sign of a zero": lambda m: change(m, "m", 0, -0.0),
     "two filters change places": swap_filters,
     "another array of the same numbers": lambda m: setattr(constant(m, "w"), "values", constant(m, "w").values.copy()),
     "a constant replaced": lambda m: replace_constant(m.graph.nodes[0], 1, np.ones((4, 3, 1, 1), np.float32)),
@@ -82,6 +88,20 @@ def test_any_edit_is_seen(edit: Callable[[Model], object]) -> None:
     assert [ask(), ask()] == [2, 2]
 
 
+def test_an_array_that_was_read_is_closed_and_what_shares_its_bytes_is_summed_up() -> None:
+    model = ready()
+    constant(model, "b").values[2] = 6.0  # nothing has been kept yet
+    whole = np.arange(8, dtype=np.float32)
+    constant(model, "m").values = whole[:4]
+    kept(model.graph, "counted", lambda: 1)
+    with pytest.raises(ValueError, match="read-only"):
+        constant(model, "b").values[2] = 7.0
+    assert constant(model, "b").values.tolist() == [0, 1, 6, 3]
+    assert kept(model.graph, "counted", lambda: 2) == 1  # the control: nothing was edited
+    whole[0] = 5.0
+    assert kept(model.graph, "counted", lambda: 3) == 3
+
+
 def test_a_fresh_analysis_says_what_is_true_now() -> None:
     model = ready()
     shapes = analyse_channels(model.graph).shapes
@@ -89,7 +109,7 @@ def test_a_fresh_analysis_says_what_is_true_now() -> None:
     assert moments_of(model.graph, shapes) is before
     tensor = model.graph.nodes[1].outputs[0]
     assert before.of(tensor).mean.reshape(-1).tolist() == [0, 1, 2, 3]
-    constant(model, "b").values[2] = 7.0
+    change(model, "b", 2, 7.0)
     assert moments_of(model.graph, shapes).of(tensor).mean.reshape(-1).tolist() == [0, 1, 7, 3]
 
 
@@ -97,7 +117,7 @@ def test_floors_share_an_analysis_where_no_variance_lies_between() -> None:
     model = ready()
     shapes = analyse_channels(model.graph).shapes
     assert moments_of(model.graph, shapes, 1e-8) is moments_of(model.graph, shapes)
-    constant(model, "n").values[1] = 1e-9
+    change(model, "n", 1, 1e-9)
     plain, floored = moments_of(model.graph, shapes), moments_of(model.graph, shapes, 1e-8)
     tensor = model.graph.nodes[1].outputs[0]
     assert plain is not floored

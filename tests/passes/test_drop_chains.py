@@ -18,7 +18,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks, Reconstruct
 from onnxslim_yolo.pruning.allocate import Allocation
 from onnxslim_yolo.pruning.bridge import bridged, bridges
-from onnxslim_yolo.pruning.depth import Offer, best_set, promising
+from onnxslim_yolo.pruning.depth import SLACK, Offer, best_set, promising
 from onnxslim_yolo.pruning.mask import mask_blocks
 from onnxslim_yolo.pruning.plan import plan_as_json
 from onnxslim_yolo.rewrites.block_edits import take_out
@@ -202,3 +202,5 @@ def test_a_block_is_tried_where_the_rest_of_the_saving_by_widths_leaves_it_room(
 
     assert tried(lost=30.0, saved=5.0) and not tried(lost=90.0, saved=5.0)
     assert tried(lost=90.0, saved=5.0, spared=60.0) and tried(lost=90.0, saved=12.0)
+    # Some more than by widths alone is let through, no more than the share that is allowed.
+    assert tried(lost=100.0 * SLACK - 1, saved=12.0) and not tried(lost=100.0 * SLACK + 0.5, saved=12.0)
