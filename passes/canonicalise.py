@@ -10,7 +10,8 @@
    (`noop_nodes`).
 5. An Einsum becomes the nodes it stands for (`einsum_nodes`), so do casts by example, sequences of parts and gathers by
    lists of places (`exporter_nodes`), a Gemm or MatMul a plain layer (`gemm_nodes`), a CenterCropPad a Pad
-   (`crop_nodes`), and an Expand goes that its readers do themselves (`expand_nodes`).
+   (`crop_nodes`), a ScatterND that writes a box a Concat (`scatter_nodes`), and an Expand goes that its readers do
+   themselves (`expand_nodes`).
 6. Vectors (biases, BatchNorm parameters) that an exporter merged because their values are equal become separate again:
    sharing them would tie channels that have nothing to do with each other. Equal integer constants are merged
    (`shared_constants`).
@@ -39,6 +40,7 @@ from onnxslim_yolo.rewrites.expand_nodes import drop_expands
 from onnxslim_yolo.rewrites.exporter_nodes import rewrite_exported
 from onnxslim_yolo.rewrites.gemm_nodes import plain_gemms
 from onnxslim_yolo.rewrites.noop_nodes import drop_noops
+from onnxslim_yolo.rewrites.scatter_nodes import boxes_for_scatters
 from onnxslim_yolo.rewrites.shape_nodes import Room, fold_constants, resolve_reshapes
 from onnxslim_yolo.rewrites.shared_constants import merge_integers, separate_vectors
 from onnxslim_yolo.rewrites.target_nodes import resolve_targets
@@ -106,6 +108,7 @@ class Canonicalise:
 
 _REWRITES = (
     resolve_reshapes, resolve_targets, drop_noops, rewrite_einsums, rewrite_exported, plain_gemms, pads_for_crops,
+    boxes_for_scatters,
 )  # fmt: skip
 
 

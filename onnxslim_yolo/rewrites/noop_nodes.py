@@ -1,6 +1,7 @@
 """Nodes that change nothing go. Used by the pass `canonicalise`.
 
-Identity, Dropout, a Concat of one, and casts, views, slices and paddings to what the tensor is already.
+Identity, Dropout, a Concat of one, and casts, views, slices and paddings to what the tensor is already. A Transpose of
+a Transpose is one of what that reads, and so may change nothing.
 An output keeps its name: a node between the graph's output and an input, a constant or another output stays.
 """
 
@@ -19,6 +20,9 @@ from onnxslim_yolo.ir.graph import (
     input_constant,
     is_constant,
     is_graph_output,
+    nodes_of,
+    producer,
+    set_input,
     static_shape,
 )
 from onnxslim_yolo.ops.movement import (
@@ -36,7 +40,7 @@ from onnxslim_yolo.ops.movement import (
 
 def drop_noops(graph: gs.Graph) -> int:
     """Take out the nodes that change nothing; return how many."""
-    dropped = 0
+    dropped = sum(_transpose_once(node) for node in nodes_of(graph, "Transpose"))
     for node in list(graph.nodes):
         if not node.inputs or not node.outputs or not _does_nothing(node):
             continue
@@ -47,6 +51,18 @@ def drop_noops(graph: gs.Graph) -> int:
         bypass(graph, node)
         dropped += 1
     return dropped
+
+
+def _transpose_once(node: Node) -> bool:
+    """Whether a Transpose read another, and now reads what that does: axis i of it is axis p[q[i]] of that."""
+    maker = producer(node.inputs[0]) if node.inputs else None
+    if maker is None or not is_transpose(maker) or node.inputs[0].shape is None:
+        return False
+    rank = len(node.inputs[0].shape)
+    first, second = permutation(maker, rank), permutation(node, rank)
+    set_input(node, 0, maker.inputs[0])
+    node.attrs["perm"] = [first[axis] for axis in second]
+    return True
 
 
 def _must_stay(graph: gs.Graph, tensor: Tensor) -> bool:
