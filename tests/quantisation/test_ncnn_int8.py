@@ -16,6 +16,7 @@ from onnxslim_yolo.emit.ncnn.int8 import Int8Layer, away_from_zero
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.ncnn_run import run_ncnn
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.ncnn_int8 import verify_int8_pair
@@ -88,3 +89,34 @@ def test_codes_that_are_no_roundings(images: Path, tmp_path: Path) -> None:
 
 def test_halves_go_away_from_zero() -> None:
     assert away_from_zero(np.array([-1.5, -0.5, 0.5, 2.5, 0.49])).tolist() == [-2, -1, 1, 3, 0]
+
+
+def output_scale(layer: Int8Layer) -> Int8Layer:
+    return replace(layer, output_scale=layer.output_scale * np.float32(1.01))
+
+
+def test_codes_are_handed_on(images: Path, tmp_path: Path) -> None:
+    """Where only int8 convolutions read them; not to a pool, nor out of the network; and a wrong scale is found."""
+    model = quantised(built("clip and depthwise"), images)
+    pair = emit_ncnn(model)
+    assert [layer.output_scale is not None for layer in pair.int8] == [True, True, False]
+    assert pair.param.count("8=101") == 2 and any("2 of them hand on codes" in note for note in pair.notes)
+    checked(model, pair, tmp_path)
+    with pytest.raises(VerificationError, match="int8"):
+        checked(model, replace(pair, int8=(output_scale(pair.int8[0]), *pair.int8[1:])), tmp_path)
+    pooled = emit_ncnn(quantised(built("concat, pool, residual"), images))
+    assert not any(layer.output_scale for layer in pooled.int8) and "8=101" not in pooled.param
+
+
+def test_codes_are_those_that_the_reader_would_make(images: Path, tmp_path: Path) -> None:
+    """Of the same plan with and without: what the network gives out is the same but for ncnn's own arithmetic."""
+    model = quantised(built("relu"), images)
+    pair = emit_ncnn(model)
+    assert [layer.output_scale is not None for layer in pair.int8] == [True, False]
+    other = emit_ncnn(model, codes=False)
+    outputs = []
+    for name, each in (("with", pair), ("without", other)):
+        (tmp_path / name).mkdir()
+        feed = image_like_feeds(model, 1)[0]["x"][0]
+        outputs.append(run_ncnn(*write_pair(each, tmp_path / name), [{"in0": feed}], outputs=["out0"], exact=True)[0])
+    assert np.abs(outputs[0]["out0"] - outputs[1]["out0"]).max() <= 1e-5 * np.abs(outputs[1]["out0"]).max()

@@ -16,7 +16,7 @@ from onnxslim_yolo.emit.ncnn.cut import cut as cut_tail
 from onnxslim_yolo.emit.ncnn.cut import learned_node, tail_of
 from onnxslim_yolo.emit.ncnn.defects import note_of, work_around
 from onnxslim_yolo.emit.ncnn.format import FP16_MAX, SHAPE_HINT, Layer, Weights, bin_bytes, fits_fp16, param_text
-from onnxslim_yolo.emit.ncnn.int8 import Int8Layer, quantise_layers
+from onnxslim_yolo.emit.ncnn.int8 import Int8Layer, hand_on_codes, quantise_layers
 from onnxslim_yolo.emit.ncnn.layout import Dims, Shape, canonical_dims
 from onnxslim_yolo.emit.ncnn.lower import Lower, Lowering, unsupported
 from onnxslim_yolo.emit.ncnn.ops_elementwise import ELEMENTWISE_OPS
@@ -102,6 +102,7 @@ def emit_ncnn(
     cut: bool = True,
     half: bool | None = None,
     dot_products: bool = False,
+    codes: bool = True,
 ) -> NcnnModel:
     """Convert a model to ncnn.
 
@@ -110,7 +111,7 @@ def emit_ncnn(
         weights: the type of the weights of convolutions and linear layers; all else is fp32.
         cut: whether a post-processing tail that ncnn cannot express may be cut off.
         half: whether it will run where there is fp16 arithmetic, whose defects in ncnn are worked around; None: it may.
-        dot_products: whether int8 runs there with them (see `int8`).
+        dot_products: whether int8 runs there with them. codes: whether they are handed on (see `int8`).
 
     Raises:
         UnsupportedError: the graph has an operator, or a use of one, that ncnn lacks. Names the node and the way out.
@@ -128,7 +129,7 @@ def emit_ncnn(
     if failures:
         raise failures[0][1]
     cut_names = tuple(t.name for t in graph.outputs if not any(t is other for other in original))
-    return _finish(graph, lowering, weights, cut_names, notes, half, (model.quantised, dot_products))
+    return _finish(graph, lowering, weights, cut_names, notes, half, (model.quantised, dot_products, codes))
 
 
 def _input_notes(graph: gs.Graph) -> list[str]:
@@ -230,7 +231,7 @@ def _finish(
     cut_names: tuple[str, ...],
     notes: list[str],
     half: bool | None,
-    quantised: tuple[Quantisation | None, bool] = (None, False),
+    quantised: tuple[Quantisation | None, bool, bool] = (None, False, True),
 ) -> NcnnModel:
     inputs = [lowering.value(tensor) for tensor in graph.inputs]
     values = [lowering.value(tensor) for tensor in graph.outputs]
@@ -240,11 +241,15 @@ def _finish(
     if half is not False:
         layers, hit = work_around(layers, lowering.dims, known=half is True)
         notes += [note_of(hit, known=half is True)] if hit else []
-    plan, dot_products = quantised
+    plan, dot_products, codes = quantised
     int8: list[Int8Layer] = []
     if plan is not None:
         layers, int8, left = quantise_layers(layers, lowering.onnx_names(), plan, dot_products=dot_products)
+        if codes:
+            layers, int8 = hand_on_codes(layers, int8, [value.blob for value in outputs], lowering.dims)
         notes.append(f"int8: {len(int8)} of {len(plan.layers)} layers in the NCNN pair")
+        handed = sum(layer.output_scale is not None for layer in int8)
+        notes += [f"int8: {handed} of them hand on codes in the NCNN pair"] if handed else []
         notes += [f"int8: {number} stay float: {why}" for why, number in reasons(left.values()).items()]
     layers, ends = insert_splits(layers, [value.blob for value in outputs])
     onnx_names = lowering.onnx_names()

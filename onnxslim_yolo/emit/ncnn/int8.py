@@ -4,7 +4,9 @@
 
 with a weight's codes w = clip(round(k_o·W), −127, 127), k_o = 127 / max |W_o| per output channel, and k = 127 / max |x|
 over the tensor's range. Parameter 8 says so; codes (tag int8), bias, k_o and k stand in the `.bin` in this order
-(load_model of Convolution, ConvolutionDepthWise and InnerProduct). In between everything stays float.
+(load_model of Convolution, ConvolutionDepthWise and InnerProduct). In between everything stays float, but for a
+convolution that only int8 ones read, all with one k: it writes q(y) itself (term 101, k behind the rest), the codes
+that they would make of y. Nothing else is different, and passes over the map are saved.
 
 Declined, with the reason: groups that are no depthwise convolution (ncnn has one k_o a group), layers whose input has
 no range, and where the processor has dot products, 3×3 ones with stride 1: ncnn leaves Winograd's algorithm out for
@@ -13,19 +15,27 @@ int8 there, and float is faster (published times: resnet18 on a Raspberry Pi 5 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
 from onnxslim_yolo.emit.ncnn.format import Layer, Weight, safe_name
+from onnxslim_yolo.emit.ncnn.layout import Dims
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.quantisation.plan import Quantisation
 
 SCALE_TERM = 8
+HANDS_ON = 101
+"""The term of a layer that writes codes."""
 LARGEST = 127
 WITH_KERNEL = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
 """Layers that ncnn computes in int8."""
+CODES_THROUGH = ("Convolution", "ConvolutionDepthWise")
+"""Those that read and write codes as well. Its pools, concatenations and activations know floats only."""
+LEAST = 1024
+"""Values of a map from which on codes are handed on: of fewer nothing is gained, nor seen when it is checked."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Int8Layer:
     Attributes:
         name: of the layer. reads, writes: ONNX names of what it reads and, with its activation, makes.
         codes: int8, in the order of ncnn's weight. scale: k_o per output channel; input_scale: k. float32.
+        output_scale: k of what it makes, where it hands on codes; None where floats.
     """
 
     name: str
@@ -43,6 +54,7 @@ class Int8Layer:
     codes: Array
     scale: Array
     input_scale: np.float32
+    output_scale: np.float32 | None = None
 
 
 def quantise_layers(
@@ -74,6 +86,43 @@ def quantise_layers(
         found.append(made)
         done.append(_written(layer, made))
     return done, found, left
+
+
+def hand_on_codes(
+    layers: Sequence[Layer], found: Sequence[Int8Layer], outputs: Collection[str], dims: Mapping[str, Dims]
+) -> tuple[list[Layer], list[Int8Layer]]:
+    """Let convolutions write the codes that their readers would make of what they write, where all of these are int8.
+
+    Args:
+        layers: before blobs are split. outputs: blobs that the network gives out. dims: of blobs.
+    """
+    known = {each.name: each for each in found}
+    readers: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for blob in layer.inputs:
+            readers.setdefault(blob, []).append(layer)
+    done: dict[str, Int8Layer] = {}
+    made = []
+    for layer in layers:
+        blob, scale = layer.outputs[0], None
+        if layer.name in known and blob not in outputs and prod(dims.get(blob, ())) >= LEAST:
+            scale = _scale_read(layer, readers.get(blob, ()), known)
+        if scale is None:
+            made.append(layer)
+            continue
+        done[layer.name] = replace(known[layer.name], output_scale=scale)
+        weights = [*layer.weights, Weight(np.asarray([scale], np.float32))]
+        params = layer.params | {SCALE_TERM: HANDS_ON}
+        made.append(Layer(layer.type, layer.name, layer.inputs, layer.outputs, params, weights))
+    return made, [done.get(each.name, each) for each in found]
+
+
+def _scale_read(layer: Layer, readers: Sequence[Layer], known: Mapping[str, Int8Layer]) -> np.float32 | None:
+    """k of all that read what a layer writes; None where one of them or the layer itself has no kernel for codes."""
+    if any(each.type not in CODES_THROUGH or each.name not in known for each in (layer, *readers)):
+        return None
+    scales = {known[each.name].input_scale for each in readers}
+    return scales.pop() if len(scales) == 1 else None
 
 
 def _named(blob: str, makers: Mapping[str, Layer], onnx_names: Mapping[str, str], plan: Quantisation) -> str | None:
