@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kept_result import Result
+from results_levers import LEVERS, MATERIAL
 
 PEERS = "an environment with onnxsim 0.8.1, onnxslim and torch-pruning 1.6.1 (`--peers`)"
-MATERIAL = "`../shared/material` (published weights, images of COCO and BCCD), which is not in the repository"
 COUNTER = "what bench/arm_setup.py and bench/arm_counter.sh set up"
 LOOPS = ("ultralytics_loop.py yolov8n --out RESULTS", "smaller_models.py --out RESULTS --picture PICTURE")
 REPOSITORIES = ("yolov5_train", "yolov7_rows")
@@ -56,41 +56,7 @@ BENCHMARKS = (
         ("python bench/accuracy.py --peers PEERS/bin/python", "python bench/kinds_of_heads.py"),
         f"{MATERIAL}; {PEERS}",
     ),
-    Result(
-        "A smaller input, or fewer channels",
-        "what a smaller input and pruning cost and save where nothing is trained",
-        ("bargain*",),
-        ("python bench/bargain.py",),
-        MATERIAL,
-        page="bargain.md",
-    ),
-    Result(
-        "Which lever to pull",
-        "what `advise` answers at 0.7 of the latency: a smaller input, int8, pruning, by mAP and detections kept",
-        ("advise*",),
-        ("python bench/advise.py",),
-        MATERIAL,
-        page="advise.md",
-    ),
-    Result(
-        "int8",
-        "mAP and measured latency of int8 beside float and onnxruntime's own; codes handed on; on ARM by emulation",
-        ("int8.*", "int8_codes*", "arm_int8*"),
-        (
-            "python bench/int8.py",
-            "python bench/int8_codes.py",
-            "python bench/arm_int8.py",
-            "python bench/arm_int8_gain.py",
-        ),
-        MATERIAL,
-        page="bargain.md",
-    ),
-    Result(
-        "The zoo in int8",
-        "every architecture in int8, in both runtimes: does it load, and compute what its plan says",
-        ("int8_zoo*",),
-        ("python bench/int8_zoo.py --write",),
-    ),
+    *LEVERS,
     Result(
         "Frictions of newcomers",
         "what those who tried this first met, and what the same command answers now",
