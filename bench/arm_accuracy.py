@@ -95,12 +95,18 @@ def main() -> None:
 
     def keep(row: dict[str, Any]) -> None:
         rows[:] = [other for other in rows if not same(other, row)] + [row]
-        rows.sort(key=lambda other: order.get(other["network"], len(order)))
+        rows.sort(key=place)
         file.write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "arm_accuracy.md").write_text(markdown(rows))
         print(row, flush=True)
 
-    order = {subject.name: place for place, subject in enumerate(SUBJECTS)}
+    order = {subject.name: index for index, subject in enumerate(SUBJECTS)}
+
+    def place(row: dict[str, Any]) -> tuple[int, bool, str, int]:
+        columns = ("default", "fp32", "bf16")
+        core = "" if row["core"] == "a76" else row["core"]
+        return order.get(row["network"], len(order)), not row["unmasked"], core, columns.index(row["arithmetic"])
+
     wanted = [subject for subject in SUBJECTS if subject.name in options.networks.split(",")]
     for subject in wanted:
         if subject.opened() is None:

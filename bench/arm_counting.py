@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +24,8 @@ CACHES = {"a76": {1: 64, 2: 512, 3: 512}, "a72": {1: 32, 2: 256}}
 """KiB of a core's share of a Pi 5's and a Pi 4's caches by level: ncnn cuts its matrices into tiles by it."""
 
 
-def board_root(root: Path, core: str) -> Path:
-    """The emulated Python's root, with this board's caches in /sys in place of this machine's."""
-    board = root / "counting" / f"board-{core}"
-    shutil.rmtree(board, ignore_errors=True)
+def board_root(root: Path, core: str, board: Path) -> Path:
+    """The emulated Python's root, made at `board`, with this board's caches in /sys in place of this machine's."""
     for level, size in CACHES[core].items():
         index = board / f"sys/devices/system/cpu/cpu0/cache/index{level - 1}"
         index.mkdir(parents=True)
@@ -58,7 +55,7 @@ class Counter:
         guest = f"-E PYTHONPATH={path} -E PYTHONHOME={root}/arm64/usr -E LD_LIBRARY_PATH= -E OMP_NUM_THREADS=1"
         self._launcher = (
             f"env ARM_COUNTS={counts} {root}/counting/qemu-aarch64 -plugin {plugin} -cpu {CORES[core]} "
-            f"-L {board_root(root, core)} {guest} {root}/arm64/usr/bin/python3.11 -"
+            f"-L {board_root(root, core, Path(self._folder.name) / 'board')} {guest} {root}/arm64/usr/bin/python3.11 -"
         )
         self.core, self.ns, self.bf16, self._options = core, NS[core], bf16, {"half": half, "bf16": bf16}
         self._child: LaunchedChild | None = None

@@ -35,6 +35,7 @@ from onnxslim_yolo.passes import (
     SppToSppf,
 )
 from onnxslim_yolo.passes.protocol import Pass
+from onnxslim_yolo.passes.to_target import unread
 
 if TYPE_CHECKING:
     from onnxslim_yolo.ir.model import Model
@@ -247,6 +248,8 @@ def _to_target(
     if _by_ratio(options, target):
         from onnxslim_yolo.reach import reach
 
+        if options.table is not None:
+            model.note(f"{cost} by one ratio{unread(options.table)}")
         return [reach(model, prune, snap, _folding(), macs=options.target_macs, params=options.target_params), snap]
     knapsack = PruneToTarget(
         target=limit,

@@ -96,7 +96,10 @@ class PruneToTarget:
                 hint=_WAY_OUT + (_LET_GO if self.carry else ""),
             )
         model.plan = replace(plan, lossless=plan.lossless and bool(plan.keep.all()), wanted=plan.keep)
-        model.note(f"{self.cost}: {self._words(source)} as it came, {self._words(after)} pruned ({costs.name})")
+        model.note(
+            f"{self.cost}: {self._words(source)} as it came, {self._words(after)} pruned ({costs.name})"
+            + ("" if self.cost == "latency" else unread(self.table))
+        )
         return int((before & ~plan.keep).sum())
 
     def _met(self, problem: WidthProblem, plan: Plan, limit: float) -> tuple[Plan, float]:
@@ -160,6 +163,12 @@ class PruneToTarget:
 
     def _words(self, cost: float) -> str:
         return f"{cost / 1000:.2f} ms" if self.cost == "latency" else f"{cost / 1e6:.2f} M"
+
+
+def unread(table: Path | None) -> str:
+    """That widths were chosen without looking at latency, as a note goes on."""
+    which = "latency, nor is --table read for widths" if table is not None else "latency"
+    return f"; widths do not go by {which}: --target-latency does"
 
 
 def parse_target(text: str) -> tuple[float, Literal["x", "ms"]]:

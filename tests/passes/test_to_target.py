@@ -8,6 +8,7 @@ import pytest
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.latency import table_for
+from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneToTarget, SliceChannels, to_target
@@ -120,6 +121,19 @@ def test_other_costs(cost):
     after = cost_of(model.graph)
     share = after.macs / before.macs if cost == "macs" else after.parameters / before.parameters
     assert 0.57 < share <= 0.605
+    assert any("widths do not go by latency: --target-latency" in note for note in model.notes)
+
+
+def test_a_table_that_is_not_read_is_said(tmp_path):
+    path = write_table(table_for("ncnn", "avx512"), tmp_path / "t.json")
+    for cost, said in (("macs", True), ("latency", False)):
+        model = network()
+        PruneToTarget("0.9x", cost, isa="avx512", table=path).run(model)
+        assert any("nor is --table read" in note for note in model.notes) is said
+    for snap, allocate in ((16, "global"), ("auto", "global")):
+        model = network()
+        remainder(CompileOptions(target_macs=0.9, snap=snap, allocate=allocate, table=path), model)
+        assert any("by one ratio" in note and "nor is --table read" in note for note in model.notes) is (snap == 16)
 
 
 def test_only_latency_has_milliseconds():
