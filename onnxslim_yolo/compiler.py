@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -26,7 +26,6 @@ from onnxslim_yolo.load import read_model
 from onnxslim_yolo.load.onnx import READ_AS_FLOATS
 from onnxslim_yolo.load.reference import fit_reference
 from onnxslim_yolo.manager import Observer, PassManager
-from onnxslim_yolo.measure.smaller_input import SizeChoice, choose_size
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
@@ -48,6 +47,9 @@ from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 from onnxslim_yolo.verify.int8_source import answers_as
 from onnxslim_yolo.verify.open_size import Written, with_open_size
 from onnxslim_yolo.verify.quantised import add_quantised
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.measure.smaller_input import SizeChoice
 
 Progress = Callable[[str], None]
 
@@ -235,6 +237,8 @@ def _sized(path: Path, options: CompileOptions, progress: Progress) -> tuple[Com
     """The options with the input size that `--size auto` comes to, and what is left to prune at it."""
     if options.size != "auto" or options.target_latency is None:
         return options, None
+    from onnxslim_yolo.measure.smaller_input import choose_size  # and with it all that measures
+
     progress("size")
     table = table_for(options.target, options.device, options.table, options.threads)
     chosen = choose_size(

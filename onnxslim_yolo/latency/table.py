@@ -88,6 +88,7 @@ class LatencyTable:
     noise: float | None = None
     _cache: dict[tuple[Family, Widths, Widths], float] = field(default_factory=dict, compare=False, repr=False)
     _corrections: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    _axes: dict[tuple[int, int, bool], _Axis] = field(default_factory=dict, compare=False, repr=False)
     _near: dict[Family, list[Family]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -226,7 +227,11 @@ class LatencyTable:
         wanted = pack_of(self.runtime, self.blocks, width if pack_like is None else pack_like)
         stairs = beside is not None and self.runtime == "onnxruntime" and pack_of(self.runtime, self.blocks, beside) > 1
         at = padded(self.runtime, self.blocks, width) if stairs else float(width)
-        return _axis_of(self.runtime, self.blocks, measured, wanted, stairs), at
+        key = (id(measured), wanted, stairs)  # of a family's grid, which stays
+        axis = self._axes.get(key)
+        if axis is None:
+            axis = self._axes[key] = _axis_of(self.runtime, self.blocks, measured, wanted, stairs)
+        return axis, at
 
     @cached_property
     def _alike(self) -> dict[Family, list[Family]]:

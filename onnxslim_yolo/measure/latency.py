@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
 
@@ -17,9 +17,11 @@ from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table import NOISY, LatencyTable
 from onnxslim_yolo.latency.table_format import write_table
-from onnxslim_yolo.measure.profile import Progress, profile
 from onnxslim_yolo.quantisation.latency import plan_prediction
 from onnxslim_yolo.quantisation.plan import Quantisation
+
+if TYPE_CHECKING:
+    from onnxslim_yolo.measure.profile import Progress
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def profile_command(
     if out is not None:
         require_place(out)  # before minutes of measuring
     graphs = [_prepared(path, imgsz, asked) for path in models]
+    from onnxslim_yolo.measure.profile import profile  # reports predict, and need nothing of it
+
     table = profile(graphs, target=target, threads=threads, run_on=run_on, int8=int8, progress=progress)
     if not table.families:
         raise UsageError("nothing in these models can be measured", hint="are their input sizes known? --imgsz")

@@ -224,7 +224,7 @@ class LinearLayer(Layout):
     @property
     def reads(self) -> Array:
         """Whether any weight reads the input, shape (inputs,)."""
-        return np.asarray((self.stored_blocks != 0).any(axis=(1, 3)).reshape(-1))
+        return np.asarray((self.stored_blocks != 0).any(axis=1).any(axis=-1).reshape(-1))
 
     @property
     def factors(self) -> tuple[float, float]:
