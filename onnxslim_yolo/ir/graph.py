@@ -88,11 +88,14 @@ def sole_producer(graph: gs.Graph, tensor: Tensor, op: str) -> Node | None:
 
 def tensors(graph: gs.Graph) -> Iterator[Tensor]:
     """Every tensor of the graph once, by identity, in order of appearance."""
-    seen: set[int] = set()
-    for tensor in _all_tensors(graph):
-        if id(tensor) not in seen and not is_empty(tensor):
-            seen.add(id(tensor))
-            yield tensor
+    found = {id(tensor): tensor for tensor in graph.inputs}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            found[id(tensor)] = tensor
+        for tensor in node.outputs:
+            found[id(tensor)] = tensor
+    found |= {id(tensor): tensor for tensor in graph.outputs}
+    return (tensor for tensor in found.values() if tensor.name or not is_empty(tensor))
 
 
 def initializers(graph: gs.Graph) -> Iterator[gs.Constant]:
@@ -285,9 +288,12 @@ def _in_order(nodes: Iterable[Node]) -> bool:
 def static_shape(tensor: Tensor) -> tuple[int, ...] | None:
     """The shape if every dimension is a known number, else None."""
     shape = tensor.shape
-    if shape is None or any(not isinstance(dim, (int, np.integer)) or dim < 0 for dim in shape):
+    if shape is None:
         return None
-    return tuple(int(dim) for dim in shape)
+    for dim in shape:
+        if not isinstance(dim, (int, np.integer)) or dim < 0:
+            return None
+    return tuple([int(dim) for dim in shape])
 
 
 def parameter_count(graph: gs.Graph) -> int:
