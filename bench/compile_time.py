@@ -5,8 +5,8 @@ Run: python bench/compile_time.py [--peers VENV_PYTHON] [--against PYTHON]
 Writes bench/results/compile_time.{json,md}. Times are wall times of whole commands (interpreter start included) and
 thread CPU times of single stages, the least of the runs: on a shared machine the minimum is what the work costs; the
 CPU of whole commands is the median. With --against another installation's interpreter (of an older commit) compiles the
-same files in turn with this one, and the ratio of CPU medians is written down: of `--prune 0.5 --emit onnx --no-verify`,
-and of `compile` as a user types it, which writes and verifies ONNX and NCNN.
+same files in turn with this one, and the ratio of CPU medians is written down: with `--prune 0.5 --emit onnx
+--no-verify`, and of `compile` as a user types it, which writes and verifies ONNX and NCNN.
 
 Peers (onnxsim 0.8.1, OnnxSlim, Torch-Pruning 1.6.1) run in the interpreter given with --peers, which needs them
 installed; without it their rows stay as they were.
@@ -194,8 +194,8 @@ def table(rows: list[dict[str, float]], peers: list[dict[str, object]]) -> str:
     ]
     lines += [
         f"| {r['model']} | {r['nodes']} | {r['mb']:.1f} | {r['analysis_s']:.3f} | {r['prune_and_slice_s']:.3f} | "
-        f"{r['wall_s']:.2f} | {r['cpu_s']:.2f} | {ratio(r, 'cpu_s')} | {r['peak_mb']:.0f} | {r['peak_mb'] / r['mb']:.1f} | "
-        f"{r['verified_cpu_s']:.2f} | {ratio(r, 'verified_cpu_s')} |"
+        f"{r['wall_s']:.2f} | {r['cpu_s']:.2f} | {ratio(r, 'cpu_s')} | {r['peak_mb']:.0f} | "
+        f"{r['peak_mb'] / r['mb']:.1f} | {r['verified_cpu_s']:.2f} | {ratio(r, 'verified_cpu_s')} |"
         for r in rows
     ]
     if peers:
