@@ -45,6 +45,7 @@ from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
 from onnxslim_yolo.verify.compensation import measure_compensation
 from onnxslim_yolo.verify.files import NcnnFiles, Verification, verify_files
 from onnxslim_yolo.verify.int8_source import answers_as
+from onnxslim_yolo.verify.module import check_module
 from onnxslim_yolo.verify.open_size import Written, with_open_size
 from onnxslim_yolo.verify.quantised import add_quantised
 
@@ -341,6 +342,8 @@ def _verify(
     try:
         float_file = result.onnx if result.model.quantised is None else None
         found = verify_files(result.model, float_file, ncnn, chain, source=source, calib=options.calib)
+        if result.torch is not None and result.trainable is not None:
+            found.checks.append(check_module(result.torch, result.trainable, found))
     except VerificationError as error:
         if result.onnx is not None and opened.model is not result.model:
             write_onnx(result.model, result.onnx)

@@ -29,7 +29,7 @@ def read_toml(path: Path, *, hint: str | None = None) -> dict[str, Any]:
             content = stream.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise InputError("is larger than 1 MiB, too large for a configuration", file=path, hint=hint)
-        data: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        data: dict[str, Any] = tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path, hint=hint) from error
     except RecursionError as error:

@@ -8,7 +8,7 @@ or on a size that is open, stays an If, and is refused by whoever reads on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -16,9 +16,13 @@ from onnx import numpy_helper
 
 from onnxslim_yolo.analysis.folding import evaluate, one_node
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ops.movement import SIZED_BY
 
 SMALL = 1 << 12
 """Elements of a value that a condition may be computed from."""
+ROUNDS = 8
+"""How often shapes are inferred again with what followed from them."""
+_SIZED = {**SIZED_BY, "Pad": 1}
 DEEPEST = 64
 """How many nodes a condition may be away from what it is computed from, and how deep Ifs may be nested."""
 
@@ -128,19 +132,54 @@ class _Values:
         return np.asarray(known, dtype=np.int64).reshape(indices.shape) if len(known) == len(taken) else None
 
     def _all_shapes(self) -> dict[str, list[int | None]]:
+        """Inferred shapes. Inference does not compute pads and targets that an exporter spells out: they are given."""
         if self._shapes is None:
-            try:
-                inferred = onnx.shape_inference.infer_shapes(self._proto, data_prop=True).graph
-            except Exception:
-                inferred = self._proto.graph
-            infos = (*inferred.input, *inferred.value_info, *inferred.output)
-            self._shapes = {t.name: list(t.dims) for t in self._proto.graph.initializer}
-            for info in infos:
-                kind = info.type.tensor_type
-                if kind.HasField("shape"):
-                    dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-                    self._shapes.setdefault(info.name, dims)
+            self._shapes = self._inferred({})
+            given: dict[str, Array] = {}
+            for _ in range(ROUNDS):
+                found = self._spelt_out(given)
+                if not found:
+                    break
+                given |= found
+                self._shapes = self._inferred(given)
+                self._known = {name: value for name, value in self._known.items() if value is not None}
         return self._shapes
+
+    def _spelt_out(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Pads, bounds and targets that can be computed by now and were not given yet, where a shape hangs on them."""
+        found: dict[str, Array] = {}
+        for node in self._proto.graph.node:
+            if node.op_type not in _SIZED or not node.output or None not in self._of_output(node):
+                continue
+            for name in node.input[_SIZED[node.op_type] :]:
+                if name and name in self._makers and name not in given:
+                    value = self.of(name)
+                    if value is not None:
+                        found[name] = value
+        return found
+
+    def _of_output(self, node: onnx.NodeProto) -> list[int | None]:
+        return (self._shapes or {}).get(node.output[0], [None])
+
+    def _inferred(self, given: Mapping[str, Array]) -> dict[str, list[int | None]]:
+        proto = self._proto
+        if given:
+            proto = onnx.ModelProto()
+            proto.CopyFrom(self._proto)
+            for node in proto.graph.node:
+                node.output[:] = ["" if name in given else name for name in node.output]
+            proto.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in given.items())
+        try:
+            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+        except Exception:
+            inferred = proto.graph
+        shapes: dict[str, list[int | None]] = {t.name: list(t.dims) for t in proto.graph.initializer}
+        for info in (*inferred.input, *inferred.value_info, *inferred.output):
+            kind = info.type.tensor_type
+            if kind.HasField("shape"):
+                dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+                shapes.setdefault(info.name, dims)
+        return shapes
 
 
 def _array(tensor: onnx.TensorProto) -> Array | None:

@@ -131,7 +131,7 @@ def _class_names(cfg: Path, count: int) -> list[str]:
     """The lines of the `.names` file beside the `.cfg` if it has as many, else class0, class1 …"""
     path = cfg.with_suffix(".names")
     if path.is_file() and path.stat().st_size < 1 << 20:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
         names = [line for line in lines if line]
         if len(names) == count:
             return names

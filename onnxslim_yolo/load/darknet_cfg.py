@@ -128,8 +128,11 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"larger than {_MAX_BYTES >> 20} MiB, which no Darknet configuration is", file=path)
-        return path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from error
-    except UnicodeDecodeError as error:
-        raise InputError("is not a text file; expected a Darknet .cfg", file=path) from error
+    if b"\0" in data:
+        raise InputError(
+            "is not a text file; expected a Darknet .cfg", file=path, hint="if an editor wrote UTF-16, save it as UTF-8"
+        )
+    return data.decode("utf-8-sig", errors="replace")  # comments are in any encoding; what is read is ASCII

@@ -19,6 +19,7 @@ from torch import Tensor, nn  # noqa: TID253
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.ir.attributes import attributes, window_numbers
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.dry_run import check_sizes
 from onnxslim_yolo.load.graph_ops import OPS, same_padding
 from onnxslim_yolo.load.saved_module import FORMAT, VERSION, Description
@@ -125,6 +126,18 @@ def load_module(path: str | Path) -> GraphModule:
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"is damaged: {error}", file=path, hint=hint) from error
     return module.eval()
+
+
+def run_saved(path: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """What a saved module answers to these inputs, by the graph's names. Raises as `load_module`."""
+    module = load_module(path)
+    ports, names = [port["name"] for port in module.description["inputs"]], module.description["outputs"]
+    answers = []
+    with torch.no_grad():
+        for feed in feeds:
+            values = module.values(names, *(torch.from_numpy(np.ascontiguousarray(feed[port])) for port in ports))
+            answers.append({name: value.numpy() for name, value in zip(names, values, strict=True)})
+    return answers
 
 
 def module_to_onnx(module: GraphModule) -> onnx.ModelProto:

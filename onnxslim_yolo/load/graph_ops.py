@@ -30,11 +30,13 @@ from onnxslim_yolo.load.graph_ops_shape import (
     pad,
     reshape,
     resize,
+    sample,
     slice_axes,
     split,
     squeeze,
     tensor,
     unsqueeze,
+    upsample,
 )
 from onnxslim_yolo.ops.functions import FUNCTIONS, Function
 
@@ -187,6 +189,8 @@ OPS: dict[str, Operator] = {
     "AveragePool": _average_pool,
     "Pad": pad,
     "Resize": resize,
+    "Upsample": upsample,
+    "GridSample": sample,
     "Reshape": reshape,
     "Flatten": lambda inputs, attrs: torch.flatten(inputs[0], attrs["axis"]),
     "Transpose": lambda inputs, attrs: inputs[0].permute(*attrs["perm"]),

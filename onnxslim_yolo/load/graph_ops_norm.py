@@ -86,6 +86,19 @@ def product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x
 
 
+def over_axes(run: Callable[[Tensor, int], Tensor]) -> Operator:
+    """Softmax or LogSoftmax over the axes that its description names: before opset 13 they are all from one on."""
+
+    def operator(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+        x: Tensor = inputs[0]
+        axes: list[int] = attrs.get("axes") or [attrs["axis"]]
+        first, more = axes[0], axes[1:]
+        y = run(x.flatten(first, more[-1]) if more else x, first)
+        return y.reshape(x.shape) if more else y
+
+    return operator
+
+
 REDUCE: dict[str, Callable[..., Tensor]] = {
     "ReduceMean": lambda x, axes, keep: x.mean(axes, keep),
     "ReduceSum": lambda x, axes, keep: x.sum(axes, keep),
@@ -150,8 +163,8 @@ NORMS: dict[str, Operator] = {
     "MeanVarianceNormalization": mean_variance,
     "LpNormalization": lp_norm,
     "LRN": local_response,
-    "Softmax": lambda inputs, attrs: torch.softmax(inputs[0], attrs["axis"]),
-    "LogSoftmax": lambda inputs, attrs: torch.log_softmax(inputs[0], attrs["axis"]),
+    "Softmax": over_axes(torch.softmax),
+    "LogSoftmax": over_axes(torch.log_softmax),
     **{op: reduce_axes(run) for op, run in REDUCE.items()},
     "GlobalAveragePool": _whole(functional.adaptive_avg_pool2d, REDUCE["ReduceMean"]),
     "GlobalMaxPool": _whole(functional.adaptive_max_pool2d, REDUCE["ReduceMax"]),

@@ -58,6 +58,19 @@ def resize(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     return functional.interpolate(x, scale_factor=scales, mode=modes[mode], align_corners=corners)
 
 
+def upsample(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """Upsample, which Resize was before opset 10: it has no attributes that say how."""
+    rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return resize([inputs[0], None, inputs[1]], {**attrs, **rule})
+
+
+def sample(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
+    """GridSample, by the names of either opset."""
+    mode = str({"linear": "bilinear", "cubic": "bicubic"}.get(attrs["mode"], attrs["mode"]))
+    padding, corners = str(attrs["padding_mode"]), bool(attrs["align_corners"])
+    return functional.grid_sample(inputs[0], tensor(inputs[1]), mode, padding, corners)
+
+
 def reshape(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     """Reshape, with the batch as long as the input has it."""
     x, target = inputs[0], numbers(inputs[1])

@@ -166,7 +166,7 @@ def _parse(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"is larger than {LARGEST >> 20} MiB, too large for a report", file=path)
-        return json.loads(path.read_bytes().decode("utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
     except RecursionError as error:

@@ -122,7 +122,7 @@ def _box(values: list[float], *, polygon: bool) -> tuple[float, float, float, fl
 def _lines(path: Path) -> list[str]:
     require_file(path)
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the label file cannot be read: {error}", file=path) from error
 

@@ -238,9 +238,11 @@ def _listed(source: Path) -> tuple[Path, ...]:
 
 def _read_list(source: Path) -> tuple[Path, ...]:
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError("is neither an image nor a text list of images", file=source) from error
+        raise InputError(
+            "is neither an image nor a text list of images", file=source, hint="a list is saved as UTF-8, a path a line"
+        ) from error
     paths = [source.parent / line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not paths:
         raise InputError("the list of images is empty", file=source)

@@ -145,7 +145,7 @@ def read_plan(path: Path) -> Any:
 
     require_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError("no such file", file=path) from error
     except RecursionError as error:

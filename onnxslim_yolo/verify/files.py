@@ -133,7 +133,7 @@ def verify_files(
     for runtime, got, skip in (("onnxruntime", plain, 0), ("onnxruntime, optimised", optimised, len(feeds) - 1)):
         differences = judge.compare(got, found.tolerance, skip=skip)
         found.checks.append(Check(label, runtime, differences, found.tolerance))
-    _require(found.checks)
+    require(found.checks)
     if onnx_file is not None:
         _require_weights(onnx_file, model)
     if ncnn is not None:
@@ -226,7 +226,8 @@ def _loss(judge: Judge, got: list[Feeds]) -> Check | None:
     return Check("source = files", "onnxruntime", judge.compare(got), tolerance=float("inf"))
 
 
-def _require(checks: list[Check]) -> None:
+def require(checks: list[Check]) -> None:
+    """Raises VerificationError where one of them does not agree: the worst column, and by how much."""
     for check in checks:
         if check.passed:
             continue

@@ -13,10 +13,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import onnxslim_yolo as oy  # noqa: E402
 from onnxslim_yolo.emit.torch import load_module, module_to_onnx, save_module, to_torch  # noqa: E402
-from onnxslim_yolo.errors import InputError, UnsupportedError  # noqa: E402
+from onnxslim_yolo.errors import InputError, UnsupportedError, VerificationError  # noqa: E402
 from onnxslim_yolo.ir.graph import initializers  # noqa: E402
 from onnxslim_yolo.ir.model import Model  # noqa: E402
+from onnxslim_yolo.load.graph_ops import OPS  # noqa: E402
 from onnxslim_yolo.load.saved_module import is_saved_module  # noqa: E402
 from onnxslim_yolo.load.trace import trace  # noqa: E402
 from onnxslim_yolo.manager import PassManager  # noqa: E402
@@ -30,6 +32,7 @@ from onnxslim_yolo.passes import (  # noqa: E402
     ShuffleToGather,
     SliceChannels,
 )
+from tests.kinds import TRUNK, text_of, trunk, written  # noqa: E402
 
 SIZE = 64
 ARCHITECTURES = ("yolov5n", "yolov8n", "yolo11n", "v5lite-g", "mobilenetv3")
@@ -179,3 +182,40 @@ def test_an_unknown_operator_is_named() -> None:
 def test_bins_are_not_trained() -> None:
     module = to_torch(prepared(source("yolov8n")[1]))
     assert [key for key, p in module.named_parameters() if not p.requires_grad] == ["model.22.dfl.conv.weight"]
+
+
+BESIDE = {
+    "Softmax from an axis on, before opset 13": ("", "t = Softmax<axis=1>(f) z = Mul(t, k)", 11),
+    "Softmax over one axis": ("", "t = Softmax<axis=1>(f) z = Mul(t, k)", 13),
+    "Upsample": ("float[4] up = {1,1,2,2}", 'z = Upsample<mode="nearest">(f, up)', 9),
+    "GridSample": ("float[2,8,1,1] w2", "o = Conv(f, w2) g = Transpose<perm=[0,2,3,1]>(o) z = GridSample(f, g)", 16),
+    "GridSample of opset 20": (
+        "float[2,8,1,1] w2",
+        "o = Conv(f, w2) g = Transpose<perm=[0,2,3,1]>(o) "
+        'z = GridSample<mode="nearest", padding_mode="border", align_corners=1>(f, g)',
+        20,
+    ),
+}
+
+
+def beside(case: str, folder: Path) -> Path:
+    weights, nodes, opset = BESIDE[case]
+    body, values = trunk()
+    held = f"{TRUNK}, float[4,8,1,1] w1, float[1] k = {{100}}, {weights}"
+    text = text_of("float[1,3,8,8] x", "float[1,4,m,n] y", held, f"{body} {nodes} y = Conv(z, w1)", opset)
+    return written(text, folder, values)
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_the_written_module_is_run(case: str, tmp_path: Path) -> None:
+    result = oy.compile(beside(case, tmp_path), out=tmp_path / "out", emit=("onnx", "torch"))
+    (check,) = (c for c in result.report["verification"]["checks"] if c["runtime"] == "torch")
+    assert check["label"] == f"cut graph = {result.torch and result.torch.name}"
+
+
+def test_a_module_that_computes_another_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "Softmax", lambda inputs, attrs: torch.softmax(inputs[0], attrs["axis"]))
+    file = beside("Softmax from an axis on, before opset 13", tmp_path)
+    with pytest.raises(VerificationError, match="in torch"):
+        oy.compile(file, out=tmp_path / "out", emit=("onnx", "torch"))
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,13 @@ CONDITIONS = {
         "s = Shape(f) d = Gather(s, one) k = Equal(d, eight)",
         "Mul",
     ),
+    "a size behind pads that are spelt out, as torch does": (
+        "int64[4,2] q = {1,0,1,0,0,0,0,0}, int64[1] flat = {-1}, int64 axis2 = {2}, int64 nine = {9}, "
+        "int64[1] last8 = {-1}, int64[1] past = {-9}, int64[1] axis0 = {0}, int64[1] back = {-1}",
+        "t = Transpose<perm=[1,0]>(q) r = Reshape(t, flat) i = Slice(r, last8, past, axis0, back) wide = Pad(f, i) "
+        "s = Shape(wide) d = Gather(s, axis2) k = Equal(d, nine)",
+        "Mul",
+    ),
     "a rank": ("int64 four = {3}", "s = Shape(f) r = Size(s) k = Equal(r, four)", "Neg"),
     "a comparison of constants": ("float p = {0.5}, float q = {0.25}", "k = Greater(p, q)", "Mul"),
 }

@@ -18,10 +18,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.ir.attributes import attribute, former_inputs, per_axis
+from onnxslim_yolo.ir.attributes import attribute, former_inputs, per_axis, softmax_axes
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, is_empty
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.saved_module import TRACED_ROWS, Description
+from onnxslim_yolo.ops.norms import SOFTMAXES
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "Conv": ("weight", "bias"),
@@ -32,7 +33,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
 }
 """What the initializers from input 1 on are called in PyTorch."""
-STATIC_FLOATS = {"Resize": (1, 2), "Clip": (1, 2), "Pad": (2,)}
+STATIC_FLOATS = {"Resize": (1, 2), "Upsample": (1,), "Clip": (1, 2), "Pad": (2,)}
 """Floating-point inputs that are settings, no data: operator → positions."""
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)+|\d+(\.\w+)+")
@@ -50,6 +51,7 @@ class _Writer:
         self.owner: dict[int, str] = {}
         self.paths: set[str] = set()
         self.shapes = concrete_shapes(graph)
+        self.opset = graph.opset
 
     def node(self, node: Node) -> dict[str, Any]:
         """A node as plain data."""
@@ -65,6 +67,9 @@ class _Writer:
             "outputs": [tensor.name for tensor in node.outputs],
             "attributes": {key: _plain(value) for key, value in node.attrs.items() if not _is_tensor(value)},
         }
+        known = self.shapes.get(id(node.inputs[0]))
+        if node.op in SOFTMAXES and known:
+            entry["attributes"]["axes"] = softmax_axes(node, len(known), self.opset)
         weight = input_constant(node, 1)
         if node.op == "Conv" and path and weight is not None and is_expectation(weight):
             entry["fixed"] = True
