@@ -30,6 +30,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.pipeline import parse_pipeline
 from onnxslim_yolo.quantisation.choose import quantise
+from onnxslim_yolo.quantisation.equalise import equalise
 from onnxslim_yolo.quantisation.plan import reasons
 from onnxslim_yolo.quantisation.qdq import quantised_graph
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds
@@ -51,6 +52,7 @@ def row(name: str) -> dict[str, Any]:
         PassManager(parse_pipeline(PASSES)).run(model)
         image = model.graph.inputs[0].name
         plan = quantise(model, [feed[image] for feed in image_like_feeds(model, 8, seed=1)])
+        equalise(model, plan.links)
         with tempfile.TemporaryDirectory() as folder:
             file = quantised_graph(model, plan).save(Path(folder) / "net.onnx")
             found = verify_quantised(model, plan, file, image_like_feeds(model, 2))
@@ -65,6 +67,7 @@ def row(name: str) -> dict[str, Any]:
         "decode": max(check.worst for check in found.checks if check.label.startswith("decode")),
         "blind": len(found.blind),
         "ranges": plan.chosen,
+        "equalised": len(plan.links),
         "float": reasons(plan.left.values()),
         "ncnn": pair,
     }

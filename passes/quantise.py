@@ -3,8 +3,9 @@
     y = Σ W·x + b   becomes   y ≈ s_x · s_o · (Σ w · (c − z) + β)        w, c, β whole numbers (see `quantisation.plan`)
 
 per convolution or product with a constant matrix, with one step s_o per output channel and one range per tensor. The
-graph stays what it is: only the plan of what is int8 is made here, and the files are written by it (NCNN's pair: see
-`emit.ncnn.int8`). So everything before this pass is verified as exactly as without it, and the files against a
+graph computes what it did: weights of neighbours may be scaled by powers of two against each other, which is exact (see
+`quantisation.equalise`). Else only the plan of what is int8 is made here, and the files are written by it (NCNN's pair:
+see `emit.ncnn.int8`). So everything before this pass is verified as exactly as without it, and the files against a
 simulation of the same whole numbers (`verify.quantised`, `verify.ncnn_int8`).
 
 What stays float: the decode behind the last layers, whatever has no int8 kernel, what is not asked for, and with
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +37,7 @@ from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import matches_layer
 from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages, evenly
 from onnxslim_yolo.quantisation.choose import BUDGET, quantise
+from onnxslim_yolo.quantisation.equalise import equalise
 from onnxslim_yolo.quantisation.latency import LEAST, NOTHING, faster_layers, plan_prediction
 from onnxslim_yolo.quantisation.places import decoding, no_kernel
 from onnxslim_yolo.quantisation.plan import Quantisation
@@ -114,6 +117,7 @@ class Quantise:
                 return 0
             if slower is not None:
                 model.note(f"int8: {slower}; --quantize int8 leaves float what it does not make faster")
+        equalise(model, plan.links)
         model.quantised = plan
         return len(plan.layers)
 
@@ -134,17 +138,22 @@ def calibration(calib: Path, model: Model) -> list[Array]:
     held = HELD_OUT if images.splits else 0  # the loss is estimated on those
     shown = [index for index in range(len(images)) if not images.is_blank(index)]
     blank = len(images) - len(shown)
+    first: dict[bytes, int] = {}
+    for index in shown:
+        first.setdefault(sha256(images.canvas(index).tobytes()).digest(), index)
+    same, shown = len(shown) - len(first), list(first.values())
     if len(shown) < ENOUGH:
-        few = f"{len(shown)} image{'' if len(shown) == 1 else 's'}" + (
-            f" that show something ({blank} blank)" if blank else ""
-        )
+        few = f"{len(shown)} image{'' if len(shown) == 1 else 's'}"
+        few += f" that show something ({blank} blank)" if blank else ""
+        few += f", not counting {same} that are the same as others" if same else ""
         raise InputError(
             f"int8 needs at least {ENOUGH} images to measure ranges on, and there are {few}",
             file=calib,
             hint="give some 32 like those that the detector will see",
         )
-    if blank:
-        model.note(f"int8: {blank} of {len(images)} calibration images are blank, and left out")
+    for count, what in ((blank, "blank"), (same, "the same as others")):
+        if count:
+            model.note(f"int8: {count} of {len(images)} calibration images are {what}, and left out")
     fitted = [index for index in shown if not held or index % held != held - 1]
     return [images[fitted[i]] for i in evenly(MOST, len(fitted))]
 

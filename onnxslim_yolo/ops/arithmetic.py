@@ -102,6 +102,7 @@ LOGIC = (*CONNECTIVES, "Not", "IsInf", "IsNaN")
 BITS = ("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 BOUNDED = ("Clip", "PRelu")
 """Functions of one map that take parameters as inputs."""
+is_prelu = one_of("PRelu")
 BROADCASTING = (*ARITHMETIC, *COMPARISONS, *CONNECTIVES, "Where")
 """Any of their operands may be repeated along an axis of size 1."""
 ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, *LOGIC, *BITS, *BOUNDED, "Where")

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxslim_yolo.ir.attributes import attributes, defaults
+from onnxslim_yolo.ir.graph import Node
 from onnxslim_yolo.ops.question import one_of
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -48,6 +49,19 @@ def apply(op: str, given: Mapping[str, object], x: Array) -> Array:
     """The operator's values at x, under a node's attributes."""
     said = attributes(op, given)
     return np.asarray(FUNCTIONS[op].f(x, **{name: said[name] for name in defaults(op)}))
+
+
+HALVES = np.concatenate([-(2.0 ** np.arange(-8, 8)), np.zeros(1), 2.0 ** np.arange(-8, 8), [-3.0, -0.3, 0.3, 3.0]])
+"""Where a function is looked at for being homogeneous."""
+
+
+def is_homogeneous(node: Node) -> bool:
+    """Whether f(λ·x) = λ·f(x) for λ > 0: it is asked of the function itself, at λ = 2, which is exact."""
+    if node.op not in FUNCTIONS:
+        return False
+    with np.errstate(all="ignore"):
+        once, twice = (apply(node.op, node.attrs, points) for points in (HALVES, 2 * HALVES))
+    return bool(np.array_equal(2 * once, twice))
 
 
 def _sigmoid(x: Array) -> Array:

@@ -76,6 +76,10 @@ class HeadError:
             return list(range(len(self.inputs)))
         return [i for i, cells in enumerate(self.cells) if (np.nan_to_num(cells.scores) > FAINTEST).any()]
 
+    def detects(self, confidence: float) -> bool:
+        """Whether the source is at least so sure of anything in one of the images; True without a head."""
+        return self.head is None or any((np.nan_to_num(cells.scores) >= confidence).any() for cells in self.cells)
+
     def undecoded(self) -> HeadError:
         """The same without a head: outputs are compared as they are."""
         return HeadError(self.inputs, None, self.outputs, [])

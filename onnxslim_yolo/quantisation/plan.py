@@ -88,6 +88,20 @@ class QuantisedLayer:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A layer and those that read its map.
+
+    Attributes:
+        writer, readers: names of nodes. tensors: of what the readers read. scale: per channel, s.
+    """
+
+    writer: str
+    readers: tuple[str, ...]
+    tensors: tuple[str, ...]
+    scale: Array
+
+
+@dataclass(frozen=True)
 class Quantisation:
     """Everything that is int8 of a model, by the names of its nodes and tensors.
 
@@ -98,6 +112,7 @@ class Quantisation:
         chosen: how the ranges were chosen. error: what is lost by the detector's error on calibration images
             (`pruning.head_error`); budget: what it was to stay within, where there was one.
         images: how many of them the ranges come from.
+        links: by what channels' weights are to be scaled for it, and the way: `equalised` (see `equalise`).
     """
 
     layers: dict[str, QuantisedLayer]
@@ -107,6 +122,8 @@ class Quantisation:
     error: float | None = None
     budget: float | None = None
     images: int = 0
+    links: tuple[Link, ...] = ()
+    equalised: str = ""
 
     @property
     def largest_weight(self) -> int:
@@ -123,6 +140,7 @@ class Quantisation:
             "error": self.error,
             "budget": self.budget,
             "images": self.images,
+            "equalised": {"way": self.equalised, "layers": [link.writer for link in self.links]},
         }
 
 

@@ -40,7 +40,7 @@ class Seen:
 
     Attributes:
         low, high: its extremes. kept: some of its values, per image.
-        mean: per channel (axis 1), summed over the images; count: of them.
+        mean: per channel (axis 1), summed over the images; count: of them. largest: size per channel.
     """
 
     low: float = 0.0
@@ -48,6 +48,7 @@ class Seen:
     kept: list[Array] = field(default_factory=list)
     mean: Array = field(default_factory=lambda: np.zeros(0))
     count: int = 0
+    largest: Array = field(default_factory=lambda: np.zeros(1))
 
     @property
     def values(self) -> Array:
@@ -96,6 +97,7 @@ def _look(seen: Seen, name: str, value: Array, share: int) -> None:
         mean = value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64)
         seen.mean = mean if not seen.count else seen.mean + mean
         seen.count += 1
+        seen.largest = np.maximum(seen.largest, np.abs(value).max(axis=(0, *range(2, value.ndim)), initial=0.0))
 
 
 Method = Callable[[Seen], Range]

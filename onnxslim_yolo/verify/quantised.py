@@ -122,6 +122,10 @@ def _notes(plan: Quantisation, here: Int8Verification) -> list[str]:
     notes = [
         f"int8: {count} of {every} layers in the ONNX file, ranges by {plan.chosen}, head error {plan.error or 0:.2f}"
     ]
+    if plan.links:
+        notes.append(
+            f"int8: channels behind {len(plan.links)} layers were made equally large ({plan.equalised}), exactly"
+        )
     notes += [f"int8: {number} stay float: {why}" for why, number in reasons(plan.left.values()).items()]
     if adds_in_16_bits("host") and plan.largest_weight > NARROW:
         notes.append("int8: not run with this machine's kernels, which overflow (for such machines: --for x86-avx2)")

@@ -13,6 +13,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.pipeline import parse_pipeline
 from onnxslim_yolo.quantisation.choose import quantise
+from onnxslim_yolo.quantisation.equalise import equalise
 from onnxslim_yolo.quantisation.qdq import quantised_graph
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds
 from onnxslim_yolo.verify.ncnn_int8 import verify_int8_pair
@@ -29,6 +30,7 @@ def test_a_whole_network(name: str, layers: int, tmp_path: Path) -> None:
     PassManager(parse_pipeline(PASSES)).run(model)
     image = model.graph.inputs[0].name
     plan = quantise(model, [feed[image] for feed in image_like_feeds(model, 3, seed=1)])
+    equalise(model, plan.links)
     file = quantised_graph(model, plan).save(tmp_path / "net.onnx")
     found = verify_quantised(model, plan, file, image_like_feeds(model, 2))
     assert found.failed is None and found.kernels == len(plan.layers) == layers and not found.blind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,9 +68,9 @@ def layers_of(body: str) -> int:
     return len(re.findall("Conv|Gemm|MatMul", BODIES[body][1]))
 
 
-def built(body: str, opset: int = 17, **weights: np.ndarray) -> Model:
+def built(body: str, opset: int = 17, bodies: Mapping[str, tuple[str, str]] = BODIES, **weights: np.ndarray) -> Model:
     """A graph of ONNX text, random weights where none are given."""
-    declared, nodes = BODIES[body]
+    declared, nodes = bodies[body]
     text = (
         f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1,3,24,32] x) => (float[1,6,h,k] y)'
         f" <{declared}> {{ {nodes} }}"
