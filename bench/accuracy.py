@@ -2,6 +2,7 @@
 
     python bench/accuracy.py                                       everything that is missing, the main rows first
     python bench/accuracy.py --model yolov5n-coco-v6.pt --size 640 --only output/reconstruct/global
+    python bench/accuracy.py --latency                             the best method at the widths of a compilation
     python bench/accuracy.py --peers VENV/bin/python               with onnxsim and Torch-Pruning from that environment
     python bench/accuracy.py --table                               only write the table again
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from accuracy_table import IN_NCNN, WITHOUT_QUARTER, write_table
+from accuracy_table import IN_NCNN, SNAPPED, WITHOUT_QUARTER, write_table
 
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
@@ -33,6 +34,7 @@ from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import OnnxSlimError, UnsupportedError
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.measure.evaluate import evaluate
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=())
     parser.add_argument("--only", nargs="*", default=[], help="importance/compensation/allocation, as in the table")
     parser.add_argument("--peers", type=Path, help="a Python with onnxsim and torch-pruning")
+    parser.add_argument("--latency", action="store_true", help="the best method at default widths alone")
     parser.add_argument("--table", action="store_true", help="run nothing")
     given = parser.parse_args()
     chosen = [s for s in SUBJECTS if given.model in (None, s.file.name) and given.size in (None, s.size[0])]
@@ -146,6 +149,8 @@ def _plan(chosen: Sequence[Subject], given: Any) -> list[Step]:
         methods: list[Method] = [m for m in METHODS if "/".join(m) in given.only]
         return [Step(s, m, tuple(given.targets) or NEAR) for s in chosen for m in methods]
     near, far = (tuple(given.targets), ()) if given.targets else (NEAR, FAR)
+    if given.latency:
+        return [Step(s, BEST, near, SNAPPED) for s in chosen]
     steps = [Step(s, m, near) for m in METHODS[:3] for s in chosen]
     steps += [Step(s, BEST, far) for s in chosen]
     steps += [
@@ -155,7 +160,7 @@ def _plan(chosen: Sequence[Subject], given: Any) -> list[Step]:
         Step(SUBJECTS[i], BEST, near, f"{WITHOUT_QUARTER}{quarter}")
         for i in REPEATED if SUBJECTS[i] in chosen for quarter in range(4)
     ]  # fmt: skip
-    steps += [Step(s, BEST, near, IN_NCNN) for s in chosen]
+    steps += [Step(s, BEST, near, variant) for variant in (IN_NCNN, SNAPPED) for s in chosen]
     if given.peers:
         steps += [Step(s, targets=(*near, *far), peers=given.peers) for s in chosen]
     return (
@@ -197,7 +202,8 @@ def _run(step: Step, target: float, source: Model, base: Model, folder: Path) ->
     importance, compensate, allocate = step.method
     calibrated = compensate == "reconstruct" or importance == "output" or allocate == "curves"
     options = CompileOptions(
-        importance=importance, compensate=compensate, allocate=allocate, target_macs=target, snap="none",  # type: ignore[arg-type]
+        importance=importance, compensate=compensate, allocate=allocate, target_macs=target,  # type: ignore[arg-type]
+        snap="auto" if step.variant == SNAPPED else "none",
         calib=_calibration(step, folder) if calibrated else None,
     )  # fmt: skip
     start = time.perf_counter()
@@ -214,7 +220,21 @@ def _run(step: Step, target: float, source: Model, base: Model, folder: Path) ->
     seconds = time.perf_counter() - start
     share = cost_of(model.graph).macs / cost_of(source.graph).macs
     score = _score_in_ncnn if step.variant == IN_NCNN else _score
-    return {"macs": round(share, 4), "seconds": round(seconds, 1), **score(model, folder, step.subject.data)}
+    left = _latency(model) / _latency(_fused(source))
+    found = {"macs": round(share, 4), "latency": round(left, 4), "seconds": round(seconds, 1)}
+    return {**found, **score(model, folder, step.subject.data)}
+
+
+def _fused(source: Model) -> Model:
+    """The source as it is deployed, nothing pruned."""
+    model = source.copy()
+    PassManager(remainder(CompileOptions(prune=0.0, snap="none"), model)).run(model)
+    return model
+
+
+def _latency(model: Model) -> float:
+    """µs in ncnn on this computer, by the table that a compilation judges by."""
+    return table_for("ncnn", "host").predict_graph(model.graph)
 
 
 def _changed(variant: str, step: Pass) -> Pass:

@@ -15,6 +15,12 @@ WITHOUT_QUARTER = "calibrated without quarter "
 IN_NCNN = "in ncnn"
 """The variant that is not run in onnxruntime but as an NCNN pair."""
 
+SNAPPED = "widths by default"
+"""The variant whose widths are those that a compilation gives where nothing is said: fast ones, by the table."""
+
+SHOWN = (None, IN_NCNN, SNAPPED)
+"""Variants that are rows of the table."""
+
 HEAD = """\
 # Accuracy without training
 
@@ -22,7 +28,9 @@ mAP50 / mAP50-95 in per cent of the ONNX file as written, in onnxruntime, on the
 BCCD, 120 of digits); calibrated on 28 of the 32 images of calib.txt (COCO) or 56 of the first 64 training images
 (BCCD, digits), without labels. The columns are MACs removed. `bench/accuracy.py`; – means not run, × that it could
 not be done, ° that it was run before the pass `conv-before-resize` was there, which removes 2 % of the MACs at no
-loss.
+loss. @ is the share of the latency that is left, predicted by the table for ncnn on this computer (x86, AVX-512, one
+thread): it was not measured. Rows are of exact widths, which few devices are fast at, but for those that say "widths by
+default": these are what a compilation gives.
 
 What chose what: importance `output`, its gradients, the weights of confidence, classes and boxes in its error (1,
 10, 60; a dozen triples and powers were tried), the views of images, the mean of measured and predicted error in
@@ -57,10 +65,10 @@ def write_table(rows: list[Row], path: Path) -> None:
 def _by_method(rows: list[Row]) -> dict[str, dict[float, Row]]:
     found: dict[str, dict[float, Row]] = {}
     for row in sorted(rows, key=_rank):
-        if "target" in row and row.get("variant") in (None, IN_NCNN):
+        if "target" in row and row.get("variant") in SHOWN:
             name = row.get("peer")
             title = f"{name} | | " if name else " | ".join((row["importance"], row["compensate"], row["allocate"]))
-            found.setdefault(title + (f", {IN_NCNN}" if row.get("variant") else ""), {})[row["target"]] = row
+            found.setdefault(title + (f", {row['variant']}" if row.get("variant") else ""), {})[row["target"]] = row
     return found
 
 
@@ -72,7 +80,7 @@ def _rank(row: Row) -> tuple[Any, ...]:
 
 def _ablation(rows: list[Row], targets: list[float]) -> list[str]:
     """The best method, and each part of it switched off alone, with seconds (of the first row: with the ranking)."""
-    off = [row for row in rows if row.get("variant") not in (None, IN_NCNN)]
+    off = [row for row in rows if row.get("variant") not in SHOWN]
     if not off:
         return []
     method = _method(off[0])
@@ -114,5 +122,5 @@ def _method(row: Row) -> tuple[Any, ...]:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "–"
-    older = "°" if row.get("older") else ""
+    older = ("°" if row.get("older") else "") + (f" @ {row['latency']:.2f}" if "latency" in row else "")
     return "×" if "failed" in row else f"{100 * row['map50']:.1f} / {100 * row['map']:.1f}{older}"

@@ -3,10 +3,11 @@
     python bench/bargain.py            what is missing of it; --table only writes the table again
 
 A row of an input's size is one compilation of the same checkpoint with nothing cut, its ONNX file evaluated on the
-96 images of val.txt. Pruned rows are those of bench/accuracy.py at 320 px, on the same images: ranked by the loss on
-the 32 images of calib.txt, widths by curves, weights fitted to these images, without labels. MACs are counted. Latency
-is predicted (onnxruntime, x86-avx2), as it cannot be measured on a machine that does something else. Rows that are
-done are kept in the JSON.
+96 images of val.txt. Pruned rows are ranked by the loss on the 32 images of calib.txt and their weights fitted to these
+images, without labels; at the widths that a compilation gives for this device, and beside them those of
+bench/accuracy.py at exact widths (by curves), whose latency nobody predicted. MACs are counted. Latency is predicted
+(onnxruntime, x86-avx2), as it cannot be measured on a machine that does something else. Rows that are done are kept in
+the JSON.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 MATERIAL = HERE.parents[1] / "shared" / "material"
 MODEL, DATA = MATERIAL / "weights/yolov5n-coco-v6.pt", MATERIAL / "data/coco-val128/data.yaml"
 RESULT = HERE / "results" / "bargain.json"
+CALIB = MATERIAL / "data/coco-val128/calib.txt"
 SIZE = 320
 
 SIZES = (320, 288, 256, 224)
@@ -43,24 +45,29 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for size in SIZES:
         if str(size) not in rows and not parsed.table:
-            rows[str(size)] = measured(size)
+            rows[str(size)] = measured(imgsz=(size, size), prune=0)
             print(size, rows[str(size)], flush=True)
+            write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
+    for share in [] if parsed.table else SHARES:
+        if f"{share:g} of the MACs" not in rows:
+            options = {"target_macs": share, "calib": CALIB, "compensate": "reconstruct"}
+            rows[f"{share:g} of the MACs"] = measured(imgsz=(SIZE, SIZE), **options)
+            print(share, rows[f"{share:g} of the MACs"], flush=True)
             write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
     write_atomically(RESULT.with_suffix(".md"), table(rows, pruned()))
 
 
-def measured(size: int) -> dict[str, float]:
-    """mAP of the network at this size, nothing cut, its MACs, and its predicted latency in µs."""
+def measured(**options: Any) -> dict[str, float]:
+    """mAP of the network by these options, its MACs, and its predicted latency in µs."""
     with tempfile.TemporaryDirectory() as folder:
         result = oy.compile(
             MODEL,
-            prune=0,
-            imgsz=(size, size),
             emit="onnx",
             verify=False,
             target="onnxruntime",
             device="x86-avx2",
             out=folder,
+            **options,
         )
         network = open_network(Path(folder) / f"{MODEL.stem}.onnx")
         found = evaluate(Detector(network), read_dataset(DATA))
@@ -91,10 +98,19 @@ def table(sizes: dict[str, Any], cut: dict[float, dict[str, float]]) -> str:
         row = sizes[str(size)]
         shares = [f"{row[key] / first[key]:.2f}" for key in ("macs", "latency_us")]
         lines.append(_line(f"{size} px", row["map50"], first["map50"], *shares))
+    for share in SHARES:
+        row = sizes.get(f"{share:g} of the MACs")
+        if row is not None:
+            shares = [f"{row[key] / first[key]:.2f}" for key in ("macs", "latency_us")]
+            lines.append(_line(_named(share, "widths by default"), row["map50"], first["map50"], *shares))
     for share, row in sorted(cut.items(), reverse=True):
-        name = f"{SIZE} px, {1 - share:.0%} fewer MACs, with images".replace("%", " %")
+        name = _named(share, "exact widths")
         lines.append(_line(name, row["map50"], first["map50"], f"{row['macs']:.2f}", "–"))
     return "# A smaller input, or fewer channels\n\n" + "\n".join(lines) + "\n"
+
+
+def _named(share: float, widths: str) -> str:
+    return f"{SIZE} px, {1 - share:.0%} fewer MACs, with images, {widths}".replace("%", " %")
 
 
 def _line(name: str, map50: float, whole: float, *shares: str) -> str:

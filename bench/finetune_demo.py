@@ -30,8 +30,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.emit.torch import GraphModule, load_module, module_to_onnx, save_module, to_torch
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.measure.evaluate import evaluate
@@ -56,11 +58,17 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     source, _ = read_model(arguments.source, LoadOptions())
     PassManager([Canonicalise(), ShuffleToGather(), Canonicalise()]).run(source)
+    cut = pruned(source, arguments.prune)
+    if arguments.costs:
+        found = json.loads(arguments.out.read_text(encoding="utf-8")) | costs(source, cut)
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return
     teacher = to_torch(source)
-    student = to_torch(pruned(source, arguments.prune))
+    student = to_torch(cut)
     size = tuple(teacher.description["inputs"][0]["shape"][2:])
     images = cache(read_dataset(arguments.data, ("train",)), size)
     result: dict[str, Any] = {"source": arguments.source.name, "prune": arguments.prune, "epochs": arguments.epochs}
+    result |= costs(source, cut)
     if arguments.dense:
         result["dense"] = measure(open_network(arguments.dense, threads=1), arguments.data)
     result["before pruning"] = measure_module(teacher, arguments.data)
@@ -94,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-flips", action="store_true", help="for objects that must not be mirrored, such as digits")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--costs", action="store_true", help="train nothing: MACs and latency into what is in --out")
     return parser.parse_args()
 
 
@@ -102,6 +111,15 @@ def pruned(source: Model, ratio: float) -> Model:
     model = source.copy()
     PassManager([PruneChannels(ratio=ratio), SnapWidths(to="none"), AbsorbConstants(), SliceChannels()]).run(model)
     return model
+
+
+def costs(source: Model, cut: Model) -> dict[str, float]:
+    """Shares that are left of MACs, and of the latency as the table predicts it for ncnn on this computer."""
+    found = []
+    for model in (source.copy(), cut.copy()):
+        PassManager([ReparamBranches(), FoldBatchNorm(), Canonicalise()]).run(model)
+        found.append((cost_of(model.graph).macs, table_for("ncnn", "host").predict_graph(model.graph)))
+    return {name: round(found[1][i] / found[0][i], 4) for i, name in enumerate(("macs", "latency"))}
 
 
 def fine_tune(teacher: GraphModule, student: GraphModule, images: Images, arguments: argparse.Namespace) -> GraphModule:

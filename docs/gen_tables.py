@@ -19,6 +19,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench/results"
 PAGES = HERE / "pages"
 Row = dict[str, Any]
+SNAPPED = "widths by default"
+"""A variant of `bench/accuracy.py`: widths as a compilation gives them."""
+
 _PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
 
 
@@ -93,7 +96,8 @@ def accuracy() -> str:
     rows = read("accuracy")
     parts = []
     for subject in dict.fromkeys((row["model"], row["size"]) for row in rows if "peer" in row):
-        mine = [row for row in rows if (row["model"], row["size"]) == subject and not row.get("variant")]
+        all_mine = [row for row in rows if (row["model"], row["size"]) == subject]
+        mine = [row for row in all_mine if not row.get("variant")]
         targets = sorted({row["target"] for row in mine if "peer" in row}, reverse=True)
         tools: dict[str, list[Row]] = {}
         for name, allocate in (("", "global"), (" --allocate curves", "curves")):
@@ -101,6 +105,9 @@ def accuracy() -> str:
             ours = [row for row in mine if (row["importance"], row.get("compensate"), row.get("allocate")) == method]
             if ours:
                 tools[f"onnxslim-yolo, `--importance output --compensate reconstruct{name}`"] = ours
+        snapped = [row for row in all_mine if row.get("variant") == SNAPPED]
+        if snapped:
+            tools["the same, widths by default (latency left, predicted)"] = snapped
         for row in mine:
             if "peer" in row:
                 tools.setdefault(row["peer"], []).append(row)
@@ -137,10 +144,19 @@ def fine_tuning() -> str:
         found = json.loads(path.read_text(encoding="utf-8"))
         name = f"{found['source']}, pruned by {found['prune']}, {found['epochs']} epochs"
         left = f"{found['parameters'][1] / found['parameters'][0]:.2f}"
+        costs = [f"{found[key]:.2f}" for key in ("macs", "latency")]
         rows.append(
-            [name, left, *(f"{found[stage]['map50']:.3f}" for stage in ("dense", *stages)), f"{found['seconds']} s"]
+            [
+                name,
+                left,
+                *costs,
+                *(f"{found[stage]['map50']:.3f}" for stage in ("dense", *stages)),
+                f"{found['seconds']} s",
+            ]
         )
-    return table(["", "parameters left", "dense network", *stages, "training"], rows)
+    return table(
+        ["", "parameters left", "MACs left", "latency left, predicted", "dense network", *stages, "training"], rows
+    )
 
 
 def distilled() -> str:
@@ -211,8 +227,10 @@ def _ours_over(block: Row, name: str) -> str:
 
 
 def _map50(rows: Sequence[Row], target: float) -> str:
-    value = next((row.get("map50") for row in rows if row.get("target") == target), None)
-    return "–" if value is None else f"{100 * value:.1f}"
+    row = next((row for row in rows if row.get("target") == target and "map50" in row), None)
+    if row is None:
+        return "–"
+    return f"{100 * row['map50']:.1f}" + (f" ({row['latency']:.2f})" if "latency" in row else "")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.emit.ncnn.stem import becomes_phases
 from onnxslim_yolo.errors import OnnxSlimError
-from onnxslim_yolo.ir.graph import Node
+from onnxslim_yolo.ir.graph import Node, producer, tensors
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.int8 import ENDS, end_of_chain, has_form, int8_form, scaled_int8
 from onnxslim_yolo.latency.layers import Family, LayerKey
@@ -23,7 +23,7 @@ from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.passes import Activations, Canonicalise, FoldBatchNorm, ReparamBranches
 from onnxslim_yolo.quantisation.latency import plan_prediction
-from onnxslim_yolo.quantisation.places import places_of
+from onnxslim_yolo.quantisation.places import bounds_of, places_of
 from onnxslim_yolo.quantisation.plan import Quantisation, Range
 from onnxslim_yolo.quantisation.weights import quantised_layer
 
@@ -79,12 +79,22 @@ def everything(graph: gs.Graph) -> Model | None:
         return None
     if not places.layers:
         return None
+    known = {tensor.name: tensor for tensor in tensors(model.graph)}
+    ranges = {name: _made_up(producer(known[root])) for name, root in places.shares.items()}
     layers = {
-        node.name: quantised_layer(node, places.writes[node.name], MADE_UP, np.zeros(_channels(node)))
+        node.name: quantised_layer(
+            node, places.writes[node.name], ranges[node.inputs[0].name], np.zeros(_channels(node))
+        )
         for node in places.layers
     }
-    model.quantised = Quantisation(layers, dict.fromkeys(places.shares, MADE_UP))
+    model.quantised = Quantisation(layers, ranges)
     return model
+
+
+def _made_up(node: Node | None) -> Range:
+    """A range of what a node makes: that of an activation, or onnxruntime could not leave that to the codes' ends."""
+    low, high = bounds_of(node) or (MADE_UP.low, MADE_UP.high)
+    return Range.of(max(low, MADE_UP.low), min(high, MADE_UP.high))
 
 
 def _channels(node: Node) -> int:

@@ -141,13 +141,21 @@ def _written(graph: gs.Graph, node: Node, tail: set[int]) -> Tensor:
 
 def _bounds_known(node: Node) -> bool:
     """Whether 0 is within the bounds: codes that saturate begin or end there or beyond."""
+    bounds = bounds_of(node)
+    return bounds is not None and bounds[0] <= 0 <= bounds[1]
+
+
+def bounds_of(node: Node | None) -> tuple[float, float] | None:
+    """What a function that saturates gives lies between these; None where it is no such function, or computes them."""
+    if node is None or node.op not in SATURATES:
+        return None
     if node.op == "Relu":
-        return True
+        return 0.0, np.inf
     if len(node.inputs) == 1:
         low, high = (attribute(node, key) for key in ("min", "max"))
     else:
         low, high = (_bound(node, index) for index in (1, 2))
-    return low is not None and high is not None and float(low) <= 0 <= float(high)
+    return None if low is None or high is None else (float(low), float(high))
 
 
 def _bound(node: Node, index: int) -> float | None:

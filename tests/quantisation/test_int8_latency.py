@@ -23,11 +23,13 @@ from onnxslim_yolo.latency.int8 import (
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table_format import read_table, write_table
-from onnxslim_yolo.measure.int8_profile import calibrated_int8, everything
+from onnxslim_yolo.measure.int8_profile import MADE_UP, calibrated_int8, everything
 from onnxslim_yolo.measure.measurer import Measurer
 from onnxslim_yolo.measure.profile import profile
 from onnxslim_yolo.passes.quantise import Quantise
 from onnxslim_yolo.quantisation.latency import SLOWER, faster_layers, plan_prediction
+from onnxslim_yolo.quantisation.qdq import quantised_graph
+from onnxslim_yolo.verify.quantised import int8_kernels
 from tests.latency.models import small
 from tests.quantisation.test_quantise import built, images
 
@@ -192,3 +194,15 @@ def test_on_a_pi_int8_is_decided_by_its_table(device: str, images: Path) -> None
     other = built("clip and depthwise")
     Quantise(("auto",), images, budget=9.0, isa="neon").run(other)
     assert any("has no int8 times" in note for note in other.notes)  # the control: a formula knows none
+
+
+@pytest.mark.parametrize("body", ["relu", "clip and depthwise", "silu"])
+def test_made_up_ranges_leave_every_layer_a_kernel(body: str, tmp_path: Path) -> None:
+    """An activation is the codes' ends: of a range that goes below zero onnxruntime computes the layer in floats."""
+    found = everything(built(body).graph)
+    assert found is not None and found.quantised is not None
+    file = quantised_graph(found, found.quantised).save(tmp_path / "m.onnx")
+    assert int8_kernels(file) == len(found.quantised.layers)
+    wide = replace(found.quantised, ranges=dict.fromkeys(found.quantised.ranges, MADE_UP))
+    control = int8_kernels(quantised_graph(found, wide).save(tmp_path / "control.onnx"))
+    assert (control < len(wide.layers)) == (body != "silu")
