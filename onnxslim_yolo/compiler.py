@@ -127,6 +127,11 @@ def _read(path: Path, options: CompileOptions) -> tuple[Model, onnx.ModelProto]:
     """The model, and what everything after is compared with: the author's export where one is given."""
     model, proto = read_model(path, options.load_options())
     model.equal_parts = "ultralytics" in options.emit
+    if model.equal_parts:
+        from onnxslim_yolo.load.raw_module import told_widths
+
+        model.told_widths = told_widths(path)
+    model.whole_heads = options.attention == "heads"
     if options.reference is None:
         return model, proto
     model.note(f"compared with {options.reference.name}, not with what was read of {path.name}")

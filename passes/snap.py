@@ -182,7 +182,7 @@ class SnapWidths:
         alone = {int(labels.flat[0]) for labels in plan.channels.labels.values() if labels.size == 1}
         # What is summed over without a weight (‖x‖, attention's products) has no zero to multiply an added channel by.
         bare = [place.classes for place in contractions(plan.channels) if not place.weighted]
-        fixed = balanced.union(*(classes.tolist() for classes in bare))
+        fixed = balanced.union(*(classes.tolist() for classes in bare), _in_rows(plan.channels))
         for group in plan.channels.groups:
             kept = group.classes[plan.keep[group.classes]]
             places = [c for c in kept.tolist() if c not in alone]
@@ -193,6 +193,12 @@ class SnapWidths:
                 above = max(step, 1 << (len(kept) - 1).bit_length())
             extra[places[-1]] = above - len(kept)
         return replace(plan, extra=extra)
+
+
+def _in_rows(channels: Channels) -> set[int]:
+    """Classes that several neighbours along an axis belong to, as a head's positions do: nothing goes between them."""
+    rows = [labels.reshape(-1) for labels in channels.labels.values()]
+    return set(np.concatenate([row[1:][row[1:] == row[:-1]] for row in rows]).tolist()) if rows else set()
 
 
 def _units(channels: Channels, step: int) -> Iterable[Array]:

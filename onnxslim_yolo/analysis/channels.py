@@ -147,18 +147,22 @@ _FOLLOWS_SIZES = 13
 """From this opset on onnx's inference follows sizes through Gather, Concat and the like."""
 
 
-def analyse_channels(graph: gs.Graph) -> Channels:
+def analyse_channels(graph: gs.Graph, *, whole_heads: bool = False) -> Channels:
     """Label every tensor of the graph, which is in topological order, with shapes inferred. Kept until it changes.
+
+    Args:
+        whole_heads: an attention's heads are its channels, each with all its positions; else a position in all heads.
 
     Raises:
         InputError: the shapes contradict each other.
     """
-    found = kept(graph, "channels", lambda: _analyse(graph))
+    name = "channels by heads" if whole_heads else "channels"
+    found = kept(graph, name, lambda: _analyse(graph, whole_heads=whole_heads))
     return replace(found, uses=list(found.uses))  # a plan adds the constants that it makes to its own
 
 
-def _analyse(graph: gs.Graph) -> Channels:
-    state = Labelling(graph, concrete_shapes(graph))
+def _analyse(graph: gs.Graph, *, whole_heads: bool) -> Channels:
+    state = Labelling(graph, concrete_shapes(graph), whole_heads=whole_heads)
     for node in graph.nodes:
         rule = RULES.get(node.op, opaque) if node.domain in (None, "", "ai.onnx") else opaque
         state.visit()

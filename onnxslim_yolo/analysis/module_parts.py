@@ -13,7 +13,7 @@ Both only ever demand too much: a plan that respects them is a plan without them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -26,11 +26,18 @@ from onnxslim_yolo.ops.linear import LINEAR, is_matmul
 from onnxslim_yolo.ops.movement import is_split
 
 
-def module_balances(graph: gs.Graph, channels: Channels) -> list[Balance]:
-    """The parts that have to stay equally wide for the model's own code, in the graph's order."""
+def module_balances(graph: gs.Graph, channels: Channels, told: Set[str] = frozenset()) -> list[Balance]:
+    """The parts that have to stay equally wide for the model's own code, in the graph's order.
+
+    Args:
+        told: names of nodes of attentions that keep how wide their values are, so that rule 2 is none of theirs.
+    """
     found: dict[bytes, Balance] = {}
     for node in graph.nodes:
-        parts = _equal_parts(node, channels) if is_split(node) else _given_and_returned(node, channels)
+        if is_split(node):
+            parts = _equal_parts(node, channels)
+        else:
+            parts = None if node.name in told else _given_and_returned(node, channels)
         if parts is not None and (parts != NO_CHANNEL).any() and not _alike(parts):
             found.setdefault(parts.tobytes(), Balance(parts, node.name))
     return list(found.values())

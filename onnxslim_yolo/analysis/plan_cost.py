@@ -1,8 +1,9 @@
 """What a choice of channels costs in multiply-accumulates, without slicing: for ranking per MAC and for budgets.
 
 A layer's MACs are proportional to the product of how many of its output and of its input channels are kept; a
-depthwise convolution's to its channels alone. Where `conv-before-resize` will let a convolution read some channels on
-the small map, those count for that share.
+depthwise convolution's to its channels alone, and so a product's of which channels are the matrices (an attention's
+heads). Where `conv-before-resize` will let a convolution read some channels on the small map, those count for that
+share.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
+from onnxslim_yolo.analysis.movement import varying_axes
 from onnxslim_yolo.ir.graph import Array, Node
-from onnxslim_yolo.ops.linear import groups_of
+from onnxslim_yolo.ops.linear import groups_of, is_matmul
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _layer(node: Node, macs: float, channels: Channels, enlarged: Sequence[Enlar
     groups = groups_of(node)
     if groups > 1 and labels is not None and groups == labels.size:  # depthwise: one channel in, the same one out
         labels = None
+    if labels is not None and is_matmul(node) and any(axis < labels.ndim - 2 for axis in varying_axes(labels)):
+        labels = None  # matrix by matrix
     weights = None
     if enlarged and labels is not None and labels.size == node.inputs[1].shape[1]:
         weights = np.ones(labels.size)

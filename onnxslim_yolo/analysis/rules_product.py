@@ -5,6 +5,9 @@ A constant side is cut along the axes that the other side's channels lie on: col
 for each ("channel"). Where the computed side has no channels left to pass on, the constant's own free axis makes new
 ones ("out"). Channels that meet along the axis that two computed sides sum over are tied. Where rows and columns of a
 product of two computed sides are channels, the columns' are held.
+
+Where an attention's heads lie along an axis of their own, its channels vary along two: the head and the position in it.
+One of the two goes by its number: a position in every head, or (`whole_heads`) a head with all its positions.
 """
 
 from __future__ import annotations
@@ -75,8 +78,9 @@ def _linear(state: Labelling, node: Node, weight: int) -> None:
 def _product(state: Labelling, node: Node) -> None:
     """Attention's products: the contracted axis is tied, the others pass through."""
     inner, turned = [matrix_axes(node, k)[0] for k in (0, 1)], [is_turned(node, k) for k in (0, 1)]
-    sides = [state.line(node, tensor, (inner[k],)) for k, tensor in enumerate(node.inputs[:2])]
     shapes = [state.shape(tensor) for tensor in node.inputs[:2]]
+    matrices = [range(len(shape) - 2) if state.whole_heads else () for shape in shapes]
+    sides = [state.line(node, tensor, (*matrices[k], inner[k])) for k, tensor in enumerate(node.inputs[:2])]
     rank = max(map(len, shapes))
     contracted = [side.shape[axis] > 1 for side, axis in zip(sides, inner, strict=True)]
     if any(contracted):

@@ -54,7 +54,9 @@ class Model:
         notes: what passes want people to know: remarks and refusals, in order of appearance.
         quantised: what is int8 where the model is written; the graph itself stays float.
         ranges: what is known of tensors' ends, by name: from a file that was int8.
+        whole_heads: whether plans take an attention's heads whole (see `analysis.rules_product`).
         equal_parts: whether plans have to suit the code that the graph was traced from (see `analysis.module_parts`).
+        told_widths: modules of that code whose attentions keep how wide their values are.
     """
 
     graph: gs.Graph
@@ -67,6 +69,8 @@ class Model:
     model_version: int = 0
     domain: str = ""
     equal_parts: bool = False
+    told_widths: frozenset[str] = frozenset()
+    whole_heads: bool = False
     quantised: Quantisation | None = None
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -134,6 +138,8 @@ class Model:
             model_version=self.model_version,
             domain=self.domain,
             equal_parts=self.equal_parts,
+            told_widths=self.told_widths,
+            whole_heads=self.whole_heads,
             quantised=self.quantised,
             ranges=dict(self.ranges),
         )

@@ -41,6 +41,7 @@ class RawModule:
         tensors: every parameter and buffer by its state_dict key, float32.
         attributes: further plain attributes of the model: names, nc, task …
         head: those of its last layer that its user may have set.
+        heads: how many every attention in it has, by the module's path.
         settings: the trainer's arguments.
         facts: plain values of the file: date, version, license …
     """
@@ -50,6 +51,7 @@ class RawModule:
     tensors: dict[str, Tensor]
     attributes: dict[str, Any]
     head: dict[str, Any]
+    heads: dict[str, int]
     settings: dict[str, Any]
     facts: dict[str, Any]
 
@@ -73,6 +75,7 @@ def read_raw_module(path: Path) -> RawModule:
             tensors={key: read(tensor) for key, tensor in _tensors(record)},
             attributes=_plain(record.attributes),
             head=_head(record),
+            heads=_heads(record),
             settings=_plain(root.get("train_args")),
             facts=_plain({key: value for key, value in root.items() if not isinstance(value, dict)}),
         )
@@ -80,14 +83,22 @@ def read_raw_module(path: Path) -> RawModule:
         raise InputError(error.message, file=path, node=error.node, hint=error.hint) from error
 
 
+def told_widths(path: Path) -> frozenset[str]:
+    """The paths of a checkpoint's attentions that keep how wide their values are as an attribute (`all_head_dim`).
+
+    They need not give back as many channels as they are given. Empty where the file holds no whole model.
+
+    Raises:
+        InputError: unsafe or damaged.
+    """
+    record = module_record(open_archive(path).root)
+    parts = () if record is None else _modules(record)
+    return frozenset(prefix.rstrip(".") for prefix, part in parts if type(part.attributes.get("all_head_dim")) is int)
+
+
 def _tensors(root: Record) -> Iterator[tuple[str, TensorRecord]]:
     """Every tensor that a state_dict has, by its key."""
-    stack, seen = [("", root, 0)], 0
-    while stack:
-        prefix, record, depth = stack.pop()
-        seen += 1
-        if seen > _MAX_MODULES or depth > _MAX_DEPTH:
-            raise InputError("the model is built to exhaust memory")
+    for prefix, record in _modules(root):
         passing = record.attributes.get("_non_persistent_buffers_set")
         hidden = set(passing) if isinstance(passing, (set, list, tuple)) else set()
         for kind in ("_parameters", "_buffers"):
@@ -95,6 +106,22 @@ def _tensors(root: Record) -> Iterator[tuple[str, TensorRecord]]:
             for name, tensor in held.items() if isinstance(held, dict) else ():
                 if isinstance(tensor, TensorRecord) and isinstance(name, str) and name not in hidden:
                     yield f"{prefix}{name}", tensor
+
+
+def _heads(root: Record) -> dict[str, int]:
+    held = {prefix.rstrip("."): record.attributes.get("num_heads") for prefix, record in _modules(root)}
+    return {path: heads for path, heads in held.items() if type(heads) is int and heads > 0}
+
+
+def _modules(root: Record) -> Iterator[tuple[str, Record]]:
+    """Every module with what its tensors' names begin with: nothing, or its path and a dot."""
+    stack, seen = [("", root, 0)], 0
+    while stack:
+        prefix, record, depth = stack.pop()
+        seen += 1
+        if seen > _MAX_MODULES or depth > _MAX_DEPTH:
+            raise InputError("the model is built to exhaust memory")
+        yield prefix, record
         below = record.attributes.get("_modules")
         for name, child in below.items() if isinstance(below, dict) else ():
             if is_module(child):

@@ -45,6 +45,7 @@ class CompileOptions:
         table: a file of latencies made by `onnxslim-yolo profile`, instead of the shipped one.
         target_macs, target_params: share of the source's MACs or parameters to come down to, instead of `prune`.
         depth: whether whole blocks are candidates: "auto", "none" or "only" (see the pass `drop-blocks`).
+        attention: what goes of an attention: "channels" of every head, or whole "heads".
         scope, importance, aggregate, normalise, floor, keep: see the pass `prune`.
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
         device: the machine that the result is for, by name (see `latency.devices`); `isa` is another word for it.
@@ -117,6 +118,9 @@ class CompileOptions:
     )
     depth: Literal["auto", "none", "only"] = field(
         default="auto", metadata=told("Whole blocks as candidates.", "What to cut")
+    )
+    attention: Literal["channels", "heads"] = field(
+        default="channels", metadata=told("What goes of an attention: channels of every head, or heads.", "What to cut")
     )
     scope: Literal["all", "no-residual"] = field(default="all", metadata=told("What may be pruned.", "What to cut"))
     importance: Literal["auto", "gamma", "weight", "variance", "output"] = field(

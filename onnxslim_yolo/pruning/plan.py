@@ -17,7 +17,7 @@ from onnxslim_yolo.ir.carried import Carried
 from onnxslim_yolo.ir.graph import TRANSPOSED, Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import Cut, Shape
-from onnxslim_yolo.pruning.removed import as_modules
+from onnxslim_yolo.pruning.removed import as_modules, module_of
 
 FORMAT, VERSION = "onnxslim-yolo/plan", 2
 READABLE = (1, 2)
@@ -153,9 +153,10 @@ def reopen_plan(model: Model) -> Plan:
 
 def _channels(model: Model) -> Channels:
     """The analysis of a model's graph, with what its own code demands where a plan has to suit that."""
-    channels = analyse_channels(model.graph)
+    channels = analyse_channels(model.graph, whole_heads=model.whole_heads)
     if model.equal_parts:
-        channels.balances += module_balances(model.graph, channels)
+        told = {node.name for node in model.graph.nodes if module_of(node.name) in model.told_widths}
+        channels.balances += module_balances(model.graph, channels, told)
     return channels
 
 

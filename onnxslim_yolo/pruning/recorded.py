@@ -49,7 +49,9 @@ def record_removed(model: Model, came: gs.Graph, before: Layers) -> list[str]:
         layers=carried.layers or tuple(before),
     )
     if carried.came is None:
-        gone = int(analyse_channels(came).prunable.sum()) - int(plan.channels.prunable.sum())
+        gone = int(analyse_channels(came, whole_heads=model.whole_heads).prunable.sum()) - int(
+            plan.channels.prunable.sum()
+        )
         carried = replace(carried, came=came, gone=max(0, gone))
     model.carried = carried
     return as_modules(removed, carried.layers)

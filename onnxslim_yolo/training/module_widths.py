@@ -5,8 +5,9 @@ A module's code is left alone. What it reads of widths stands in attributes: tho
 are, not by their classes' names:
 
 1. `c` beside `cv1`: half of what `cv1` gives, or all of it;
-2. attention: `num_heads` stays, `head_dim` follows from the channels of `pe` (its values), `key_dim` from what is left
-   of `qkv`. Where the code takes its scale from `head_dim` instead of keeping it, the queries make up for the change;
+2. attention: `num_heads` is told (see `heads_left`) or stays, `head_dim` follows from the channels of `pe` (its
+   values), `key_dim` from what is left of `qkv`. Where the code takes its scale from `head_dim` instead of keeping it,
+   the queries make up for the change;
 3. `c1`, `c2`, `dim` of blocks with two branches: what their first convolution takes and gives.
 """
 
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 HINT = "compile the checkpoint with --emit ultralytics, which keeps equal what its code takes for equal"
 
 
-def narrow(module: nn.Module, tensors: Mapping[str, Tensor], *, scaled: bool = False) -> None:
+def narrow(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, heads: Mapping[str, int] | None = None, scaled: bool = False
+) -> None:
     """Give a module narrower tensors, by their state_dict keys. Biases that it lacks are added.
 
     Args:
+        heads: how many each attention is left with, by its path; of others all stay.
         scaled: the tensors are those of a module that has been narrowed: its queries make up for their scale already.
 
     Raises:
@@ -38,8 +42,26 @@ def narrow(module: nn.Module, tensors: Mapping[str, Tensor], *, scaled: bool = F
         _settle_leaf(part)
     for path, part in module.named_modules():
         _settle_halves(part, path, before)
-        _settle_attention(part, path, scaled=scaled)
+        _settle_attention(part, path, (heads or {}).get(path), scaled=scaled)
         _settle_branches(part)
+
+
+def heads_left(module: nn.Module, cuts: Mapping[str, Mapping[str, list[int]]]) -> dict[str, int]:
+    """How many heads of each attention in a full-width module keep rows of its `qkv`, by the attention's path.
+
+    Args:
+        cuts: per layer and axis of its weight, the indices that stay.
+    """
+    found: dict[str, int] = {}
+    for path, part in module.named_modules():
+        heads, qkv = getattr(part, "num_heads", None), getattr(part, "qkv", None)
+        if not isinstance(heads, int) or qkv is None:
+            continue
+        name, convolution = _convolution(qkv)
+        kept = cuts.get(f"{path}.qkv{name}".lstrip("."), {}).get("0")
+        if kept is not None:
+            found[path] = len({row * heads // _width(convolution) for row in kept})
+    return found
 
 
 def _width(part: nn.Module) -> int:
@@ -105,10 +127,11 @@ def _settle_halves(part: Any, path: str, before: Mapping[str, int]) -> None:
         part.c = now
 
 
-def _settle_attention(part: Any, path: str, *, scaled: bool) -> None:
+def _settle_attention(part: Any, path: str, left: int | None, *, scaled: bool) -> None:
     heads, old = getattr(part, "num_heads", None), getattr(part, "head_dim", None)
     if not isinstance(heads, int) or not isinstance(old, int) or not hasattr(part, "qkv") or not hasattr(part, "pe"):
         return
+    part.num_heads = heads = heads if left is None else left
     values, all_of = _width(_convolution(part.pe)[1]), _width(_convolution(part.qkv)[1])
     rest = all_of - values
     if values % heads or rest % (2 * heads):

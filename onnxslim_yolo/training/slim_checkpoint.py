@@ -241,6 +241,7 @@ def request_of(raw: RawModule, plan: Mapping[str, Any], *, mask: bool) -> dict[s
         "task": raw.attributes.get("task") or task_of_class(raw.name),
         "names": sorted(names.items()) if isinstance(names, dict) else None,
         "head": raw.head,
+        "heads": raw.heads,
         "settings": raw.settings,
         "written_by": raw.facts.get("version"),
         "facts": {key: raw.facts[key] for key in ("license", "docs", "date") if key in raw.facts},

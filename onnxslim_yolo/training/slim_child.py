@@ -45,7 +45,7 @@ def _build(request: dict[str, Any]) -> dict[str, Any]:
     import torch
     import ultralytics
 
-    from onnxslim_yolo.training.module_widths import narrow
+    from onnxslim_yolo.training.module_widths import heads_left, narrow
 
     torch.set_num_threads(1)
     wide, tensors = _tensors("wide.npz"), _tensors("tensors.npz")
@@ -56,7 +56,8 @@ def _build(request: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if request["mask"]:
         _keep(found, "masked", masked(model, request["cuts"]), images)
-    narrow(model, {**tensors, **followers(model, tensors, request["cuts"], images[0])})
+    heads = heads_left(model, request["cuts"])
+    narrow(model, {**tensors, **followers(model, tensors, request["cuts"], images[0])}, heads=heads)
     try:
         _keep(found, "slim", model, images)
         copy.deepcopy(model).train()(torch.cat([images[0], images[0].flip(-1)]))  # what only training runs
@@ -107,7 +108,7 @@ def built(request: Mapping[str, Any], wide: Mapping[str, Tensor]) -> nn.Module:
     if yaml != request["yaml"] and own.keys() >= theirs.keys():  # it has been pruned before
         gone = own.keys() - theirs.keys()
         pass_on(model, gone, [], sorted({name.rpartition(".")[0] for name in gone}))
-        narrow(model, wide, scaled=True)
+        narrow(model, wide, heads=request["heads"], scaled=True)
         return model.eval()
     differing = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
     if differing:

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402, TID253
 
 from onnxslim_yolo.errors import InputError  # noqa: E402
-from onnxslim_yolo.training.module_widths import narrow  # noqa: E402
+from onnxslim_yolo.training.module_widths import heads_left, narrow  # noqa: E402
 from onnxslim_yolo.training.slim_child import followers, guarded, masked, unguarded  # noqa: E402
 
 
@@ -112,6 +112,28 @@ def test_attention(kept: bool) -> None:
     keep = {"qkv.conv": {0: rows}, "qkv.bn": {0: rows}, "pe.conv": both, "pe.bn": both, "proj.conv": {1: values}}
     slim = check(module, keep, torch.rand(1, 8, 4, 4))
     assert slim.head_dim == 3 and slim.pe.conv.groups == 6
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("head", [0, 1])
+def test_a_whole_head(head: int, kept: bool) -> None:
+    torch.manual_seed(0)
+    module = calibrated(Heads(kept))
+    rows, values = list(range(12 * head, 12 * head + 12)), list(range(4 * head, 4 * head + 4))
+    both = {0: values}
+    keep = {"qkv.conv": {0: rows}, "qkv.bn": {0: rows}, "pe.conv": both, "pe.bn": both, "proj.conv": {1: values}}
+    cuts = {path: {str(axis): indices for axis, indices in axes.items()} for path, axes in keep.items()}
+    heads = heads_left(module, cuts)
+    assert heads == {"": 1}
+    slim, x = copy.deepcopy(module), torch.rand(1, 8, 4, 4)
+    narrow(slim, cut(module, keep), heads=heads)
+    assert (slim.num_heads, slim.head_dim, slim.pe.conv.groups) == (1, 4, 4)
+    with torch.no_grad():
+        expected = masked(module, cuts)(x)
+        assert (expected - slim(x)).abs().max() < 1e-5 < (module(x) - expected).abs().max()
+        blind = copy.deepcopy(module)
+        narrow(blind, cut(module, keep))  # told nothing, it takes them for two narrower heads
+        assert blind.head_dim == 2 and (expected - blind(x)).abs().max() > 1e-4
 
 
 def test_halves_of_an_odd_width_are_refused() -> None:

@@ -112,6 +112,23 @@ def test_a_dead_block_becomes_an_identity(name: str, tmp_path: Path) -> None:
     assert np.allclose(slim["scores"], again["scores"], atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["yolov10n", "yolo11n", "yolo12n", "yolo26n"])
+def test_dead_heads_go_whole(name: str, tmp_path: Path) -> None:
+    side(tmp_path, "write", str(tmp_path), name)
+    before = side(tmp_path, "facts", str(tmp_path), f"{name}.pt")["heads"]
+    side(tmp_path, "silence", str(tmp_path), f"{name}.pt")
+    emit = ("--attention", "heads", "--emit", "onnx,ultralytics", "--will-train", "-q")
+    done = tool(tmp_path, "compile", f"{name}.pt", *emit, "-o", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    slim = side(tmp_path, "facts", str(tmp_path), f"out/{name}-slim.pt")
+    print(before, slim["heads"], json.loads((tmp_path / f"out/{name}.report.json").read_text())["ultralytics"])
+    assert before and slim["heads"] == [[heads - 1, size] for heads, size in before]
+    _, made, exported = side(
+        tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"out/{name}.onnx"
+    )
+    assert np.allclose(made["scores"], exported["scores"], atol=1e-3) and len(made["scores"])
+
+
 def test_a_row_of_layers_becomes_an_identity(tmp_path: Path) -> None:
     """A bottleneck without a shortcut, a tower's first layer: bridged, and its readers fitted."""
     name, rng = "yolov8n", np.random.default_rng(0)

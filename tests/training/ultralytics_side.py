@@ -3,6 +3,7 @@
 write FOLDER NAME [NC]   NAME.pt as its trainer leaves it, with random but calibrated weights
 data FOLDER [NC]         a data set of rectangles, FOLDER/data.yaml; `classes`: one of a folder per class
 kill FOLDER FILE         the first block with a shortcut contributes nothing any more
+silence FOLDER FILE      the first head of every attention contributes nothing any more
 predict FOLDER SLIM ONNX boxes, scores, classes, masks and points of both, as JSON
 train FOLDER SLIM STEP   trains two epochs with SlimTrainer; "plain": without; "resume": stopped after one, gone on with
 export FOLDER SLIM       ONNX and NCNN, by Ultralytics, and what they predict
@@ -112,6 +113,7 @@ def facts(path: str) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in yolo.model.parameters()),
         "task": yolo.task,
         "names": yolo.names,
+        "heads": [[m.num_heads, m.head_dim] for m in yolo.model.modules() if hasattr(m, "num_heads")],
         "from": getattr(yolo.model, "pruned_from", None),
         "widths": [m.out_channels for m in yolo.model.modules() if hasattr(m, "out_channels")],
         "identities": [k for k, m in yolo.model.named_modules() if type(m).__name__ == "Identity" and k[-1].isdigit()],
@@ -130,6 +132,31 @@ def kill(folder: Path, name: str) -> str:
         norm.bias.zero_()
     torch.save(held, folder / name)
     return path
+
+
+def silence(folder: Path, name: str) -> None:
+    import torch
+
+    held = torch.load(folder / name, weights_only=False)
+    ends: list[Any] = []
+    for part in held["ema"].modules():
+        if not hasattr(part, "num_heads"):
+            continue
+        rows = part.qkv.bn.num_features // part.num_heads  # of a head, its values last
+        ends += [(part.qkv.bn, rows - part.head_dim, rows), (part.pe.bn, 0, part.head_dim)]
+    for part in held["ema"].modules():  # where the code gives back what it is given, as much of that, too
+        within = [each for each in part.modules() if hasattr(each, "num_heads")]
+        if not isinstance(getattr(part, "c", None), int) or not within or hasattr(within[0], "all_head_dim"):
+            continue
+        size = within[0].head_dim
+        ends += [(part.cv1.bn, 0, size), (part.cv1.bn, part.c, part.c + size)]
+        ends += [(each.proj.bn, 0, size) for each in within]
+        ends += [(each.ffn[1].bn, 0, size) for each in part.modules() if hasattr(each, "ffn")]
+    with torch.no_grad():
+        for norm, start, stop in ends:
+            norm.weight[start:stop] = 0
+            norm.bias[start:stop] = 0
+    torch.save(held, folder / name)
 
 
 def predict(folder: Path, *paths: str) -> list[Any]:
@@ -232,6 +259,7 @@ if __name__ == "__main__":
         "export": export,
         "facts": None,
         "kill": kill,
+        "silence": silence,
         "handed": handed,
         "together": together,
     }[step]
