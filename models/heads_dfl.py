@@ -41,8 +41,9 @@ class Detect(Head):
     Levels (b, c_i, h_i, w_i) → (b, 4 + nc, n), n = Σ h_i·w_i: xywh in pixels, then scores; raw: per level
     (b, 4·reg_max + nc, h_i, w_i). A box is its cell's centre ∓ (left, top, right, bottom), times the stride; each
     side the expectation over `reg_max` bins (`dfl`), or the number itself if reg_max is 1. With `one2one_cv2/3`
-    (v10, 26) only these run, and the decoded output is (b, min(300, n), 6): xyxy, score, class, best first. Fused
-    checkpoints have lost the other towers.
+    (v10, 26) only these run, and the decoded output is (b, min(300, n), 6): xyxy, score, class, best first; unless
+    `_end2end` is False, as Ultralytics' validation leaves it from 8.4 on: then only `cv2` and `cv3` run. Fused
+    checkpoints have lost the towers that do not.
     """
 
     RUNNING: ClassVar[tuple[str, ...]] = ("cv2", "cv3")
@@ -82,8 +83,11 @@ class Detect(Head):
         """Refuses a head whose counts are not its towers', or that is set to give another table than this one."""
         super().settle()
         self.require(nl=len(self.tower("cv2")), no=self.nc + 4 * self.reg_max, xyxy=False)
+        self.require(_end2end=bool(self._end2end))
+        if self.one2one_cv2 is not None:
+            self.require(end2end=True)
         if self.one_to_one:
-            self.require(end2end=True, _end2end=True, agnostic_nms=False)
+            self.require(agnostic_nms=False)
 
     def __init__(
         self,
@@ -115,16 +119,17 @@ class Detect(Head):
 
     @property
     def one_to_one(self) -> bool:
-        """Whether there are one-to-one towers; then only they run, and the best boxes are chosen in the graph."""
-        return self.one2one_cv2 is not None
+        """Whether one-to-one towers run; then only they do, and the best boxes are chosen in the graph."""
+        return self.one2one_cv2 is not None and (self._end2end or self.cv2 is None)
 
     def idle(self) -> tuple[str, ...]:
-        """The towers of which one-to-one copies run."""
-        return (*self.IDLE, *(self.RUNNING if self.one_to_one else ()))
+        """Of the towers that there are twice, those that do not run."""
+        copies = tuple(f"one2one_{name}" for name in self.RUNNING)
+        return (*self.IDLE, *(self.RUNNING if self.one_to_one else copies))
 
     def tower(self, name: str) -> nn.ModuleList:
-        """The towers `name` (cv2, cv3 …) that run: the one-to-one copy where there is one."""
-        copied = getattr(self, f"one2one_{name}", None)
+        """The towers `name` (cv2, cv3 …) that run: the one-to-one copy where that does."""
+        copied = getattr(self, f"one2one_{name}", None) if self.one_to_one else None
         towers: nn.ModuleList = getattr(self, name) if copied is None else copied
         return towers
 

@@ -148,8 +148,12 @@ def _note_idle(module: nn.Module, traced: Collection[str]) -> tuple[str, ...]:
     if not topmost:
         return ()
     count = sum(key.startswith(tuple(f"{name}." for name in topmost)) for key in module.state_dict())
-    head = any(name.rpartition(".")[2] == "cv2" for name in topmost) and any("one2one_cv2." in key for key in traced)
-    why = "one-to-one copies run in their place; the rest serves training" if head else "they serve training"
+    left = {name.rpartition(".")[2] for name in topmost}
+    why = "they serve training"
+    if "cv2" in left and any("one2one_cv2." in key for key in traced):
+        why = "one-to-one copies run in their place; the rest serves training"
+    elif "one2one_cv2" in left:
+        why = "the head is set to one-to-many, _end2end = False, whose boxes need NMS; the one-to-one copies do not run"
     return (f"{count} tensors of modules that do not run are not in the graph: {', '.join(topmost)} ({why})",)
 
 

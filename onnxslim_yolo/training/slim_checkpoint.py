@@ -48,7 +48,7 @@ GUARD = (
 INSTALL = "install ultralytics beside onnxslim-yolo: pip install ultralytics"
 
 TWIN = "one2one_"
-"""In the names of towers of which an equal copy without it is only trained (YOLOv10, YOLO26)."""
+"""In the names of towers that have an equal copy without it; of the two one is only trained (YOLOv10, YOLO26)."""
 
 
 @dataclass(frozen=True)
@@ -192,13 +192,21 @@ def require_trainer(name: str, source: Path) -> None:
 def with_twins(plan: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The plan, with towers that are only trained cut as the equal ones that run."""
     keep, shapes = dict(plan.get("keep", {})), dict(plan.get("shapes", {}))
-    for name in [name for name in keep if TWIN in name]:
-        twin = name.replace(TWIN, "")
-        if twin in tensors and twin not in keep and tensors[twin].shape == tensors[name].shape:
-            keep[twin] = keep[name]
-            if name in shapes:
-                shapes[twin] = shapes[name]
+    for name in list(keep):
+        for twin in _twins_of(name):
+            if twin in tensors and twin not in keep and tensors[twin].shape == tensors[name].shape:
+                keep[twin] = keep[name]
+                if name in shapes:
+                    shapes[twin] = shapes[name]
     return {**plan, "keep": keep, "shapes": shapes}
+
+
+def _twins_of(name: str) -> list[str]:
+    """What a tensor's twin may be called."""
+    if TWIN in name:
+        return [name.replace(TWIN, "")]
+    parts = name.split(".")
+    return [".".join([*parts[:k], f"{TWIN}{part}", *parts[k + 1 :]]) for k, part in enumerate(parts)]
 
 
 def _overlaid(state: dict[str, Any], weights: Mapping[str, Array]) -> dict[str, Array]:

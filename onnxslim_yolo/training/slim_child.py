@@ -103,6 +103,8 @@ def built(request: Mapping[str, Any], wide: Mapping[str, Tensor]) -> nn.Module:
     except Exception as error:  # whatever its parser meets
         what = f"{type(error).__name__}: {str(error)[:200]}"
         raise InputError(f"{here} does not build the checkpoint's yaml ({what})", hint=hint) from error
+    for name, value in request["head"].items():
+        setattr(model.model[-1], name, value)
     own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in wide.items()}
     if yaml != request["yaml"] and own.keys() >= theirs.keys():  # it has been pruned before
@@ -254,7 +256,7 @@ def outputs(model: nn.Module, image: Tensor) -> list[Tensor]:
         if hasattr(part, "export"):
             part.export, part.format = True, "onnx"  # type: ignore[assignment]
         if getattr(part, "one2one_cv2", None) is not None:
-            part.end2end = True  # type: ignore[assignment]
+            part.end2end = getattr(part, "_end2end", True)
     with torch.no_grad():
         return list(_flat(exported(image)))
 
@@ -275,8 +277,6 @@ def checkpoint(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
     if request["names"]:
         model.names = {int(number): str(name) for number, name in request["names"]}
-    for name, value in request["head"].items():
-        setattr(model.model[-1], name, value)
     model.args, model.task = request["settings"], request["task"]
     model.pruned_from = request["pruned_from"]
     model.yaml = guarded(model.yaml, request["guard"])

@@ -90,7 +90,7 @@ KNOWN = {
     "use_dfl": ("v8", False),
     "include_nms": ("v5 v7", True),
     "end2end": ("v10 26", False),
-    "_end2end": ("v10 26", False),
+    "_end2end": ("v10 26 v8", "no"),
     "agnostic_nms": ("v10 26", True),
     "xyxy": ("v8 v10 v8-seg", True),
     "output": ("v8", 3.5),
@@ -106,6 +106,27 @@ def test_what_contradicts_the_rest_of_the_head_is_refused(name, kind, tmp_path):
         if name == "reg_max":  # bins that do not fit are met when it runs
             module(image())
     assert name in str(caught.value) or "columns an anchor" in str(caught.value) or name in ("nc", "reg_max")
+
+
+@pytest.mark.parametrize("kind", ["v10", "26"])
+def test_a_head_that_is_set_to_one_to_many_gives_that(kind, tmp_path):
+    """As Ultralytics' validation leaves every such checkpoint from 8.4 on: what it computes are boxes for NMS."""
+    best, every = read(tmp_path, kind), read(tmp_path, kind, _end2end=False)
+    every.load_state_dict(best.state_dict())
+    plain = HEADS["v8"]().model[-1]
+    plain.cv2, plain.cv3, plain.dfl, plain.reg_max = (
+        getattr(every.model[-1], name) for name in ("cv2", "cv3", "dfl", "reg_max")
+    )
+    plain.inputs = every.model[-1].inputs
+    with torch.no_grad():
+        found, chosen = every(image()), best(image())
+        every.model[-1] = plain
+        assert torch.equal(found, every(image())) and found.shape == (1, 6, 320) and chosen.shape == (1, 300, 6)
+    assert best.model[-1].idle() == ("cv2", "cv3")
+    fused = read(tmp_path, kind, _end2end=False, cv2=None, cv3=None)  # nothing else is left of it
+    fused.load_state_dict(best.state_dict(), strict=False)
+    with torch.no_grad():
+        assert torch.equal(fused(image()), chosen)
 
 
 HARMLESS = {

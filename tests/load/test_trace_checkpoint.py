@@ -19,8 +19,11 @@ SMALL = LoadOptions(imgsz=(64, 64))
 STRIDES = (8.0, 16.0, 32.0)
 
 
-def saved(folder: Path, name: str) -> Path:
-    save_like_a_trainer(folder / f"{name}.pt", module(name))
+def saved(folder: Path, name: str, **head: object) -> Path:
+    model = module(name)
+    for key, value in head.items():
+        setattr(model.model[-1], key, value)
+    save_like_a_trainer(folder / f"{name}.pt", model)
     return folder / f"{name}.pt"
 
 
@@ -33,6 +36,15 @@ def test_the_head_that_does_not_run_is_noted(tmp_path: Path) -> None:
     left = sum(key.startswith((f"{head}.cv2.", f"{head}.cv3.")) for key in module(name).state_dict())
     assert note.startswith(f"{left} tensors ")
     assert not any(tensor.name.startswith((f"{head}.cv2.", f"{head}.cv3.")) for tensor in proto.graph.initializer)
+
+
+def test_a_head_set_to_one_to_many_is_noted(tmp_path: Path) -> None:
+    path = saved(tmp_path, "yolo26n", _end2end=False)
+    model, proto = read_model(path, SMALL)
+    (note,) = model.notes
+    assert "model.23.one2one_cv2, model.23.one2one_cv3 (" in note and "need NMS" in note
+    assert "end2end" not in model.metadata
+    assert not any("one2one" in tensor.name for tensor in proto.graph.initializer)
 
 
 @pytest.mark.parametrize(("name", "ranked"), [("yolov10n", "True"), ("yolo26n-seg", "True"), ("yolov8n-seg", None)])

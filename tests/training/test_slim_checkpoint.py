@@ -74,6 +74,12 @@ def test_towers_that_are_only_trained_are_cut_as_their_twins() -> None:
     assert with_twins({"keep": keep, "shapes": shapes}, tensors)["keep"] == keep
 
 
+def test_one_to_many_towers_have_their_twins_likewise() -> None:
+    tensors = {f"m.{prefix}cv2.0.weight": np.zeros((4, 6, 1, 1)) for prefix in ("", "one2one_")}
+    keep = {"m.cv2.0.weight": {"1": [0, 5]}}
+    assert with_twins({"keep": keep}, tensors)["keep"]["m.one2one_cv2.0.weight"] == {"1": [0, 5]}
+
+
 def test_cuts_of_grouped_layers_count_through() -> None:
     tensors = {"a.weight": np.zeros((4, 3, 1, 1)), "b.weight": np.zeros(6)}
     keep = {"a.weight": {"1": [[0, 2], [1, 2]]}, "b.weight": {"0": [1]}, "c.bias": {"0": [0]}}
