@@ -5,7 +5,7 @@ A module's code is left alone. What it reads of widths stands in attributes: tho
 are, not by their classes' names:
 
 1. `c` beside `cv1`: half of what `cv1` gives, or all of it;
-2. attention: `num_heads` is told (see `heads_left`) or stays, `head_dim` follows from the channels of `pe` (its
+2. attention: `num_heads` is told (see `heads_left`) or stays, `head_dim` follows from what `proj` takes (its
    values), `key_dim` from what is left of `qkv`. Where the code takes its scale from `head_dim` instead of keeping it,
    the queries make up for the change;
 3. `c1`, `c2`, `dim` of blocks with two branches: what their first convolution takes and gives.
@@ -129,10 +129,10 @@ def _settle_halves(part: Any, path: str, before: Mapping[str, int]) -> None:
 
 def _settle_attention(part: Any, path: str, left: int | None, *, scaled: bool) -> None:
     heads, old = getattr(part, "num_heads", None), getattr(part, "head_dim", None)
-    if not isinstance(heads, int) or not isinstance(old, int) or not hasattr(part, "qkv") or not hasattr(part, "pe"):
+    if not isinstance(heads, int) or not isinstance(old, int) or not hasattr(part, "qkv") or not hasattr(part, "proj"):
         return
     part.num_heads = heads = heads if left is None else left
-    values, all_of = _width(_convolution(part.pe)[1]), _width(_convolution(part.qkv)[1])
+    values, all_of = int(_convolution(part.proj)[1].in_channels), _width(_convolution(part.qkv)[1])
     rest = all_of - values
     if values % heads or rest % (2 * heads):
         raise InputError(

@@ -103,8 +103,9 @@ def built(request: Mapping[str, Any], wide: Mapping[str, Tensor]) -> nn.Module:
     except Exception as error:  # whatever its parser meets
         what = f"{type(error).__name__}: {str(error)[:200]}"
         raise InputError(f"{here} does not build the checkpoint's yaml ({what})", hint=hint) from error
+    layers: Any = model.model
     for name, value in request["head"].items():
-        setattr(model.model[-1], name, value)
+        setattr(layers[-1], name, value)
     own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in wide.items()}
     if yaml != request["yaml"] and own.keys() >= theirs.keys():  # it has been pruned before
@@ -256,7 +257,7 @@ def outputs(model: nn.Module, image: Tensor) -> list[Tensor]:
         if hasattr(part, "export"):
             part.export, part.format = True, "onnx"  # type: ignore[assignment]
         if getattr(part, "one2one_cv2", None) is not None:
-            part.end2end = getattr(part, "_end2end", True)
+            part.end2end = getattr(part, "_end2end", True)  # type: ignore[assignment]
     with torch.no_grad():
         return list(_flat(exported(image)))
 

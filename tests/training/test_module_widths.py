@@ -114,6 +114,16 @@ def test_attention(kept: bool) -> None:
     assert slim.head_dim == 3 and slim.pe.conv.groups == 6
 
 
+def test_an_attention_without_its_positions() -> None:
+    """Depth bridges `pe` by an identity, which has no width."""
+    torch.manual_seed(0)
+    module = calibrated(Heads(kept=True))
+    module.pe = nn.Identity()
+    rows = [head * 12 + part + i for head in (0, 1) for part in (0, 4, 8) for i in (0, 2, 3)]
+    keep = {"qkv.conv": {0: rows}, "qkv.bn": {0: rows}, "proj.conv": {1: [0, 2, 3, 4, 6, 7]}}
+    assert check(module, keep, torch.rand(1, 8, 4, 4)).head_dim == 3
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("head", [0, 1])
 def test_a_whole_head(head: int, kept: bool) -> None:
@@ -145,7 +155,7 @@ def test_halves_of_an_odd_width_are_refused() -> None:
 def test_heads_that_do_not_share_are_refused() -> None:
     module = Heads(kept=True)
     with pytest.raises(InputError, match="do not share"):
-        narrow(module, cut(module, {"pe.conv": {0: [0, 1, 2]}, "pe.bn": {0: [0, 1, 2]}}))
+        narrow(module, cut(module, {"proj.conv": {1: [0, 1, 2]}}))
 
 
 def test_what_only_training_runs_follows_what_reads_the_same() -> None:
