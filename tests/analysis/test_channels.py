@@ -223,6 +223,16 @@ FROZEN = {
     ),
     "lrn": (TAIL, "h = LRN<size=3>(a) y = Conv(h, z)", "LRN .* normalises over channels"),
     "cumsum": ("int64 i = {1}, " + TAIL, "h = CumSum(a, i) y = Conv(h, z)", "CumSum .* works along its channels"),
+    "gather-elements": (
+        f"int64[1,4,6,6] i, {TAIL}",
+        "h = GatherElements<axis=3>(a, i) y = Conv(h, z)",
+        "positions are a table as wide as the channels",
+    ),
+    "gather-elements-of-channels": (
+        f"int64[1,4,6,6] i, {TAIL}",
+        "h = GatherElements<axis=1>(a, i) y = Conv(h, z)",
+        "picks among channels",
+    ),
     "argmax": ("", "h = ArgMax<axis=1>(a) y = Cast<to=1>(h)", "ArgMax .* works along its channels"),
     "reflecting-pad": (
         "int64[8] p = {0,1,0,0,0,1,0,0}, float[2,6,1,1] z",

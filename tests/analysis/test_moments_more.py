@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.ir.graph import Array
+from tests.analysis.graphs import Labelled, nearly, onnx_text
 from tests.analysis.test_moments import graph
 from tests.numeric import random_feeds, run_onnx
 
@@ -37,6 +38,7 @@ EXACT: dict[str, Case] = {
 ZERO: dict[str, Case] = {
     "instance-norm": ("float[4] s, float[4] t", "y = InstanceNormalization(b, s, t)", {}),
     "grid-sample": ("float[1,5,5,2] g", "y = GridSample(b, g)", {}),
+    "running sum": ("int64 two = {2}", "y = CumSum(b, two)", {}),
     "lp-pool": ("", "y = LpPool<kernel_shape=[2,2]>(b)", {}),
     "pad-channels": ("int64[8] n = {0,1,1,0,0,2,0,1}", "y = Pad(b, n)", {}),
 }
@@ -50,6 +52,26 @@ def test_a_constant_stays_one(name: str) -> None:
 @pytest.mark.parametrize("name", ZERO)
 def test_a_map_of_zeros_is_known(name: str) -> None:
     compare(ZERO[name], 0.0)
+
+
+@pytest.mark.parametrize("axis", [1, -3, 0, -4])
+def test_a_running_sum_over_channels_of_which_one_is_zero_is_not_known(axis: int) -> None:
+    values = {"n.beta": np.array([0.2, -0.5, 1.0, 0.0])}
+    assert not graph(f"int64 axis = {{{axis}}}", "y = CumSum(b, axis)", values=values).moments("y").exact.any()
+
+
+def test_what_is_normalised_over_groups_has_gamma_squared_about_beta() -> None:
+    values = {"gamma": np.array([1.0, -2.0, 3.0, 0.0]), "beta": np.array([0.5, 1.0, -1.0, 2.0])}
+    text = onnx_text(
+        "float[1,3,6,6] x",
+        "float[p,q,r,s] y",
+        "float[4,3,1,1] w, float[4] gamma, float[4] beta",
+        "a = Conv(x, w) y = GroupNormalization<num_groups=2>(a, gamma, beta)",
+        opset=21,
+    )
+    found = Labelled(text, values).moments("y")
+    assert nearly(found.mean, *values["beta"]) and nearly(found.variance, 1, 4, 9, 0)
+    assert found.exact.reshape(-1).tolist() == [False, False, False, True]
 
 
 def compare(case: Case, constant: float) -> None:
