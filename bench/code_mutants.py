@@ -33,6 +33,8 @@ ROOMS = {
     "onnxslim_yolo/pruning": ["tests/pruning", "tests/passes", "tests/latency"],
 }
 """Room → the folders of tests that mirror it."""
+GUARDS = ("strict", "frozen", "repr", "compare")
+"""Keywords whose value changes nothing for code that is right."""
 LIMIT = 420
 """CPU seconds that the tests of one mutant may take: on a busy machine they take longer by the clock."""
 
@@ -53,7 +55,8 @@ class Mutant:
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that can be changed, in order; annotations, docstrings and messages are left alone."""
+    """The nodes that can be changed, in order. Annotations, docstrings and messages are left alone, and what only guards
+    against mistakes: `strict` of zip, `frozen` and the like of dataclasses."""
     annotations = {
         id(inner)
         for node in ast.walk(tree)
@@ -62,6 +65,7 @@ def places(tree: ast.AST) -> Iterator[ast.AST]:
         for inner in ast.walk(part)
     }
     told = {id(n) for node in ast.walk(tree) if isinstance(node, ast.Raise) for n in ast.walk(node)}
+    told |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg in GUARDS}
     for node in ast.walk(tree):
         if id(node) not in annotations and id(node) not in told and _changes(node):
             yield node
