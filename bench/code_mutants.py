@@ -55,8 +55,8 @@ class Mutant:
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that can be changed, in order. Annotations, docstrings and messages are left alone, and what only guards
-    against mistakes: `strict` of zip, `frozen` and the like of dataclasses."""
+    """The nodes that can be changed, in order. Annotations, docstrings and messages are left alone, and so is what only
+    guards against mistakes: `strict` of zip, `frozen` and the like of dataclasses."""
     annotations = {
         id(inner)
         for node in ast.walk(tree)
