@@ -18,6 +18,7 @@ from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
 from onnxslim_yolo.load.dequantise import RANGES_KEY, dequantised, ranges_from
+from onnxslim_yolo.load.foreign import foreign
 from onnxslim_yolo.load.plain_form import graphs_of, in_plain_form
 from onnxslim_yolo.load.sequences import unresolved
 from onnxslim_yolo.load.wellformed import bytes_of, check_functions, check_proto, check_sizes, check_text
@@ -31,6 +32,8 @@ QUANTISED = frozenset(
     )
 )
 SIZE_LIMIT = 2**31 - 1
+READ = "what is read: .onnx, .pt and Darknet's .cfg"
+"""The way out where a name ends otherwise."""
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -166,8 +169,10 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except (DecodeError, ValueError, RuntimeError) as error:
-        hint = "is it complete? compare its size with the original's"
-        raise InputError("is no ONNX file, or a truncated one", file=path, hint=hint) from error
+        told = foreign(data[:64])
+        complete = None if told else "is it complete? compare its size with the original's"
+        hint = complete if path.suffix.lower() == ".onnx" else READ
+        raise InputError(told or "is no ONNX file, or a truncated one", file=path, hint=hint) from error
     _open_negative(proto.graph)
     check_text(proto, path)
     if not proto.graph.node or not proto.graph.output:

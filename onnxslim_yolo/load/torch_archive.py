@@ -21,6 +21,7 @@ from typing import Any
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files.atomic import require_file
+from onnxslim_yolo.load.foreign import foreign
 from onnxslim_yolo.load.pickle_machine import PickleMachine
 from onnxslim_yolo.load.records import Global, Storage
 
@@ -113,14 +114,12 @@ def zip_kind(path: Path) -> str:
 def _refuse_other_formats(start: bytes, path: Path) -> None:
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return
-    guesses = (
-        (b"version https://git-lfs", "is a Git LFS pointer, not the file itself: run 'git lfs pull'"),
-        (b"<", "is a web page: the download failed"),
-        (b"\x1f\x8b", "is a gzip file: unpack it first"),
-        (b"\x08", "looks like ONNX: name it .onnx"),
-    )
-    guess = next((text for magic, text in guesses if start.startswith(magic)), "is no checkpoint: unknown format")
-    raise InputError(guess if start else "is empty", file=path)
+    if not start:
+        raise InputError("is empty", file=path)
+    if start.startswith(b"\x08"):
+        named = path.suffix.lower() == ".onnx"
+        raise InputError(f"looks like ONNX: {'expected a checkpoint' if named else 'name it .onnx'}", file=path)
+    raise InputError(foreign(start) or "is no checkpoint: unknown format", file=path)
 
 
 def _open_zip(path: Path, size: int) -> Archive:
