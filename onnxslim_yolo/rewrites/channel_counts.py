@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.movement import axes_of, axis_of, gather_indices, pad_widths, slice_ranges, split_sizes
 from onnxslim_yolo.analysis.sign import is_nonnegative
 from onnxslim_yolo.analysis.targets import entry_of
-from onnxslim_yolo.ir.attributes import operand, set_operand
+from onnxslim_yolo.ir.attributes import attribute, operand, set_operand
 from onnxslim_yolo.ir.graph import (
     Array,
     Node,
@@ -183,6 +183,8 @@ def _reduced(cutter: Cutter, node: Node) -> tuple[int, int] | None:
     if shape is None or labels is None or labels.size == 1:
         return None
     given = axes_of(node)
+    if not given and attribute(node, "noop_with_empty_axes"):
+        return None
     axes = sorted({axis % len(shape) for axis in given}) if given else list(range(len(shape)))
     summed = [axis for axis in axes if labels.shape[axis] > 1]
     kept = int(cutter.copies(labels.reshape(-1)).sum())

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.movement import CannotMoveError, pad_widths, slice_ranges
-from onnxslim_yolo.ir.attributes import permutation
+from onnxslim_yolo.analysis.movement import CannotMoveError, axes_of, pad_widths, slice_ranges
+from onnxslim_yolo.ir.attributes import attribute, permutation
 from onnxslim_yolo.ir.graph import (
     Node,
     Tensor,
@@ -36,6 +36,7 @@ from onnxslim_yolo.ops.movement import (
     is_transpose,
     is_view,
 )
+from onnxslim_yolo.ops.reductions import REDUCTIONS
 
 
 def drop_noops(graph: gs.Graph) -> int:
@@ -86,7 +87,16 @@ def _does_nothing(node: Node) -> bool:
         return shape is not None and permutation(node, len(shape)) == list(range(len(shape)))
     if is_join(node):
         return len(node.inputs) == 1
+    if node.op in REDUCTIONS and REDUCTIONS[node.op].one is None:
+        return bool(attribute(node, "noop_with_empty_axes")) and _reduces_nothing(node)
     return _keeps_everything(node)
+
+
+def _reduces_nothing(node: Node) -> bool:
+    try:
+        return not axes_of(node)
+    except CannotMoveError:
+        return False
 
 
 def _same_shape(node: Node) -> bool:

@@ -42,6 +42,8 @@ NOTHING = {
     ),
     "pad": ("int64[8] p = {0,0,0,0,0,0,0,0}", "h = Pad(x, p) y = Relu(h)"),
     "concat": ("", "h = Concat<axis=1>(x) y = Relu(h)"),
+    "a-reduction-over-no-axis": ("", "h = ReduceSum<noop_with_empty_axes=1>(x) y = Relu(h)"),
+    "transposed-and-back": ("", "h = Transpose<perm=[0,2,3,1]>(x) i = Transpose<perm=[0,3,1,2]>(h) y = Relu(i)"),
     "at-the-output": ("", "h = Relu(x) y = Identity(h)"),
     "in-a-row": ("int64[4] s = {1,8,4,4}", "h = Identity(x) i = Reshape(h, s) j = Dropout(i) y = Relu(j)"),
 }
@@ -63,6 +65,7 @@ SOMETHING = {
     "pad": ("int64[8] p = {0,0,1,0,0,0,0,0}", "y = Pad(x, p)"),
     "transpose": ("", "y = Transpose<perm=[0,1,3,2]>(x)"),
     "same-shape-transpose-default": ("", "y = Transpose(x)"),
+    "sum-over-all": ("", "s = ReduceSum<noop_with_empty_axes=0>(x) y = Add(x, s)"),
     "broadcast": ("int64[4] s = {2,8,4,4}", "y = Expand(x, s)"),
     "double": ("", "d = Cast<to=11>(x) y = Cast<to=1>(d)"),
 }
