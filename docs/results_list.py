@@ -7,7 +7,11 @@ from results_levers import LEVERS, MATERIAL
 
 PEERS = "an environment with onnxsim 0.8.1, onnxslim and torch-pruning 1.6.1 (`--peers`)"
 COUNTER = "what bench/arm_setup.py and bench/arm_counter.sh set up"
-LOOPS = ("ultralytics_loop.py yolov8n --out RESULTS", "smaller_models.py --out RESULTS --picture PICTURE")
+LOOPS = (
+    "ultralytics_loop.py yolov8n --out RESULTS",
+    "smaller_models.py --out RESULTS --picture PICTURE",
+    "ultralytics_peers.py --out bench/results/ultralytics_peers.md",
+)
 REPOSITORIES = ("yolov5_train", "yolov7_rows")
 BENCHMARKS = (
     Result(
@@ -86,8 +90,8 @@ BENCHMARKS = (
     ),
     Result(
         "The loop in Ultralytics",
-        "train, sparsify, prune, fine-tune and compile, each stage measured; and smaller models trained instead",
-        ("ultralytics-loop*", "smaller_models*"),
+        "train, sparsify, prune, fine-tune and compile, each stage measured; smaller models instead; what was tried",
+        ("ultralytics-loop*", "smaller_models*", "ultralytics_peers*"),
         tuple(f"python bench/{name}" for name in LOOPS),
         "`ultralytics`, and BCCD as a data.yaml",
         "finetuning.md",

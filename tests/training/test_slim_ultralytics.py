@@ -112,6 +112,23 @@ def test_a_dead_block_becomes_an_identity(name: str, tmp_path: Path) -> None:
     assert np.allclose(slim["scores"], again["scores"], atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["yolov10n", "yolo26n"])
+def test_the_towers_that_a_validation_has_chosen_are_compiled(name: str, tmp_path: Path) -> None:
+    side(tmp_path, "write", str(tmp_path), name)
+    side(tmp_path, "validated", str(tmp_path), f"{name}.pt")
+    emit = ("--emit", "onnx,ncnn,ultralytics", "--will-train", "-q")
+    done = tool(tmp_path, "compile", f"{name}.pt", "--prune", "0.3", *emit, "-o", "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    notes = json.loads((tmp_path / f"out/{name}.report.json").read_text())["notes"]
+    assert any("need NMS" in note for note in notes)
+    _, made, exported = side(
+        tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"out/{name}.onnx"
+    )
+    assert len(made["scores"]) and len(made["scores"]) == len(exported["scores"])
+    assert np.allclose(made["scores"], exported["scores"], atol=1e-3)
+    assert np.allclose(made["boxes"], exported["boxes"], atol=1)
+
+
 @pytest.mark.parametrize("name", ["yolov10n", "yolo11n", "yolo12n", "yolo26n"])
 def test_dead_heads_go_whole(name: str, tmp_path: Path) -> None:
     side(tmp_path, "write", str(tmp_path), name)
@@ -121,7 +138,6 @@ def test_dead_heads_go_whole(name: str, tmp_path: Path) -> None:
     done = tool(tmp_path, "compile", f"{name}.pt", *emit, "-o", "out")
     assert done.returncode == 0, done.stderr[-2000:]
     slim = side(tmp_path, "facts", str(tmp_path), f"out/{name}-slim.pt")
-    print(before, slim["heads"], json.loads((tmp_path / f"out/{name}.report.json").read_text())["ultralytics"])
     assert before and slim["heads"] == [[heads - 1, size] for heads, size in before]
     _, made, exported = side(
         tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"out/{name}.onnx"

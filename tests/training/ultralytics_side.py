@@ -3,6 +3,7 @@
 write FOLDER NAME [NC]   NAME.pt as its trainer leaves it, with random but calibrated weights
 data FOLDER [NC]         a data set of rectangles, FOLDER/data.yaml; `classes`: one of a folder per class
 kill FOLDER FILE         the first block with a shortcut contributes nothing any more
+validated FOLDER FILE    set to the towers that a validation leaves it set to
 silence FOLDER FILE      the first head of every attention contributes nothing any more
 predict FOLDER SLIM ONNX boxes, scores, classes, masks and points of both, as JSON
 train FOLDER SLIM STEP   trains two epochs with SlimTrainer; "plain": without; "resume": stopped after one, gone on with
@@ -72,6 +73,8 @@ def write(folder: Path, name: str, nc: int = 3) -> None:
     model.names = {i: f"kind{i}" for i in range(nc)}
     calibrate(model, torch.Generator().manual_seed(1), SIZE)
     soften(model.model[-1])
+    if getattr(model.model[-1], "one2one_cv2", None) is not None:
+        model.model[-1].end2end = True
     model.task = made.task
     torch.save(
         {
@@ -90,8 +93,8 @@ def found(path: str, image: Path, task: str | None = None) -> dict[str, Any]:
     from ultralytics import YOLO
 
     yolo = YOLO(path, task=task)
-    one_to_one = path.endswith(".pt") and hasattr(yolo.model.model[-1], "one2one_cv2")
-    more = {"nms": False} if one_to_one else {}  # the towers that are exported
+    one_to_one = path.endswith(".pt") and getattr(yolo.model.model[-1], "end2end", False)
+    more = {"nms": False} if one_to_one else {}  # the towers that the file is set to, and that are exported
     result = yolo.predict(image, imgsz=SIZE, conf=0.05, iou=0.7, max_det=100, verbose=False, **more)[0]
     if result.probs is not None:
         return {"probs": result.probs.data.tolist()}
@@ -134,6 +137,15 @@ def kill(folder: Path, name: str) -> str:
     return path
 
 
+def validated(folder: Path, name: str) -> None:
+    """As Ultralytics' trainer leaves two sets of towers: its last validation has set the averaged."""
+    import torch
+
+    held = torch.load(folder / name, weights_only=False)
+    held["ema"].model[-1].end2end = False
+    torch.save(held, folder / name)
+
+
 def silence(folder: Path, name: str) -> None:
     import torch
 
@@ -151,6 +163,8 @@ def silence(folder: Path, name: str) -> None:
         size = within[0].head_dim
         ends += [(part.cv1.bn, 0, size), (part.cv1.bn, part.c, part.c + size)]
         ends += [(each.proj.bn, 0, size) for each in within]
+        shortcuts = [each for each in part.modules() if getattr(each, "add", False) is True and hasattr(each, "cv2")]
+        ends += [(each.cv2.bn, 0, size) for each in shortcuts]
         ends += [(each.ffn[1].bn, 0, size) for each in part.modules() if hasattr(each, "ffn")]
     with torch.no_grad():
         for norm, start, stop in ends:
@@ -260,6 +274,7 @@ if __name__ == "__main__":
         "facts": None,
         "kill": kill,
         "silence": silence,
+        "validated": validated,
         "handed": handed,
         "together": together,
     }[step]
