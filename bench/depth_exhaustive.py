@@ -1,9 +1,9 @@
-"""Sets of blocks beside the knapsack over widths: do they find what trying every set finds?
+"""Blocks as choices of the knapsack over widths: does it find what trying every set finds?
 
     python bench/depth_exhaustive.py [--seeds 12]
 
 Random networks of a stem, four residual blocks and a row of two layers, γ drawn block by block from [0.001, 1] on a
-logarithmic scale. At each limit on multiply-accumulates every set of disjoint blocks, of the nine most worthy that lose
+logarithmic scale. At each limit on multiply-accumulates every set of disjoint blocks, of the nine that lose least and
 less than all widths do, is taken out, and the widths of what is left are chosen by the knapsack as ever: the least
 importance lost in sum is what "gone" as one more width of a group could find at best. Beside it what `drop-blocks`
 finds, and widths alone. Writes bench/results/depth_exhaustive.md.
@@ -22,11 +22,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from onnxslim_yolo.analysis.blocks import Block
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks, drop_blocks
-from onnxslim_yolo.pruning.allocate import Allocation
-from onnxslim_yolo.pruning.depth import Offer, Solve, choose_blocks
+from onnxslim_yolo.pruning.depth import Chosen, choose_blocks
+from onnxslim_yolo.pruning.gone import Blocks, Removal
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.problem import Allocation
+from onnxslim_yolo.rewrites.block_edits import take_out
 from tests.numeric import build
 from tests.passes.cutting import onnx_text
 from tests.passes.test_drop_dead import conv, layer
@@ -34,7 +36,7 @@ from tests.passes.test_drop_dead import conv, layer
 RESULTS = Path(__file__).with_name("results") / "depth_exhaustive.md"
 WIDTH, BLOCKS, LIMITS = 16, 4, ("0.8x", "0.6x", "0.45x")
 MOST_BLOCKS = 9
-"""Of more candidates the most worthy."""
+"""Of more candidates those that lose least."""
 
 
 def main() -> None:
@@ -62,36 +64,49 @@ def main() -> None:
 def compared(seed: int, limit: str) -> tuple[float, float, float, int] | None:
     """Lost: as chosen, at least, and by widths alone; and how many sets were tried. None where widths cannot do it."""
     seen: list[tuple[float, float, float, int]] = []
+    model, step = network(seed), DropBlocks(target=limit, cost="macs", importance="gamma")
 
-    def both(ranked: Sequence[Offer], alone: Allocation | None, solve: Solve) -> list[Block]:
-        chosen = choose_blocks(ranked, alone, solve)
-        if alone is not None:
+    def both(blocks: Blocks, candidates: Sequence[Sequence[int]], most: float, alone: Allocation) -> Chosen:
+        chosen = choose_blocks(blocks, candidates, most, alone)
+        if alone.latency <= most * (1 + 1e-9):
             # What is lost with a block alone is lost with every set that it is in.
-            tried = [(), *sets([offer for offer in ranked if offer.lost < alone.lost][:MOST_BLOCKS])]
-            totals = [total(offers, alone, solve) for offers in tried]
-            mine = total([offer for offer in ranked if any(offer.block is block for block in chosen)], alone, solve)
+            able = [
+                r
+                for r in sorted(
+                    blocks.removals, key=lambda r: r.lost / blocks.saved(blocks.removals.index(r), list(alone.choice))
+                )
+                if r.lost < alone.lost
+            ]
+            tried = [(), *sets(able[:MOST_BLOCKS])]
+            totals = [total(model, step, some, most, alone) for some in tried]
+            mine = total(model, step, [blocks.removals[index] for index in sorted(chosen.gone)], most, alone)
             seen.append((mine, min(totals), alone.lost, len(tried)))
         return chosen
 
     drop_blocks.choose_blocks = both
-    DropBlocks(target=limit, cost="macs", importance="gamma").run(network(seed))
+    step.run(model)
     return seen[0] if seen else None
 
 
-def total(offers: Sequence[Offer], alone: Allocation, solve: Solve) -> float:
-    """What goes with these blocks, and by widths at the same limit."""
-    if not offers:
+def total(model: Model, step: DropBlocks, removals: Sequence[Removal], limit: float, alone: Allocation) -> float:
+    """What goes with these blocks, taken out of a copy, and by widths at the same limit."""
+    if not removals:
         return alone.lost
-    gone, found = solve([offer.block for offer in offers])
-    return np.inf if found is None else found.lost + sum(offer.lost for offer in offers if offer.block in gone)
+    trial = model.copy()
+    gone = take_out(trial, [removal.block for removal in removals])
+    problem, _, _ = step.problem(trial, open_plan(trial), step.costs())
+    found = step.solve(problem, limit)
+    if found.latency > limit * (1 + 1e-9):
+        return np.inf
+    return found.lost + sum(removal.lost for removal in removals if removal.block in gone)
 
 
-def sets(offers: Sequence[Offer]) -> list[tuple[Offer, ...]]:
+def sets(removals: Sequence[Removal]) -> list[tuple[Removal, ...]]:
     """Every set of blocks that share no node."""
     found = []
-    for count in range(1, len(offers) + 1):
-        for some in combinations(offers, count):
-            names = [name for offer in some for name in offer.block.nodes]
+    for count in range(1, len(removals) + 1):
+        for some in combinations(removals, count):
+            names = [name for removal in some for name in removal.block.nodes]
             found += [some] if len(set(names)) == len(names) else []
     return found
 

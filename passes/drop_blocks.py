@@ -17,7 +17,7 @@ its mean by the BatchNormalization's statistics, where there are no images to ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
@@ -34,16 +34,16 @@ from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import matches_layer
 from onnxslim_yolo.passes.reconstruct import Reconstruct, reconstruct
 from onnxslim_yolo.passes.to_target import PruneToTarget
-from onnxslim_yolo.pruning.allocate import Allocation
 from onnxslim_yolo.pruning.block_loss import block_losses, block_means, last_gamma
 from onnxslim_yolo.pruning.bridge import Bridge, bridges
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
-from onnxslim_yolo.pruning.depth import Offer, best_set, choose_blocks, offers, promising
+from onnxslim_yolo.pruning.depth import Offer, best_set, choose_blocks, offers
+from onnxslim_yolo.pruning.gone import Blocks
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.mask import mask_blocks, masked
 from onnxslim_yolo.pruning.module_blocks import module_blocks
 from onnxslim_yolo.pruning.plan import Plan, open_plan
-from onnxslim_yolo.pruning.problem import WidthProblem
+from onnxslim_yolo.pruning.problem import Allocation
 from onnxslim_yolo.pruning.ranking import SPARSE, Ranking
 from onnxslim_yolo.pruning.recorded import layers_of, listed, record_removed
 from onnxslim_yolo.rewrites.block_edits import carried, take_out
@@ -57,9 +57,6 @@ SMALL = 1e-2
 IMAGES = 16
 """On so many calibration images, evenly picked, what of blocks is linear is fitted; on half as many others what the
 detector loses without each is measured."""
-
-FRONTIER = (0.6, 0.85)
-"""Shares of the saving that is needed at which widths alone are solved, to foretell what a block is worth."""
 
 MEASURED = 16
 """The detector's loss is measured for so many blocks at most: those that promise most."""
@@ -175,37 +172,18 @@ class DropBlocks(PruneToTarget):
             return []
         if self.depth == "only":
             losses = self._losses(model, plan, blocks, self._fits(model, blocks))
-            return self._until(model, offers(model.graph, plan, blocks, losses, problem, whole), limit, source)
-        widths = self.solve(problem, limit)
-        fits = self._fits(model, blocks)
-        roughly = offers(model.graph, plan, blocks, block_losses(model, plan, blocks, fits=fits), problem, widths)
-        if self.calib is not None:
-            few = [k for k, block in enumerate(blocks) if any(block is offer.block for offer in roughly[:MEASURED])]
-            chosen, those = [blocks[k] for k in few], [fits[k] for k in few]
-            ranked = offers(model.graph, plan, chosen, self._losses(model, plan, chosen, those), problem, widths)
-            return self._as_measured(model, ranked)
-
-        def solve(chosen: Sequence[Block]) -> tuple[list[Block], Allocation | None]:
-            trial = model.copy()
-            gone = take_out(trial, chosen)
-            there = open_plan(trial)
-            smaller, _, _ = self.problem(trial, there, problem.costs)
-            found = self.solve(smaller, limit)
-            return gone, found if found.latency <= limit * (1 + 1e-9) else None
-
-        if widths.latency > limit * (1 + 1e-9):
-            return choose_blocks(roughly, None, solve)
-        likely = promising(roughly, widths, whole.latency - limit, self._frontier(problem, whole, widths, limit))
-        return choose_blocks(likely, widths, solve)
-
-    def _frontier(
-        self, problem: WidthProblem, whole: Allocation, widths: Allocation, limit: float
-    ) -> Callable[[float], float]:
-        """What widths alone lose for saving so much: solved at a few savings, straight between them."""
-        needed = whole.latency - limit
-        between = [self.solve(problem, whole.latency - share * needed).lost for share in FRONTIER]
-        lost = [whole.lost, *between, widths.lost]
-        return lambda saved: float(np.interp(saved, [0.0, *(share * needed for share in FRONTIER), needed], lost))
+            there = Blocks(model.graph, plan, problem, blocks, losses)
+            return self._until(model, offers(there, whole), limit, source)
+        widths, fits = self.solve(problem, limit), self._fits(model, blocks)
+        there = Blocks(model.graph, plan, problem, blocks, block_losses(model, plan, blocks, fits=fits))
+        if self.calib is None:
+            found = choose_blocks(there, self.candidates(problem), limit, widths)
+            return [there.removals[index].block for index in sorted(found.gone)]
+        roughly = offers(there, widths)[:MEASURED]
+        few = [k for k, block in enumerate(blocks) if any(block is offer.block for offer in roughly)]
+        chosen, those = [blocks[k] for k in few], [fits[k] for k in few]
+        losses = self._losses(model, plan, chosen, those)
+        return self._as_measured(model, offers(Blocks(model.graph, plan, problem, chosen, losses), widths))
 
     def _as_measured(self, model: Model, ranked: Sequence[Offer]) -> list[Block]:
         """The blocks without which the detector loses least at the limit, as measured: a sum of losses foretells the
@@ -266,12 +244,13 @@ class DropBlocks(PruneToTarget):
         )
 
     def _take_out(self, model: Model, chosen: Sequence[Block]) -> int:
-        came, before, ranked = copy_graph(model.graph), layers_of(model.graph), open_plan(model).ranking
+        came, before, planned = copy_graph(model.graph), layers_of(model.graph), open_plan(model)
+        ranked = planned.ranking
         gone = take_out(model, [block for block in chosen if block.kind != "layer"])
         gone += [block for block in chosen if block.kind == "layer" and _leaves(model, block, self.keep)]
         if not gone:
             return 0
-        removed = record_removed(model, came, before)
+        removed = record_removed(model, came, before, planned.channels)
         plan = open_plan(model)
         bridged = layers_of(came, {name for block in gone if block.kind == "chain" for name in block.nodes})
         model.carried = replace(

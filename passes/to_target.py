@@ -29,9 +29,9 @@ from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import PruneChannels
-from onnxslim_yolo.pruning.allocate import Allocation, most_important
+from onnxslim_yolo.pruning.allocate import most_important
 from onnxslim_yolo.pruning.plan import Plan, open_plan
-from onnxslim_yolo.pruning.problem import Unit, WidthProblem
+from onnxslim_yolo.pruning.problem import Allocation, Unit, WidthProblem
 from onnxslim_yolo.pruning.ranking import AnyKind
 
 _TARGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(x|ms)")
@@ -40,6 +40,15 @@ _LET_GO = "; --floor 2 lets go of the channels, too, that carry most of a tensor
 
 TRIES = 8
 """How often a lower limit is asked for where constraints give channels back."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A problem, and what it was made of."""
+
+    key: tuple[object, ...]
+    plan: Plan
+    problem: WidthProblem
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ class PruneToTarget:
         Raises:
             UsageError: its shapes are not known.
         """
-        problem = WidthProblem.of(model.graph, plan, costs, step=costs.lanes, saturating=True)
+        problem = self._problem(model, plan, costs)
         if not problem.terms:
             raise UsageError(
                 f"{self.cost} cannot be predicted: shapes are not known", file=model.source.file, hint="--imgsz"
@@ -146,13 +155,28 @@ class PruneToTarget:
         source = max(whole, problem.latency(problem.planned))
         return problem, source, limit_of(self.target, source)
 
+    def _problem(self, model: Model, plan: Plan, costs: Costs) -> WidthProblem:
+        """Made once for a graph and a plan, and kept with it."""
+        key = (self.cost, self.runtime, self.isa, self.table, *map(id, model.graph.nodes))
+        known = plan.problem
+        if isinstance(known, _Known) and known.key == key and known.plan.ranks_as(plan):
+            return known.problem
+        problem = WidthProblem.of(model.graph, plan, costs, step=costs.lanes, saturating=True)
+        if model.plan is plan:
+            model.plan = replace(plan, problem=_Known(key, plan, problem))
+        return problem
+
     def candidates(self, problem: WidthProblem) -> list[list[int]]:
         """Per unit, the widths to choose among."""
         return [_candidates(unit, problem.costs.lanes, self.floor) for unit in problem.units]
 
     def solve(self, problem: WidthProblem, limit: float) -> Allocation:
         """The widths that lose least at the limit; the cheapest where none meets it."""
-        return most_important(problem, self.candidates(problem), limit, list(problem.planned))
+        found = problem.found.get((limit, self.floor))
+        if found is None:
+            found = most_important(problem, self.candidates(problem), limit, list(problem.planned))
+            problem.found[limit, self.floor] = found
+        return found
 
     def costs(self) -> Costs:
         """Where the cost of a layer comes from."""

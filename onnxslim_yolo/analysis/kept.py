@@ -16,6 +16,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -123,7 +124,7 @@ class _Reader:
         if isinstance(tensor, gs.Constant):
             return id(tensor), tensor.name, self._value(tensor._values)
         shape = None if tensor.shape is None else tuple(map(self._value, tensor.shape))
-        return id(tensor), tensor.name, str(tensor.dtype), shape
+        return id(tensor), tensor.name, _type_name(tensor.dtype), shape
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, float):
@@ -155,6 +156,12 @@ def _is_closed(array: Array) -> bool:
         return False
     array.setflags(write=False)
     return True
+
+
+@cache
+def _type_name(dtype: object) -> str:
+    """Numpy puts a type's name together whenever it is asked."""
+    return str(dtype)
 
 
 def _check_sum(array: Array) -> int:

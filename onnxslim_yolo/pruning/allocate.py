@@ -14,23 +14,15 @@ the best ratio of gain to cost then use up what is left of it. Nothing here is r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from onnxslim_yolo.pruning.problem import Choice, WidthProblem
+from onnxslim_yolo.pruning.placed import Choice
+from onnxslim_yolo.pruning.problem import Allocation, WidthProblem
 
 SWEEPS = 6
 STEPS = 9
 ROUNDS = 3
 SLACK = 1e-9
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """A choice of widths: µs and importance lost, by the problem's own reckoning."""
-
-    choice: tuple[int, ...]
-    latency: float
-    lost: float
 
 
 def fastest(
@@ -43,7 +35,7 @@ def fastest(
         budget: importance.
         starts: where to descend from; the first loses at most `budget`, and the result is never slower than it.
     """
-    best = _reckon(problem, starts[0])
+    best = reckon(problem, starts[0])
 
     def better(found: Allocation) -> bool:
         return found.lost <= budget * (1 + SLACK) + SLACK and found.latency < best.latency - SLACK
@@ -54,7 +46,7 @@ def fastest(
         for _ in range(STEPS):
             price = (low * high) ** 0.5
             choice = descend(problem, candidates, price, choice)
-            found = _reckon(problem, choice)
+            found = reckon(problem, choice)
             if found.lost <= budget * (1 + SLACK) + SLACK:
                 high = price
             else:
@@ -76,34 +68,51 @@ def most_important(
         start: where to descend from.
     """
     high = 100 * _first_price(problem, start)
-    low = high * 1e-8
+    return within(problem, candidates, limit, start, (high * 1e-8, high), 3 * STEPS)
+
+
+def within(
+    problem: WidthProblem,
+    candidates: Sequence[Sequence[int]],
+    limit: float,
+    start: Choice,
+    prices: tuple[float, float],
+    steps: int,
+) -> Allocation:
+    """As `most_important`, with so many steps of bisection between two prices, the lower one that of a fast choice."""
+    low, high = prices
     choice = descend(problem, candidates, low, list(start))
-    best = _reckon(problem, choice)
+    best = reckon(problem, choice)
     if best.latency > limit:
-        return best
-    for _ in range(3 * STEPS):
+        return replace(best, price=low)
+    for _ in range(steps):
         price = (low * high) ** 0.5
         choice = descend(problem, candidates, price, choice)
-        found = _reckon(problem, choice)
+        found = reckon(problem, choice)
         if found.latency <= limit:
             low = price
             best = min(best, found, key=lambda a: (a.lost, a.latency))
         else:
             high = price
-    return _spend(problem, candidates, best, lambda a: a.latency <= limit, "lost")
+    return replace(_spend(problem, candidates, best, lambda a: a.latency <= limit, "lost"), price=low)
 
 
 def descend(problem: WidthProblem, candidates: Sequence[Sequence[int]], price: float, start: Choice) -> Choice:
     """A choice that no change of a single unit improves, for this price of importance (µs per unit of it)."""
     choice = list(start)
+    moved = set(range(len(choice)))  # a unit whose neighbours stand as they did has its best width
     for _ in range(SWEEPS):
-        changed = False
-        for unit, widths in enumerate(candidates):
-            best = _best_width(problem, unit, widths, price, choice)
-            changed = changed or best != choice[unit]
-            choice[unit] = best
-        if not changed:
+        if not moved:
             break
+        due, moved = moved, set[int]()
+        for unit, widths in enumerate(candidates):
+            if unit not in due:
+                continue
+            best = _best_width(problem, unit, widths, price, choice)
+            if best != choice[unit]:
+                choice[unit] = best
+                for other in problem.beside(unit):
+                    (due if other > unit else moved).add(other)
     return choice
 
 
@@ -163,7 +172,8 @@ def _moves(problem: WidthProblem, base: Allocation, unit: int, widths: Sequence[
     ]
 
 
-def _reckon(problem: WidthProblem, choice: Choice) -> Allocation:
+def reckon(problem: WidthProblem, choice: Choice) -> Allocation:
+    """What a choice costs and loses."""
     return Allocation(tuple(choice), problem.latency(choice), problem.lost(choice))
 
 

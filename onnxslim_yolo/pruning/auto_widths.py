@@ -15,9 +15,10 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.table import LatencyTable
-from onnxslim_yolo.pruning.allocate import Allocation, fastest
+from onnxslim_yolo.pruning.allocate import fastest
+from onnxslim_yolo.pruning.placed import Choice
 from onnxslim_yolo.pruning.plan import Plan
-from onnxslim_yolo.pruning.problem import Choice, Unit, WidthProblem
+from onnxslim_yolo.pruning.problem import Allocation, Unit, WidthProblem
 
 REACH = 3
 """On YOLOv5n pruned by 0.7, 3 is predicted 10 % faster than 2 at the same importance, 4 another 2 %; on trained models

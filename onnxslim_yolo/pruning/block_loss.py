@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.blocks import Block, end_of, node_named
+from onnxslim_yolo.analysis.blocks import Block, end_of
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.analysis.dead import along
@@ -62,18 +62,19 @@ def block_losses(
         head: measures what the detector loses; None: without images.
         fits: of each block what of it stays, where that has been fitted.
     """
-    moments = moments_of(model.graph, plan.channels.shapes)
-    shares = _Shares(plan, moments)
+    nodes = {node.name: node for node in model.graph.nodes}
+    shares: _Shares | None = None
     found = []
     for block, fit in zip(blocks, fits or [None] * len(blocks), strict=True):
-        node = node_named(model.graph, block.node)
+        node = nodes.get(block.node)
         if node is None:
             raise ValueError(f"there is no node '{block.node}'")
         gamma = last_gamma(end_of(block, node)) if plan.importance_kind == "gamma" and block.kind != "chain" else None
         if gamma is not None:
             found.append(float(np.abs(gamma).sum()))
             continue
-        loss, variance = shares.of(model.graph, block, node, fit)
+        shares = shares or _Shares(model.graph, plan, moments_of(model.graph, plan.channels.shapes))
+        loss, variance = shares.of(block, node, fit)
         if head is not None:
             error = head.error(mask_blocks(model, [block]) if fit is None else bridged(model, block, fit))
             alike = float(average(np.array([error]), np.array([variance]))[0]) if np.isfinite(variance) else np.inf
@@ -116,8 +117,9 @@ def _channel_means(moments: MomentAnalysis, tensor: Tensor, width: int) -> Array
 class _Shares:
     """The contractions' shares of variance by place, shared by all blocks."""
 
-    def __init__(self, plan: Plan, moments: MomentAnalysis) -> None:
+    def __init__(self, graph: gs.Graph, plan: Plan, moments: MomentAnalysis) -> None:
         self._plan, self._moments = plan, moments
+        self._following = _following(graph)
         self._places = []
         self._total = np.zeros(plan.channels.count)
         for place in contractions(plan.channels):
@@ -128,16 +130,16 @@ class _Shares:
                 self._places.append((id(place.node), place.classes[own], shares[own]))
                 np.add.at(self._total, place.classes[own], shares[own])
 
-    def of(self, graph: gs.Graph, block: Block, node: Node, fit: Bridge | None = None) -> tuple[float, float]:
+    def of(self, block: Block, node: Node, fit: Bridge | None = None) -> tuple[float, float]:
         """(importance, share of variance) that a block makes up, but for what its `fit` keeps of it."""
         plan, end = self._plan, end_of(block, node)
         labels = plan.channels.labels_of(end)
         if labels is None or labels.size == 1 or (labels == NO_CHANNEL).any():
             return np.inf, np.inf
         classes, behind = labels.reshape(-1), np.zeros(plan.channels.count)
-        following = _following(graph, node)
+        number, following = self._following
         for key, own, shares in self._places:
-            if key in following:
+            if following[number[id(node)]] >> number[key] & 1:
                 np.add.at(behind, own, shares)
         due = (behind / np.maximum(self._total, 1e-30))[classes]
         values, mine = plan.importance[classes], self._own(block, node, end, len(classes), fit)
@@ -164,17 +166,17 @@ class _Shares:
         return np.broadcast_to(variance.reshape(-1), (width,))
 
 
-def _following(graph: gs.Graph, node: Node) -> set[int]:
-    """The nodes, by `id`, that a node's result reaches."""
-    found: set[int] = set()
-    stack: list[Node] = [node]
-    while stack:
-        here = stack.pop()
-        for reader in (r for output in here.outputs for r in consumers(output)):
-            if id(reader) not in found:
-                found.add(id(reader))
-                stack.append(reader)
-    return found
+def _following(graph: gs.Graph) -> tuple[dict[int, int], list[int]]:
+    """The nodes' numbers by `id`, and by number the nodes that a node's result reaches, a bit each.
+
+    `graph` is in topological order.
+    """
+    number = {id(node): index for index, node in enumerate(graph.nodes)}
+    found = [0] * len(number)
+    for index in range(len(found) - 1, -1, -1):
+        for reader in (r for output in graph.nodes[index].outputs for r in consumers(output)):
+            found[index] |= found[number[id(reader)]] | 1 << number[id(reader)]
+    return number, found
 
 
 def last_gamma(end: Tensor) -> Array | None:

@@ -1,10 +1,15 @@
 """Which blocks to take out for a limit on a cost: the knapsack over widths, with "gone" as one more choice.
 
-What a block is worth is the cost that it saves at the best widths alone, per importance that goes with it. The most
-worthy is tried, then with it those that follow: what is lost in sum, by blocks and by widths at the same limit, has to
-be less than by widths alone. So blocks go only where the widths that they save are worth more. On small networks that
-finds what trying every set finds (`bench/depth_exhaustive.py`). With calibration images, what is lost is measured, set
-by set.
+Blocks and widths are chosen by one price of importance λ (Everett 1963, see `pruning.allocate`). At the price at which
+widths alone meet the limit, a block *gains* what it costs less λ times what is lost with it. For every
+set, what is lost at the limit is at least (cost + λ · lost − limit) / λ at the best widths for λ. So a block that loses
+more than widths alone leave between that bound and what they lose, in their steps, is no use; the few others are looked
+at from both ends: added one by one, the one that gains most first, as long as less is lost; and all gone,
+put back one by one, the one that gains least first. From the better of the two single blocks are taken out, put back
+or swapped, where that bound leaves room. On small networks that finds what trying every set finds
+(`bench/depth_exhaustive.py`).
+
+With calibration images, what is lost is measured, set by set.
 """
 
 from __future__ import annotations
@@ -13,19 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.blocks import Block
-from onnxslim_yolo.ir.graph import Array, Tensor, consumers
-from onnxslim_yolo.latency.costs import Costs
-from onnxslim_yolo.latency.layers import Layer, describe
-from onnxslim_yolo.pruning.allocate import Allocation
-from onnxslim_yolo.pruning.plan import Plan
-from onnxslim_yolo.pruning.problem import WidthProblem
-
-Solve = Callable[[Sequence[Block]], "tuple[list[Block], Allocation | None]"]
-"""Take blocks out of a copy and choose its widths: the blocks that could go, and the widths; None where the limit
-cannot be met."""
+from onnxslim_yolo.pruning.allocate import descend, most_important, reckon, within
+from onnxslim_yolo.pruning.gone import Blocks
+from onnxslim_yolo.pruning.problem import Allocation
 
 
 @dataclass(frozen=True)
@@ -43,70 +40,146 @@ class Offer:
         return self.saved / max(self.lost - self.spared, 1e-12)
 
 
-def offers(
-    graph: gs.Graph,
-    plan: Plan,
-    blocks: Sequence[Block],
-    losses: Sequence[float],
-    problem: WidthProblem,
-    chosen: Allocation,
-) -> list[Offer]:
+def offers(blocks: Blocks, chosen: Allocation) -> list[Offer]:
     """What every block would save where the widths are as chosen, those that save most per importance first."""
-    keep = problem.keep(plan, list(chosen.choice))
-    layers = describe(graph, plan.channels.shapes)
-    homes = _homes(plan, problem)
-    spent = [unit.lost[n] for unit, n in zip(problem.units, chosen.choice, strict=True)]
-    found = []
-    for block, lost in zip(blocks, losses, strict=True):
-        if np.isfinite(lost):
-            saved = _saved(graph, plan, block, layers, problem.costs, keep)
-            mine = {*block.nodes}
-            # What the widths have lost within the block already goes with it.
-            spared = sum(loss for loss, home in zip(spent, homes, strict=True) if home and home <= mine)
-            found.append(Offer(block, lost, saved, spared))
+    choice = list(chosen.choice)
+    found = [
+        Offer(removal.block, removal.lost, blocks.saved(index, choice), blocks.spared(index, choice))
+        for index, removal in enumerate(blocks.removals)
+    ]
     return sorted(found, key=lambda offer: (-offer.worth, offer.block.node, offer.block.index))
 
 
-def choose_blocks(ranked: Sequence[Offer], alone: Allocation | None, solve: Solve) -> list[Block]:
-    """The blocks without which least is lost in sum at the limit, of a few sets; none where that is not less than with
-    all of them.
+MOST = 12
+"""So many blocks are looked at, those that gain most."""
+
+ABOVE, STEPS = 64.0, 7
+"""With blocks gone the price is higher, up to so many times, and found in so many steps."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Blocks that are gone, the widths of the rest, and what is lost in sum; infinite where the limit is not met."""
+
+    gone: frozenset[int]
+    widths: Allocation
+    lost: float
+
+
+def choose_blocks(blocks: Blocks, candidates: Sequence[Sequence[int]], limit: float, alone: Allocation) -> Chosen:
+    """The blocks without which least is lost in sum at the limit; none where that is not less than with all of them.
 
     Args:
-        ranked: the best first. alone: widths without blocks gone; None where they cannot meet the limit.
+        candidates: per unit, the widths to choose among. alone: widths without blocks gone, which may not suffice.
     """
-    by_widths = np.inf if alone is None else alone.lost
-    lost_with = {id(offer.block): offer.lost for offer in ranked}
-
-    def lost(blocks: Sequence[Block]) -> float:
-        gone, found = solve(blocks)
-        return np.inf if found is None else found.lost + sum(lost_with[id(one)] for one in blocks if one in gone)
-
-    # What is lost with a block alone is lost with every set that it is in.
-    return best_set([offer for offer in ranked if offer.lost < by_widths], by_widths, lost)[0]
+    return _Search(blocks, candidates, limit, alone).best()
 
 
-SLACK = 1.1
-"""What a block is foretold to lose may be so many times what widths lose, for it to be tried: widths come in steps."""
+class _Search:
+    def __init__(self, blocks: Blocks, candidates: Sequence[Sequence[int]], limit: float, alone: Allocation) -> None:
+        self._blocks, self._candidates, self._limit = blocks, candidates, limit
+        self._seen: dict[frozenset[int], Chosen] = {}
+        self._start = Chosen(frozenset(), alone, alone.lost if self._met(alone) else np.inf)
+        self._seen[frozenset()] = self._start
 
+    def best(self) -> Chosen:
+        start = self._start
+        gains = [self._blocks.gain(index, start.widths) for index in range(len(self._blocks.removals))]
+        less, room = [removal.lost < start.lost for removal in self._blocks.removals], self._room()
+        able = sorted((k for k, gain in enumerate(gains) if gain > -room and less[k]), key=lambda k: (-gains[k], k))
+        able = able[:MOST] if np.isfinite(start.lost) else able
+        if not able:
+            return start
+        gaining = [index for index in able if gains[index] > 0] or able[:1]
+        found = min(self._added(able), self._put_back(gaining), key=lambda one: one.lost)
+        return self._changed(found, able)
 
-def promising(
-    ranked: Sequence[Offer], alone: Allocation, needed: float, losses: Callable[[float], float]
-) -> list[Offer]:
-    """The blocks that might pay: what goes with one, and what the rest of the saving costs by widths, is less than all
-    of it by widths.
+    def _room(self) -> float:
+        """What the price does not tell, µs: how far the best choice at that price is below what meets the limit."""
+        if not np.isfinite(self._start.lost):
+            return 0.0
+        return self._start.widths.price * (self._start.lost - self._bound(frozenset(), self._start))
 
-    Args:
-        needed: the cost that has to be saved. losses: the importance that widths alone lose for saving so much.
-    """
-    return [
-        offer
-        for offer in ranked
-        if offer.lost - offer.spared + losses(max(needed - offer.saved, 0.0)) < SLACK * alone.lost
-    ]
+    def _added(self, able: Sequence[int]) -> Chosen:
+        here, left = self._start, list(able)
+        while left:
+            left = [index for index in left if self._blocks.apart(index, here.gone)]
+            gains = {index: self._blocks.gain(index, here.widths) for index in left}
+            index = max(left, key=gains.__getitem__, default=-1)
+            if index < 0 or gains[index] <= 0:
+                break
+            left.remove(index)
+            more = self._at(here.gone | {index}, here)
+            if more.lost < here.lost or not np.isfinite(here.lost):
+                here = more
+        return here
+
+    def _put_back(self, able: Sequence[int]) -> Chosen:
+        gone = frozenset[int]()
+        for index in able:
+            gone = gone | {index} if self._blocks.apart(index, gone) else gone
+        here = best = self._at(gone, self._start)
+        while len(here.gone) > 1:
+            gains = {index: self._blocks.gain(index, here.widths) for index in sorted(here.gone)}
+            least = min(gains, key=gains.__getitem__)
+            if gains[least] > 0 and here is not best:
+                break
+            here = self._at(here.gone - {least}, here)
+            if not np.isfinite(here.lost):
+                break
+            best = min(best, here, key=lambda one: one.lost)
+        return best
+
+    def _changed(self, best: Chosen, able: Sequence[int]) -> Chosen:
+        """Single blocks taken out, put back or swapped, as long as less is lost."""
+        better = True
+        while better and np.isfinite(best.lost):
+            better = False
+            for gone in self._beside(best.gone, able):
+                if gone in self._seen or self._bound(gone, best) >= best.lost:
+                    continue
+                found = self._at(gone, best)
+                if found.lost < best.lost:
+                    best, better = found, True
+                    break
+        return best
+
+    def _beside(self, gone: frozenset[int], able: Sequence[int]) -> list[frozenset[int]]:
+        """The sets that differ in one block, and by what is in its way, or in one for another."""
+        rest = [index for index in able if index not in gone]
+        less = [gone - {index} for index in sorted(gone)]
+        more = [
+            frozenset(k for k in few if self._blocks.apart(k, frozenset({index}))) | {index}
+            for index in rest
+            for few in (gone, *less)
+        ]
+        return list(dict.fromkeys([*less, *more]))
+
+    def _bound(self, gone: frozenset[int], near: Chosen) -> float:
+        """What is lost at least with these blocks gone, by the price of another choice."""
+        problem, price = self._blocks.without(gone), near.widths.price
+        found = reckon(problem, descend(problem, self._candidates, price, list(near.widths.choice)))
+        return found.lost + self._blocks.lost(gone) + (found.latency - self._limit) / max(price, 1e-12)
+
+    def _at(self, gone: frozenset[int], near: Chosen) -> Chosen:
+        """These blocks gone, and the widths that lose least at the limit; looked for near those of another choice."""
+        if gone not in self._seen:
+            problem, found = self._blocks.without(gone), near.widths
+            if np.isfinite(near.lost):
+                prices = (found.price / 2, found.price * ABOVE)
+                found = within(problem, self._candidates, self._limit, list(found.choice), prices, STEPS)
+            if not np.isfinite(near.lost) or not self._met(found):
+                found = most_important(problem, self._candidates, self._limit, list(problem.planned))
+            lost = found.lost + self._blocks.lost(gone) if self._met(found) else np.inf
+            self._seen[gone] = Chosen(gone, found, lost)
+        return self._seen[gone]
+
+    def _met(self, widths: Allocation) -> bool:
+        return widths.latency <= self._limit * (1 + 1e-9)
 
 
 TRIES = 6
-"""Sets of blocks that are tried at most."""
+"""Sets of blocks that are measured at most."""
 
 
 def best_set(
@@ -146,52 +219,3 @@ def _apart(ranked: Sequence[Offer]) -> list[Offer]:
             taken.update(offer.block.nodes)
             found.append(offer)
     return found
-
-
-def _saved(graph: gs.Graph, plan: Plan, block: Block, layers: Sequence[Layer], costs: Costs, keep: Array) -> float:
-    """The cost of a block's layers at these widths, of its sum, and of what readers of a part read of it."""
-    mine, total = {*block.nodes}, 0.0
-    for layer in layers:
-        if layer.node.name in mine or (layer.node.name == block.node and block.kind == "branch"):
-            total += _cost(layer, plan, costs, keep)
-    if block.kind != "part":
-        return total
-    end = next(n for n in graph.nodes if n.name == block.node)
-    part = _width(plan, end.inputs[block.index], keep, 0)
-    for layer in layers:
-        if layer.node is end or any(layer.node is reader for reader in consumers(end.outputs[0])):
-            whole = _cost(layer, plan, costs, keep)
-            total += whole - _cost(layer, plan, costs, keep, less=part, of=end.outputs[0])
-    return total
-
-
-def _cost(layer: Layer, plan: Plan, costs: Costs, keep: Array, *, less: int = 0, of: Tensor | None = None) -> float:
-    sides = []
-    for described, widths in ((layer.ins, layer.key.ins), (layer.outs, layer.key.outs)):
-        if not described:
-            sides.append(tuple(widths))
-            continue
-        now = []
-        for tensor, width in zip(described, widths, strict=True):
-            one = tensor if not isinstance(tensor, tuple) else None
-            left = width if one is None else _width(plan, one, keep, width)
-            now.append(max(left - less, 1) if one is not None and one is of else left)
-        sides.append(tuple(now))
-    return costs.lookup(layer.key.family, *sides)
-
-
-def _width(plan: Plan, tensor: Tensor, keep: Array, otherwise: int) -> int:
-    labels = plan.channels.labels_of(tensor)
-    if labels is None or labels.ndim < 2 or labels.shape[1] == 1:
-        return otherwise or int(tensor.shape[1])
-    classes = labels.reshape(-1)
-    return max(int(np.where(classes < 0, True, keep[np.maximum(classes, 0)]).sum()), 1)
-
-
-def _homes(plan: Plan, problem: WidthProblem) -> list[set[str]]:
-    """Per unit, the names of the nodes that know its channels."""
-    of_class: dict[int, set[str]] = {}
-    for use in plan.channels.uses:
-        for cls in np.unique(use.labels).tolist():
-            of_class.setdefault(cls, set()).add(use.node.name)
-    return [set().union(*(of_class.get(int(cls), set()) for cls in unit.order)) for unit in problem.units]

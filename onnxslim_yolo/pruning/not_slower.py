@@ -13,8 +13,9 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.constraints import complete
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.pruning.placed import Choice
 from onnxslim_yolo.pruning.plan import Plan
-from onnxslim_yolo.pruning.problem import Choice, Unit, WidthProblem
+from onnxslim_yolo.pruning.problem import Unit, WidthProblem
 
 ROUNDS = 20
 

@@ -68,6 +68,7 @@ class Plan:
             once they are cut.
         threshold: the importance at which the ranking cut, if it cut at one.
         ranking: how `prune` ranked the classes, kept because measuring it again may take minutes.
+        problem: widths as unknowns, as `prune-to` has seen them, kept because it takes as long as to choose them.
         snapped: what `keep` was before and after widths were chosen by latency, so that choosing again starts from the
             same place.
     """
@@ -86,6 +87,7 @@ class Plan:
     absorbed: bool = False
     threshold: float | None = None
     ranking: object | None = None
+    problem: object | None = None
     snapped: tuple[Array, Array] | None = None
 
     def __post_init__(self) -> None:
@@ -108,6 +110,18 @@ class Plan:
             extra=np.zeros(channels.count, dtype=np.int64),
             removable=channels.prunable,
         )
+
+    def ranks_as(self, other: Plan) -> bool:
+        """Whether both leave the same choices between the same channels, which matter as much."""
+        alike = (
+            np.array_equal(mine, its)
+            for mine, its in (
+                (self.keep, other.keep),
+                (self.removable, other.removable),
+                (self.importance, other.importance),
+            )
+        )
+        return self.channels is other.channels and self.floor == other.floor and all(alike)
 
     def without(self, classes: Array) -> Plan:
         """The plan that does not keep these classes, either."""

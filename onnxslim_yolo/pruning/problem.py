@@ -12,21 +12,31 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels, Group
-from onnxslim_yolo.ir.graph import Array, Tensor
+from onnxslim_yolo.analysis.channels import Channels, Group
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.costs import Costs
-from onnxslim_yolo.latency.layers import Family, describe
-from onnxslim_yolo.latency.moved import as_moved
+from onnxslim_yolo.latency.layers import Family
+from onnxslim_yolo.pruning.placed import Choice, Placed, Slot, placed_layers
 from onnxslim_yolo.pruning.plan import Plan
 
-Choice = list[int]
-"""One width per unit."""
+
+@dataclass(frozen=True)
+class Allocation:
+    """A choice of widths: µs and importance lost, by the problem's own reckoning.
+
+    `price`: of importance, in µs, at which it was found; 0 where it was found otherwise.
+    """
+
+    choice: tuple[int, ...]
+    latency: float
+    lost: float
+    price: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,33 +64,36 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class _Slot:
-    """The width of one tensor: `fixed`, plus per unit how many positions its first n channels fill."""
-
-    fixed: int
-    parts: tuple[tuple[int, tuple[int, ...]], ...]
-
-    def width(self, choice: Choice) -> int:
-        return self.fixed + sum(filled[choice[unit]] for unit, filled in self.parts)
-
-
-@dataclass(frozen=True)
 class _Term:
     """One layer, or several equal ones: `count` times the latency of a family at the widths of slots."""
 
     family: Family
-    slots: tuple[_Slot, ...]
+    slots: tuple[Slot, ...]
     inputs: int
     count: int
     known: dict[tuple[int, ...], float] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def key(self) -> _Key:
+        """What equal layers have in common."""
+        return self.family, self.slots[: self.inputs], self.slots[self.inputs :]
+
     def latency(self, widths: tuple[int, ...], costs: Costs) -> float:
         """µs at the widths of the slots, inputs first."""
         us = self.known.get(widths)
-        if us is None:
-            us = self.count * costs.lookup(self.family, widths[: self.inputs], widths[self.inputs :])
-            self.known[widths] = us
+        return self.count * (self.alone(widths, costs) if us is None else us)
+
+    def times(self, count: int) -> _Term:
+        """So many of these layers."""
+        return self if count == self.count else replace(self, count=count)
+
+    def alone(self, widths: tuple[int, ...], costs: Costs) -> float:
+        """Of one of the layers."""
+        us = self.known[widths] = costs.lookup(self.family, widths[: self.inputs], widths[self.inputs :])
         return us
+
+
+_Key = tuple[Family, tuple[Slot, ...], tuple[Slot, ...]]
 
 
 @dataclass
@@ -92,15 +105,20 @@ class WidthProblem:
         terms: the layers whose latency depends on a width.
         constant: µs of all other layers.
         costs: where latency comes from (or what else is to be small).
+        placed: every layer by itself.
+        found: widths chosen before, by whatever they were asked for.
     """
 
     units: list[Unit]
     terms: list[_Term]
     constant: float
     costs: Costs
-    _terms_of: list[list[_Term]] = field(default_factory=list)
-    _beside: list[list[int]] = field(default_factory=list)
-    _curves: dict[tuple[int, ...], list[float]] = field(default_factory=dict)
+    placed: list[Placed] = field(default_factory=list)
+    found: dict[tuple[object, ...], Allocation] = field(default_factory=dict, repr=False)
+    _terms_of: list[list[tuple[_Term, list[tuple[int, tuple[int, ...]]]]]] = field(init=False, repr=False)
+    _around: list[set[int]] = field(init=False, repr=False)
+    _beside: list[list[int]] = field(init=False, repr=False)
+    _curves: list[dict[tuple[int, ...], list[float]]] = field(init=False, repr=False)
 
     @classmethod
     def of(cls, graph: gs.Graph, plan: Plan, costs: Costs, *, step: int = 1, saturating: bool = False) -> WidthProblem:
@@ -112,19 +130,36 @@ class WidthProblem:
                 the first channels that is the same; the last ones become ever dearer, so that no layer is starved
                 because it is slow. For choosing widths freely rather than near a plan's.
         """
-        units = [_unit(plan, classes, saturating) for classes in units_of(plan.channels, step)]
-        place = {int(c): u for u, unit in enumerate(units) for c in unit.order}
-        terms, constant = _terms(graph, plan, costs, units, place)
-        problem = cls(units, terms, constant, costs)
-        problem._terms_of = [[] for _ in units]
-        beside: list[set[int]] = [set() for _ in units]
+        units = [unit_of(plan, classes, saturating=saturating) for classes in units_of(plan.channels, step)]
+        return cls.over(units, placed_layers(graph, plan, [unit.order for unit in units]), costs)
+
+    @classmethod
+    def over(
+        cls, units: list[Unit], placed: list[Placed], costs: Costs, like: WidthProblem | None = None
+    ) -> WidthProblem:
+        """The problem of these layers. `like`: one that has equal layers, whose look-ups are shared."""
+        terms, constant = _terms(placed, costs, {} if like is None else {term.key: term for term in like.terms})
+        problem = cls(units, terms, constant, costs, placed)
         for term in terms:
-            touched = {u for slot in term.slots for u, _ in slot.parts}
-            for unit in sorted(touched):
-                problem._terms_of[unit].append(term)
-                beside[unit] |= touched - {unit}
-        problem._beside = [sorted(others) for others in beside]
+            touched: dict[int, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
+            for place, slot in enumerate(term.slots):
+                for unit, filled in slot.parts:
+                    touched[unit].append((place, filled))
+            for unit, moving in touched.items():
+                problem._terms_of[unit].append((term, moving))
+                problem._around[unit] |= touched.keys() - {unit}
+        problem._beside = [sorted(others) for others in problem._around]
+        if like is not None:
+            for unit, mine in enumerate(problem._terms_of):
+                its = like._terms_of[unit]
+                same = len(mine) == len(its) and all(a is b for (a, _), (b, _) in zip(mine, its, strict=True))
+                problem._curves[unit] = like._curves[unit] if same else {}
         return problem
+
+    def __post_init__(self) -> None:
+        self._terms_of = [[] for _ in self.units]
+        self._around = [set() for _ in self.units]
+        self._curves = [{} for _ in self.units]
 
     @cached_property
     def planned(self) -> Choice:
@@ -137,6 +172,10 @@ class WidthProblem:
             term.latency(tuple([slot.width(choice) for slot in term.slots]), self.costs) for term in self.terms
         )
 
+    def beside(self, unit: int) -> list[int]:
+        """The other units whose widths a layer has that knows this one's."""
+        return self._beside[unit]
+
     def around(self, unit: int, choice: Choice) -> float:
         """µs of the layers that a unit's width matters to."""
         return self.curve(unit, (choice[unit],), choice)[0]
@@ -146,28 +185,27 @@ class WidthProblem:
 
         Remembered: most of a descent's steps find the units around as they were.
         """
-        key = (unit, *widths, -1, *[choice[other] for other in self._beside[unit]])
-        known = self._curves.get(key)
+        key = (*widths, -1, *[choice[other] for other in self._beside[unit]])
+        known = self._curves[unit].get(key)
         if known is None:
-            known = self._curves[key] = self._curve(unit, widths, choice)
+            known = self._curves[unit][key] = self._curve(unit, widths, choice)
         return known
 
     def _curve(self, unit: int, widths: Sequence[int], choice: Choice) -> list[float]:
         totals = [0.0] * len(widths)
         here = choice[unit]
-        for term in self._terms_of[unit]:
+        for term, moving in self._terms_of[unit]:
             now = [slot.width(choice) for slot in term.slots]
-            moving = [
-                (place, filled)
-                for place, slot in enumerate(term.slots)
-                for other, filled in slot.parts
-                if other == unit
-            ]
+            for place, filled in moving:
+                now[place] -= filled[here]
+            known, count = term.known, term.count  # nothing is asked for as often
             for index, width in enumerate(widths):
-                then = list(now)
+                then = now.copy()
                 for place, filled in moving:
-                    then[place] += filled[width] - filled[here]
-                totals[index] += term.latency(tuple(then), self.costs)
+                    then[place] += filled[width]
+                key = tuple(then)
+                us = known.get(key)
+                totals[index] += count * (term.alone(key, self.costs) if us is None else us)
         return totals
 
     def lost(self, choice: Choice) -> float:
@@ -198,7 +236,8 @@ def units_of(channels: Channels, step: int) -> list[Array]:
     return found
 
 
-def _unit(plan: Plan, classes: Array, saturating: bool) -> Unit:
+def unit_of(plan: Plan, classes: Array, *, saturating: bool) -> Unit:
+    """Classes whose number is one unknown, as a plan ranks them."""
     keep, removable, importance = plan.keep[classes], plan.removable[classes], plan.importance[classes]
     fixed = keep & ~removable
     # Balanced parts take turns; elsewhere the turn is 0 for all.
@@ -232,70 +271,17 @@ def _turns(plan: Plan, classes: Array, fixed: Array) -> tuple[Array, int]:
     return np.array([turn.get(c, 0) for c in classes.tolist()], dtype=np.int64), parts
 
 
-def _terms(
-    graph: gs.Graph, plan: Plan, costs: Costs, units: list[Unit], place: dict[int, int]
-) -> tuple[list[_Term], float]:
-    slots: dict[tuple[int, int], _Slot] = {}
-    counted: dict[tuple[Family, tuple[_Slot, ...], tuple[_Slot, ...]], int] = {}
+def _terms(placed: Sequence[Placed], costs: Costs, known: dict[_Key, _Term]) -> tuple[list[_Term], float]:
+    """Equal layers together, and the cost of those whose widths are fixed."""
+    counted: dict[_Key, int] = {}
     constant = 0.0
-
-    def slot_of(of: Tensor | tuple[Tensor, ...], width: int) -> _Slot:
-        if isinstance(of, tuple):
-            return _together([slot_of(tensor, int(tensor.shape[1])) for tensor in of])
-        return _slot(plan, of, width, units, place, slots)
-
-    for layer in as_moved(graph, describe(graph, plan.channels.shapes)):
-        ins, outs = (
-            tuple(slot_of(*one) for one in zip(tensors, widths, strict=True))
-            if tensors
-            else tuple(_Slot(width, ()) for width in widths)
-            for tensors, widths in ((layer.ins, layer.key.ins), (layer.outs, layer.key.outs))
-        )
-        if not any(slot.parts for slot in (*ins, *outs)):
-            widths = tuple(s.fixed for s in ins), tuple(s.fixed for s in outs)
-            constant += costs.lookup(layer.key.family, *widths)
-            continue
-        key = (layer.key.family, ins, outs)
-        counted[key] = counted.get(key, 0) + 1
-    return [_Term(family, ins + outs, len(ins), count) for (family, ins, outs), count in counted.items()], constant
-
-
-def _together(slots: Sequence[_Slot]) -> _Slot:
-    """The width of several tensors in a row."""
-    filled: dict[int, tuple[int, ...]] = {}
-    for slot in slots:
-        for unit, counts in slot.parts:
-            before = filled.get(unit, (0,) * len(counts))
-            filled[unit] = tuple(a + b for a, b in zip(before, counts, strict=True))
-    return _Slot(sum(slot.fixed for slot in slots), tuple(sorted(filled.items())))
-
-
-def _slot(
-    plan: Plan,
-    tensor: Tensor,
-    width: int,
-    units: list[Unit],
-    place: dict[int, int],
-    known: dict[tuple[int, int], _Slot],
-) -> _Slot:
-    if (id(tensor), width) in known:
-        return known[(id(tensor), width)]
-    labels = plan.channels.labels_of(tensor)
-    classes = np.zeros(0, dtype=np.int64)
-    if labels is not None and labels.ndim > 1 and labels.shape[1] == width > 1:
-        classes = labels.reshape(-1)
-    per_unit: dict[int, dict[int, int]] = {}
-    fixed = width - len(classes)
-    for cls in classes.tolist():
-        unit = place.get(cls, -1) if cls != NO_CHANNEL else -1
-        if unit < 0:
-            fixed += bool(cls == NO_CHANNEL or plan.keep[cls])
-            continue
-        counts = per_unit.setdefault(unit, {})
-        counts[cls] = counts.get(cls, 0) + 1
-    parts = []
-    for unit, counts in sorted(per_unit.items()):
-        filled = np.cumsum([0, *(counts.get(int(c), 0) for c in units[unit].order)])
-        parts.append((unit, tuple(filled.tolist())))
-    slot = known[(id(tensor), width)] = _Slot(fixed, tuple(parts))
-    return slot
+    for layer in placed:
+        if any(slot.parts for slot in (*layer.ins, *layer.outs)):
+            key = (layer.family, layer.ins, layer.outs)
+            counted[key] = counted.get(key, 0) + 1
+        else:
+            constant += layer.latency([], costs)
+    return [
+        known[key].times(count) if key in known else _Term(key[0], key[1] + key[2], len(key[1]), count)
+        for key, count in counted.items()
+    ], constant

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.analysis.channels import analyse_channels
+from onnxslim_yolo.analysis.channels import Channels, analyse_channels
 from onnxslim_yolo.ir.graph import TRANSPOSED
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LINEAR
@@ -31,11 +31,12 @@ def layers_of(graph: gs.Graph, within: Collection[str] | None = None) -> Layers:
     return found
 
 
-def record_removed(model: Model, came: gs.Graph, before: Layers) -> list[str]:
+def record_removed(model: Model, came: gs.Graph, before: Layers, channels: Channels | None = None) -> list[str]:
     """Note on the model what is no longer there; returns it by modules.
 
     Args:
         came: the graph before, which is kept where there is none yet; `before`: its layers.
+        channels: its analysis, or that of a graph like it, where there is one.
     """
     left = set[str]().union(*layers_of(model.graph).values())
     removed = [layer for layer, names in before.items() if names.isdisjoint(left)]
@@ -49,9 +50,8 @@ def record_removed(model: Model, came: gs.Graph, before: Layers) -> list[str]:
         layers=carried.layers or tuple(before),
     )
     if carried.came is None:
-        gone = int(analyse_channels(came, whole_heads=model.whole_heads).prunable.sum()) - int(
-            plan.channels.prunable.sum()
-        )
+        known_before = analyse_channels(came, whole_heads=model.whole_heads) if channels is None else channels
+        gone = int(known_before.prunable.sum()) - int(plan.channels.prunable.sum())
         carried = replace(carried, came=came, gone=max(0, gone))
     model.carried = carried
     return as_modules(removed, carried.layers)

@@ -20,10 +20,10 @@ from onnxslim_yolo.ir.graph import (
     Node,
     Tensor,
     bypass,
+    is_constant,
     replace_uses,
     set_input,
     sweep,
-    tensors,
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
@@ -47,6 +47,10 @@ def take_out(model: Model, blocks: Sequence[Block]) -> list[Block]:
         elif node is not None and not left.isdisjoint(block.nodes) and _take_one(model, node, block):
             gone.append(block)
             _tidy(model)
+            if block.kind == "part":  # what reads the Concat is narrower; a sum and what it adds have one shape
+                reinfer(model.graph)
+    if gone:
+        reinfer(model.graph)
     return gone
 
 
@@ -61,8 +65,9 @@ def _take_one(model: Model, node: Node, block: Block) -> bool:
             shift_outputs(model, layer, shift, name)
         return True
     if block.kind == "chain":
-        start = next((t for t in tensors(graph) if t.name == block.start), None)
-        if start is None:
+        first = node_named(graph, block.nodes[0])
+        start = next((t for t in first.inputs if not is_constant(t)), None) if first is not None else None
+        if start is None:  # as it is now: a sum that it was may have gone
             return False
         replace_uses(graph, node.outputs[0], _shifted(model, block, start))
         return True
@@ -111,4 +116,3 @@ def _index(node: Node, block: Block) -> int | None:
 def _tidy(model: Model) -> None:
     sweep(model.graph)
     model.graph.nodes = toposort(model.graph)
-    reinfer(model.graph)

@@ -1,0 +1,130 @@
+"""Blocks gone in a width problem: the problem of the graph without them; and the sets of blocks that are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.blocks import find_blocks
+from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.passes import PruneToTarget
+from onnxslim_yolo.pruning.block_loss import block_losses
+from onnxslim_yolo.pruning.depth import choose_blocks
+from onnxslim_yolo.pruning.gone import Blocks
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.rewrites.block_edits import take_out
+from tests.numeric import build
+from tests.passes.cutting import onnx_text
+from tests.passes.test_drop_dead import conv, layer
+
+WIDTH = 16
+STEP = PruneToTarget(target="0.6x", cost="macs", importance="gamma")
+
+
+def gammas(names: Sequence[str], seed: int, width: int = WIDTH) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {f"{name}.gamma": 10 ** rng.uniform(-3, 0) * rng.uniform(0.2, 1.8, width) for name in names}
+
+
+def residual(seed: int = 0) -> Model:
+    """A stem, two residual blocks, two plain layers, a head."""
+    names = ["p0", "q0", "p1", "q1", "a", "b"]
+    weights = [conv("stem", 3, WIDTH), *(conv(name, WIDTH, WIDTH) for name in names), conv("h", WIDTH, 4)]
+    text = [layer("stem", "x")]
+    for k, here in enumerate(("stem", "r0")):
+        text += [layer(f"p{k}", here), layer(f"q{k}", f"p{k}"), f"r{k} = Add({here}, q{k})"]
+    text += [layer("a", "r1"), layer("b", "a"), layer("h", "b", act=False), "y = Relu(h)"]
+    values = gammas(["stem", *names], seed) | gammas(["h"], seed, 4)
+    declared = onnx_text("float[1,3,32,32] x", "float[1,4,32,32] y", ", ".join(weights), " ".join(text), 17)
+    return build(declared, values=values)
+
+
+def joined(seed: int = 0) -> Model:
+    """A stem, three parts of a Concat, of which one is two layers, and a head."""
+    sizes = {"stem": (3, WIDTH), "a": (WIDTH, 8), "b": (8, WIDTH), "c": (WIDTH, WIDTH), "d": (WIDTH, WIDTH)}
+    weights = [conv(name, *size) for name, size in sizes.items()] + [conv("h", 3 * WIDTH, 4, 1)]
+    text = [layer("stem", "x"), layer("a", "stem"), layer("b", "a"), layer("c", "stem"), layer("d", "stem")]
+    text += ["r = Concat<axis=1>(b, c, d)", layer("h", "r", 1, act=False), "y = Relu(h)"]
+    values = gammas(["stem", "b", "c", "d"], seed) | gammas(["a"], seed, 8) | gammas(["h"], seed, 4)
+    declared = onnx_text("float[1,3,32,32] x", "float[1,4,32,32] y", ", ".join(weights), " ".join(text), 17)
+    return build(declared, values=values)
+
+
+def opened(model: Model) -> Blocks:
+    STEP.prune().run(model)
+    plan = open_plan(model)
+    problem, _, _ = STEP.problem(model, plan, STEP.costs())
+    blocks = find_blocks(model.graph)
+    return Blocks(model.graph, open_plan(model), problem, blocks, block_losses(model, plan, blocks))
+
+
+def really(model: Model, blocks: Blocks, gone: frozenset[int], limit: float) -> tuple[float, float, float]:
+    """Of a copy without blocks: the cost of all that is left, and of widths at a limit cost and importance lost."""
+    trial = model.copy()
+    took = take_out(trial, [blocks.removals[index].block for index in sorted(gone)])
+    assert len(took) == len(gone)
+    problem, _, _ = STEP.problem(trial, open_plan(trial), STEP.costs())
+    found = STEP.solve(problem, limit)
+    return problem.latency(problem.planned), found.latency, found.lost
+
+
+@pytest.mark.parametrize("network", [residual, joined])
+def test_a_problem_without_blocks_is_that_of_the_graph_without_them(network: Callable[[int], Model]) -> None:
+    model = network(3)
+    blocks = opened(model)
+    whole = blocks.problem.latency(blocks.problem.planned)
+    count = len(blocks.removals)
+    assert {removal.block.kind for removal in blocks.removals} >= (
+        {"part"} if network is joined else {"branch", "chain"}
+    )
+    tried = [frozenset(some) for size in (1, 2) for some in combinations(range(count), size)]
+    tried = [gone for gone in tried if all(blocks.apart(k, gone - {k}) for k in gone)]
+    assert len(tried) > count
+    for gone in tried:
+        less = blocks.without(gone)
+        cost, latency, lost = really(model, blocks, gone, 0.4 * whole)
+        assert less.latency(less.planned) == pytest.approx(cost)
+        assert cost < whole, "the control: something is saved"
+        found = STEP.solve(less, 0.4 * whole)
+        assert (found.latency, found.lost) == pytest.approx((latency, lost))
+
+
+def test_what_a_block_saves_is_what_its_problem_costs_less() -> None:
+    for model in (residual(1), joined(1)):
+        blocks = opened(model)
+        whole = blocks.problem.planned
+        for index in range(len(blocks.removals)):
+            less = blocks.without(frozenset({index}))
+            assert blocks.saved(index, whole) == pytest.approx(blocks.problem.latency(whole) - less.latency(whole))
+
+
+@pytest.mark.parametrize("share", [0.75, 0.5])
+def test_no_set_of_blocks_loses_less_than_the_chosen_one(share: float) -> None:
+    chosen_any = False
+    for seed in range(6):
+        model = residual(seed)
+        blocks = opened(model)
+        limit = share * blocks.problem.latency(blocks.problem.planned)
+        alone = STEP.solve(blocks.problem, limit)
+        found = choose_blocks(blocks, STEP.candidates(blocks.problem), limit, alone)
+        losses = [alone.lost]
+        for size in (1, 2, 3):
+            for some in combinations(range(len(blocks.removals)), size):
+                gone = frozenset(some)
+                if all(blocks.apart(k, gone - {k}) for k in gone):
+                    _, latency, lost = really(model, blocks, gone, limit)
+                    losses += [lost + blocks.lost(gone)] if latency <= limit * (1 + 1e-9) else []
+        assert found.lost <= min(losses) * (1 + 1e-6)
+        chosen_any |= bool(found.gone)
+    assert chosen_any, "the control: blocks go somewhere"
+
+
+def test_where_widths_do_not_suffice_blocks_go_until_they_do() -> None:
+    blocks = opened(residual(2))
+    cheapest = STEP.solve(blocks.problem, 0.0)
+    found = choose_blocks(blocks, STEP.candidates(blocks.problem), 0.9 * cheapest.latency, cheapest)
+    assert found.gone and np.isfinite(found.lost) and found.widths.latency <= 0.9 * cheapest.latency
