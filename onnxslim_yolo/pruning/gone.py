@@ -2,7 +2,8 @@
 
 Where a block is gone,
 
-1. the layers of its nodes cost nothing, nor does the sum of two that it is an operand of;
+1. the layers of its nodes cost nothing, nor does the sum of two that it is an operand of, unless a constant is left to
+   be added there that no bias can take over; of a chain such a constant is a layer more;
 2. a *unit* whose channels only these layers know loses nothing: what is lost is the block's own loss;
 3. of a part of a Concat, what reads the result reads so many channels less, and units known besides to the readers only
    lose nothing either;
@@ -19,13 +20,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.blocks import Block, end_of
+from onnxslim_yolo.analysis.carriers import carriers
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, tensors
+from onnxslim_yolo.latency.layers import Family
 from onnxslim_yolo.pruning.placed import Choice, Placed, Slot
 from onnxslim_yolo.pruning.plan import Plan
 from onnxslim_yolo.pruning.problem import Allocation, Unit, WidthProblem, unit_of
@@ -43,6 +47,7 @@ class Removal:
         nodes: the names of the nodes whose layers go.
         freed: the units that go with it.
         end: the `id` of a part's tensor, 0 of other blocks. whole: that of the Concat's result. part: its channels.
+        added: layers that come in its place.
         bridged: of a chain, the classes of its end and of its start, channel by channel; shape (2, n).
     """
 
@@ -53,6 +58,7 @@ class Removal:
     end: int = 0
     whole: int = 0
     part: Slot = NOTHING
+    added: tuple[Placed, ...] = ()
     bridged: Array = field(default_factory=lambda: np.zeros((2, 0), dtype=np.int64), compare=False)
 
 
@@ -83,6 +89,7 @@ class Blocks:
         """What a block costs where the widths are as chosen, those of other layers as they are."""
         costs, removal = self.problem.costs, self.removals[index]
         total = sum(layer.latency(choice, costs) for layer in self._layers[index])
+        total -= sum(layer.latency(choice, costs) for layer in removal.added)
         for layer in self._readers[index]:
             less = _less(layer, [removal])
             total += layer.latency(choice, costs) - (0.0 if less is None else less.latency(choice, costs))
@@ -118,7 +125,7 @@ class Blocks:
         for unit in {u for removal in removals for u in removal.freed}:
             units[unit] = replace(units[unit], lost=(0.0,) * len(units[unit].lost))
         left = [_less(layer, removals) for layer in self.problem.placed if layer.node not in nodes]
-        placed = [layer for layer in left if layer is not None]
+        placed = [layer for layer in left if layer is not None] + [one for removal in removals for one in removal.added]
         pairs = [removal.bridged for removal in removals if removal.bridged.size]
         if pairs:
             units, placed = self._bridged(units, placed, pairs)
@@ -205,7 +212,7 @@ class _Reader:
     """Reads of a graph what goes with a block."""
 
     def __init__(self, graph: gs.Graph, plan: Plan, problem: WidthProblem, unit_of_class: dict[int, int]) -> None:
-        self._plan, self._unit_of, self._problem = plan, unit_of_class, problem
+        self._graph, self._plan, self._unit_of, self._problem = graph, plan, unit_of_class, problem
         self._nodes = {node.name: node for node in graph.nodes}
         self._tensors = {tensor.name: tensor for tensor in tensors(graph)}
         self._returned = {id(tensor) for tensor in graph.outputs}
@@ -227,7 +234,9 @@ class _Reader:
         if node is None:
             return None
         gone = {*block.nodes}
-        if block.kind == "branch" and len(node.inputs) == 2 and not block.mean:
+        end = node.outputs[0]
+        added = bool(block.mean) and isinstance(carriers(self._graph, end, np.asarray(block.mean)), str)
+        if block.kind == "branch" and len(node.inputs) == 2 and not added:
             gone.add(node.name)
         if block.kind == "part":
             return self._part(block, lost, node, gone)
@@ -236,7 +245,15 @@ class _Reader:
             return None
         within = gone | {block.node}
         freed = tuple(u for u, homes in enumerate(self._homes) if homes and homes <= within)
-        return Removal(block, lost, frozenset(gone), freed, bridged=bridged)
+        more = self._sum_of(node) if block.kind == "chain" and added else ()
+        return Removal(block, lost, frozenset(gone), freed, bridged=bridged, added=more)
+
+    def _sum_of(self, last: Node) -> tuple[Placed, ...]:
+        """The addition of a constant to what a node yields."""
+        size = self._plan.channels.shapes.get(id(last.outputs[0])) or (1, 1, 1, 1)
+        slot = self._slot_made(last.outputs[0])
+        family = Family("unary", "scale", size=(size[2], prod(size[3:])))
+        return (Placed(family, (slot,), (slot,), (0,), (0,), f"{last.name}_bridge"),)
 
     def _part(self, block: Block, lost: float, concat: Node, gone: set[str]) -> Removal:
         whole, end = concat.outputs[0], concat.inputs[block.index]

@@ -1,8 +1,8 @@
 """Taking blocks out of a graph (see `analysis.blocks`): the operand, the part or the chain is gone, and what was
 computed for it alone. The result is the graph with the block masked (`pruning.mask`), exactly.
 
-What a branch or a chain leaves behind is an addition of a constant. Where the model's own code has none, the layers
-that read it take the constant into their biases, or the block stays (see `analysis.carriers`).
+What a branch or a chain leaves behind is a constant. The layers that read it take it into their biases where that is
+exact (see `analysis.carriers`); elsewhere it is added, or, where the model's own code adds nothing, the block stays.
 """
 
 from __future__ import annotations
@@ -56,14 +56,16 @@ def take_out(model: Model, blocks: Sequence[Block]) -> list[Block]:
 
 def _take_one(model: Model, node: Node, block: Block) -> bool:
     graph = model.graph
-    if block.mean and model.equal_parts:
-        shifts = carried(graph, node, block)
-        if isinstance(shifts, str) or not _take_one(model, node, replace(block, mean=())):
+    shifts = carried(graph, node, block) if block.mean else ""
+    if not isinstance(shifts, str):
+        if not _take_one(model, node, replace(block, mean=())):
             return False
         name = Namer(graph)
         for layer, shift in shifts:
             shift_outputs(model, layer, shift, name)
         return True
+    if block.mean and model.equal_parts:
+        return False
     if block.kind == "chain":
         first = node_named(graph, block.nodes[0])
         start = next((t for t in first.inputs if not is_constant(t)), None) if first is not None else None

@@ -223,3 +223,20 @@ def test_blocks_only_are_made_up_for_where_no_width_changes(images: Path) -> Non
     feeds = random_feeds(before)
     wanted, plain, fitted = (run_onnx(each, feeds)["y"] for each in (before, bare, after))
     assert np.square(fitted - wanted).mean() < 0.7 * np.square(plain - wanted).mean()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_what_a_block_leaves_goes_into_biases_where_no_reader_pads(kernel: int) -> None:
+    weights = ", ".join([conv("stem", 3, WIDTH), *(conv(n, WIDTH, WIDTH, kernel) for n in "pqa"), conv("h", WIDTH, 4)])
+    text = f"{layer('stem', 'x')} {layer('p', 'stem', kernel)} {layer('q', 'p', kernel)} r = Add(stem, q)"
+    text += f" {layer('a', 'r', kernel)} {layer('h', 'a', act=False)} y = Relu(h)"
+    rng = np.random.default_rng(2)
+    values = {f"{n}.gamma": rng.uniform(0.5, 1.5, WIDTH) for n in ("stem", "p", "a")} | {"h.gamma": np.ones(4)}
+    values |= {"q.gamma": np.full(WIDTH, 0.01), "q.beta": rng.uniform(0.5, 1, WIDTH)}
+    before = build(onnx_text("float[1,3,32,32] x", "float[1,4,32,32] y", weights, text, 17), values=values)
+    after = run(before, DropBlocks(target="0.7x", cost="macs", importance="gamma"))
+    assert not {"p", "q"} & left(after)
+    (block,) = after.carried.blocks
+    assert any(block.mean), "the control: it yields something on average"
+    assert [node.op for node in after.graph.nodes].count("Add") == (0 if kernel == 1 else 1)
+    assert_same(mask_blocks(before, after.carried.blocks), after)
