@@ -1,10 +1,11 @@
-"""Every architecture with a third of its residual branches killed: are all of them gone, exactly, in both files?
+"""Every architecture with a third of its removable blocks killed: are all of them gone, exactly, in both files?
 
     python bench/dead_blocks.py [--only NAME,NAME]
 
-γ = β = 0, and γ = 0 with any β. Each is compiled with the default options, which runs both files and compares them
-with the source. Writes bench/results/dead_blocks.md, a row an architecture; rows that are there already are kept
-(delete the file to measure anew).
+Residual branches, and parts of a Concat, that end in a BatchNormalization: γ = β = 0, and γ = 0 with any β. Each is
+compiled with the default options, which runs both files and compares them with the source. Writes
+bench/results/dead_blocks.md, a row an architecture; rows that are there already are kept (delete the file to measure
+anew).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def row(name: str, beta: bool) -> str:
     proto, killed = with_dead_blocks(name, beta=beta)
     first = f"| {name} | {'any' if beta else '0'} | {len(killed)} |"
     if not killed:
-        return f"{first} no residual branch ends in a BatchNormalization | | | | |"
+        return f"{first} no branch or part ends in a BatchNormalization | | | | |"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{name}.onnx"
         onnx.save(proto, source)

@@ -4,7 +4,7 @@
 
 1. an operand of a sum that is exactly zero goes, and with it everything upstream that nobody else reads; one that is a
    constant per channel becomes that constant, as does a constant gate (see `rewrites.dead_operands`);
-2. a part of a Concat that is unread or constant leaves it (see `rewrites.concat_parts`);
+2. a part of a Concat that is unread or constant leaves it, or stays as a constant (see `rewrites.concat_parts`);
 3. rows that nobody needs at their place become zero, so that what they alone read dies as any other channel.
 
 Zero and constant are what holds for every input (see `analysis.moments`), and no running statistics are believed. A

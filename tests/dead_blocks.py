@@ -1,4 +1,5 @@
-"""Architectures with dead blocks: a random third of the branches that end in a BatchNormalization, killed."""
+"""Architectures with dead blocks: a random third of the residual branches and parts of Concats that end in a
+BatchNormalization, killed."""
 
 from __future__ import annotations
 
@@ -30,18 +31,41 @@ def _last_norm(tensor: Tensor, steps: int = 4) -> Node | None:
 
 
 def removable(proto: onnx.ModelProto) -> list[str]:
-    """The modules whose γ and β decide whether a residual branch contributes anything."""
+    """The modules whose γ and β decide whether a residual branch, or a part of a Concat, contributes anything."""
     model = Model.from_onnx(proto)
     PassManager(preparation(CompileOptions())).run(model)
     found = set()
     for node in model.graph.nodes:
-        if node.op != "Add" or any(producer(tensor) is None for tensor in node.inputs):
+        if any(producer(tensor) is None for tensor in node.inputs):
             continue
-        norms = [_last_norm(tensor) if len(tensor.outputs) == 1 else None for tensor in node.inputs]
-        names = [norm.inputs[1].name for norm in norms if norm is not None]
-        # Of two branches that are summed, one stays: there is no detector without any.
-        found |= {name.removesuffix(".weight") for name in names[-1:] if name.endswith(".weight")}
+        if node.op == "Add":
+            # Of two branches that are summed, one stays: there is no detector without any.
+            names = [_norm_behind(tensor) if len(tensor.outputs) == 1 else None for tensor in node.inputs]
+            found |= set([name for name in names if name is not None][-1:])
+        elif node.op == "Concat" and node.attrs["axis"] == 1:
+            names = [_norm_behind(_enlarged(tensor)) if _alone(tensor) else None for tensor in node.inputs]
+            found |= {name for name in names[None not in names :] if name is not None}
     return sorted(found)
+
+
+def _norm_behind(tensor: Tensor) -> str | None:
+    norm = _last_norm(tensor)
+    name = "" if norm is None else norm.inputs[1].name
+    return name.removesuffix(".weight") if name.endswith(".weight") else None
+
+
+def _enlarged(tensor: Tensor) -> Tensor:
+    """What is resized or pooled to a tensor."""
+    node = producer(tensor)
+    while node is not None and node.op in ("Resize", "MaxPool", "AveragePool"):
+        tensor = node.inputs[0]
+        node = producer(tensor)
+    return tensor
+
+
+def _alone(tensor: Tensor) -> bool:
+    """Whether a part, and what it is enlarged from, is read nowhere else."""
+    return len(tensor.outputs) == 1 and len(_enlarged(tensor).outputs) == 1
 
 
 def with_dead_blocks(name: str, *, beta: bool, seed: int = 0) -> tuple[onnx.ModelProto, list[str]]:

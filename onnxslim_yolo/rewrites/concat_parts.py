@@ -9,6 +9,8 @@ the range, if on every path from the Concat
 2. each convolution reads each of the channels with a weight of zero, or finds it exactly zero, or finds it exactly a
    constant and does not pad, so that its bias takes that over.
 
+Where a constant is read with padding, or taken apart, it stays, as the map that it is, and what computed it goes.
+
 A pool, say, shares its channels with what it pools: as a class they live, at this place they do not.
 """
 
@@ -19,7 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.analysis.blocks import alone_for
 from onnxslim_yolo.analysis.dead import along
 from onnxslim_yolo.analysis.moments import MomentAnalysis
 from onnxslim_yolo.analysis.needed import UNARY, NeededChannels
@@ -33,11 +37,13 @@ from onnxslim_yolo.ir.graph import (
     is_graph_output,
     nodes_of,
     replace_constant,
+    set_input,
+    static_shape,
 )
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ir.origins import made_by_cutting, origin_of
+from onnxslim_yolo.ir.origins import ADDED, made_by_cutting, origin_of, set_origin
 from onnxslim_yolo.ops.arithmetic import is_product, is_sum
-from onnxslim_yolo.ops.linear import CONVOLUTIONS, LinearLayer, is_steady, matrix_of
+from onnxslim_yolo.ops.linear import CONVOLUTIONS, LINEAR, LinearLayer, is_steady, matrix_of
 from onnxslim_yolo.ops.movement import is_join
 from onnxslim_yolo.ops.norms import is_batch_norm, is_norm_by_channel
 from onnxslim_yolo.ops.spatial import RESIZES
@@ -74,7 +80,27 @@ def drop_part(model: Model, needs: NeededChannels, moments: MomentAnalysis, may_
             if graph is not None:
                 model.graph = graph
                 return True
+            if _written_down(model, node, index, moments):
+                return True
     return False
+
+
+MOST_WRITTEN = 1 << 20
+"""Numbers that a constant map may have: beyond, what computes it is the smaller file."""
+
+
+def _written_down(model: Model, concat: Node, index: int, moments: MomentAnalysis) -> bool:
+    """A part that is constant, but not beyond the border of who reads it with padding: the map itself is put there."""
+    tensor = concat.inputs[index]
+    value, shape = constant_value(moments, tensor), static_shape(tensor)
+    if value is None or shape is None or int(np.prod(shape)) > MOST_WRITTEN:
+        return False
+    if not any(node.op in LINEAR for node in alone_for(model.graph, tensor)):
+        return False
+    whole = gs.Constant(Namer(model.graph)(f"{tensor.name}_constant"), np.broadcast_to(value, shape).copy())
+    set_origin(whole, ADDED)
+    set_input(concat, index, whole)
+    return True
 
 
 def _range(model: Model, concat: Node, index: int, needs: NeededChannels, moments: MomentAnalysis) -> _Range | None:

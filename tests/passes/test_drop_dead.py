@@ -7,9 +7,11 @@ import pytest
 
 from onnxslim_yolo.ir.graph import Array, initializers
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.passes import DropDead
+from onnxslim_yolo.passes import DropDead, PruneChannels, SliceChannels
 from onnxslim_yolo.passes.canonicalise import Canonicalise
+from onnxslim_yolo.pruning.mask import masked
 from onnxslim_yolo.pruning.removed import as_modules
+from onnxslim_yolo.rewrites import concat_parts
 from tests.numeric import assert_same, build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text, run
 
@@ -150,7 +152,7 @@ CASES: dict[str, tuple[str, str, Values, set[str], set[str]]] = {
             "k = Sigmoid(n) r = Mul(n, k)"
         ),
         dead("q", 5),
-        set(),  # the norm's β shows in place of what is dead, and a padded convolution reads that
+        {"p", "q"},  # the norm's β shows in place of what is dead, and a padded convolution reads that: zeros stay
         set(),
     ),
     "part-under-a-pool": (
@@ -188,12 +190,23 @@ def test_the_comparison_can_fail() -> None:
     assert max(differences(run_onnx(before, feeds), run_onnx(after, feeds)).values()) > 1e-3
 
 
-def test_a_constant_that_padding_spoils_stays() -> None:
+def test_a_constant_that_padding_spoils_stays_as_the_map_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, body, *_ = CASES["part-of-a-concat"]
     before = model(weights, body, dead("q", 5, 0.7))
     after = run(before, DropDead())
     assert_same(before, after)
-    assert {"q", "h"} <= left(after)
+    assert not {"p", "q"} & left(after)
+    (joined,) = [node for node in after.graph.nodes if node.op == "Concat"]
+    assert [int(tensor.shape[1]) for tensor in joined.inputs] == [8, 5]
+    assert DropDead().run(after) == 0
+
+    planned = run(after, PruneChannels(0.8))  # of the channels that came
+    assert planned.plan is not None and planned.plan.removed
+    assert_same(masked(planned, planned.plan), run(planned, SliceChannels()))
+
+    monkeypatch.setattr(concat_parts, "MOST_WRITTEN", 10)  # a map of many numbers is no smaller than what computes it
+    assert "q" in left(run(before, DropDead()))
+    assert "q" in left(run(model(weights, body, dead("q", 5, 0.7), batch="N"), DropDead()))
 
 
 def test_what_is_broadcast_stays() -> None:

@@ -186,9 +186,9 @@ def test_what_is_returned_stays_right(end: str) -> None:
     assert_same(before, run(before, DropDead()))
 
 
-def test_groups_that_would_not_stay_equal_keep_their_part() -> None:
+def test_groups_that_would_not_stay_equal_keep_the_parts_channels() -> None:
     body = f"{PARTS} r = Concat<axis=1>(stem, q) {layer('h', 'r', 3, 2, act=False)} y = Relu(h)"
     before = model(f"{WIDE}, {conv('h', 16, 4, 3, 2)}", body, dead("q", 8))
     after = run(before, DropDead())
     assert_same(before, after)
-    assert "q" in left(after)
+    assert "q" not in left(after) and "q_constant" in left(after)
