@@ -170,11 +170,13 @@ class DropBlocks(PruneToTarget):
         whole = Allocation(tuple(problem.planned), problem.latency(problem.planned), problem.lost(problem.planned))
         if whole.latency <= limit:
             return []
+        images = self._images(model)
+        fits = bridges(model, blocks, images[::2]) if images else [None] * len(blocks)
         if self.depth == "only":
-            losses = self._losses(model, plan, blocks, self._fits(model, blocks))
+            losses = self._losses(model, plan, blocks, fits, images)
             there = Blocks(model.graph, plan, problem, blocks, losses)
             return self._until(model, offers(there, whole), limit, source)
-        widths, fits = self.solve(problem, limit), self._fits(model, blocks)
+        widths = self.solve(problem, limit)
         there = Blocks(model.graph, plan, problem, blocks, block_losses(model, plan, blocks, fits=fits))
         if self.calib is None:
             found = choose_blocks(there, self.candidates(problem), limit, widths)
@@ -182,7 +184,7 @@ class DropBlocks(PruneToTarget):
         roughly = offers(there, widths)[:MEASURED]
         few = [k for k, block in enumerate(blocks) if any(block is offer.block for offer in roughly)]
         chosen, those = [blocks[k] for k in few], [fits[k] for k in few]
-        losses = self._losses(model, plan, chosen, those)
+        losses = self._losses(model, plan, chosen, those, images)
         return self._as_measured(model, offers(Blocks(model.graph, plan, problem, chosen, losses), widths))
 
     def _as_measured(self, model: Model, ranked: Sequence[Offer]) -> list[Block]:
@@ -211,13 +213,15 @@ class DropBlocks(PruneToTarget):
         """Every other one to fit by, the rest to measure on."""
         return [] if self.calib is None else list(CalibrationImages(self.calib, model, 2 * IMAGES, "fit"))
 
-    def _fits(self, model: Model, blocks: Sequence[Block]) -> list[Bridge | None]:
-        """What compensation will keep of each block; None where there are no images."""
-        images = self._images(model)[::2]
-        return bridges(model, blocks, images) if images else [None] * len(blocks)
-
-    def _losses(self, model: Model, plan: Plan, blocks: Sequence[Block], fits: Sequence[Bridge | None]) -> list[float]:
-        images = self._images(model)
+    def _losses(
+        self,
+        model: Model,
+        plan: Plan,
+        blocks: Sequence[Block],
+        fits: Sequence[Bridge | None],
+        images: Sequence[Array],
+    ) -> list[float]:
+        """What is lost with each block; `fits`: what compensation will keep of it, None where there are no images."""
         head = HeadError.of(model, images[1::4] or images) if images else None
         # Compensation will restore means at least: measured with those that are known.
         means = [None] * len(blocks) if head is None else block_means(model, plan, blocks)

@@ -174,8 +174,9 @@ class PruneToTarget:
         """The widths that lose least at the limit; the cheapest where none meets it."""
         found = problem.found.get((limit, self.floor))
         if found is None:
-            found = most_important(problem, self.candidates(problem), limit, list(problem.planned))
-            problem.found[limit, self.floor] = found
+            found = problem.found[limit, self.floor] = most_important(
+                problem, self.candidates(problem), limit, list(problem.planned)
+            )
         return found
 
     def costs(self) -> Costs:

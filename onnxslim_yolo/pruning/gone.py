@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -222,11 +221,10 @@ class _Reader:
                 if cls in unit_of_class:
                     self._homes[unit_of_class[cls]].add(use.node.name)
         self._linear = [True] * len(problem.units)
-        for layer in problem.placed:
-            for slot in (*layer.ins, *layer.outs):
-                for unit, filled in slot.parts:
-                    steps = {b - a for a, b in pairwise(filled)}
-                    self._linear[unit] &= len(steps) == 1
+        slots = {id(slot): slot for layer in problem.placed for slot in (*layer.ins, *layer.outs)}
+        for unit, filled in (part for slot in slots.values() for part in slot.parts):
+            # The n-th channel fills as many positions as the first.
+            self._linear[unit] &= filled == tuple(range(0, filled[1] * len(filled), filled[1] or 1))
 
     def removal(self, block: Block, lost: float) -> Removal | None:
         """What goes with a block; None of one that the problem cannot be without."""

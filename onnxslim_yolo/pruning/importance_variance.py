@@ -83,7 +83,7 @@ def position_shares(place: Contraction, variance: Array) -> Array | None:
 def column_energy(place: Contraction) -> Array | None:
     """‖W_c‖² of each input channel's weights, over outputs and kernel positions, shape (n,); None without a
     weight."""
-    layer = LinearLayer.of(place.node)
-    if place.taps is None or layer is None:
+    layer = LinearLayer.of(place.node) if place.weighted else None
+    if layer is None:
         return None
     return np.asarray((layer.blocks**2).sum(axis=(1, 3)).reshape(-1))

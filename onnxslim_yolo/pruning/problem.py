@@ -168,9 +168,17 @@ class WidthProblem:
 
     def latency(self, choice: Choice) -> float:
         """µs of the whole network."""
-        return self.constant + sum(
-            term.latency(tuple([slot.width(choice) for slot in term.slots]), self.costs) for term in self.terms
-        )
+        widths: dict[int, int] = {}  # layers share slots
+        total = 0.0
+        for term in self.terms:
+            key = []
+            for slot in term.slots:
+                width = widths.get(id(slot))
+                if width is None:
+                    width = widths[id(slot)] = slot.width(choice)
+                key.append(width)
+            total += term.latency(tuple(key), self.costs)
+        return self.constant + total
 
     def beside(self, unit: int) -> list[int]:
         """The other units whose widths a layer has that knows this one's."""
