@@ -3,7 +3,7 @@
     python bench/arm_tables.py count a76|a72 MODEL…     layers and whole networks, into --cells
     python bench/arm_tables.py write a76|a72 MODEL…     the table, by the weights in bench/results/arm_latency.json
     python bench/arm_tables.py write a76|a72 --int8 MODEL…      its int8 times alone; floats stay as they were written
-    … --bf16                                            of ncnn set to bf16: ncnn-pi5-bf16.json, ncnn-pi4-bf16.json
+    … --bf16  (behind the networks)                     of ncnn set to bf16: ncnn-pi5-bf16.json, ncnn-pi4-bf16.json
     python bench/arm_tables.py sample a76|a72           some of the layers, for tests/latency/test_counted.py
     python bench/arm_tables.py judge                    the analytic model against all of them: results/arm_formula.md
 

@@ -20,13 +20,15 @@ from typing import Literal, get_args
 from onnxslim_yolo.errors import UsageError
 
 Isa = Literal["avx512", "avx2", "neon-fp16", "neon"]
-Arithmetic = Literal["fp16", "fp32"]
+Arithmetic = Literal["fp16", "fp32", "bf16"]
 
 DeviceName = Literal[
     "host", "pi5", "pi4", "pi3", "pizero2", "rk3588", "rk3566", "android", "android-fp32", "x86-avx512", "x86-avx2",
-    "avx512", "avx2", "neon-fp16", "neon", "hexagon", "ascend", "artpec9", "artpec8", "rknpu", "tinpu",
+    "pi5-bf16", "pi4-bf16", "avx512", "avx2", "neon-fp16", "neon", "hexagon", "ascend", "artpec9", "artpec8", "rknpu",
+    "tinpu",
 ]  # fmt: skip
-"""What `--for` takes. avx512, avx2, neon-fp16 and neon name an instruction set and nothing else."""
+"""What `--for` takes. pi5-bf16 and pi4-bf16: with `use_bf16_storage` set and fp16 switched off in ncnn. avx512, avx2,
+neon-fp16 and neon name an instruction set and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Device:
     Attributes:
         name, title: as typed, and in words.
         isa: its instruction set; None of an accelerator.
-        arithmetic: what ncnn computes in there by itself.
+        arithmetic: what ncnn computes in there by itself, or, bf16, stores in where it is told to.
         caches: bytes of the first, second and third level that one core sees; 0: none. Empty: not known.
         grid: channels that a width should be a multiple of.
         note: what a user should know. source: where that is from.
@@ -105,6 +107,8 @@ def _accelerator(name: str, title: str, grid: int, source: str) -> Device:
 _ALL = (
     Device("pi5", "Raspberry Pi 5 (Cortex-A76)", "neon-fp16", "fp16", (64 * _K, 512 * _K, 2 * _M), 8),
     Device("pi4", "Raspberry Pi 4 (Cortex-A72)", "neon", "fp32", (32 * _K, _M, 0), 4),
+    Device("pi5-bf16", "Raspberry Pi 5 (Cortex-A76), ncnn in bf16", "neon", "bf16", (64 * _K, 512 * _K, 2 * _M), 4),
+    Device("pi4-bf16", "Raspberry Pi 4 (Cortex-A72), ncnn in bf16", "neon", "bf16", (32 * _K, _M, 0), 4),
     Device("pi3", "Raspberry Pi 3 (Cortex-A53)", "neon", "fp32", (32 * _K, 512 * _K, 0), 4, like=_A53_3),
     Device("pizero2", "Raspberry Pi Zero 2 (Cortex-A53)", "neon", "fp32", (32 * _K, 512 * _K, 0), 4, like=_A53_ZERO),
     Device("rk3588", "RK3588 (Cortex-A76)", "neon-fp16", "fp16", (64 * _K, 512 * _K, 3 * _M), 8, like=_A76),

@@ -34,7 +34,7 @@ def test_every_name_is_a_device_with_a_grid() -> None:
         device_of("pi6")
 
 
-@pytest.mark.parametrize(("name", "dearer"), [("pi5", True), ("pi4", False)])
+@pytest.mark.parametrize(("name", "dearer"), [("pi5", True), ("pi4", False), ("pi4-bf16", False), ("pi5-bf16", False)])
 def test_a_pi_is_judged_by_counted_instructions(name: str, dearer: bool, tmp_path: Path) -> None:
     table = table_for("ncnn", name)
     assert table.families and INSTRUCTIONS in table.name and ANALYTIC not in table.name
