@@ -4,8 +4,9 @@
                                            [--threads 1 2]
 
 The assignments take turns in widths of any kind and in multiples of 4, 8 and 16. Writes
-bench/results/predicted-MODEL-RUNTIME-SIZE.json and .md, and with "-N-threads" for more than one thread. Unless --table
-says otherwise, the tables are of one thread: with more, the absolute errors mean nothing, ranks and ratios do.
+bench/results/predicted-MODEL-RUNTIME-SIZE.json and .md, and with "-N-threads" for more than one thread. Where the table
+is of one thread, the absolute errors of more mean nothing, ranks and ratios do. Where no table was measured the formula
+predicts, and results end in "-formula".
 
     --avx2 LAUNCHER     in the Python that bench/avx2_only.py leaves, by AVX2's table; results end in "-avx2"
 """
@@ -25,6 +26,7 @@ from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency import table_for
+from onnxslim_yolo.latency.methods import ANALYTIC
 from onnxslim_yolo.measure.benchmark import benchmark
 
 STEPS = (1, 4, 8, 16)
@@ -79,6 +81,7 @@ def keep(facts: dict, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     suffix = "" if facts["threads"] == 1 else f"-{facts['threads']}-threads"
     suffix += "-avx2" if facts["kept_from_avx512"] else ""
+    suffix += "-formula" if ANALYTIC in facts["table"] else ""
     stem = f"predicted-{facts['model']}-{facts['runtime']}-{facts['size']}{suffix}"
     (out / f"{stem}.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / f"{stem}.md").write_text(markdown(facts))

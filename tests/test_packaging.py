@@ -16,6 +16,9 @@ OUTSIDE = {"passes": "onnxslim_yolo.passes", "models": "onnxslim_yolo.models"}
 UNSHIPPED = {"onnxslim_yolo.models.zoo", "onnxslim_yolo.models.demo"}
 """What tests and training need, and users do not: kept in the repository, out of the wheel."""
 
+MOST_BYTES = 2_000_000
+"""Of the wheel."""
+
 DATA = {".typed", ".json", ".j2", ".js", ".css", ".gz"}
 """Files that are no Python and have to be in the wheel, too."""
 
@@ -52,6 +55,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_module(installed: Path) -> None:
+    (wheel,) = installed.parent.glob("*.whl")
+    assert wheel.stat().st_size < MOST_BYTES
     for package in packages_in_the_tree():
         here = next(
             (ROOT / k / Path(*package.split(".")[2:]) for k, v in OUTSIDE.items() if package.startswith(v)), None

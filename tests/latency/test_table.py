@@ -17,6 +17,7 @@ from onnxslim_yolo.latency import (
     shipped_tables,
     table_for,
 )
+from onnxslim_yolo.latency.table import NOISY
 from onnxslim_yolo.latency.table_format import read_table, table_as_text, write_table
 from onnxslim_yolo.measure.profile import families_of, measure_families
 from onnxslim_yolo.options import CompileOptions
@@ -259,6 +260,16 @@ def test_shipped_tables_load_and_know_the_cliffs():
         assert table.predict(conv(57, 57)) > table.predict(conv(48, 48))
         wide = Family("conv", kernel=(3, 3), size=(160, 160))
         assert table.predict(conv(31, 31, wide)) > table.predict(conv(32, 32, wide))
+
+
+def test_every_shipped_table_is_named_for_what_it_holds():
+    assert len(shipped_tables()) >= 6
+    for path in shipped_tables():
+        table = read_table(path)
+        owners = [name for name in devices.DEVICES if devices.DEVICES[name].isa == table.isa]
+        files = [shipped.table_file(table.runtime, name, table.threads) for name in owners]
+        assert path in files, path
+        assert table.noise is None or table.noise <= NOISY, path
 
 
 def test_grids_hold_only_finite_widths():
