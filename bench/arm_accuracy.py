@@ -6,8 +6,8 @@ Needs bench/arm_setup.py's Python, and for real networks ../shared/material. Eac
 arithmetic: relative difference of the outputs, detections of the ONNX file (confidence 0.25) that the core finds too,
 their least IoU, and the most that a score is off; for some, mAP50 of both. `unmasked` rows have ncnn's defective
 depthwise kernel in them (emit/ncnn/defects.py), as pairs did before it was worked around. With arm_counter.sh's
-plugin, instructions of one run as well. Networks of models/zoo have random weights and detect nothing: of them the
-outputs are compared. Goes on where it stopped; writes bench/results/arm_accuracy.json and .md.
+plugin, instructions of one run as well. Of networks of models/zoo, whose weights are random, outputs are compared and
+not what they take for objects. Goes on where it stopped; writes bench/results/arm_accuracy.json and .md.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def measure(subject: Subject, device: str, folder: Path, options: argparse.Names
     paths = read_dataset(subject.data, ("val",)).images
     images = [reference.form.feed(load_input(path, reference.size)[0]) for path in paths[: options.images]]
     expected = [list(reference.run(image)) for image in images]
-    head = head_of(reference, expected[0])
+    head = None if subject.file is None else head_of(reference, expected[0])
     for key in todo:
         launcher = f"{default_root()}/arm-python {key['core']} -"
         try:
