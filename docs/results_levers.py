@@ -25,10 +25,11 @@ LEVERS = (
     Result(
         "int8",
         "mAP and measured latency of int8 beside float and onnxruntime's own; codes handed on; on ARM by emulation",
-        ("int8.*", "int8_codes*", "arm_int8*"),
+        ("int8.*", "int8_codes*", "int8_equalise*", "arm_int8*"),
         (
             "python bench/int8.py",
             "python bench/int8_codes.py",
+            "python bench/int8_equalise.py",
             "python bench/arm_int8.py",
             "python bench/arm_int8_gain.py",
         ),
