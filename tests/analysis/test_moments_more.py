@@ -60,6 +60,19 @@ def test_a_running_sum_over_channels_of_which_one_is_zero_is_not_known(axis: int
     assert not graph(f"int64 axis = {{{axis}}}", "y = CumSum(b, axis)", values=values).moments("y").exact.any()
 
 
+@pytest.mark.parametrize(
+    ("gamma", "beta", "exact"),
+    [([0, 0, 0, 0], [0.3] * 4, True), ([0, 0, 0, 0], [0.3, 0.3, 0.3, 0.4], False), ([1, 0, 0, 0], [0.3] * 4, False)],
+)
+def test_pixels_from_several_channels_are_one_constant_where_these_are(
+    gamma: list[float], beta: list[float], exact: bool
+) -> None:
+    values = {"n.gamma": np.array(gamma, float), "n.beta": np.array(beta)}
+    found = graph("", "y = DepthToSpace<blocksize=2>(b)", values=values).moments("y")
+    assert found.exact.reshape(-1).tolist() == [exact]
+    assert not exact or nearly(found.mean, 0.3)
+
+
 def test_what_is_normalised_over_groups_has_gamma_squared_about_beta() -> None:
     values = {"gamma": np.array([1.0, -2.0, 3.0, 0.0]), "beta": np.array([0.5, 1.0, -1.0, 2.0])}
     text = onnx_text(
