@@ -70,7 +70,8 @@ def drop_part(model: Model, needs: NeededChannels, moments: MomentAnalysis, may_
             continue
         for index, tensor in enumerate(node.inputs):
             unread = not needs.of(tensor).any() or constant_value(moments, tensor) is not None
-            if not unread or len(node.inputs) < 2 or not may_go(tensor):
+            # A constant has no reader's needs noted, and nothing goes with it.
+            if not unread or is_constant(tensor) or len(node.inputs) < 2 or not may_go(tensor):
                 continue
             found = _range(model, node, index, needs, moments)
             if found is not None:

@@ -265,3 +265,22 @@ def test_a_module_went_where_all_that_lies_directly_in_it_did() -> None:
     assert as_modules(["model.2.cv1.conv", "model.2.cv1.bn"], layers) == ["model.2.cv1"]
     assert as_modules(["model.2.cv1.conv"], layers) == ["model.2.cv1.conv"]
     assert as_modules(["model.3.conv", "model.3.m.conv"], layers) == ["model.3.conv", "model.3.m"]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_constants_among_the_parts_end_the_search(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant that stands in a Concat is no part to take out: nobody reads less without it, again and again."""
+    body = block(f"j = Concat<axis=1>(stem, q) {layer('s', 'j', 3, groups)} r = Concat<axis=1>(s, j)")
+    weights = f"{STEM}, {conv('p', 8, 6)}, {conv('q', 6, 8)}, {conv('s', 16, 8, 3, groups)}, {conv('h', 24, 4)}"
+    before = model(weights, body, dead("q", 8, 0.7))
+    rounds, once = [0], DropDead._once
+
+    def counted(self: DropDead, one: Model) -> int:
+        rounds[0] += 1
+        assert rounds[0] < 9, "it does not end"
+        return once(self, one)
+
+    monkeypatch.setattr(DropDead, "_once", counted)
+    after = run(before, DropDead())
+    assert_same(before, after)
+    assert "q" not in left(after)
