@@ -128,7 +128,9 @@ def _binary(function: Callable[[Size, Size], Size | None]) -> Rule:
         first, second = (sizes_of(tensor, depth) for tensor in node.inputs[:2])
         if first is None or second is None or (1 not in (len(first), len(second)) and len(first) != len(second)):
             return None
-        count = max(len(first), len(second))
+        count = max(len(first), len(second)) if first and second else 0
+        if not count:
+            return []
         pairs = zip(first * (count // len(first)), second * (count // len(second)), strict=True)
         return [None if a is None or b is None else function(a, b) for a, b in pairs]
 
