@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from onnxslim_yolo.emit.ncnn.defects import is_wrong, note_of, work_around
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
+from onnxslim_yolo.emit.ncnn.format import Layer, Param
 from onnxslim_yolo.emit.ncnn.write import write_ncnn, write_pair
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession, run_ncnn
@@ -114,3 +117,75 @@ def test_what_half_precision_does_not_hold_is_computed_in_fp32(tmp_path: Path) -
     assert all(line.endswith("31=3") for line in lines) and any("the whole pair is kept in fp32" in n for n in notes)
     assert (mended.folder / "model.ncnn.param").read_text() == mended.pair.param
     assert "31=3" not in source.param
+
+
+def conv(**changed: int | None) -> Layer:
+    """The layer that is hit, with parameters changed (as `p7=4`) or left out (None)."""
+    params: dict[int, Param] = {0: 8, 1: 3, 11: 3, 2: 1, 12: 1, 3: 2, 13: 2, 7: 8, 15: 1}
+    params.update({int(key[1:]): value for key, value in changed.items() if value is not None})
+    gone = [int(key[1:]) for key, value in changed.items() if value is None]
+    return Layer("ConvolutionDepthWise", "c", ["x"], ["y"], {k: v for k, v in params.items() if k not in gone})
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "wrong"),
+    [
+        (conv(), (8, 6, 6), True),
+        (conv(), (8, 6, 7), True),
+        (conv(), (8, 6, 4), False),
+        (conv(), (8, 6, 5), False),
+        (conv(), (8, 6), False),
+        (conv(), (), False),
+        (conv(p2=None, p12=None), (8, 6, 6), True),
+        (conv(p1=1), (8, 6, 6), False),
+        (conv(p11=1), (8, 6, 6), False),
+        (conv(p11=None), (8, 6, 6), False),
+        (conv(p2=2), (8, 6, 6), False),
+        (conv(p12=2), (8, 6, 6), False),
+        (conv(p3=1), (8, 6, 6), False),
+        (conv(p13=None), (8, 6, 6), False),
+        (conv(p7=4), (8, 6, 6), False),
+        (conv(p0=16), (8, 6, 6), False),
+        (conv(p0=4, p7=4), (4, 6, 6), False),
+        (conv(p0=12, p7=12), (12, 6, 6), False),
+        (conv(p0=16, p7=16), (16, 6, 6), True),
+        (replace(conv(), type="Convolution"), (8, 6, 6), False),
+    ],
+)
+def test_which_layer_is_hit(layer: Layer, size: tuple[int, ...], wrong: bool) -> None:
+    assert is_wrong(layer, size) == wrong
+
+
+@pytest.mark.parametrize(("width", "more"), [(6, 2), (7, 1), (10, 2), (11, 1)])
+@pytest.mark.parametrize("right", [None, 0, 1])
+def test_the_least_width_that_is_right(width: int, more: int, right: int | None) -> None:
+    dims: dict[str, tuple[int, ...]] = {"y": (8, 6, width)}
+    (wide, crop), names = work_around([conv(p15=right)], dims, known=True)
+    assert names == ["c"] and dims == {"y": (8, 6, width), "y/wide": (8, 6, width + more)}
+    assert wide.params == {**conv().params, 15: (right or 0) + 2 * more} and wide.outputs == ["y/wide"]
+    assert (crop.type, crop.name, crop.inputs, crop.outputs) == ("Crop", "c/crop", ["y/wide"], ["y"])
+    assert crop.params == {9: [0], 10: [width], 11: [2]}
+
+
+def test_where_the_machine_is_not_known_the_layer_is_masked() -> None:
+    other = Layer("Noop", "n", ["y"], [])
+    layers, names = work_around([conv(), other, replace(conv(), name="d")], {"y": (8, 6, 6)}, known=False)
+    assert names == ["c", "d"] and [each.params for each in layers] == [
+        conv().params | {31: 1},
+        {},
+        conv().params | {31: 1},
+    ]
+    assert work_around([conv()], {}, known=False) == ([conv()], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "parts"),
+    [
+        (["c"], True, ["kernel of 'c' is wrong", "a width that is right is computed, and cropped"]),
+        (["c", "d"], True, ["kernel of 2 depthwise layers ('c' …) is wrong"]),
+        (["c"], False, ["kernel of 'c' is wrong", "it is kept from it (31=1)"]),
+        (["c", "d", "e"], False, ["3 depthwise layers ('c' …)", "they are kept from it (31=1)"]),
+    ],
+)
+def test_what_a_report_says(names: list[str], known: bool, parts: list[str]) -> None:
+    assert all(part in note_of(names, known=known) for part in parts)

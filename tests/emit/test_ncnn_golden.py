@@ -11,6 +11,8 @@ from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import UnsupportedError
 from tests.emit.ncnn_cases import BINARY, CONV, ELEMENTWISE, LINEAR, MAP, POOL, one
+from tests.emit.ncnn_cases_bounds import CUTS, GATHERS, ORDERS, WINDOWS
+from tests.emit.ncnn_cases_edges import ALONG, ARITHMETIC, CASTS, FUNCTIONS, NORMS, PADS
 from tests.emit.ncnn_cases_shape import MOVEMENT, RESIZE
 from tests.numeric import build, run_onnx
 
@@ -89,6 +91,53 @@ SHORT = {
     "channel constant": (BINARY["add-const-channel"], ["MemoryData", "BinaryOp"]),
     "shape arithmetic": (MOVEMENT["constant-chain"], ["Reshape"]),
     "resize": (RESIZE["nearest-half-pixel-2"], ["Interp"]),
+    "layer norm without scale": (NORMS["layer-norm-plain"], ["LayerNorm"]),
+    "layer norm over two axes": (NORMS["layer-norm-written-2-axes"], ["Reshape", "LayerNorm", "Reshape"]),
+    "hardswish with other numbers": (FUNCTIONS["hardswish-of-others-turned"], ["HardSwish"]),
+    "a power below 0 of what is positive": (ARITHMETIC["pow-sigmoid-minus-0.7"], ["Sigmoid", "BinaryOp"]),
+    "the highest power multiplied out": (ARITHMETIC["pow-16"], ["UnaryOp"] * 5),
+    "one operand": (ARITHMETIC["Sum-alone"], ["ReLU"]),
+    "a constant of channels": (ARITHMETIC["add-channel-left"], ["MemoryData", "BinaryOp"]),
+    "a pooled operand stays a vector": (ARITHMETIC["mul-pooled"], ["Input", "Pooling", "BinaryOp"]),
+    "whole numbers to wider ones": (CASTS["cast-uint8-to-int32"], ["Split"]),
+    "whole numbers to narrower ones": (CASTS["cast-int64-to-int32"], ["Split"]),
+    "a batch of matrices in five axes": (ALONG["matmul-5d"], ["Input", "MatMul"]),
+    "a mean with the batch": (ALONG["reduce-mean-with-batch"], ["Pooling", "Reshape"]),
+    "no pad": (PADS["pad-nothing"], ["ReLU"]),
+    "pads before a convolution with pads": (PADS["pad-uneven-then-conv"], ["Convolution"]),
+    "pads before a depthwise one": (PADS["pad-uneven-then-depthwise"], ["ConvolutionDepthWise"]),
+    "another value before a convolution": (PADS["pad-value-then-conv"], ["Padding", "Convolution"]),
+    "mirrored before a convolution": (PADS["pad-reflect-then-conv"], ["Padding", "Convolution"]),
+    "channels before a convolution": (PADS["pad-channels-then-conv"], ["Padding", "Convolution"]),
+    "channels behind, before a convolution": (PADS["pad-behind-channels-then-conv"], ["Padding", "Convolution"]),
+    "uneven pads before an average": (PADS["pad-uneven-then-average"], ["Pooling"]),
+    "pads before an average with pads": (PADS["pad-then-padded-average"], ["Padding", "Pooling"]),
+    "another value before an average": (PADS["pad-value-then-average"], ["Padding", "Pooling"]),
+    "the lowest value before a maximum": (PADS["pad-lowest-then-max"], ["Pooling"]),
+    "pads before a mean of all": (PADS["pad-then-global"], ["Padding", "Pooling", "Reshape"]),
+    "a slice of everything": (CUTS["slice-all"], ["Split"]),
+    "one element of a step": (CUTS["slice-one-step-left"], ["Crop"]),
+    "thirds by slicing": (CUTS["thirds-by-slicing"], ["Slice", "Concat"]),
+    "a gap between slices": (CUTS["gap-by-slicing"], ["Split", "Crop", "Crop", "Concat"]),
+    "slices that overlap": (CUTS["overlap-by-slicing"], ["Split", "Crop", "Crop", "Concat"]),
+    "slices that end early": (CUTS["short-by-slicing"], ["Split", "Crop", "Crop", "Concat"]),
+    "slices that start late": (CUTS["late-by-slicing"], ["Split", "Crop", "Crop", "Concat"]),
+    "all of a split": (CUTS["split-one"], ["ReLU"]),
+    "one piece of a split": (CUTS["split-middle-used"], ["Crop"]),
+    "halves of merged axes": (CUTS["halves-of-merged"], ["Slice", "Reshape", "Reshape"]),
+    "a gather of everything": (GATHERS["gather-all"], ["Split"]),
+    "a gather that shuffles four channels": (GATHERS["gather-shuffle-of-4"], ["ShuffleChannel"]),
+    "a gather that nearly shuffles": (GATHERS["gather-nearly-shuffled"], ["Slice", "Concat"]),
+    "twelve pieces": (GATHERS["gather-12-pieces"], ["Split", *["Crop"] * 12, "Concat"]),
+    "thirteen pieces": (GATHERS["gather-13-pieces"], ["Convolution"]),
+    "one operand to put together": (ORDERS["concat-one"], ["ReLU"]),
+    "tiled once": (ORDERS["tile-once"], ["ReLU"]),
+    "shuffle of four by two": (ORDERS["shuffle-4-by-2"], ["ShuffleChannel"]),
+    "moved there and back": (ORDERS["transposed-twice"], ["Split"]),
+    "moved around a reshape": (ORDERS["transposed-around-a-reshape"], ["Reshape"]),
+    "a pixel with pads": (WINDOWS["conv-pixel-padded"], ["Pooling", "Reshape", "Convolution"]),
+    "a pixel in groups": (WINDOWS["conv-pixel-grouped"], ["Pooling", "Reshape", "ConvolutionDepthWise"]),
+    "a row of one": (WINDOWS["conv-row-of-one"], ["Reshape", "InnerProduct", "Reshape"]),
     "nothing": (MOVEMENT["input-is-output"], ["Split", "UnaryOp"]),
 }
 
@@ -97,6 +146,21 @@ SHORT = {
 def test_layers(name: str) -> None:
     text, expected = SHORT[name]
     assert kinds(text) == expected
+
+
+LINES = {
+    "powers of two factors": (WINDOWS["conv-row-strided"], "Convolution", "1=3 2=2 3=2 4=1 6=72 11=1 15=2"),
+    "shuffle of two by four": (ORDERS["shuffle-2-by-4"], "ShuffleChannel", "0=2"),
+    "shuffle of four by two": (ORDERS["shuffle-4-by-2"], "ShuffleChannel", "0=2 1=1"),
+    "hardswish": (FUNCTIONS["hardswish-of-others"], "HardSwish", "0=3.00000012e-01 1=4.00000006e-01"),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_parameters(name: str) -> None:
+    text, kind, expected = LINES[name]
+    (line,) = (line for line in lines(text) if line.startswith(f"{kind} "))
+    assert set(expected.split()) <= set(line.split()), line
 
 
 REFUSED = {

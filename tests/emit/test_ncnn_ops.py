@@ -13,7 +13,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.ncnn_reader import parse_param
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
-from tests.emit import ncnn_cases, ncnn_cases_shape, ncnn_cases_strangers
+from tests.emit import ncnn_cases, ncnn_cases_bounds, ncnn_cases_edges, ncnn_cases_shape, ncnn_cases_strangers
 from tests.emit.ncnn_session import fresh_session
 from tests.numeric import build, random_feeds
 
@@ -28,6 +28,8 @@ CASES = {
     **ncnn_cases_shape.MOVEMENT,
     **ncnn_cases_shape.RESIZE,
     **ncnn_cases_strangers.STRANGERS,
+    **ncnn_cases_edges.EDGES,
+    **ncnn_cases_bounds.BOUNDS,
 }
 
 
