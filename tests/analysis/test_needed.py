@@ -199,3 +199,46 @@ def test_an_operator_of_another_domain_needs_all() -> None:
     found = NeededChannels(model.graph, shapes, moments_of(model.graph, shapes))
     assert found.of(model.graph.tensors()["a"]).tolist() == [True] * 4
     assert found.of(model.graph.tensors()["t"]).tolist() == [True, False, True, True]
+
+
+class TestRanks:
+    """Channels lie along axis 1 of matrices as well; a vector has none, and is needed whole or not at all."""
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "t = Relu (f)",
+            "t = Add (f, r)",
+            "t = Add (r, f)",
+            "t = Mul (f, f)",
+            "p, q = Split <axis = 1> (f, halves) t = Concat <axis = -1> (p, q)",
+            "t = Concat <axis = 1> (f)",
+            "t = Gather <axis = 1> (f, same)",
+            "t = Slice (f, zero, four, one)",
+            "t = Reshape (f, flat)",
+        ],
+    )
+    def test_matrices(self, body: str) -> None:
+        ints = """int64[2] halves = {2, 2}, int64[4] same = {0, 1, 2, 3}, int64[1] zero = {0}, int64[1] four = {4},
+            int64[1] one = {1}, int64[2] flat = {1, 4}, int64[4] wide = {1, 2, 1, 1}, float[4, 2] m, float[1, 4] r"""
+        start = f"{STEM} g = GlobalAveragePool (a) f = Flatten (g)"
+        assert Needs(f"{start} {body} o = Gemm (t, m) y = Reshape (o, wide)", ints)["f"] == "1011"
+
+    @pytest.mark.parametrize("w, needed", [(np.ones((2, 4, 1, 1)), "1"), (np.zeros((2, 4, 1, 1)), "0")])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "t = Relu (f)",
+            "t = Add (f, f)",
+            "p, q = Split <axis = 0> (f) t = Concat <axis = 0> (p, q)",
+            "t = Gather (f, order)",
+            "t = Slice (f, zero, four)",
+        ],
+    )
+    def test_vectors(self, body: str, w: Array, needed: str) -> None:
+        ints = (
+            """int64[4] order = {3, 2, 1, 0}, int64[1] zero = {0}, int64[1] four = {4}, int64[4] wide = {1, 4, 1, 1}"""
+        )
+        start = f"{STEM} f = ReduceMean <axes = [0, 2, 3], keepdims = 0> (a)"
+        needs = Needs(f"{start} {body} o = Reshape (t, wide) y = Conv (o, w)", ints, w=w)
+        assert (needs["f"], needs["a"]) == (needed, needed * 4)

@@ -181,7 +181,7 @@ def test_only_operators_of_onnx_are_followed_and_not_forever() -> None:
         out = gs.Variable("y")
         gs.Node("Shape", attrs={"start": 0, "end": None}, inputs=[shaped], outputs=[out], domain=domain)
         assert sizes_of(out) == found
-    here = gs.Constant("c", np.array([5]))
+    here: Tensor = gs.Constant("c", np.array([5]))
     for k in range(DEPTH + 1):
         after = gs.Variable(f"t{k}")
         gs.Node("Identity", inputs=[here], outputs=[after])
