@@ -1,0 +1,57 @@
+"""The most that a tensor can have whose size depends on what is in the image; counted by hand."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+import pytest
+
+from onnxslim_yolo.analysis.most_shapes import most_shapes, of_any_size
+from tests.analysis.graphs import onnx_text
+from tests.numeric import build
+
+WEIGHTS = """int64 ten = {10}, int64 many = {100}, int64 none = {0}, int64[1] zero = {0}, int64[1] one = {1}"""
+INPUTS = "float[1, 2, 3, 4] x, float[2, 20, 4] boxes, float[2, 3, 20] scores, int64[1] k, bool[24] mask"
+
+
+def graph_of(body: str, kind: str = "int64") -> gs.Graph:
+    return build(onnx_text(INPUTS, f"{kind}[a, b] y", WEIGHTS, body)).graph
+
+
+@pytest.mark.parametrize(
+    "body, kind, most",
+    [
+        ("y = NonZero (x)", "int64", (4, 24)),
+        ("n = NonZero (x) y = Transpose <perm = [1, 0]> (n)", "int64", (24, 4)),
+        ("n = NonZero (x) m = NonZero (n) y = Identity (m)", "int64", (2, 96)),
+        ("y = Compress (x, mask)", "float", (24,)),
+        ("y = Compress <axis = 2> (x, mask)", "float", (1, 2, 3, 4)),
+        ("y = Unique (x)", "float", (24,)),
+        ("y, i = TopK (x, k)", "float", (1, 2, 3, 4)),
+        ("y = Slice (x, zero, k, one)", "float", (1, 2, 3, 4)),
+        ("y = NonMaxSuppression (boxes, scores, ten)", "int64", (60, 3)),
+        ("y = NonMaxSuppression (boxes, scores, many)", "int64", (120, 3)),
+        ("y = NonMaxSuppression (boxes, scores, none)", "int64", (0, 3)),
+        ("y = NonMaxSuppression (boxes, scores)", "int64", (120, 3)),
+        ("y = NonMaxSuppression (boxes, scores, k)", "int64", (120, 3)),
+    ],
+)
+def test_at_the_most(body: str, kind: str, most: tuple[int, ...]) -> None:
+    graph = graph_of(body, kind)
+    assert most_shapes(graph)[id(graph.tensors()["y"])] == most
+    assert of_any_size(graph) is None
+
+
+@pytest.mark.parametrize(
+    "body, kind, op",
+    [
+        ("y = ConstantOfShape (k)", "float", "ConstantOfShape"),
+        ("g = GlobalAveragePool (x) y = Expand (g, k)", "float", "Expand"),
+        ("y = Expand (x, k)", "float", None),  # four of something stay four, whatever they meet
+        ("g = GlobalAveragePool (x) e = Expand (g, k) y = Relu (e)", "float", "Expand"),
+    ],
+)
+def test_as_large_as_the_image_says(body: str, kind: str, op: str | None) -> None:
+    graph = graph_of(body, kind)
+    found = of_any_size(graph)
+    assert (None if found is None else found.op) == op
+    assert (most_shapes(graph)[id(graph.tensors()["y"])] is None) is (op is not None)
