@@ -1,0 +1,199 @@
+"""Channels through what moves them, beyond the plain cases: computed targets, borders, tables, picks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.channels import NO_CHANNEL
+from onnxslim_yolo.ir.graph import Array
+from tests.analysis.graphs import Labelled, distinct, onnx_text
+
+WEIGHTS = """float[4, 3, 1, 1] a.weight, float[4, 3, 1, 1] b.weight, float[2, 4, 1, 1] z, float[1, 3, 1, 1] one.weight,
+    int64[1] zero = {0}, int64[1] first = {1}, int64[1] two = {2}, int64[1] three = {3}, int64[1] four = {4},
+    int64[1] rest = {-1}, int64[1] batch = {1}, int64[2] pixels = {6, 6}, int64[1] all = {36}"""
+
+
+def graph(body: str, weights: str = "", outputs: str = "float[p, q, r, s] y", image: str = "1, 3, 6, 6",
+          values: dict[str, Array] | None = None) -> Labelled:  # fmt: skip
+    """What follows two convolutions `a` and `b` of four channels each."""
+    more = f", {weights}" if weights else ""
+    return Labelled(
+        onnx_text(f"float[{image}] x, float[1, 4, 6, 6] plain", outputs, WEIGHTS + more,
+                  f"a = Conv (x, a.weight) b = Conv (x, b.weight) {body}"),
+        values,
+    )  # fmt: skip
+
+
+class TestComputedTargets:
+    SHAPE = "s = Shape (a)"
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "n = Gather (s, zero) t = Concat <axis = 0> (n, four, all)",
+            "n = Gather (s, zero) t = Concat <axis = 0> (n, rest, all)",
+            "n = Gather (s, zero) c = Gather (s, first) t = Concat <axis = 0> (n, c, all)",
+            "n = Gather (s, zero) t = Concat <axis = 0> (n, zero, rest)",
+        ],
+    )
+    def test_that_say_the_width(self, target: str) -> None:
+        found = graph(
+            f"{self.SHAPE} {target} u = Reshape (a, t) y = Relu (u)", outputs="float[p, q, r] y", image="N, 3, 6, 6"
+        )
+        assert found["u"] == found["a"]
+        assert "computed" not in str(found.reasons("a"))
+
+    def test_that_come_out_of_arithmetic(self) -> None:
+        target = "n = Gather (s, zero) c = Gather (s, first) d = Add (c, zero) t = Concat <axis = 0> (n, d, rest)"
+        found = graph(
+            f"{self.SHAPE} {target} u = Reshape (a, t) y = Relu (u)", outputs="float[p, q, r] y", image="N, 3, 6, 6"
+        )
+        assert not found.free("a")
+
+    def test_of_another_tensor_tie_it(self) -> None:
+        target = "s = Shape (b) n = Gather (s, zero) c = Gather (s, first) t = Concat <axis = 0> (n, c, all)"
+        body = f"{target} u = Reshape (a, t) k = Reshape (u, back) p = Conv (k, z) q = Conv (b, z) y = Add (p, q)"
+        found = graph(body, "int64[4] back = {0, 4, 6, 6}", image="N, 3, 6, 6")
+        assert found["a"] == found["b"] and distinct(found["a"])
+
+
+class TestJoined:
+    def test_zeros_beside_channels_are_channels(self) -> None:
+        zeros = {"w": np.zeros((1, 2, 6, 6))}
+        found = graph("c = Concat <axis = 1> (a, w) y = Relu (c)", "float[1, 2, 6, 6] w", values=zeros)
+        assert found["c"][:4] == found["a"] and distinct(found["c"])
+        other = graph("c = Concat <axis = 1> (a, w) y = Relu (c)", "float[1, 2, 6, 6] w")
+        assert other["c"][:4] == other["a"] and other["c"][4:] == [NO_CHANNEL] * 2
+
+    def test_a_table_that_is_repeated_is_cut_as_well(self) -> None:
+        body = "e = Expand (w, t) c = Concat <axis = 3> (a, e) y = Conv (c, z)"
+        found = graph(body, "float[1, 4, 1, 1] w, int64[4] t = {1, 4, 6, 1}")
+        assert found.free("a") and found["c"] == found["a"] == found["e"]
+        assert [use.axis for use in found.channels.uses if use.constant.name == "w"] == [1]
+
+    def test_a_table_that_others_read_is_not(self) -> None:
+        body = "e = Expand (w, t) f = Relu (e) c = Concat <axis = 3> (a, e, f) y = Conv (c, z)"
+        assert not graph(body, "float[1, 4, 1, 1] w, int64[4] t = {1, 4, 6, 1}").free("a")
+        grown = "e = Expand (w, t) c = Concat <axis = 3> (a, e) y = Conv (c, z)"
+        assert not graph(grown, "float[1, 1, 1, 1] w, int64[4] t = {1, 4, 6, 1}").free("a")
+        flat = graph(grown, "float[4, 1, 1] w, int64[4] t = {1, 4, 6, 1}")
+        assert flat.free("a") and [use.axis for use in flat.channels.uses if use.constant.name == "w"] == [0]
+
+
+class TestPadded:
+    def test_zeros_in_front_and_behind(self) -> None:
+        found = graph("c = Pad (a, pads) y = Relu (c)", "int64[8] pads = {0, 1, 0, 0, 0, 2, 0, 0}")
+        assert found["c"][1:5] == found["a"] and distinct(found["c"]) and len(found["c"]) == 7
+
+    def test_other_numbers_are_no_channels(self) -> None:
+        found = graph(
+            "c = Pad (a, pads, five) y = Relu (c)", "int64[8] pads = {0, 1, 0, 0, 0, 2, 0, 0}, float five = {5}"
+        )
+        assert found["c"] == [NO_CHANNEL, *found["a"], NO_CHANNEL, NO_CHANNEL]
+
+    def test_cropped(self) -> None:
+        found = graph("c = Pad (a, pads) y = Relu (c)", "int64[8] pads = {0, -1, 0, 0, 0, -2, 0, 0}")
+        assert found["c"] == found["a"][1:2]
+
+    def test_beside_them(self) -> None:
+        found = graph("c = Pad (a, pads) y = Relu (c)", "int64[8] pads = {0, 0, 1, 2, 0, 0, 3, 4}")
+        assert found["c"] == found["a"]
+
+    def test_reflected(self) -> None:
+        pads = "int64[8] pads = {0, 1, 0, 0, 0, 1, 0, 0}"
+        reflected = graph('c = Pad <mode = "reflect"> (a, pads) y = Relu (c)', pads)
+        assert set(reflected["c"]) == {NO_CHANNEL} and not reflected.free("a")
+        beside = "int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}"
+        assert graph('c = Pad <mode = "reflect"> (a, pads) y = Conv (c, z)', beside).free("a")
+
+
+class TestPixels:
+    @pytest.mark.parametrize(
+        "mode, pairs", [("DCR", [(0, 2, 4, 6), (1, 3, 5, 7)]), ("CRD", [(0, 1, 2, 3), (4, 5, 6, 7)])]
+    )
+    def test_a_pixels_channels_go_together(self, mode: str, pairs: list[tuple[int, ...]]) -> None:
+        body = f'c = Concat <axis = 1> (a, b) d = DepthToSpace <blocksize = 2, mode = "{mode}"> (c) y = Conv (d, w)'
+        found = graph(body, "float[2, 2, 1, 1] w")
+        classes = found["c"]
+        assert [len({classes[k] for k in group}) for group in pairs] == [1, 1]
+        assert found["d"] == [classes[pairs[0][0]], classes[pairs[1][0]]] and distinct(found["d"])
+
+    def test_a_pixel_that_no_channel_owns_altogether(self) -> None:
+        weights = "float[1, 4, 6, 6] w, float[2, 2, 1, 1] v"
+        body = "c = Concat <axis = 1> (a, w) d = DepthToSpace <blocksize = 2> (c) y = Conv (d, v)"
+        found = graph(body, weights)
+        assert set(found["d"]) == {NO_CHANNEL} and not found.free("a")
+
+
+class TestSpatial:
+    def test_positions_count_through_all_channels(self) -> None:
+        body = "m, i = MaxPool <kernel_shape = [2, 2]> (a) y = Conv (m, z)"
+        assert "positions" in str(graph(body, outputs="float[p, q, r, s] y, int64[k, l, m, n] i").reasons("a"))
+        assert graph(body).free("a")
+
+    def test_sizes_that_are_computed(self) -> None:
+        resized = "t = Concat <axis = 0> (n, pixels) r = Resize (a, , , t) y = Conv (r, z)"
+        sizes = f"s = Shape (a) n = Slice (s, zero, two) {resized}"
+        found = graph(sizes, image="N, 3, 6, 6")
+        assert found["r"] == found["a"] and found.free("a")
+        said = sizes.replace("Slice (s, zero, two)", "Slice (s, zero, first)").replace(
+            "(n, pixels)", "(n, four, pixels)"
+        )
+        assert graph(said, image="N, 3, 6, 6").free("a")
+
+    def test_positions_that_are_channels(self) -> None:
+        body = "g = Reshape (b, grid) s = GridSample (a, g) y = Conv (s, z)"
+        found = graph(body, "int64[4] grid = {1, 6, 12, 2}")
+        assert found.free("a") and found["s"] == found["a"] and "positions" in str(found.reasons("b"))
+
+
+class TestAlongAnAxis:
+    def test_elsewhere_they_pass(self) -> None:
+        found = graph("c = CumSum (a, three) y = Conv (c, z)")
+        assert found.free("a") and found["c"] == found["a"]
+
+    def test_there_they_are_frozen(self) -> None:
+        for axis in ("first", "less"):
+            found = graph(f"c = CumSum (a, {axis}) y = Conv (c, z)", "int64[1] less = {-3}")
+            assert "works along its channels" in str(found.reasons("a")) and set(found["c"]) == {NO_CHANNEL}
+
+    def test_an_axis_that_goes(self) -> None:
+        for axis, shape in ((3, (1, 4, 1)), (-1, (1, 4, 1)), (0, (4, 1, 1))):
+            found = graph(
+                f"m = ArgMax <axis = {axis}, keepdims = 0> (a) y = Cast <to = 1> (m)", outputs="float[p, q, r] y"
+            )
+            assert found.descriptor("m").shape == shape and found["m"] == found["a"]
+
+
+class TestPicked:
+    def test_along_another_axis(self) -> None:
+        body = "i = ArgMax <axis = 3> (b) c = GatherElements <axis = 3> (a, i) y = Conv (c, z)"
+        found = graph(body)
+        assert found["a"] == found["b"] == found["c"] and found.free("a")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "i = ArgMax <axis = 1> (b) c = GatherElements <axis = 1> (a, i) y = Relu (c)",
+            "c = GatherElements <axis = 3> (a, table) y = Conv (c, z)",
+        ],
+    )
+    def test_among_channels_or_by_a_table(self, body: str) -> None:
+        assert not graph(body, "int64[1, 4, 6, 2] table").free("a")
+
+
+class TestCropped:
+    def test_beside_the_channels(self) -> None:
+        body = "c = CenterCropPad <axes = [2, -1]> (a, pixels) y = Conv (c, z)"
+        found = Labelled(
+            onnx_text("float[1,3,8,8] x", "float[p,q,r,s] y", WEIGHTS, f"a = Conv (x, a.weight) {body}", 18)
+        )
+        assert found.free("a") and found["c"] == found["a"]
+
+    @pytest.mark.parametrize("size", [4, 3, 5])
+    def test_channels(self, size: int) -> None:
+        body = "a = Conv (x, a.weight) c = CenterCropPad <axes = [1]> (a, size) y = Relu (c)"
+        weights = f"{WEIGHTS}, int64[1] size = {{{size}}}"
+        found = Labelled(onnx_text("float[1,3,8,8] x", "float[p,q,r,s] y", weights, body, 18))
+        assert not found.free("a") and set(found["c"]) == {NO_CHANNEL}
