@@ -33,8 +33,9 @@ def applied(found: LinearMap, x: Array, size: tuple[int, int]) -> Array:
         for taps in product(*(range(window.taps) for window in g.windows)):
             at = [p * v.stride + v.first + v.step * t for p, v, t in zip((h, w), g.windows, taps, strict=True)]
             if all(0 <= a < n for a, n in zip(at, x.shape[2:], strict=True)):
-                y[0, o, h, w] += found.weight[(o, i, *taps)] * x[(0, o // outputs * inputs + i, *at)]
-    return y
+                tap, pixel = (o, i, *taps), (0, o // outputs * inputs + i, *at)
+                y[0, o, h, w] += found.weight[tap] * x[pixel]
+    return np.asarray(y)
 
 
 def check(found: LinearMap, model: Model) -> None:
