@@ -23,7 +23,7 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     reader = sole_consumer(model.graph, node.outputs[0])
     if is_matmul(node):
         return _shift_matmul(model, node, shift, name)
-    if has_input(node, 2):
+    if has_input(node, 2) and beta:
         bias = input_constant(node, 2)
         if bias is None:
             return False
@@ -38,6 +38,7 @@ def shift_outputs(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     dtype = np.asarray(input_constant(node, 1)).dtype
     stem = node.inputs[1].name
     stem = f"{stem[: -len('.weight')]}.bias" if stem.endswith(".weight") else f"{stem}_bias"
+    node.attrs.pop("beta", None)  # it was of no bias, or of one that it left out
     set_input(node, 2, gs.Constant(name(stem), shift.astype(dtype)))
     set_origin(node.inputs[2], ADDED)
     _label(model, node, 2)

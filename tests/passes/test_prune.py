@@ -297,3 +297,12 @@ def test_statistics_of_a_model_that_does_not_run_are_not_believed() -> None:
     assert misjudged(model, 1e-8) == misjudged(model, 0.0) == []
     model.graph.nodes[-1].attrs["kernel_shape"] = [3, 3]
     assert misjudged(model, 1e-8) == [model.graph.nodes[4].name]
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, 4), (0.75, 3), (0.7499, 2), (0.5, 2), (0.4999, 1), (0.25, 1)])
+def test_a_limit_that_is_met_exactly_is_met(share: float, kept: int) -> None:
+    """Every one of the four channels costs a quarter: 3 products to make it and 2 to read it, at each place."""
+    weights = "float[4, 3, 1, 1] u, float[2, 4, 1, 1] w"
+    model = build(onnx_text("float[1, 3, 6, 6] x", "float[a, b, c, d] y", weights, "a = Conv (x, u) y = Conv (a, w)"))
+    after = run(model, PruneChannels(macs=share, importance="weight"), SliceChannels())
+    assert shapes(after)["u"][0] == kept
