@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.channels import analyse_channels
-from onnxslim_yolo.ir.graph import Namer
+from onnxslim_yolo.ir.graph import Namer, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.pruning.shift import shift_outputs
@@ -23,7 +23,7 @@ def shifted(inputs: str, body: str, outputs: str, index: int = 0) -> tuple[Model
     before = build(onnx_text(inputs, outputs, WEIGHTS, body))
     after = before.copy()
     done = shift_outputs(after, after.graph.nodes[index], SHIFT, Namer(after.graph))
-    after.graph.toposort()
+    after.graph.nodes = toposort(after.graph)
     return before, after, done
 
 
