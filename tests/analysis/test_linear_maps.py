@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from onnxslim_yolo.analysis.affine import affine_chains, batch_norm
-from onnxslim_yolo.analysis.linear import LinearMap, add, compose_chain, data_input, expand_groups, linear_map_of
+from onnxslim_yolo.analysis.linear import (
+    LinearMap,
+    add,
+    chain_geometry,
+    compose_chain,
+    data_input,
+    expand_groups,
+    linear_map_of,
+)
+from onnxslim_yolo.analysis.window import Window
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from tests.analysis.graphs import onnx_text
@@ -31,11 +40,16 @@ def applied(found: LinearMap, x: Array, size: tuple[int, int]) -> Array:
     y = np.broadcast_to(found.bias.reshape(1, -1, 1, 1), (1, g.outputs, *size)).astype(np.float64).copy()
     for o, i, h, w in product(range(g.outputs), range(inputs), *map(range, size)):
         for taps in product(*(range(window.taps) for window in g.windows)):
-            at = [p * v.stride + v.first + v.step * t for p, v, t in zip((h, w), g.windows, taps, strict=True)]
+            at = [reads(window, p, t) for window, p, t in zip(g.windows, (h, w), taps, strict=True)]
             if all(0 <= a < n for a, n in zip(at, x.shape[2:], strict=True)):
                 tap, pixel = (o, i, *taps), (0, o // outputs * inputs + i, *at)
                 y[0, o, h, w] += found.weight[tap] * x[pixel]
     return np.asarray(y)
+
+
+def reads(window: Window, position: int, tap: int) -> int:
+    """Where a window at an output position reads with one of its taps."""
+    return window.stride * position + window.first + window.step * tap
 
 
 def check(found: LinearMap, model: Model) -> None:
@@ -115,13 +129,14 @@ def test_in_a_row(body: str) -> None:
         f"a = {PADDED} (x, point, bias) y = {PADDED} (a, five)",
         f"a = Conv (x, even) y = {PADDED} (a, five)",
         f"a = {PADDED} (x, point) y = {PADDED} (a, five)",
+        f"a = Conv (x, point, bias) b = Conv (a, point) y = {PADDED} (b, five)",
     ],
 )
 def test_in_a_row_with_an_edge_between(body: str) -> None:
-    first, second = (linear_map_of(node) for node in model_of(body).graph.nodes)
-    assert first is not None and second is not None
+    maps = [found for node in model_of(body).graph.nodes if (found := linear_map_of(node)) is not None]
+    assert len(maps) == body.count("=") - body.count("pads") and chain_geometry(maps) is None
     with pytest.raises(ValueError, match="no single convolution"):
-        compose_chain([first, second])
+        compose_chain(maps)
 
 
 @pytest.mark.parametrize(
