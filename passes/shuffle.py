@@ -45,7 +45,7 @@ class _Origin:
 
 @dataclass(frozen=True)
 class ShuffleToGather:
-    """Rewrite channel shuffles as Gather on the channel axis."""
+    """Rewrite channel shuffles as Gather on the channel axis, but parts of a Split that the graph returns."""
 
     name: ClassVar[str] = "shuffle-to-gather"
 
@@ -75,7 +75,7 @@ class _Rewriter:
                 if tensor is node.outputs[0] and is_gather(node) and origin.root is node.inputs[0]:
                     continue  # already what this pass makes
                 order = self._permutation(tensor, origin)
-                if order is not None:
+                if order is not None and not self._stays(node, tensor):
                     self._replace(tensor, origin.root, order)
                     made += 1
                 else:
@@ -135,6 +135,10 @@ class _Rewriter:
             return None
         return np.asarray(order, dtype=np.int64)
 
+    def _stays(self, node: Node, tensor: Tensor) -> bool:
+        """Whether it is one of several parts that the graph returns, or that nothing reads."""
+        return len(node.outputs) > 1 and (is_graph_output(self.graph, tensor) or not consumers(tensor))
+
     def _replace(self, tensor: Tensor, root: Tensor, order: Array) -> None:
         old = tensor.inputs[0]
         indices = gs.Constant(self.name(f"{old.name}_channels"), order)
@@ -145,8 +149,6 @@ class _Rewriter:
         else:  # one part of a Split: the other parts may be needed as they are
             fresh = gs.Variable(self.name(f"{tensor.name}_gather"), tensor.dtype, tensor.shape)
             self.shapes[id(fresh)] = self.shapes[id(tensor)]
-            if is_graph_output(self.graph, tensor):
-                return
             self.graph.nodes.append(gs.Node("Gather", name, {"axis": 1}, [root, indices], [fresh]))
             for reader in consumers(tensor):
                 replace_input(reader, tensor, fresh)

@@ -30,6 +30,10 @@ FUNCTIONS = {
 }
 
 ARITHMETIC = {
+    "two-activations": one("a = Conv(x, w) b = Relu(a) y = Sigmoid(b)", "float[1,4,9,10]", "float[4,6,1,1] w"),
+    "concat-constant-vector": one("y = Concat<axis=1>(x, w)", "float[1,9]", "float[1,3] w", VECTOR),
+    "concat-constant-matrix": one("y = Concat<axis=1>(x, w)", "float[1,8,11]", "float[1,2,11] w", ROW),
+    "concat-constant-5d": one("y = Concat<axis=2>(x, w)", "float[1,2,4,4,5]", "float[1,2,1,4,5] w", FIVE),
     **{f"{op}-alone": one(f"a = Relu(x) y = {op}(a)", MAP) for op in ("Sum", "Max", "Min", "Mean")},
     "mean-2": graph(f"{MAP} x, {MAP} z", f"{MAP} y", "y = Mean(x, z)"),
     "mean-4": graph(f"{MAP} x, {MAP} z", f"{MAP} y", "a = Neg(x) b = Abs(z) y = Mean(x, z, a, b)"),

@@ -48,3 +48,22 @@ def test_what_is_no_shuffle(name: str) -> None:
     weights = "int64[5] split = {2, 2, 4, 8, 8}, int64[4] join = {2, 8, 8, 8}, int64[3] flat = {2, 8, 64}"
     model = build(onnx_text("float[2,8,8,8] x", f"float[{rank}] y", weights, f"h = Relu(x) {body}"))
     check_declines(model, ShuffleToGather())
+
+
+PARTS = {
+    "both parts go on": ("y = Concat<axis=1>(q, p)", "", 2),
+    "a part is an output": ("y = Neg(q)", ", float[1,4,8,8] p", 1),
+    "both parts are outputs": ("y = Neg(h)", ", float[1,4,8,8] p, float[1,4,8,8] q", 0),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_parts_of_a_split(case: str) -> None:
+    """Halves of the channels by way of the batch: what is returned stays as it is, and is not counted."""
+    body, outputs, made = PARTS[case]
+    weights = "int64[4] s = {2,4,8,8}, int64[2] n = {1,1}"
+    split = "h = Relu(x) k = Reshape(h, s) p, q = Split<axis=0>(k, n)"
+    source = build(onnx_text("float[1,8,8,8] x", f"float[a,b,c,d] y{outputs}", weights, f"{split} {body}"))
+    after = rewritten(source, ShuffleToGather(), rewrites=made)
+    assert ops(after).count("Gather") == made
+    assert_same(source, after)
