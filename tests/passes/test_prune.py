@@ -306,3 +306,14 @@ def test_a_limit_that_is_met_exactly_is_met(share: float, kept: int) -> None:
     model = build(onnx_text("float[1, 3, 6, 6] x", "float[a, b, c, d] y", weights, "a = Conv (x, u) y = Conv (a, w)"))
     after = run(model, PruneChannels(macs=share, importance="weight"), SliceChannels())
     assert shapes(after)["u"][0] == kept
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01])
+def test_shares_of_macs_outside_the_range(share: float) -> None:
+    with pytest.raises(UsageError, match=rf"the share of MACs {share} is not in \(0, 1\]"):
+        PruneChannels(macs=share)
+
+
+def test_all_macs_take_nothing() -> None:
+    after = run(chain(10, 10), PruneChannels(macs=1.0, importance="weight"))
+    assert after.plan is None or after.plan.removed == 0

@@ -335,3 +335,15 @@ def test_products_of_two_maps_stay_float(images: Path) -> None:
     plan = quantised(model, images).quantised
     assert len(plan.layers) == 2 and len(plan.left) == 2
     assert all("weight is computed" in why for why in plan.left.values())
+
+
+@pytest.mark.parametrize("budget", [0.0, -0.1])
+def test_a_budget_that_allows_nothing_is_refused(budget: float) -> None:
+    with pytest.raises(UsageError, match=f"the error allowed to int8 must be above 0, not {budget}"):
+        Quantise(budget=budget)
+
+
+def test_without_images_there_are_no_ranges() -> None:
+    with pytest.raises(UsageError, match="int8 needs images") as caught:
+        Quantise().run(built("relu"))
+    assert "--calib DIR" in (caught.value.hint or "")
