@@ -156,7 +156,15 @@ class AnalyticModel:
         return constants.call + max(work, memory)
 
     def _pack(self, width: float) -> int:
-        return pack_of(self.runtime, self.blocks, int(width + 0.5))
+        pack = self._packs.get(width)
+        if pack is None:
+            pack = self._packs[width] = pack_of(self.runtime, self.blocks, int(width + 0.5))
+        return pack
+
+    @cached_property
+    def _packs(self) -> dict[float, int]:
+        """Of widths that were asked for: a table is thousands of them."""
+        return {}
 
     def _multiply(self, family: Family, cin: float, cout: float, constants: Constants) -> float:
         taps, packs = prod(family.kernel), (self._pack(cin), self._pack(cout))

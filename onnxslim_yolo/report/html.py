@@ -96,7 +96,12 @@ def _template() -> jinja2.Template:
         return wording.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=spelt
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=spelt,
+        optimized=False,  # one page is made with it: that gives nothing back
     )
     words = ("bytes_text", "count_text", "ratio_text", "percent_text", "small_text", "time_text", "members_text")
     environment.filters |= {name: getattr(wording, name) for name in words}
