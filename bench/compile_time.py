@@ -24,6 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import onnx
@@ -112,18 +113,23 @@ def command(path: Path, folder: Path, against: str | None) -> dict[str, float]:
     (_, whole), *others_whole = in_turn(line, folder, against)
     found = {"wall_s": min(wall), "cpu_s": median(cpu), "peak_mb": peak([sys.executable, *bare])}
     found["verified_cpu_s"] = median(whole)
-    if others:
-        found |= {"against_cpu_s": median(others[0][1]), "against_verified_cpu_s": median(others_whole[0][1])}
+    for name, other in (("against_cpu_s", others), ("against_verified_cpu_s", others_whole)):
+        found |= {name: median(other[0][1])} if other else {}
     return found
 
 
 def in_turn(line: list[str], folder: Path, against: str | None) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Wall and CPU seconds of a command in this interpreter, and in the other, run by turns."""
+    """Wall and CPU seconds of a command in this interpreter, and in the other, run by turns; not of one that fails."""
     pythons = [sys.executable, *([against] if against else [])]
     runs: dict[str, list[tuple[float, float]]] = {python: [] for python in pythons}
     for _ in range(RUNS):
-        for python in pythons:
-            runs[python].append(timed([python, *line], folder))
+        for python in list(pythons):
+            try:
+                runs[python].append(timed([python, *line], folder))
+            except subprocess.CalledProcessError:
+                if python == sys.executable:
+                    raise
+                pythons.remove(python)
     return [(tuple(wall for wall, _ in runs[python]), tuple(cpu for _, cpu in runs[python])) for python in pythons]
 
 
@@ -148,8 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", help="interpreter with onnxsim, onnxslim and torch-pruning")
     parser.add_argument("--against", help="interpreter with an older commit of this package installed")
+    parser.add_argument("--only", help="one of the models; the rows of the others stay as they were")
     arguments = parser.parse_args()
-    rows = []
+    rows = earlier("compile") if arguments.only else []
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         paths = [
@@ -159,20 +166,23 @@ def main() -> None:
             deep(folder, 5000),
         ]
         for path in paths:
+            if arguments.only not in (None, path.stem):
+                continue
             nodes = len(onnx.load(path, load_external_data=False).graph.node)
             row = {"model": path.stem, "nodes": nodes, "mb": path.stat().st_size / 1e6}
+            rows = [each for each in rows if each["model"] != path.stem]
             rows.append(row | stages(path) | command(path, folder, arguments.against))
             print(rows[-1], flush=True)
-        peers = run_peers(arguments.peers, paths[0]) if arguments.peers else earlier_peers()
+        peers = run_peers(arguments.peers, paths[0]) if arguments.peers else earlier("peers")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "compile_time.json").write_text(json.dumps({"compile": rows, "peers": peers}, indent=1) + "\n")
     (RESULTS / "compile_time.md").write_text(table(rows, peers))
 
 
-def earlier_peers() -> list[dict[str, object]]:
-    """The peers' rows of the last run that had any."""
+def earlier(part: str) -> list[dict[str, Any]]:
+    """The rows of the last run that had any."""
     path = RESULTS / "compile_time.json"
-    found: list[dict[str, object]] = json.loads(path.read_text())["peers"] if path.exists() else []
+    found: list[dict[str, Any]] = json.loads(path.read_text())[part] if path.exists() else []
     return found
 
 
