@@ -185,14 +185,17 @@ class DropBlocks(PruneToTarget):
         few = [k for k, block in enumerate(blocks) if any(block is offer.block for offer in roughly)]
         chosen, those = [blocks[k] for k in few], [fits[k] for k in few]
         losses = self._losses(model, plan, chosen, those, images)
-        return self._as_measured(model, offers(Blocks(model.graph, plan, problem, chosen, losses), widths))
+        return self._as_measured(model, Blocks(model.graph, plan, problem, chosen, losses), widths)
 
-    def _as_measured(self, model: Model, ranked: Sequence[Offer]) -> list[Block]:
+    def _as_measured(self, model: Model, there: Blocks, widths: Allocation) -> list[Block]:
         """The blocks without which the detector loses least at the limit, as measured: a sum of losses foretells the
         order of networks that differ so much only roughly."""
-        probe = _Probe.of(self, model) if ranked else None
+        probe = _Probe.of(self, model) if there.removals else None
         if probe is None:
             return []
+        # Blocks were measured one by one, widths ranked: what these lose in sum is measured, too, and tells their unit.
+        unit = probe.by_widths / max(widths.lost, 1e-12) if np.isfinite(probe.by_widths) else 0.0
+        ranked = offers(there, widths, unit)
         chosen, least = best_set(ranked, probe.by_widths, lambda blocks: probe.error(self, model, blocks))
         if not chosen and np.isfinite(least):
             model.note(

@@ -40,11 +40,15 @@ class Offer:
         return self.saved / max(self.lost - self.spared, 1e-12)
 
 
-def offers(blocks: Blocks, chosen: Allocation) -> list[Offer]:
-    """What every block would save where the widths are as chosen, those that save most per importance first."""
+def offers(blocks: Blocks, chosen: Allocation, unit: float = 1.0) -> list[Offer]:
+    """What every block would save where the widths are as chosen, those that save most per importance first.
+
+    Args:
+        unit: of the widths' importance, in that of the blocks' losses.
+    """
     choice = list(chosen.choice)
     found = [
-        Offer(removal.block, removal.lost, blocks.saved(index, choice), blocks.spared(index, choice))
+        Offer(removal.block, removal.lost, blocks.saved(index, choice), unit * blocks.spared(index, choice))
         for index, removal in enumerate(blocks.removals)
     ]
     return sorted(found, key=lambda offer: (-offer.worth, offer.block.node, offer.block.index))

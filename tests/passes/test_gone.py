@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from onnxslim_yolo.analysis.blocks import find_blocks
+from onnxslim_yolo.analysis.blocks import Block, find_blocks
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import PruneToTarget
+from onnxslim_yolo.pruning.allocate import Allocation
 from onnxslim_yolo.pruning.block_loss import block_losses
-from onnxslim_yolo.pruning.depth import choose_blocks
+from onnxslim_yolo.pruning.depth import choose_blocks, offers
 from onnxslim_yolo.pruning.gone import Blocks
 from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.rewrites.block_edits import take_out
@@ -128,3 +130,24 @@ def test_where_widths_do_not_suffice_blocks_go_until_they_do() -> None:
     cheapest = STEP.solve(blocks.problem, 0.0)
     found = choose_blocks(blocks, STEP.candidates(blocks.problem), 0.9 * cheapest.latency, cheapest)
     assert found.gone and np.isfinite(found.lost) and found.widths.latency <= 0.9 * cheapest.latency
+
+
+def test_what_widths_have_lost_counts_in_the_unit_of_what_blocks_lose() -> None:
+    """By the ranking widths lose 100 where 4 are measured: 20 of them within a block are 0.8, no more than it loses."""
+
+    def part(name: str) -> Block:
+        return Block("part", name, 0, "", (name,), (name,))
+
+    class Two:
+        removals = (SimpleNamespace(block=part("a"), lost=1.0), SimpleNamespace(block=part("b"), lost=0.5))
+
+        def saved(self, index: int, choice: list[int]) -> float:
+            return (10.0, 30.0)[index]
+
+        def spared(self, index: int, choice: list[int]) -> float:
+            return (20.0, 0.0)[index]
+
+    widths = Allocation((), 0.0, 100.0)
+    ranked = [offer.block.node for offer in offers(Two(), widths, 4.0 / widths.lost)]  # type: ignore[arg-type]
+    assert ranked == ["b", "a"]  # 30 / 0.5 before 10 / 0.2
+    assert [offer.block.node for offer in offers(Two(), widths)] == ["a", "b"]  # type: ignore[arg-type]
