@@ -69,13 +69,13 @@ LACKING: dict[str, dict[str, str]] = {
     "torch": {
         **dict.fromkeys(("IsInf", "IsNaN"), "of no map"),
         **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"), "of whole numbers"),
-        **dict.fromkeys(("DeformConv", "GridSample", "RoiAlign"), "only torchvision has it, or it samples otherwise"),
+        **dict.fromkeys(("DeformConv", "RoiAlign"), "only torchvision has it, or it samples otherwise"),
         **dict.fromkeys(("Attention", "LSTM", "GRU", "RNN"), "a module of its own, with other weights"),
         **dict.fromkeys(
             ("Dropout", "GatherND", "Compress", "Trilu", "ReverseSequence", "ScatterND", "ScatterElements", "Scatter",
              "CenterCropPad"), "left out before, or no detector to be trained has it",
         ),
-        **dict.fromkeys(("Hardmax", "LpPool", "Upsample"), "no detector to be trained has it"),
+        **dict.fromkeys(("Hardmax", "LpPool"), "no detector to be trained has it"),
         **dict.fromkeys(("Shape", "Size"), "sizes are constants by then"),
         **dict.fromkeys(("ArgMax", "ArgMin", "CumSum", "CumProd"), "post-processing"),
     },
