@@ -2,9 +2,9 @@
 
 Other work on a machine makes a layer slower, at one time more than at another. So some of the layers, spread evenly
 over the table, are measured a second time: their *noise* is the median of |ln(second ÷ first)|. Where it is more than
-`QUIET`, every layer is measured again, and of its times the smallest is kept, since noise only ever adds.
+`NOISY`, every layer is measured again, and of its times the smallest is kept, since noise only ever adds.
 
-`QUIET` is two to three times what 360 layers came to in one thread's CPU time beside ten other processes on two cores
+`NOISY` is two to three times what 360 layers came to in one thread's CPU time beside ten other processes on two cores
 (0.034 to 0.055), which a table bears; what is timed by the clock beside others is far above it.
 """
 
@@ -19,7 +19,6 @@ import numpy as np
 from onnxslim_yolo.latency.layers import Family, LayerKey
 from onnxslim_yolo.latency.table import NOISY, Grid, Widths, cell_widths
 
-QUIET = NOISY
 AGAIN = 2
 """So often a whole table is measured again at most."""
 
@@ -41,9 +40,9 @@ def steadied(grids: Grids, measure: Measure) -> tuple[Grids, float | None]:
     """Grids measured again where they have to be, and their noise; None where there is nothing to tell it by."""
     noise = noise_of(grids, measure)
     for _ in range(AGAIN):
-        if noise is None or noise <= QUIET:
+        if noise is None or noise <= NOISY:
             break
-        cells = [(family, cell) for family, grid in grids.items() for cell in grid.us]
+        cells = _cells(grids)
         grids = _least(grids, dict(zip(cells, measured(cells, measure), strict=True)))
         noise = noise_of(grids, measure)
     return grids, noise
@@ -51,12 +50,16 @@ def steadied(grids: Grids, measure: Measure) -> tuple[Grids, float | None]:
 
 def noise_of(grids: Grids, measure: Measure) -> float | None:
     """See the module."""
-    cells = [(family, cell) for family, grid in grids.items() for cell in grid.us]
+    cells = _cells(grids)
     cells = cells[:: max(1, len(cells) // CHECKED)]
     pairs = zip(cells, measured(cells, measure), strict=True)
     times = [(grids[family].us[cell], us) for (family, cell), us in pairs if us is not None]
     ratios = [abs(float(np.log(second / first))) for first, second in times if first > 0 and second > 0]
     return float(np.median(ratios)) if ratios else None
+
+
+def _cells(grids: Grids) -> list[Cell]:
+    return [(family, cell) for family, grid in grids.items() for cell in grid.us]
 
 
 def measured(cells: Sequence[Cell], measure: Measure) -> list[float | None]:

@@ -116,7 +116,6 @@ class WidthProblem:
     placed: list[Placed] = field(default_factory=list)
     found: dict[tuple[object, ...], Allocation] = field(default_factory=dict, repr=False)
     _terms_of: list[list[tuple[_Term, list[tuple[int, tuple[int, ...]]]]]] = field(init=False, repr=False)
-    _around: list[set[int]] = field(init=False, repr=False)
     _beside: list[list[int]] = field(init=False, repr=False)
     _curves: list[dict[tuple[int, ...], list[float]]] = field(init=False, repr=False)
 
@@ -140,6 +139,7 @@ class WidthProblem:
         """The problem of these layers. `like`: one that has equal layers, whose look-ups are shared."""
         terms, constant = _terms(placed, costs, {} if like is None else {term.key: term for term in like.terms})
         problem = cls(units, terms, constant, costs, placed)
+        around: list[set[int]] = [set() for _ in units]
         for term in terms:
             touched: dict[int, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
             for place, slot in enumerate(term.slots):
@@ -147,8 +147,8 @@ class WidthProblem:
                     touched[unit].append((place, filled))
             for unit, moving in touched.items():
                 problem._terms_of[unit].append((term, moving))
-                problem._around[unit] |= touched.keys() - {unit}
-        problem._beside = [sorted(others) for others in problem._around]
+                around[unit] |= touched.keys() - {unit}
+        problem._beside = [sorted(others) for others in around]
         if like is not None:
             for unit, mine in enumerate(problem._terms_of):
                 its = like._terms_of[unit]
@@ -158,7 +158,6 @@ class WidthProblem:
 
     def __post_init__(self) -> None:
         self._terms_of = [[] for _ in self.units]
-        self._around = [set() for _ in self.units]
         self._curves = [{} for _ in self.units]
 
     @cached_property

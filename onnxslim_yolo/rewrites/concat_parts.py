@@ -170,13 +170,12 @@ def _reader(node: Node, start: int, found: _Range, moments: MomentAnalysis) -> b
     known = moments.of(node.inputs[0])
     value = along(known.mean, 1, layer.inputs)[here]
     exact = along(known.exact, 1, layer.inputs)[here] & np.isfinite(value)
-    columns = matrix_of(layer)[:, here]
     unread = ~layer.reads[here]
     if not (unread | (exact & ((value == 0) | is_steady(node)))).all():
         return False
     used = exact & ~unread & (value != 0)
     if used.any():
-        found.shifts.append((node, np.asarray(columns[:, used] @ value[used])))
+        found.shifts.append((node, np.asarray(matrix_of(layer)[:, here][:, used] @ value[used])))
     found.cuts.append((node, 1, layer.reading_axis, start))
     return True
 

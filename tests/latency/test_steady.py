@@ -11,10 +11,11 @@ import pytest
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.latency import LatencyTable, LayerKey
+from onnxslim_yolo.latency.table import NOISY
 from onnxslim_yolo.latency.table_format import read_table, write_table
 from onnxslim_yolo.measure.latency import ProfileResult
 from onnxslim_yolo.measure.profile import families_of, measure_families
-from onnxslim_yolo.measure.steady import AGAIN, QUIET, Grids, noise_of, steadied
+from onnxslim_yolo.measure.steady import AGAIN, Grids, noise_of, steadied
 from tests.latency.models import formula, small
 
 
@@ -49,7 +50,7 @@ def test_a_quiet_machine_is_asked_for_a_few_layers_more() -> None:
     grids = grids_of(clock)
     before = clock.asked
     found, noise = steadied(grids, clock)
-    assert found == grids and noise is not None and noise < QUIET
+    assert found == grids and noise is not None and noise < NOISY
     assert 0 < clock.asked - before < before / 2
 
 
@@ -59,7 +60,7 @@ def test_on_a_busy_one_every_layer_is_measured_again(busy: float) -> None:
     grids = grids_of(clock)
     before, first = clock.asked, noise_of(grids, Clock(busy))
     found, noise = steadied(grids, clock)
-    assert first is not None and noise is not None and first > QUIET
+    assert first is not None and noise is not None and first > NOISY
     cells = sum(len(grid.us) for grid in grids.values())
     assert cells < clock.asked - before <= AGAIN * cells + (AGAIN + 1) * cells
     assert errors(found) < 0.7 * errors(grids)
