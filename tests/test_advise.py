@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_only_what_can_meet_the_target_is_tried(share: float, int8: float | None
 
 
 def options_for(images: Path, out: Path, target: str = "0.7x", **given: Any) -> AdviseOptions:
-    compiling = {"device": "x86-avx2", "target": "onnxruntime"}
+    compiling = {"device": "x86-avx2", "target": "onnxruntime", **given.pop("compile", {})}
     return AdviseOptions(given.pop("model", MODEL), images, target, out, compile=compiling, **given)
 
 
@@ -86,7 +87,8 @@ class Trials:
         left, gain = self.figures[lever.name]
         (work.options.out / key).write_text("x")
         kept = {"kept": round(100 * gain), "objects": 100, "false_alarms": 3}
-        return {"file": key, "bytes": 5_000_000, "left": left, "gain": gain, "kept": kept, "int8": True, "notes": []}
+        us = {"left": left, "predicted_us": left * work.whole}
+        return us | {"file": key, "bytes": 5_000_000, "gain": gain, "kept": kept, "int8": True, "notes": []}
 
 
 FIGURES = {"source": (1.0, 1.0), "int8": (0.9, 0.97), "pruned": (0.7, 0.8)}
@@ -176,6 +178,37 @@ def test_the_command(images: Path, tmp_path: Path, trials: Trials) -> None:
     assert json.loads((tmp_path / "out/advise.json").read_text())["rows"][0]["lever"] == "pruned"
     missing = CliRunner().invoke(app, ["advise", str(MODEL)])
     assert isinstance(missing.exception, UsageError) and "--calib" in str(missing.exception)
+
+
+def test_threads_choose_the_table_and_are_timed_with(
+    images: Path, tmp_path: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (
+        options_for(images, tmp_path / str(n), measure=n > 1, run_on="python", compile={"threads": n}) for n in (1, 2)
+    )
+    timed = []
+
+    def benchmark(files: Sequence[Path], names: list[str], threads: int, run_on: str) -> SimpleNamespace:
+        timed.append(threads)
+        return SimpleNamespace(models=[SimpleNamespace(ratio=0.7, ms=7.0)] * len(files))
+
+    monkeypatch.setattr("onnxslim_yolo.measure.benchmark.benchmark", benchmark)
+    found = advise(two)
+    assert set(timed) == {2} and "2 thread(s)" in found.facts["table"]
+    assert found.best is not None and "--threads 2" in found.best["command"]
+    plain = advise(one)
+    assert "1 thread(s)" in plain.facts["table"]
+    assert plain.best is not None and "--threads" not in plain.best["command"]
+    assert plain.rows[0]["key"] != found.rows[0]["key"]
+
+
+def test_threads_that_cannot_be_timed_are_refused_before_anything_is_tried(images: Path, tmp_path: Path) -> None:
+    here = {"device": "host", "target": "onnxruntime", "threads": 300}
+    with pytest.raises(UsageError, match=r"300 threads on .* would measure the scheduler"):
+        advise(options_for(images, tmp_path / "out", compile=here))
+    with pytest.raises(UsageError, match="--threads 0 is not in"):
+        advise(options_for(images, tmp_path / "out", compile=here | {"threads": 0}))
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_name_breaks_out_of_the_picture() -> None:

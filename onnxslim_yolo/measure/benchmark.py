@@ -24,7 +24,7 @@ from onnxslim_yolo.analysis.limits import Asked, held_to, pair_memory
 from onnxslim_yolo.errors import InputError, UsageError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.input_format import InputFormat
-from onnxslim_yolo.measure.machine import cores_here, machine, machine_of
+from onnxslim_yolo.measure.machine import cores_here, machine, machine_of, require_cores
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.children import Child
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
@@ -143,7 +143,7 @@ def benchmark(
     """
     _check_usage(models, names, rounds)
     if run_on is None:
-        _check_threads(threads, cores_here())
+        require_cores(threads, cores_here())
     entries = _at_one_size(models, size, form, asked)
     if run_on is None and any(entry["runtime"] == "ncnn" for entry in entries):
         require_ncnn()
@@ -181,13 +181,6 @@ def _check_usage(models: Sequence[Path], names: Sequence[str] | None, rounds: in
         raise UsageError("give at least one model, and as many names as models")
     if rounds < FEWEST_ROUNDS:
         raise UsageError(f"{rounds} rounds say nothing about the spread: at least {FEWEST_ROUNDS}, better 21")
-
-
-def _check_threads(threads: int, cores: int) -> None:
-    if not 1 <= threads <= cores:
-        found = f"{threads} threads on {cores} {'core' if cores == 1 else 'cores'}"
-        most = f"1 to {cores}" if cores > 1 else "1"
-        raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {most}")
 
 
 def _at_one_size(
@@ -312,7 +305,7 @@ def _measure(
 
 
 def _check_board(board: Board, request: dict[str, Any]) -> None:
-    _check_threads(request["threads"], board.cores)
+    require_cores(request["threads"], board.cores)
     if not board.onnxruntime and any(entry["runtime"] == "onnxruntime" for entry in request["entries"]):
         raise UsageError("--run-on: no onnxruntime in that Python", hint="pip install onnxruntime, there")
 

@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.runtime.boards import Board
 
 
@@ -31,6 +32,14 @@ def machine_of(board: Board) -> dict[str, str]:
 def cores_here() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_cores(threads: int, cores: int) -> None:
+    """Raises UsageError where so many threads cannot be timed."""
+    if not 1 <= threads <= cores:
+        found = f"{threads} threads on {cores} {'core' if cores == 1 else 'cores'}"
+        most = f"1 to {cores}" if cores > 1 else "1"
+        raise UsageError(f"{found} would measure the scheduler", hint=f"--threads {most}")
 
 
 def _cpu_model() -> str:

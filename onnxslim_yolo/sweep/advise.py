@@ -24,6 +24,7 @@ from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError
 from onnxslim_yolo.files.atomic import require_file, resolved, sha256_of, write_atomically
 from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.measure.machine import cores_here, require_cores
 from onnxslim_yolo.measure.smaller_input import Sizes
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.to_target import limit_of, parse_target
@@ -57,7 +58,8 @@ class AdviseOptions:
     Attributes:
         model: what is to be faster. calib: unlabelled images. target_latency: "0.7x" or "12ms". out: the work's folder.
         data: labelled images: mAP decides then.
-        compile: options of `compile` that hold for all trials: device, target, table, imgsz, input, weights, trust.
+        compile: options of `compile` that hold for all trials: device, target, table, threads, imgsz, input, weights,
+            trust.
         run_on: as of `compile`; measure: time the best, where the device is this machine or `run_on` leads to it.
     """
 
@@ -126,6 +128,8 @@ class _Work:
         self.options, self.progress = options, progress
         parse_target(options.target_latency)
         plain = options.plain
+        if self._timing and options.run_on is None:
+            require_cores(plain.threads, cores_here())  # before minutes of trials
         if not options.model.is_file():
             raise InputError("no such file", file=options.model)
         self.dataset = None if options.data is None else read_dataset(options.data, ("val",))
@@ -250,7 +254,8 @@ class _Work:
 
         self.progress("timing " + ", ".join(row["lever"] for row in rows))
         files = [self.options.out / row["file"] for row in (source, *rows)]
-        found = benchmark(files, names=[row["lever"] for row in (source, *rows)], run_on=self.options.run_on)
+        names, threads = [row["lever"] for row in (source, *rows)], self.options.plain.threads
+        found = benchmark(files, names=names, threads=threads, run_on=self.options.run_on)
         for row, timed in zip((source, *rows), found.models, strict=True):
             row |= {"measured": timed.ratio, "measured_ms": timed.ms}
         self._write()
@@ -276,6 +281,7 @@ class _Work:
         return {
             "runtime": plain.target,
             "device": plain.device,
+            "threads": plain.threads,
             "table": self.table.name,
             "source_us": round(self.whole, 1),
             "images": len(self.judged),
@@ -322,7 +328,7 @@ class _Work:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_UNSAID = (("device", "host"), ("target", "ncnn"), ("trust", False))
+_UNSAID = (("device", "host"), ("target", "ncnn"), ("threads", 1), ("trust", False))
 """Defaults that a command does not repeat."""
 
 
