@@ -5,8 +5,8 @@
 A mutant is one change of one place: a comparison turned round or made strict, + for −, `and` for `or`, a condition
 negated, a number one more, a boolean turned, a `return` of nothing. Places are drawn evenly over all that could be
 changed in `analysis/`, `passes/`, `emit/` and `pruning/`. Only the tests of the folder that mirrors the file run: those
-that import the module, or what imports it. A mutant whose tests do not end within the time counts as surviving.
-The tree is copied: nothing here is touched.
+that import the module, or what imports it. A mutant whose tests do not end within the time counts as surviving, and a
+test that fails without the mutant as well ends the run. The tree is copied: nothing here is touched.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
@@ -148,13 +150,34 @@ def _dotted(path: Path) -> str:
 
 
 def killed(mutant: Mutant, tree: Path) -> str:
-    """The test that killed the mutant; "" where none did."""
+    """The test that killed the mutant; "" where none did.
+
+    Raises:
+        SystemExit: that test fails without the mutant, too.
+    """
     path = tree / mutant.path
     original = path.read_text(encoding="utf-8")
     parsed = ast.parse(original)
     change(list(places(parsed))[mutant.place])
     path.write_text(ast.unparse(ast.fix_missing_locations(parsed)), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mirrored(mutant.path)]
+    tests = mirrored(mutant.path)
+    try:
+        status, by = _run(tests, tree)
+    finally:
+        path.write_text(original, encoding="utf-8")
+    if not status:
+        return ""
+    control, _ = _run([by] if by else tests, tree)
+    if control == pytest.ExitCode.USAGE_ERROR:  # a test's name that the command line does not take
+        control, _ = _run([by.split("::")[0]], tree)
+    if control:
+        raise SystemExit(f"{by or tests} fails without the mutant as well")
+    return by or f"status {status}"
+
+
+def _run(tests: list[str], tree: Path) -> tuple[int, str]:
+    """pytest's status, 0 also where it ran out of time, and the first test that failed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         run = subprocess.run(
@@ -162,13 +185,11 @@ def killed(mutant: Mutant, tree: Path) -> str:
             cwd=tree, env=environment, capture_output=True, text=True, timeout=10 * LIMIT,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return ""
-    finally:
-        path.write_text(original, encoding="utf-8")
+        return 0, ""
     if run.returncode in (0, -signal.SIGXCPU, -signal.SIGKILL):
-        return ""
+        return 0, ""
     lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return lines[0].split(" - ")[0].removeprefix("FAILED ") if lines else f"status {run.returncode}"
+    return run.returncode, lines[0].split(" - ")[0].split(maxsplit=1)[1] if lines else ""
 
 
 def main() -> None:
@@ -182,7 +203,7 @@ def main() -> None:
     rows, gone = [], 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        ignored = shutil.ignore_patterns(".git", "__pycache__", "results", ".mypy_cache", ".ruff_cache")
+        ignored = shutil.ignore_patterns(".git", "__pycache__", ".mypy_cache", ".ruff_cache")
         shutil.copytree(ROOT, tree, symlinks=True, ignore=ignored)
         for number, mutant in enumerate(drawn(given.count, given.seed)):
             if not given.first <= number <= given.last:
