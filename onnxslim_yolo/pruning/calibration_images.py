@@ -65,7 +65,7 @@ class CalibrationImages(Sequence[Array]):
         self._views = views
         self._canvases: dict[int, Array] = {}
         self.size = input_size(model)
-        first = (model.graph.inputs[0].shape or [1])[0]
+        first = model.graph.inputs[0].shape[0]
         self._batch = int(first) if isinstance(first, (int, np.integer)) and first > 0 else 1
         self._dtype = model.graph.inputs[0].dtype or np.float32
         form = input_format_of(model.metadata) or UNIT

@@ -69,7 +69,6 @@ def _layers(model: Model) -> list[Node]:
         node
         for node in model.graph.nodes
         if node.op in PLAIN
-        and len(node.inputs) > 1
         and (weight := input_constant(node, 1)) is not None
         and weight.ndim > 1
     ]
