@@ -127,6 +127,27 @@ def test_what_has_to_stay_comes_first_then_what_is_kept() -> None:
     assert inside[-1] == best
 
 
+def test_what_stays_or_has_gone_takes_its_turn_in_its_part() -> None:
+    """Three of one part have to stay, little as they matter: the fourth is in the fourth turn."""
+    model, plan = network()
+    first, second = classes_of(model, "a").reshape(2, 4)
+    importance, removable, keep = plan.importance.copy(), plan.removable.copy(), plan.keep.copy()
+    importance[second] = [1.0, 2.0, 3.0, 1000.0]
+    removable[second[:3]] = False
+    found = unit(replace(plan, importance=importance, removable=removable), np.r_[first, second])
+    assert np.isin(found.order[:6], first).sum() == 3 and found.order[:3].tolist() == second[2::-1].tolist()
+    # One that is gone already, much as it matters, leaves the first turn to the next of its part.
+    importance[first], importance[second] = [1000.0, 3.0, 2.0, 1.0], [30.0, 20.0, 10.0, 5.0]
+    keep[first[0]] = False
+    found = unit(replace(plan, importance=importance, keep=keep), np.r_[first, second])
+    assert [np.isin(found.order[:n], first).sum() for n in (2, 4, 6)] == [1, 2, 3] and found.order[-1] == first[0]
+
+
+def test_parts_of_unlike_size_take_any_width() -> None:
+    model, plan = network()
+    assert unit(plan, classes_of(model, "a")[:6]).step == 1
+
+
 def test_saturated_the_last_channels_are_ever_dearer() -> None:
     model, plan = network()
     classes = classes_of(model, "e")
