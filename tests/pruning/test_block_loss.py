@@ -166,13 +166,27 @@ def test_a_mean_that_is_not_the_same_everywhere_is_none() -> None:
     assert block_means(model, ranked(model), [block(model, "branch")]) == [None]
 
 
-def test_a_chain_whose_start_is_not_known_has_no_mean() -> None:
-    text = "r = Conv(x, r.weight) h = Conv(r, h.weight) y = Relu(h)"
-    model = build(
-        onnx_text("float[1,6,4,4] x", "float[1,4,4,4] y", "float[6,6,1,1] r.weight, float[4,6,1,1] h.weight", text)
-    )
-    chains = [one for one in find_blocks(model.graph) if one.kind == "chain"]
-    assert block_means(model, ranked(model), chains) == [None] * len(chains)
+def test_what_is_behind_a_norm_is_known_and_nothing_is_of_what_has_none() -> None:
+    """`a` and `r` come of an image that nobody knows."""
+    text = "a = Conv(x, a.weight) r = Conv(a, r.weight) h = Conv(r, h.weight) y = Relu(h)"
+    weights = "float[6,3,1,1] a.weight, float[6,6,1,1] r.weight, float[4,6,1,1] h.weight"
+    model = build(onnx_text("float[1,3,4,4] x", "float[1,4,4,4] y", weights, text, 17))
+    assert block_means(model, ranked(model), [block(model, "chain")]) == [None]
+
+
+def test_one_value_a_position_is_no_value_a_channel() -> None:
+    """Four channels of two by two positions, whose mean is told position by position."""
+    weights = f"{conv('s', 3, 4, 1)}, float[4,4,1,1] p.weight, {conv('h', 4, 4, 1)}"
+    for factor, known in (("zero", False), ("flat", True)):
+        body = f"{plain('s', 'x')} c = Conv(s, p.weight) o = Mul(c, none) p = Add(o, {factor}) r = Add(s, p)"
+        body = f"{body} {plain('h', 'r')} y = Relu(h)"
+        values = {"none": np.zeros(1)}
+        declared = f"{weights}, float[1] none, float[1,1,2,2] zero, float[1,4,1,1] flat"
+        text = onnx_text("float[1,3,2,2] x", "float[1,4,2,2] y", declared, body, 17)
+        model = build(text, values=values | {"zero": np.arange(4.0), "flat": np.arange(4.0)})
+        (found,) = block_means(model, ranked(model), [block(model, "branch")])
+        assert (found is not None) == known
+        assert found is None or found == pytest.approx(np.arange(4.0))
 
 
 @pytest.mark.parametrize(
