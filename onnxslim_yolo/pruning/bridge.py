@@ -126,8 +126,7 @@ def _places(graph: gs.Graph, block: Block) -> tuple[Tensor, list[Tensor]] | None
     bases = [t for t in tensors(graph) if t.name == block.start][:1] if block.kind == "chain" else _beside(block, node)
     maps = [t for t in bases if t.shape is not None and end.shape is not None and len(end.shape) == 4]
     same = [t for t in maps if len(t.shape) == 4 and t.shape[2:] == end.shape[2:] and isinstance(t.shape[1], int)]
-    sized = end.dtype in (None, np.float32) and isinstance((end.shape or [0, None])[1], int)
-    return (end, same) if same and sized else None
+    return (end, same) if same and end.dtype in (None, np.float32) and isinstance(end.shape[1], int) else None
 
 
 def _beside(block: Block, node: Node) -> list[Tensor]:

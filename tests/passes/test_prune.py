@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -317,3 +318,49 @@ def test_shares_of_macs_outside_the_range(share: float) -> None:
 def test_all_macs_take_nothing() -> None:
     after = run(chain(10, 10), PruneChannels(macs=1.0, importance="weight"))
     assert after.plan is None or after.plan.removed == 0
+
+
+def test_what_holds_most_channels_is_named_and_how_many_other_reasons_there_are() -> None:
+    model, end = chain(4), "reaches the output 'y'"
+
+    def told(*frozen: str | None) -> str:
+        return prune._nothing_prunable(model, SimpleNamespace(frozen=[*frozen, None, end, end, end, end]))  # type: ignore[arg-type]
+
+    name = next(node.name for node in model.graph.nodes if node.op == "Conv")
+    reason = f"'{name}' has a computed bias"
+    alone = told(reason)
+    assert f"1 of 1 channels are held because {reason}; a 1x1 convolution between them and '{name}' would" in alone
+    others = told("it is odd", reason, reason, "it is new", "it is odd", reason)
+    assert f"3 of 6 channels are held because {reason}, and 2 other reasons hold the rest; a 1x1" in others
+    assert told("it is odd").endswith("because it is odd; a convolution in front of it would be pruned in their place")
+    with pytest.raises(UsageError, match=r"pruned \(reaches the output 'y'\)"):
+        told()
+
+
+def test_levels_go_whole_or_not_at_all() -> None:
+    level, chosen = np.array([7, 3, 3, 7, 5]), np.array([True, True, False, True, False])
+    assert prune._whole_levels(level, chosen, all_of=True).tolist() == [True, False, False, True, False]
+    assert prune._whole_levels(level, chosen, all_of=False).tolist() == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("c0", True),
+        ("/c0", True),
+        ("n0", False),
+        ("c0.weight", True),
+        ("weight", False),
+        ("c", False),
+        ("c?", True),
+        ("*.weight", True),
+        ("c?.w", False),
+        ("c[0]", True),
+        ("[d-z]0", False),
+        ("x", False),
+    ],
+)
+def test_a_node_is_matched_by_its_name_or_a_constants(pattern: str, found: bool) -> None:
+    node = next(node for node in chain(4).graph.nodes if node.op == "Conv")
+    node.name = "c0"
+    assert prune.matches_layer(pattern, node) == found

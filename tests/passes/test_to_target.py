@@ -197,3 +197,25 @@ def test_what_parts_that_stay_equal_give_back_is_taken_elsewhere(share, monkeypa
     monkeypatch.setattr(to_target, "TRIES", 1)  # the control
     with pytest.raises(UsageError, match="cannot come down"):
         PruneToTarget(f"{share}x", isa="avx512").run(kept)
+
+
+def test_a_problem_is_made_once_for_a_plan_and_a_cost():
+    """Asked again for the same it is the same; for another cost, or a plan that ranks otherwise, it is made anew."""
+    weights = "float[8,3,1,1] a.weight, float[8,8,1,1] b.weight, float[4,8,1,1] c.weight"
+    body = "a = Conv(x, a.weight) b = Conv(a, b.weight) y = Conv(b, c.weight)"
+    model = build(onnx_text("float[1,3,8,8] x", "float[1,4,8,8] y", weights, body))
+    plan = open_plan(model)
+    model.plan = replace(plan, importance=np.arange(1.0, plan.channels.count + 1))
+
+    def asked(cost: str):
+        step = PruneToTarget("0.5x", cost=cost, isa="avx2")
+        return step.problem(model, open_plan(model), step.costs())[0]
+
+    first = asked("macs")
+    assert asked("macs") is first
+    size = asked("params")
+    assert size is not first and size.latency(size.planned) != first.latency(first.planned)
+    first = asked("macs")
+    assert first is not size
+    model.plan = replace(open_plan(model), importance=open_plan(model).importance[::-1].copy())
+    assert asked("macs") is not first

@@ -121,3 +121,21 @@ def test_a_chain_that_begins_nowhere_has_no_bridge() -> None:
     chain = block(model, "chain", -1)
     assert bridges(model, [chain], images(model))[0] is not None
     assert bridges(model, [replace(chain, start="nowhere")], images(model)) == [None]
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [("p", None), ("s", None), ("p", [1, "c", 8, 8]), ("s", [1, "c", 8, 8]), ("p", [6, 8, 8]), ("s", [1, 6, 64])],
+)
+def test_maps_of_unknown_width_or_none_at_all_have_no_bridge(name: str, shape: list[int | str] | None) -> None:
+    model = network(BRANCH)
+    branch = block(model, "branch")
+    next(t for node in model.graph.nodes for t in node.outputs if t.name == name).shape = shape
+    assert bridges(model, [branch], images(model)) == [None]
+
+
+def test_a_batch_of_any_size_is_no_hindrance() -> None:
+    model = network(BRANCH)
+    for tensor in (t for node in model.graph.nodes for t in node.outputs):
+        tensor.shape = ["n", *tensor.shape[1:]]
+    assert bridges(model, [block(model, "branch")], images(model))[0] is not None

@@ -11,7 +11,6 @@ import pytest
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.costs import Multiplications
-from onnxslim_yolo.passes import PruneToTarget
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.problem import Unit, WidthProblem, unit_of, units_of
 from tests.numeric import build
@@ -185,22 +184,3 @@ def test_the_first_of_each_order_are_kept() -> None:
     nothing = replace(plan, keep=np.zeros_like(plan.keep))
     assert problem.keep(nothing, [one.width for one in problem.units])[order].all()
     assert problem.lost(choice) == pytest.approx(plan.importance[order[4:]].sum())
-
-
-def test_a_problem_is_made_once_for_a_plan_and_a_cost() -> None:
-    """Asked again for the same it is the same; for another cost, or a plan that ranks otherwise, it is made anew."""
-    model, _ = network()
-    model.plan = network()[1] if model.plan is None else replace(model.plan, importance=network()[1].importance)
-    step = PruneToTarget("0.5x", cost="macs", isa="avx2")
-    first = step.problem(model, open_plan(model), step.costs())[0]
-    again = step.problem(model, open_plan(model), step.costs())[0]
-    assert again is first
-    other = PruneToTarget("0.5x", cost="params", isa="avx2")
-    by_size = other.problem(model, open_plan(model), other.costs())[0]
-    assert by_size is not first and by_size.latency(by_size.planned) != first.latency(first.planned)
-    back = step.problem(model, open_plan(model), step.costs())[0]
-    assert back.latency(back.planned) == first.latency(first.planned)
-    plan = open_plan(model)
-    model.plan = replace(plan, importance=plan.importance[::-1].copy())
-    ranked = step.problem(model, open_plan(model), step.costs())[0]
-    assert ranked is not back
