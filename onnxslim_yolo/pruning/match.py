@@ -68,9 +68,7 @@ def _layers(model: Model) -> list[Node]:
     return [
         node
         for node in model.graph.nodes
-        if node.op in PLAIN
-        and (weight := input_constant(node, 1)) is not None
-        and weight.ndim > 1
+        if node.op in PLAIN and (weight := input_constant(node, 1)) is not None and weight.ndim > 1
     ]
 
 
