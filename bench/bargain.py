@@ -31,7 +31,7 @@ RESULT = HERE / "results" / "bargain.json"
 CALIB = MATERIAL / "data/coco-val128/calib.txt"
 SIZE = 320
 
-SIZES = (320, 288, 256, 224)
+SIZES = ((320, 320), (288, 320), (288, 288), (256, 320), (224, 320), (256, 256), (224, 224))
 PRUNED = HERE / "results" / "accuracy.json"
 METHOD = {"model": MODEL.name, "size": SIZE, "importance": "output", "compensate": "reconstruct", "allocate": "curves"}
 SHARES = (0.9, 0.8, 0.7)
@@ -44,9 +44,9 @@ def main() -> None:
     parsed = parser.parse_args()
     rows: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for size in SIZES:
-        if str(size) not in rows and not parsed.table:
-            rows[str(size)] = measured(imgsz=(size, size), prune=0)
-            print(size, rows[str(size)], flush=True)
+        if name_of(size) not in rows and not parsed.table:
+            rows[name_of(size)] = measured(imgsz=size, prune=0)
+            print(size, rows[name_of(size)], flush=True)
             write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
     for share in [] if parsed.table else SHARES:
         if f"{share:g} of the MACs" not in rows:
@@ -55,6 +55,11 @@ def main() -> None:
             print(share, rows[f"{share:g} of the MACs"], flush=True)
             write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
     write_atomically(RESULT.with_suffix(".md"), table(rows, pruned()))
+
+
+def name_of(size: tuple[int, int]) -> str:
+    """One side of a square, else height and width."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
 def measured(**options: Any) -> dict[str, float]:
@@ -95,9 +100,9 @@ def table(sizes: dict[str, Any], cut: dict[float, dict[str, float]]) -> str:
         "|---|---|---|---|---|",
     ]
     for size in SIZES:
-        row = sizes[str(size)]
+        row = sizes[name_of(size)]
         shares = [f"{row[key] / first[key]:.2f}" for key in ("macs", "latency_us")]
-        lines.append(_line(f"{size} px", row["map50"], first["map50"], *shares))
+        lines.append(_line(f"{name_of(size)} px", row["map50"], first["map50"], *shares))
     for share in SHARES:
         row = sizes.get(f"{share:g} of the MACs")
         if row is not None:

@@ -19,7 +19,7 @@ from onnxslim_yolo.load import LoadOptions
 from onnxslim_yolo.report.advice import Advice, ranked, render_advice
 from onnxslim_yolo.sweep import advise as module
 from onnxslim_yolo.sweep.advise import AdviseOptions, advise, require_answer
-from onnxslim_yolo.sweep.levers import Lever, levers, usable_sizes
+from onnxslim_yolo.sweep.levers import INT8, INT8_ALL, Lever, levers, nearer, usable_sizes
 from tests.test_input_size import Made
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +58,8 @@ def made(full: int = 320) -> Made:
 )
 def test_only_what_can_meet_the_target_is_tried(share: float, int8: float | None, names: list[str]) -> None:
     sizes = made()
-    found = levers(sizes, usable_sizes(sizes)[0], share * sizes.us((320, 320)), int8)
+    ways = {} if int8 is None else {INT8: int8}
+    found = levers(sizes, usable_sizes(sizes)[0], share * sizes.us((320, 320)), ways)
     assert [lever.name for lever in found] == names
     for lever in found:
         size = lever.options.get("imgsz", [320, 320])
@@ -67,6 +68,37 @@ def test_only_what_can_meet_the_target_is_tried(share: float, int8: float | None
             pruned = 1000 * float(lever.options["target_latency"].removesuffix("ms"))
             left = pruned * ((int8 or 1) if "quantize" in lever.options else 1)
         assert left <= share * 10240 * 1.001
+
+
+def test_int8_throughout_takes_a_larger_input() -> None:
+    sizes = made()
+    smaller = usable_sizes(sizes, [(480, 640), (480, 640), (640, 480)])[0]
+    assert smaller[0] == (288, 320) and (320, 288) not in smaller
+    found = levers(sizes, smaller, 0.7 * sizes.us((320, 320)), {INT8: 0.85, INT8_ALL: 0.75})
+    named = {lever.name: lever.options for lever in found}
+    assert named["input 256x320, int8"] == {"imgsz": [256, 320], "quantize": "int8"}
+    assert named["input 288x320, int8 throughout"] == {"imgsz": [288, 320], "quantize": "all"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reached", "name"),
+    [
+        ({"imgsz": [224, 320], "quantize": "all"}, 0.85, "input 256x320, int8 throughout"),
+        ({"imgsz": [224, 320], "quantize": "all"}, 0.9, None),
+        ({"imgsz": [224, 320], "quantize": "all"}, 1.1, "input 192x320, int8 throughout"),
+        ({"target_latency": "0.5x"}, 1.02, None),
+        ({"target_latency": "0.5x"}, 1.25, "pruned to 4.096ms"),
+        ({"target_latency": "6ms"}, 0.8, "pruned to 7.5ms"),
+        ({"quantize": "int8"}, 0.5, None),
+    ],
+)
+def test_what_was_timed_comes_nearer(options: dict[str, Any], reached: float, name: str | None) -> None:
+    sizes, smaller = made(), [(288, 320), (256, 320), (224, 320), (192, 320)]
+    plain = "input 224x320, int8 throughout" if "imgsz" in options else "pruned"
+    found = nearer(Lever(plain, options), reached, sizes, smaller)
+    assert (found and found.name) == name
+    if found is not None:
+        assert found.options.keys() == options.keys() and found.options.get("quantize") == options.get("quantize")
 
 
 def options_for(images: Path, out: Path, target: str = "0.7x", **given: Any) -> AdviseOptions:

@@ -38,6 +38,25 @@ def test_sizes_are_multiples_of_32_down_to_half(full: tuple[int, int], sizes: li
     assert smaller_sizes(full) == sizes
 
 
+@pytest.mark.parametrize(
+    ("full", "shapes", "first"),
+    [
+        ((320, 320), [(64, 64)], [(288, 288), (256, 256), (224, 224), (192, 192), (160, 160)]),
+        ((320, 320), [(720, 1280)], [(192, 320), (192, 288), (160, 288)]),
+        ((320, 320), [(1280, 720)], [(320, 192), (288, 192), (288, 160)]),
+        ((320, 320), [(480, 640)] * 2 + [(640, 480)], [(288, 320), (256, 320), (256, 288)]),
+        ((384, 640), [(720, 1280)], [(352, 640), (352, 608), (352, 576)]),
+    ],
+)
+def test_sizes_are_of_the_shape_of_images(
+    full: tuple[int, int], shapes: list[tuple[int, int]], first: list[tuple[int, int]]
+) -> None:
+    """None of them has another of its area or less beside it that shows the images as large."""
+    found = smaller_sizes(full, shapes)
+    assert found[: len(first)] == first
+    assert [h * w for h, w in found] == sorted((h * w for h, w in found), reverse=True)
+
+
 class Made(Sizes):
     """A network of 320 px whose latency goes with its area, and which keeps so much at every size."""
 
@@ -64,8 +83,8 @@ class Made(Sizes):
         ("9ms", {}, 288, None),
         ("11ms", {}, 320, None),
         ("0.2x", {}, 160, "2.048ms"),
-        ("0.3x", {288: 0.9, 256: 0.8, 224: 0.4}, 256, "3.072ms"),
-        ("0.7x", {288: 0.3}, 320, "7.168ms"),
+        ("0.3x", {288: 0.9, 256: 0.8, 224: 0.4, 192: 0.3, 160: 0.2}, 256, "3.072ms"),
+        ("0.7x", {288: 0.3, 256: 0.2}, 320, "7.168ms"),
     ],
 )
 def test_the_largest_size_that_meets_the_target(
@@ -183,5 +202,5 @@ def test_a_real_detector_keeps_most_at_the_size_chosen(tmp_path: Path) -> None:
     from onnxslim_yolo.latency import table_for
 
     found = choose_size(file, LoadOptions((320, 320)), table_for("ncnn", "x86-avx512"), "0.7x", calib)
-    assert found.size == (256, 256) and found.rest is None
+    assert found.size == (224, 288) and found.rest is None
     assert found.found is not None and found.found.objects > 60 and 0.6 < found.found.share < 0.95

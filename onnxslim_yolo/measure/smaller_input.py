@@ -1,15 +1,20 @@
 """Input size as a lever: what a network would take at smaller sizes, and what it would still detect there.
 
-Sizes are multiples of 32 along the longer side, down to half of it, the other side in proportion. Latency is predicted
-by the table at each; the loss is measured: the source at the smaller size against itself at full size, on unlabelled
-images. Nothing is trained, and no weight changes.
+Sizes are multiples of 32, down to half of either side. Which of them are worth trying, images tell by their shapes: of
+all sizes of one area the best is the one in which they are seen largest, and the letterbox's grey margin, which holds
+nothing, is cut off first. Without images both sides shrink in proportion. Latency is predicted by the table at each;
+the loss is measured: the source at the smaller size against itself at full size, on unlabelled images. Nothing is
+trained, and no weight changes.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +27,64 @@ from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.load import LoadOptions, read_model
 from onnxslim_yolo.passes import Activations, Canonicalise, FoldAffine, FoldBatchNorm, ReparamBranches, ShuffleToGather
 from onnxslim_yolo.passes.to_target import limit_of
-from onnxslim_yolo.pruning.calibration_images import input_size
+from onnxslim_yolo.pruning.calibration_images import evenly, input_size
 from onnxslim_yolo.quantisation.latency import faster_layers
 from onnxslim_yolo.runtime.dataset import read_calibration
-from onnxslim_yolo.runtime.progress import tell
+from onnxslim_yolo.runtime.images import load_canvas
 from onnxslim_yolo.verify.agreement import Agreement, agreement, detections_of
 from onnxslim_yolo.verify.detector import open_onnx
 
 Size = tuple[int, int]
 STEP = 32
 FLOOR = 0.5
-"""The least share of the longer side: below it, detectors lose most of what is small."""
+"""The least share of a side: below it, detectors lose most of what is small."""
+
+SHAPES = 64
+"""Images at most whose shapes are looked at, evenly picked."""
+
+LARGER = 1.005
+"""A larger area has to show images larger by this on average: else the smaller one is as good."""
 
 WORTH_KEEPING = 0.5
 """A size at which fewer of the detections are kept than this is not taken: the rest is pruned instead."""
 
 
-def smaller_sizes(full: Size) -> list[Size]:
-    """(h, w) below a size, largest first."""
+def smaller_sizes(full: Size, shapes: Sequence[Size] = ()) -> list[Size]:
+    """(h, w) of a smaller area than a size's, largest first.
+
+    Args:
+        shapes: (h, w) of images. With them, a size is among those found only if none of its area or less shows the
+            images as large, on average of their scales.
+    """
+    return _fitted(full, shapes) if shapes else _in_proportion(full)
+
+
+def _fitted(full: Size, shapes: Sequence[Size]) -> list[Size]:
+    sides = [range(STEP * ceil(FLOOR * side / STEP), side + 1, STEP) for side in full]
+    sizes = [(h, w) for h, w in product(*sides) if h * w < full[0] * full[1]]
+    seen = {size: _scale(size, full, shapes) for size in sizes}
+    found: list[Size] = []
+    for size in sorted(sizes, key=lambda size: (size[0] * size[1], -seen[size])):
+        if not found or seen[size] > LARGER * seen[found[-1]]:
+            found.append(size)
+    return found[::-1]
+
+
+def _scale(size: Size, full: Size, shapes: Sequence[Size]) -> float:
+    """How large images are at a size, as a share of what they are at full size, on average."""
+
+    def scale(canvas: Size, shape: Size) -> float:
+        return min(canvas[0] / shape[0], canvas[1] / shape[1])
+
+    return sum(scale(size, shape) / scale(full, shape) for shape in shapes) / len(shapes)
+
+
+def shapes_of(images: Sequence[Path], full: Size) -> list[Size]:
+    """(h, w) of images, upright. Raises InputError where one cannot be read."""
+    return [load_canvas(images[i], full)[1].source for i in evenly(SHAPES, len(images))]
+
+
+def _in_proportion(full: Size) -> list[Size]:
     long, short = max(full), min(full)
     found = []
     for side in range((long - 1) // STEP * STEP, 0, -STEP):
@@ -93,6 +138,10 @@ class Sizes:
                 self.model(self.options.imgsz if size == self.full else size).graph
             )
         return self._us[size]
+
+    def first_below(self, sizes: Sequence[Size], limit: float) -> int:
+        """The index of the first of these sizes, largest first, that meets a limit (µs); their number if none does."""
+        return bisect_left(sizes, True, key=lambda size: self.us(size) <= limit)
 
     def left(self, size: Size) -> float:
         """Predicted share of the full size's latency."""
@@ -157,7 +206,8 @@ class SizeChoice:
         if self.found is not None:
             lost = f"{self.found.kept} of {self.found.objects} detections kept on {self.found.images} images"
         left = f"predicted {self.left:.2f} of its latency{counted}"
-        return f"input size: {sizes}, {left}; {lost}; figures below are at this size"
+        shaped = "" if self.size in _in_proportion(self.full) else " (of the calibration images' shape)"
+        return f"input size: {sizes}{shaped}, {left}; {lost}; figures below are at this size"
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -197,24 +247,25 @@ def choose_size(
     limit = limit_of(target, sizes.us(full)) / (left or 1.0)
     if sizes.us(full) <= limit:
         return SizeChoice(full, full, 1.0, None, None, left)
-    chosen, candidates = full, smaller_sizes(full)
-    for done, size in enumerate(candidates):
-        tell("sizes", done, len(candidates))
-        try:
-            sizes.us(size)
-        except (InputError, UnsupportedError) as error:
-            if chosen == full:
-                hint = "export it with an open size (dynamic=True), or leave --size out"
-                raise InputError(f"its input size cannot be changed: {error.message}", file=path, hint=hint) from error
-            break
-        found = sizes.agreement(size)
-        if found is not None and found.share < WORTH_KEEPING:
-            break
-        chosen = size
-        if sizes.us(size) <= limit:
-            break
+    candidates = smaller_sizes(full, shapes_of(sizes.images, full))
+    try:
+        chosen = _largest_kept(sizes, candidates, sizes.first_below(candidates, limit))
+    except (InputError, UnsupportedError) as error:
+        hint = "export it with an open size (dynamic=True), or leave --size out"
+        raise InputError(f"its input size cannot be changed: {error.message}", file=path, hint=hint) from error
     rest = None if sizes.us(chosen) <= limit else f"{limit / 1000:.9g}ms"
     return SizeChoice(full, chosen, sizes.left(chosen), rest, sizes.agreement(chosen), left)
+
+
+def _largest_kept(sizes: Sizes, candidates: Sequence[Size], index: int) -> Size:
+    """The size of this index, or the smallest above it at which enough is kept; the last where none is so small."""
+
+    def lost(size: Size) -> bool:
+        found = sizes.agreement(size)
+        return found is not None and found.share < WORTH_KEEPING
+
+    kept = [sizes.full, *candidates[: index + 1]]
+    return kept[-1] if not lost(kept[-1]) else kept[bisect_left(kept, True, key=lost) - 1]
 
 
 def int8_left(model: Model, table: LatencyTable) -> float | None:

@@ -40,8 +40,8 @@ class CompileOptions:
         reference: an ONNX export of the same weights, made by the model's own code, that the result is compared with.
         prune: share of the prunable channels to remove, or "dead".
         target_latency: predicted latency to come down to, instead of `prune`: "0.6x" of the source's, or "12ms".
-        size: "file", or "auto": where `target_latency` asks for less, the input shrinks first, and what is left is
-            pruned (see `measure.smaller_input`).
+        size: "file", or "auto": where `target_latency` asks for less, the input shrinks first, to the shape of the
+            `calib` images if there are any, and what is left is pruned (see `measure.smaller_input`).
         table: a file of latencies made by `onnxslim-yolo profile`, instead of the shipped one.
         target_macs, target_params: share of the source's MACs or parameters to come down to, instead of `prune`.
         depth: whether whole blocks are candidates: "auto", "none" or "only" (see the pass `drop-blocks`).

@@ -25,14 +25,15 @@ from onnxslim_yolo.files.atomic import require_file, resolved, sha256_of, write_
 from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.measure.machine import cores_here, require_cores
-from onnxslim_yolo.measure.smaller_input import Sizes
+from onnxslim_yolo.measure.smaller_input import Size, Sizes, shapes_of
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.to_target import limit_of, parse_target
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.quantisation.choose import COSTLY
 from onnxslim_yolo.report.advice import Advice, Row, ranked, write_advice_html
 from onnxslim_yolo.report.command import command_of
 from onnxslim_yolo.runtime.dataset import read_calibration, read_dataset
-from onnxslim_yolo.sweep.levers import INT8, Lever, levers, usable_sizes
+from onnxslim_yolo.sweep.levers import INT8, INT8_ALL, Lever, levers, nearer, usable_sizes
 from onnxslim_yolo.verify.agreement import agreement, detections_of
 from onnxslim_yolo.verify.detector import Detector, open_network
 
@@ -46,6 +47,9 @@ APART = 16
 
 TIMED = 3
 """Trials that are timed together, the best first."""
+
+NEARER = 2
+"""How often what was timed is brought nearer to the target."""
 
 NOISE = 1.03
 """Measured latency may miss the target by so much."""
@@ -91,10 +95,10 @@ def advise(options: AdviseOptions, progress: Progress = lambda stage: None) -> A
     work.sizes.require_objects(options.calib)
     source = work.row(Lever("source", {}), required=True)
     limit = limit_of(options.target_latency, work.whole)
-    int8 = work.row(Lever("int8", INT8))
-    smaller, why = usable_sizes(work.sizes)
-    rows = [source, int8]
-    left = work.int8_left(source, int8)
+    smaller, why = usable_sizes(work.sizes, shapes_of([*work.fit, *work.judged], work.sizes.full))
+    int8 = work.int8(source, limit)
+    rows = [source, *int8.values()]
+    left = {lever: share for lever, row in int8.items() if (share := work.int8_left(row)) is not None}
     for lever in levers(work.sizes, smaller, limit, left, options.target_latency):
         rows.append(work.row(lever))
         work.count_int8(rows[-1], left)
@@ -102,6 +106,11 @@ def advise(options: AdviseOptions, progress: Progress = lambda stage: None) -> A
     if not tried:
         raise InputError(f"no lever could be tried; the first: {rows[1]['error']}", file=options.model)
     work.time(source, tried, limit)
+    for _ in range(NEARER):
+        again = [work.row(lever) for lever in work.nearer(tried, smaller, limit)]
+        rows += again
+        tried += [row for row in again if not row.get("error")]
+        work.time_all(source, tried[len(tried) - len(again) :])
     for row in rows:
         row["meets"] = not row.get("error") and row is not source and work.meets(row, limit)
     advice = Advice(options.model.name, options.target_latency, ranked(rows), work.facts(why))
@@ -201,7 +210,9 @@ class _Work:
         after = result.report["after"]["latency_us"]
         row: Row = {"file": str(file.relative_to(self.options.out)), "bytes": _bytes(file), "predicted_us": after}
         row |= {"left": after / self.whole, "notes": _worth_saying(result.report)}
-        row["int8"] = result.report["int8"] is not None
+        plan = result.report["int8"]
+        row["int8"] = plan is not None
+        row["costly"] = plan is not None and any(each["reason"] == COSTLY for each in plan["float"])
         network = open_network(file, threads=1)
         full = self.sizes.full
         found = agreement(self.sizes.seen(full), detections_of(network, self.judged))
@@ -213,22 +224,46 @@ class _Work:
             row |= {"map50": counted.map50, "map": counted.map, "gain": counted.map50}
         return row
 
-    def int8_left(self, source: Row, int8: Row) -> float | None:
-        """The share of latency that int8 leaves: by the table, else timed here; None where it is not known."""
-        if int8.get("error") or not int8["int8"]:
+    def int8(self, source: Row, limit: float) -> dict[Lever, Row]:
+        """int8 alone; where it is not enough, and has left layers float for what they cost, also throughout."""
+        found = {INT8: self._alone(source, INT8)}
+        left = self.int8_left(found[INT8])
+        if left is not None and left * self.whole > limit and found[INT8].get("costly"):
+            found[INT8_ALL] = self._alone(source, INT8_ALL)
+        return found
+
+    def _alone(self, source: Row, lever: Lever) -> Row:
+        row = self.row(lever)
+        if not row.get("error") and row["int8"] and not knows_int8(self.table) and self._timing:
+            self.time_all(source, [row])
+            row["left"] = row["measured"]
+        return row
+
+    def int8_left(self, int8: Row) -> float | None:
+        """The share of latency that int8 leaves: by the table, else as timed; None where it is not known."""
+        if int8.get("error") or not int8["int8"] or not (knows_int8(self.table) or self._timing):
             return None
-        if not knows_int8(self.table):
-            if not self._timing:
-                return None
-            if int8.get("measured") is None:
-                self._time(source, [int8])
-            int8["left"] = int8["measured"]
         return float(int8["left"])
 
-    def count_int8(self, row: Row, left: float | None) -> None:
+    def count_int8(self, row: Row, left: Mapping[Lever, float]) -> None:
         """A table without int8 times predicts the floats' time: what int8 leaves at full size is taken off."""
-        if left is not None and row.get("int8") and not knows_int8(self.table):
-            row["left"] = row["predicted_us"] / self.whole * left
+        known = [share for lever, share in left.items() if lever.quantize == row["options"].get("quantize")]
+        if known and row.get("int8") and not knows_int8(self.table):
+            row["left"] = row["predicted_us"] / self.whole * known[0]
+
+    def nearer(self, tried: Sequence[Row], smaller: Sequence[Size], limit: float) -> list[Lever]:
+        """Levers that were timed, nearer to the target: sizes, and what keeps more than all that meets it."""
+        met = [row["gain"] for row in tried if row.get("measured") is not None and self.meets(row, limit)]
+        found: dict[str, Lever] = {}
+        for row in tried:
+            if row.get("measured") is None or (
+                "target_latency" in row["options"] and row["gain"] < max(met, default=0)
+            ):
+                continue
+            lever = nearer(Lever(row["lever"], row["options"]), self._reached(row), self.sizes, smaller)
+            if lever is not None and self._key(lever) not in self.done:
+                found[lever.name] = lever
+        return list(found.values())
 
     @property
     def _timing(self) -> bool:
@@ -243,15 +278,17 @@ class _Work:
         order = [next(row for row in tried if row["key"] == each["key"]) for each in left]
         for start in range(0, len(order), TIMED):
             batch = order[start : start + TIMED]
-            missing = [row for row in batch if row.get("measured") is None]
-            if missing:
-                self._time(source, missing)
+            self.time_all(source, batch)
             if any(self.meets(row, limit) for row in batch):
                 break
 
-    def _time(self, source: Row, rows: Sequence[Row]) -> None:
+    def time_all(self, source: Row, rows: Sequence[Row]) -> None:
+        """Time those that are not timed, beside the source."""
         from onnxslim_yolo.measure.benchmark import benchmark
 
+        rows = [row for row in rows if row.get("measured") is None and not row.get("error")]
+        if not rows:
+            return
         self.progress("timing " + ", ".join(row["lever"] for row in rows))
         files = [self.options.out / row["file"] for row in (source, *rows)]
         names, threads = [row["lever"] for row in (source, *rows)], self.options.plain.threads
@@ -262,11 +299,14 @@ class _Work:
 
     def meets(self, row: Row, limit: float) -> bool:
         """Whether a row comes down to the target: as measured, else as predicted."""
-        number, unit = parse_target(self.options.target_latency)
         if row.get("measured") is not None:
-            reached = row["measured"] if unit == "x" else row["measured_ms"]
-            return bool(reached <= NOISE * number)
-        return bool(row["left"] * self.whole <= 1.001 * limit)
+            return self._reached(row) <= NOISE
+        return row["left"] is not None and bool(row["left"] * self.whole <= 1.001 * limit)
+
+    def _reached(self, row: Row) -> float:
+        """What was measured, as a share of what was asked for."""
+        number, unit = parse_target(self.options.target_latency)
+        return float(row["measured"] if unit == "x" else row["measured_ms"]) / number
 
     def facts(self, sizes_why: str | None) -> dict[str, Any]:
         """What the answer rests on."""
