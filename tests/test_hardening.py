@@ -42,6 +42,11 @@ def ones(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.array(values, np.int64)
 
 
+def at_opset(version: int, proto: onnx.ModelProto) -> onnx.ModelProto:
+    proto.opset_import[0].version = version
+    return proto
+
+
 def largest(node_: onnx.NodeProto, **constants: object) -> onnx.ModelProto:
     """A node whose result `e` is only looked at for its largest element."""
     return graph(node_, node("ReduceMax", "e", "y"), **constants)
@@ -125,6 +130,10 @@ FILES: dict[str, tuple[onnx.ModelProto, str]] = {
     "no-opset": (edited(lambda p: p.ClearField("opset_import")), "opset None is not supported"),
     "random": (graph(node("RandomNormalLike", "x", "y")), "the result is random"),
     "training": (graph(node("Dropout", "x r t", "y"), r=np.float32(0.5), t=np.array(True)), "in training mode"),
+    "training-by-outputs": (
+        at_opset(13, graph(node("BatchNormalization", "x g b m v", "y m2 v2 sm sv"), g=(3,), b=(3,), m=(3,), v=(3,))),
+        "in training mode",
+    ),
 }
 CASES = ARITY | SIZES | FILES
 

@@ -91,6 +91,14 @@ def test_shapes_that_onnx_does_not_infer(node: str) -> None:
     assert [dim.dim_value for dim in kind.shape.dim] == [1, 4, 8, 8]
 
 
+def test_an_input_that_is_an_output_as_well(tmp_path: Path) -> None:
+    """Inference forgot its shape, and with it all others: nothing was seen to be dead."""
+    text = network("q = Conv<kernel_shape=[1,1]>(f, w1) y = Relu(q)").replace("=> (", "=> (float[1,3,8,8] x, ")
+    path = written(text, tmp_path, trunk(dead=2)[1])
+    result = compiled(path, tmp_path, emit="onnx,ncnn", snap="none")
+    assert result.report["after"]["parameters"] < result.report["before"]["parameters"] - 2 * (27 + 4)
+
+
 def test_groups_normalised_at_opset_21_are_counted(tmp_path: Path) -> None:
     text = network("q = GroupNormalization<num_groups=4>(f, g.gamma, g.beta) y = Conv(q, w1)", opset=21)
     result = compiled(written(text, tmp_path), tmp_path, emit="onnx,ncnn", passes="canonicalise")

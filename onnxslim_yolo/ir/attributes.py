@@ -52,7 +52,7 @@ def attribute(node: Node, name: str) -> Any:
     """A node's attribute: what it says, else the schema's default, else None. Text as text."""
     value = node.attrs.get(name)
     if value is None:
-        value = FIRST_RESIZE.get(name) if _is_first_resize(node) else None
+        value = FIRST_RESIZE.get(name) if is_first_resize(node) else None
     return defaults(node.op).get(name) if value is None else _plain(value)
 
 
@@ -172,12 +172,13 @@ def _names(op: str) -> Mapping[str, int]:
 
 
 def _place(node: Node, name: str) -> int | None:
-    if _is_first_resize(node):  # without regions in front of its scales
+    if is_first_resize(node):  # without regions in front of its scales
         return 1 if name == "scales" else None
     return _names(node.op).get(name)
 
 
-def _is_first_resize(node: Node) -> bool:
+def is_first_resize(node: Node) -> bool:
+    """Whether it enlarges as Upsample does, which Resize did at opset 10."""
     return node.op == "Upsample" or (node.op == "Resize" and len(node.inputs) == 2)
 
 

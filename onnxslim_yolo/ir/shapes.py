@@ -63,8 +63,9 @@ def skeleton(graph: gs.Graph, *, keep_shapes: bool = False) -> onnx.ModelProto:
                 inputs.append(_value_info(tensor))
         elif keep_shapes and id(tensor) not in special and tensor.dtype is not None and tensor.shape is not None:
             inner.append(_value_info(tensor))
-    # Outputs of unknown shape: inference fills them in.
-    outputs = [_value_info(tensor, with_shape=keep_shapes) for tensor in graph.outputs]
+    # Outputs of unknown shape: inference fills them in. An input that is an output as well would lose its own.
+    given = {id(tensor) for tensor in graph.inputs}
+    outputs = [_value_info(tensor, with_shape=keep_shapes or id(tensor) in given) for tensor in graph.outputs]
     nodes = [OnnxExporter.export_node(node) for node in graph.nodes]
     proto = helper.make_graph(nodes, graph.name or "graph", inputs, outputs, initializers, value_info=inner)
     opsets = [helper.make_opsetid("", graph.opset)]

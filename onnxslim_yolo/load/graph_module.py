@@ -27,6 +27,10 @@ from onnxslim_yolo.load.tensors import TensorReader
 from onnxslim_yolo.load.torch_archive import open_archive
 from onnxslim_yolo.load.trace import trace
 
+_REFUSALS = (RuntimeError, ValueError, TypeError, LookupError)
+"""What torch raises on what it does not take: sizes, types, windows, modes of padding."""
+_WITHOUT = "leave torch out of --emit, or apply the plan to your own module with apply-plan"
+
 
 class GraphModule(nn.Module):
     """The network that a description spells: takes the graph's inputs, returns its outputs (one alone, several as a
@@ -74,14 +78,20 @@ class GraphModule(nn.Module):
         return tuple(found[name] for name in names)
 
     def _run(self, node: Mapping[str, Any], values: dict[str, Any]) -> None:
-        if node["module"]:
-            result = self.get_submodule(node["module"])(values[node["inputs"][0]["value"]])
-        else:
-            arguments = [self._argument(source, values) for source in node["inputs"]]
-            try:
+        try:
+            if node["module"]:
+                result = self.get_submodule(node["module"])(values[node["inputs"][0]["value"]])
+            else:
+                arguments = [self._argument(source, values) for source in node["inputs"]]
                 result = OPS[node["op"]](arguments, attributes(node["op"], node["attributes"]))
-            except UnsupportedError as error:
-                raise UnsupportedError(error.message, node=node["name"], hint=error.hint) from error
+        except UnsupportedError as error:
+            raise UnsupportedError(error.message, node=node["name"], hint=error.hint or _WITHOUT) from error
+        except torch.OutOfMemoryError:
+            raise
+        except _REFUSALS as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            message = f"torch does not run this {node['op']}: {said}"
+            raise UnsupportedError(message, node=node["name"], hint=_WITHOUT) from error
         results = result if isinstance(result, tuple) else (result,)
         for name, value in zip(node["outputs"], results, strict=False):
             values[name] = value

@@ -51,15 +51,29 @@ def same_padding(attrs: Attributes, rank: int) -> tuple[list[int], bool]:
     return pads[:rank], pads[:rank] == pads[rank:]
 
 
-def _padded(x: Tensor, attrs: Attributes, value: float) -> tuple[Tensor, list[int]]:
+def _padded(x: Tensor, kernel: Sequence[int], attrs: Attributes, value: float) -> tuple[Tensor, list[int]]:
     """The input with uneven padding applied, and the padding that is left to the operator."""
     rank = x.dim() - 2
-    begin, even = same_padding(attrs, rank)
-    if even:
-        return x, begin
-    pads = list(attrs["pads"])
-    flat = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[rank + axis])]
-    return functional.pad(x, flat, value=value), [0] * rank
+    sides = _sides(x, kernel, attrs)
+    taken = (value == 0.0 or 2 * begin <= size for (begin, _), size in zip(sides, kernel, strict=True))
+    if all(begin == end for begin, end in sides) and all(taken):  # pools take at most half a window
+        return x, [begin for begin, _ in sides]
+    return functional.pad(x, [side for pair in reversed(sides) for side in pair], value=value), [0] * rank
+
+
+def _sides(x: Tensor, kernel: Sequence[int], attrs: Attributes) -> list[tuple[int, int]]:
+    """Padding in front and behind, per axis: as written, or what it takes for ⌈size / stride⌉ outputs (SAME)."""
+    rank, auto = len(kernel), attrs["auto_pad"]
+    if auto not in ("SAME_UPPER", "SAME_LOWER"):
+        begin, _ = same_padding(attrs, rank)
+        return list(zip(begin, window_numbers(attrs, "pads", rank)[rank:], strict=True))
+    strides, dilations = (window_numbers(attrs, key, rank) for key in ("strides", "dilations"))
+    sides = []
+    for size, window, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
+        total = max((-(-int(size) // stride) - 1) * stride + (window - 1) * dilation + 1 - int(size), 0)
+        less, more = total // 2, total - total // 2
+        sides.append((less, more) if auto == "SAME_UPPER" else (more, less))
+    return sides
 
 
 def _conv(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
@@ -67,7 +81,7 @@ def _conv(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     bias = inputs[2] if len(inputs) > 2 else None
     rank = x.dim() - 2
     run = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[rank]
-    x, padding = _padded(x, attrs, 0.0)
+    x, padding = _padded(x, weight.shape[2:], attrs, 0.0)
     strides, dilations = (window_numbers(attrs, key, rank) for key in ("strides", "dilations"))
     y: Tensor = run(x, weight, bias, strides, padding, dilations, attrs["group"])
     return y
@@ -92,8 +106,8 @@ def _gemm(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
 
 
 def _max_pool(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    x, padding = _padded(inputs[0], attrs, float("-inf"))
     kernel = attrs["kernel_shape"]
+    x, padding = _padded(inputs[0], kernel, attrs, float("-inf"))
     strides, dilations = (window_numbers(attrs, key, len(kernel)) for key in ("strides", "dilations"))
     return functional.max_pool2d(x, kernel, strides, padding, dilations, bool(attrs["ceil_mode"]))
 

@@ -11,12 +11,16 @@ from torch import Tensor  # noqa: TID253
 from torch.nn import functional  # noqa: TID253
 
 from onnxslim_yolo.errors import UnsupportedError
+from onnxslim_yolo.ir.attributes import attributes
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.saved_module import TRACED_ROWS
 
 Attributes: TypeAlias = Mapping[str, Any]
 Operator: TypeAlias = Callable[[Sequence[Any], Attributes], Any]
 
-_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+_CUBIC = -0.75
+"""The coefficient of torch's cubic kernel."""
 
 
 def tensor(value: Any) -> Tensor:
@@ -38,30 +42,79 @@ def pad(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
     axes = numbers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(pads) // 2))
     sides = {axis % x.dim(): (pads[k], pads[len(axes) + k]) for k, axis in enumerate(axes)}
     first = min((axis for axis, side in sides.items() if any(side)), default=x.dim() - 1)
+    first = first if attrs["mode"] == "constant" else min(first, 2)  # torch reflects all of space or nothing
     flat = [side for axis in reversed(range(first, x.dim())) for side in sides.get(axis, (0, 0))]
     value = float(np.asarray(inputs[2]).reshape(-1)[0]) if len(inputs) > 2 and inputs[2] is not None else 0.0
     return functional.pad(x, flat, mode=_PAD_MODES[attrs["mode"]], value=value)
 
 
 def resize(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    """Resize."""
-    x = inputs[0]
-    modes = {"nearest": "nearest", "linear": "bilinear"}
-    mode, where = attrs["mode"], attrs["coordinate_transformation_mode"]
-    known = {"nearest": ("asymmetric",), "linear": ("half_pixel", "pytorch_half_pixel", "align_corners")}
-    if where not in known.get(mode, ()) or (mode == "nearest" and attrs["nearest_mode"] != "floor"):
+    """Resize of the last two axes, where torch samples the very pixels that ONNX asks for."""
+    x, mode, where = inputs[0], attrs["mode"], attrs["coordinate_transformation_mode"]
+    size = _of_space(inputs[3], x) if len(inputs) > 3 and inputs[3] is not None else None
+    scales = _of_space(inputs[2], x) if size is None else None
+    kind = _resize_kind(x, attrs, size or (), scales or ())
+    if kind is None:
         raise UnsupportedError(f"a Resize with mode {mode} and coordinates {where}")
     corners = None if mode == "nearest" else where == "align_corners"
-    if len(inputs) > 3 and inputs[3] is not None:
-        return functional.interpolate(x, size=numbers(inputs[3])[2:], mode=modes[mode], align_corners=corners)
-    scales = [float(v) for v in np.asarray(inputs[2]).reshape(-1)[2:]]
-    return functional.interpolate(x, scale_factor=scales, mode=modes[mode], align_corners=corners)
+    return functional.interpolate(x, size, scales, kind, corners)
+
+
+def _of_space(given: Any, x: Tensor) -> list[Any]:
+    """What a Resize says about height and width: of every axis, or, since opset 18, of those in `axes` alone."""
+    return list(np.asarray(given).reshape(-1).tolist()[-(x.dim() - 2) :])
+
+
+def _resize_kind(x: Tensor, attrs: Attributes, size: Sequence[int], scales: Sequence[float]) -> str | None:
+    """What torch calls it, or None. Of the nearest pixel there are several notions: those asked for are compared."""
+    mode, where = attrs["mode"], attrs["coordinate_transformation_mode"]
+    axes = [axis % x.dim() for axis in attrs.get("axes") or range(x.dim())]
+    unlike = attrs["antialias"] or attrs["keep_aspect_ratio_policy"] != "stretch"
+    if unlike or axes[-2:] != [2, 3] or x.dim() != 4:
+        return None
+    if mode != "nearest":
+        unlike = mode == "cubic" and (attrs["cubic_coeff_a"] != _CUBIC or attrs["exclude_outside"])
+        alike = where in ("half_pixel", "pytorch_half_pixel", "align_corners") and not unlike
+        return {"linear": "bilinear", "cubic": "bicubic"}.get(mode) if alike else None
+    before = [int(side) for side in x.shape[2:]]
+    after = list(size) or [int(a * b) for a, b in zip(before, scales, strict=True)]
+    ratios = list(scales) or [b / a for a, b in zip(before, after, strict=True)]
+    sides = list(zip(before, after, ratios, strict=True))
+    if all((_picked(attrs, *side) == _floored(0.0, *side)).all() for side in sides):
+        return "nearest"
+    return "nearest-exact" if all((_picked(attrs, *side) == _floored(0.5, *side)).all() for side in sides) else None
+
+
+def _picked(attrs: Attributes, before: int, after: int, scale: float) -> Array:
+    """Which pixels ONNX picks along an axis, by the formulas of operator Resize; −1 by those that torch lacks."""
+    i = np.arange(after)
+    where = {
+        "asymmetric": i / scale,
+        "half_pixel": (i + 0.5) / scale - 0.5,
+        "pytorch_half_pixel": (i + 0.5) / scale - 0.5 if after > 1 else np.zeros(1),
+        "align_corners": i * (before - 1) / max(after - 1, 1),
+    }.get(attrs["coordinate_transformation_mode"])
+    if where is None:
+        return np.full(after, -1)
+    rounded = {
+        "floor": np.floor(where),
+        "ceil": np.ceil(where),
+        "round_prefer_floor": np.ceil(where - 0.5),
+        "round_prefer_ceil": np.floor(where + 0.5),
+    }
+    return np.clip(rounded[attrs["nearest_mode"]], 0, before - 1)
+
+
+def _floored(middle: float, before: int, after: int, scale: float) -> Array:
+    """Which pixels torch picks: "nearest" from a pixel's beginning, "nearest-exact" from its middle."""
+    where: Array = np.floor((np.arange(after) + middle) / scale)
+    return np.minimum(where, before - 1)
 
 
 def upsample(inputs: Sequence[Any], attrs: Attributes) -> Tensor:
-    """Upsample, which Resize was before opset 10: it has no attributes that say how."""
+    """Upsample, and Resize of opset 10: they have no attributes that say how."""
     rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return resize([inputs[0], None, inputs[1]], {**attrs, **rule})
+    return resize([inputs[0], None, inputs[1]], attributes("Resize", {"mode": attrs["mode"], **rule}))
 
 
 def sample(inputs: Sequence[Any], attrs: Attributes) -> Tensor:

@@ -364,7 +364,8 @@ def _check_weights(model: Model) -> None:
 def _refuse_training(model: Model) -> None:
     for node in nodes_of(model.graph, "Dropout", "BatchNormalization"):
         flag = input_constant(node, 2) if node.op == "Dropout" else attribute(node, "training_mode")
-        if flag is not None and np.any(flag):
+        before_flags = node.op == "BatchNormalization" and model.graph.opset < 14 and len(node.outputs) > 1
+        if before_flags or (flag is not None and np.any(flag)):
             raise UnsupportedError(
                 f"{node.op} is in training mode",
                 file=model.source.file,

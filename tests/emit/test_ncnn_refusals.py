@@ -310,6 +310,7 @@ INPUTS = {
         r"\(3, 8, 8\); ncnn takes what stands behind a batch axis of 1",
         r"as \(1, c, h, w\)",
     ),
+    "a number": ("float x", r"\(\); ncnn takes what stands behind", r"as \(1, c, h, w\)"),
     "a batch of rows": ("float[2,8] x", r"\(2, 8\); ncnn takes what stands behind", r"as \(1, c, h, w\)"),
 }
 

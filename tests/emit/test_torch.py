@@ -195,11 +195,42 @@ BESIDE = {
         'z = GridSample<mode="nearest", padding_mode="border", align_corners=1>(f, g)',
         20,
     ),
+    "Resize of opset 10": ("float[4] up = {1,1,2,2}", "z = Resize(f, up)", 10),
+    "Resize by the nearest middle": ("float[4] up = {1,1,3,2}", 'z = Resize(f, "", up)', 13),
+    "Resize to half by the nearest middle": (
+        "float[4] down = {1,1,0.5,0.5}",
+        'z = Resize<nearest_mode="round_prefer_ceil">(f, "", down)',
+        13,
+    ),
+    "Resize of two axes": ("float[2] up = {1.5,1.5}", 'z = Resize<axes=[2,3], mode="linear">(f, "", up)', 18),
+    "cubic Resize": ("float[4] up = {1,1,1.5,2}", 'z = Resize<mode="cubic">(f, "", up)', 13),
+    "dilated pool, padded by more than half its window": (
+        "",
+        "z = MaxPool<kernel_shape=[3,3], dilations=[2,2], pads=[2,2,2,2]>(f)",
+        13,
+    ),
+    "as much padding as it takes": (
+        "float[8,8,3,4] w2",
+        'p = Conv<auto_pad="SAME_LOWER", strides=[2,2]>(f, w2) '
+        'z = MaxPool<kernel_shape=[2,2], strides=[3,1], auto_pad="SAME_UPPER">(p)',
+        13,
+    ),
+    "padding of a side alone": ("int64[8] p = {0,0,0,2,0,0,0,1}", 'z = Pad<mode="reflect">(f, p)', 13),
+    "padding that goes round": ("int64[8] p = {0,0,1,2,0,0,2,1}", 'z = Pad<mode="wrap">(f, p)', 19),
+    "half precision inside": (
+        "float16[8,8,1,1] w2, float16[8,1,1] s",
+        "h = Cast<to=10>(f) c2 = Conv(h, w2) m = Mul(c2, s) z = Cast<to=1>(m)",
+        13,
+    ),
+    "double precision inside": ("double[8,1,1] s", "h = Cast<to=11>(f) m = Mul(h, s) z = Cast<to=1>(m)", 13),
 }
 
 
 def beside(case: str, folder: Path) -> Path:
-    weights, nodes, opset = BESIDE[case]
+    return beside_trunk(*BESIDE[case], folder)
+
+
+def beside_trunk(weights: str, nodes: str, opset: int, folder: Path) -> Path:
     body, values = trunk()
     held = f"{TRUNK}, float[4,8,1,1] w1, float[1] k = {{100}}, {weights}"
     text = text_of("float[1,3,8,8] x", "float[1,4,m,n] y", held, f"{body} {nodes} y = Conv(z, w1)", opset)
@@ -211,6 +242,37 @@ def test_the_written_module_is_run(case: str, tmp_path: Path) -> None:
     result = oy.compile(beside(case, tmp_path), out=tmp_path / "out", emit=("onnx", "torch"))
     (check,) = (c for c in result.report["verification"]["checks"] if c["runtime"] == "torch")
     assert check["label"] == f"cut graph = {result.torch and result.torch.name}"
+
+
+BEYOND = {
+    "antialias": (
+        "float[4] down = {1,1,0.7,0.7}",
+        'z = Resize<antialias=1, mode="linear">(f, "", down)',
+        "a Resize with mode linear and coordinates half_pixel",
+    ),
+    "another pixel than torch's": (
+        "float[4] down = {1,1,0.7,0.7}",
+        'z = Resize<nearest_mode="ceil">(f, "", down)',
+        "a Resize with mode nearest and coordinates half_pixel",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_torch_does_not_run_is_named(case: str, tmp_path: Path) -> None:
+    weights, nodes, reason = BEYOND[case]
+    file = beside_trunk(weights, nodes, 18, tmp_path)
+    with pytest.raises(UnsupportedError, match=reason) as caught:
+        oy.compile(file, out=tmp_path / "out", emit=("onnx", "torch"))
+    assert caught.value.node and "leave torch out of --emit" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_torch_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "Softmax", lambda inputs, attrs: torch.softmax(inputs[0], 9))
+    with pytest.raises(UnsupportedError, match="torch does not run this Softmax: Dimension out of range") as caught:
+        oy.compile(beside("Softmax over one axis", tmp_path), out=tmp_path / "out", emit=("onnx", "torch"))
+    assert caught.value.node and not (tmp_path / "out").exists()
 
 
 def test_a_module_that_computes_another_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def _fix_inputs(graph: gs.Graph) -> None:
                 f"input '{tensor.name}' has the shape {shape}; ncnn needs every size but the batch",
                 hint="give the size with --imgsz, or export the model with fixed sizes",
             )
-        if shape[0] != 1 and len(shape) != 4:
+        if shape[:1] != [1] and len(shape) != 4:
             raise UnsupportedError(
                 f"input '{tensor.name}' has the shape {tuple(shape)}; ncnn takes what stands behind a batch axis of 1",
                 hint="export the model with a batch of 1 in front, as (1, c, h, w)",

@@ -7,6 +7,8 @@ Where a weight goes:
 * `KEY.T`, the transposed weight of a Linear: the parameter KEY, transposed when used;
 * any other floating-point constant named like a state_dict's key (`a.b.c`): a parameter of that name;
 * any other: a constant, which no state_dict holds; integers are written into the description.
+
+Floating point is float32 throughout, whatever a graph stores or casts to: it is what trainers take.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import re
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.ir.attributes import attribute, former_inputs, per_axis, softmax_axes
+from onnxslim_yolo.ir.attributes import attribute, former_inputs, is_first_resize, per_axis, softmax_axes
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant, is_empty
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load.saved_module import TRACED_ROWS, Description
@@ -33,6 +36,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
 }
 """What the initializers from input 1 on are called in PyTorch."""
+_FLOATS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 STATIC_FLOATS = {"Resize": (1, 2), "Upsample": (1,), "Clip": (1, 2), "Pad": (2,)}
 """Floating-point inputs that are settings, no data: operator → positions."""
 
@@ -60,13 +64,15 @@ class _Writer:
         whole = path and node.op in ("Conv", "BatchNormalization") and self._is_module(node)
         given = [self._source(node, k, t, path, bool(whole)) for k, t in enumerate(node.inputs)]
         entry: dict[str, Any] = {
-            "op": node.op,
+            "op": "Upsample" if is_first_resize(node) else node.op,
             "name": node.name,
             "module": path if whole else "",
             "inputs": [*given, *_former(node, len(given))],
             "outputs": [tensor.name for tensor in node.outputs],
             "attributes": {key: _plain(value) for key, value in node.attrs.items() if not _is_tensor(value)},
         }
+        if entry["attributes"].get("to") in _FLOATS:
+            entry["attributes"]["to"] = onnx.TensorProto.FLOAT
         known = self.shapes.get(id(node.inputs[0]))
         if node.op in SOFTMAXES and known:
             entry["attributes"]["axes"] = softmax_axes(node, len(known), self.opset)
@@ -113,7 +119,7 @@ class _Writer:
             return None
         if not isinstance(tensor, gs.Constant):
             return {"value": tensor.name}
-        values = tensor.values
+        values = _single(tensor.values)
         slots = SLOTS.get(node.op, ())
         if path and 1 <= position <= len(slots):
             key = f"{path}.{slots[position - 1]}"
@@ -172,6 +178,10 @@ def _former(node: Node, first: int) -> list[dict[str, Any] | None]:
     found = former_inputs(node)
     places = range(first, max(found, default=first - 1) + 1)
     return [{"static": found[k].tolist(), "dtype": str(found[k].dtype)} if k in found else None for k in places]
+
+
+def _single(values: Array) -> Array:
+    return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
 def _plain(value: Any) -> Any:
