@@ -11,7 +11,7 @@ from onnxslim_yolo.analysis.blocks import Block, find_blocks
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import DropBlocks
-from onnxslim_yolo.pruning.refit import refit_readers
+from onnxslim_yolo.pruning.refit import _columns, refit_readers
 from tests.numeric import build, run_onnx
 from tests.passes.cutting import onnx_text
 
@@ -167,3 +167,25 @@ def test_too_few_positions_fit_nothing() -> None:
 def test_where_no_block_went_nothing_is_edited() -> None:
     model = one_branch()
     assert refit_readers(model, images(), 1e-2) == {}
+
+
+def test_a_constant_is_shared_out_among_the_strides_of_a_transposed_convolution() -> None:
+    """Of two by two taps at stride 2 every output gets one: on average a quarter of what they make of the constant."""
+    body = """p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(stem) f_m = Conv(p, f.weight) f = Add(f_m, off.weight)
+        r = Add(p, f) y = ConvTranspose<strides=[2,2]>(r, h.weight)"""
+    model = network(body, f=(WIDTH, WIDTH, 1, 1), off=(1, WIDTH, 1, 1), h=(WIDTH, 4, 2, 2))
+    after = without(model, lambda block: block.kind == "branch")
+    (shift,) = refit_readers(after, images(), 1e-9).values()
+    offset, taps = (_layer(model, f"{name}.weight").inputs[1].values for name in ("off", "h"))
+    assert shift == pytest.approx(offset.reshape(-1) @ taps.sum(axis=(2, 3)) / 4, abs=1e-3)
+
+
+def test_columns_that_are_left_are_told_by_their_weights() -> None:
+    old = np.arange(2 * 5 * 3).reshape(2, 5, 3) % 7
+    assert _columns(old, old).tolist() == _columns(old + 1, old).tolist() == [0, 1, 2, 3, 4]  # type: ignore[union-attr]
+    for left in ([0, 2], [1, 3, 4], [4], []):
+        found = _columns(old[:, left], old)
+        assert found is not None and found.tolist() == left
+    assert _columns(old[:, [2, 0]], old) is None and _columns(old[:, [0]] + 100, old) is None
+    twice = old[:, [1, 1, 3, 1]]
+    assert [_columns(twice[:, left], twice).tolist() for left in ([1, 2], [0, 1])] == [[0, 2], [0, 1]]  # type: ignore[union-attr]
