@@ -177,19 +177,22 @@ def killed(mutant: Mutant, tree: Path) -> str:
 
 def _run(tests: list[str], tree: Path) -> tuple[int, str]:
     """pytest's status, 0 also where it ran out of time, and the first test that failed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        run = subprocess.run(
-            ["prlimit", f"--cpu={LIMIT}", *command],
-            cwd=tree, env=environment, capture_output=True, text=True, timeout=10 * LIMIT,
-        )  # fmt: skip
+        run = _pytest(tree, "-x", *tests, PYTHONDONTWRITEBYTECODE="1")
     except subprocess.TimeoutExpired:
         return 0, ""
     if run.returncode in (0, -signal.SIGXCPU, -signal.SIGKILL):
         return 0, ""
     lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return run.returncode, lines[0].split(" - ")[0].split(maxsplit=1)[1] if lines else ""
+
+
+def _pytest(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["prlimit", f"--cpu={LIMIT}", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=tree, env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, timeout=10 * LIMIT,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -205,6 +208,9 @@ def main() -> None:
         tree = Path(folder) / "tree"
         ignored = shutil.ignore_patterns(".git", "__pycache__", ".mypy_cache", ".ruff_cache")
         shutil.copytree(ROOT, tree, symlinks=True, ignore=ignored)
+        # Once, so that everything is compiled: no mutant has to do that again.
+        if _pytest(tree, "--collect-only", *{folder for folders in ROOMS.values() for folder in folders}).returncode:
+            raise SystemExit("tests are not even collected without a mutant")
         for number, mutant in enumerate(drawn(given.count, given.seed)):
             if not given.first <= number <= given.last:
                 continue

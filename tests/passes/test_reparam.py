@@ -210,3 +210,24 @@ def test_shared_weights() -> None:
     model = build(block(body, "float[2,6,n,m] y, float[2,6,i,j] z"))
     after = check_rewrite(model, ReparamBranches())
     np.testing.assert_array_equal(constants(after)["k3.weight"], constants(model)["k3.weight"])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_bias_keeps_its_name_unless_somebody_else_reads_it(shared: bool) -> None:
+    body = "a = Conv<pads=[1,1,1,1]>(x, k3.weight, odd) b = Conv(x, k1.weight, k1.bias) y = Add(a, b)"
+    outputs = "float[2,6,n,m] y"
+    if shared:
+        body, outputs = f"{body} z = Conv(x, k5.weight, odd)", f"{outputs}, float[2,6,i,j] z"
+    text = block(body, outputs).replace("<float[6,6,3,3] k3", "<float[6] odd, float[6,6,3,3] k3")
+    model = build(text)
+    after = check_rewrite(model, ReparamBranches())
+    merged = next(node for node in after.graph.nodes if node.outputs[0].name == "y")
+    assert merged.inputs[1].name == "k3.weight" and (merged.inputs[2].name == "odd") == (not shared)
+    if shared:
+        assert merged.inputs[2].name == "k3.bias"
+        np.testing.assert_array_equal(constants(after)["odd"], constants(model)["odd"])
+
+
+def test_no_bias_is_made_where_there_was_none() -> None:
+    after = check_rewrite(build(block("a = Conv<pads=[1,1,1,1]>(x, k3.weight) y = Add(a, x)")), ReparamBranches())
+    assert [len(node.inputs) for node in after.graph.nodes if node.op == "Conv"] == [2]
