@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 from PIL import Image
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.analysis.blocks import find_blocks
+from onnxslim_yolo.analysis.blocks import find_blocks, find_layers
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.passes import DropBlocks, PruneChannels, PruneToTarget, Reconstruct, SliceChannels
+from onnxslim_yolo.passes import DropBlocks, PruneChannels, PruneToTarget, Reconstruct, SliceChannels, drop_blocks
 from onnxslim_yolo.pruning.mask import mask_blocks
 from tests.numeric import assert_same, build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text, run
@@ -240,3 +241,55 @@ def test_what_a_block_leaves_goes_into_biases_where_no_reader_pads(kernel: int) 
     assert any(block.mean), "the control: it yields something on average"
     assert [node.op for node in after.graph.nodes].count("Add") == (0 if kernel == 1 else 1)
     assert_same(mask_blocks(before, after.carried.blocks), after)
+
+
+def constant_branch(kernel: int, beta: float) -> Model:
+    """A branch of small γ that yields β, in front of a layer that pads where its kernel is wide."""
+    weights = ", ".join([conv("stem", 3, 8), conv("q", 8, 8), conv("h", 8, 4, kernel)])
+    text = f"{layer('stem', 'x')} {layer('q', 'stem', act=False)} r = Add(stem, q) {layer('h', 'r', kernel, act=False)}"
+    declared = onnx_text("float[1,3,8,8] x", "float[1,4,8,8] y", weights, f"{text} y = Relu(h)", 17)
+    values = {"q.gamma": np.full(8, 1e-9), "q.beta": np.full(8, beta)}
+    found = build(declared, values=values)
+    found.equal_parts = True
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "beta", "goes"),
+    [(1, 0.5, True), (3, 0.5, False), (3, 0.0, True), (3, 1e-9, True)],
+)
+def test_where_nothing_may_be_added_a_constant_goes_into_biases_or_its_block_stays(
+    kernel: int, beta: float, goes: bool
+) -> None:
+    """The module's own code adds no constant: a padded reader cannot take it over exactly, which is said."""
+    model = constant_branch(kernel, beta)
+    (branch,) = [block for block in find_blocks(model.graph) if block.kind == "branch"]
+    found = DropBlocks(ratio=0.3)._with_means(model, [branch])
+    assert [block.nodes for block in found] == ([branch.nodes] if goes else [])
+    said = [note for note in model.notes if "yields a constant, and stays: no bias can take it over exactly" in note]
+    assert bool(said) == (not goes)
+    if goes and kernel == 1:
+        assert found[0].mean == pytest.approx([beta] * 8)
+    model.equal_parts = False  # in a graph an Add does
+    assert len(DropBlocks(ratio=0.3)._with_means(model, [branch])) == 1
+    assert DropBlocks(ratio=0.3, means=False)._with_means(model, [branch])[0].mean == ()
+
+
+def test_a_layer_that_is_kept_does_not_leave_and_nothing_is_edited() -> None:
+    before = model(scaled(0.0))
+    block = next(b for b in find_layers(before.graph, lambda gamma: bool((gamma == 0).all())))
+    graph = before.graph
+    name = next(node.name for node in graph.nodes if node.inputs[1:] and node.inputs[1].name == "q1.weight")
+    assert name in block.layers
+    assert not drop_blocks._leaves(before, block, (name,)) and before.graph is graph
+    assert drop_blocks._leaves(before, block, ()) and before.graph is not graph
+    assert not {"p1", "q1"} & left(before)
+    assert drop_blocks._leaves(before, block, ()), "it has gone already"
+    assert not drop_blocks._leaves(before, replace(block, nodes=(before.graph.nodes[0].name,)), ())
+
+
+def test_where_nothing_can_be_taken_out_nothing_is_recorded() -> None:
+    before = model(scaled(0.0))
+    (block,) = find_layers(before.graph, lambda gamma: bool((gamma == 0).all()))
+    assert DropBlocks(ratio=0.3, keep=block.layers)._take_out(before, [block]) == 0
+    assert not before.carried.blocks and not before.notes
