@@ -364,3 +364,11 @@ def test_a_node_is_matched_by_its_name_or_a_constants(pattern: str, found: bool)
     node = next(node for node in chain(4).graph.nodes if node.op == "Conv")
     node.name = "c0"
     assert prune.matches_layer(pattern, node) == found
+
+
+def test_what_may_still_go_is_neither_kept_by_name_nor_carries_its_tensor() -> None:
+    gammas = {"n1.gamma": np.r_[np.full(8, 0.01), 5.0, 6.0]}
+    after = run(chain(10, 10, values=gammas), PruneChannels(ratio=0.3, importance="gamma", keep=("c0",), carry=0.9))
+    assert after.plan is not None
+    removable = {name: after.plan.removable[classes_of(after, name)].tolist() for name in ("r0", "r1")}
+    assert removable == {"r0": [False] * 10, "r1": [True] * 8 + [False] * 2}
