@@ -2,8 +2,8 @@
 
 Where a block is gone,
 
-1. the layers of its nodes cost nothing, nor does the sum of two that it is an operand of, unless a constant is left to
-   be added there that no bias can take over; of a chain such a constant is a layer more;
+1. the layers of its nodes cost nothing, nor does the sum of two that it is an operand of; a constant that is left and
+   that no bias can take over is a layer more;
 2. a *unit* whose channels only these layers know loses nothing: what is lost is the block's own loss;
 3. of a part of a Concat, what reads the result reads so many channels less, and units known besides to the readers only
    lose nothing either;
@@ -27,8 +27,9 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.blocks import Block, end_of
 from onnxslim_yolo.analysis.carriers import carriers
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
-from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, tensors
+from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, producer, tensors
 from onnxslim_yolo.latency.layers import Family
+from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.pruning.placed import Choice, Placed, Slot
 from onnxslim_yolo.pruning.plan import Plan
 from onnxslim_yolo.pruning.problem import Allocation, Unit, WidthProblem, unit_of
@@ -234,7 +235,8 @@ class _Reader:
         gone = {*block.nodes}
         end = node.outputs[0]
         added = bool(block.mean) and isinstance(carriers(self._graph, end, np.asarray(block.mean)), str)
-        if block.kind == "branch" and len(node.inputs) == 2 and not added:
+        summed = block.kind == "branch" and len(node.inputs) == 2
+        if summed:
             gone.add(node.name)
         if block.kind == "part":
             return self._part(block, lost, node, gone)
@@ -243,7 +245,7 @@ class _Reader:
             return None
         within = gone | {block.node}
         freed = tuple(u for u, homes in enumerate(self._homes) if homes and homes <= within)
-        more = self._sum_of(node) if block.kind == "chain" and added else ()
+        more = self._sum_of(node) if added and (summed or block.kind == "chain") else ()
         return Removal(block, lost, frozenset(gone), freed, bridged=bridged, added=more)
 
     def _sum_of(self, last: Node) -> tuple[Placed, ...]:
@@ -276,7 +278,8 @@ class _Reader:
         for layer in self._problem.placed:
             if id(tensor) in layer.made:
                 return layer.outs[layer.made.index(id(tensor))]
-        return NOTHING
+        norm = producer(tensor)  # is no layer of its own
+        return self._slot_made(norm.inputs[0]) if norm is not None and is_batch_norm(norm) else NOTHING
 
     def _chain(self, block: Block, last: Node) -> Array | None:
         """The classes of a chain's end and start; no channels where they are the same already; None where the units are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -151,3 +152,33 @@ def test_what_widths_have_lost_counts_in_the_unit_of_what_blocks_lose() -> None:
     ranked = [offer.block.node for offer in offers(Two(), widths, 4.0 / widths.lost)]  # type: ignore[arg-type]
     assert ranked == ["b", "a"]  # 30 / 0.5 before 10 / 0.2
     assert [offer.block.node for offer in offers(Two(), widths)] == ["a", "b"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["branch", "chain"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_constant_that_stays_is_a_layer_unless_biases_take_it(kind: str, kernel: int) -> None:
+    """A padded reader cannot take it over: an addition comes in the place of either, as when it is done."""
+    weights = [conv("stem", 3, WIDTH), conv("p", WIDTH, WIDTH), conv("a", WIDTH, 8, kernel), conv("h", 8, 4)]
+    sums = {"branch": "r = Add(stem, p)", "chain": "r = Identity(p)"}[kind]
+    text = f"{layer('stem', 'x')} {layer('p', 'stem', act=False)} {sums if kind == 'branch' else ''}"
+    here = "r" if kind == "branch" else "p"
+    text = f"{text} {layer('a', here, kernel)} {layer('h', 'a', act=False)} y = Relu(h)"
+    model = build(onnx_text("float[1,3,32,32] x", "float[1,4,32,32] y", ", ".join(weights), text, 17))
+    step = PruneToTarget(target="0.6x", importance="gamma", isa="avx512")
+    step.prune().run(model)
+    plan = open_plan(model)
+    problem, _, _ = step.problem(model, plan, step.costs())
+    (plain,) = [block for block in find_blocks(model.graph) if block.kind == kind and len(block.layers) == 1]
+    costs = []
+    for mean in ((), tuple(np.linspace(0.1, 1, WIDTH).tolist())):
+        block = replace(plain, mean=mean)
+        blocks = Blocks(model.graph, plan, problem, [block], [1.0])
+        trial = model.copy()
+        assert take_out(trial, [block]) == [block]
+        after, _, _ = step.problem(trial, open_plan(trial), step.costs())
+        less = blocks.without(frozenset({0}))
+        assert less.latency(less.planned) == pytest.approx(after.latency(after.planned))
+        whole = problem.latency(problem.planned)
+        assert blocks.saved(0, problem.planned) == pytest.approx(whole - less.latency(less.planned))
+        costs.append(less.latency(less.planned))
+    assert (costs[1] > costs[0]) == (kernel == 3)
