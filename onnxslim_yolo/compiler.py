@@ -132,6 +132,7 @@ def _read(path: Path, options: CompileOptions) -> tuple[Model, onnx.ModelProto]:
 
         model.told_widths = told_widths(path)
     model.whole_heads = options.attention == "heads"
+    model.towers = options.towers
     if options.reference is None:
         return model, proto
     model.note(f"compared with {options.reference.name}, not with what was read of {path.name}")

@@ -56,6 +56,7 @@ class Model:
         ranges: what is known of tensors' ends, by name: from a file that was int8.
         whole_heads: whether plans take an attention's heads whole (see `analysis.rules_product`).
         equal_parts: whether plans have to suit the code that the graph was traced from (see `analysis.module_parts`).
+        towers: which of two sets of towers was asked for; "file": none was.
         told_widths: modules of that code whose attentions keep how wide their values are.
     """
 
@@ -71,6 +72,7 @@ class Model:
     equal_parts: bool = False
     told_widths: frozenset[str] = frozenset()
     whole_heads: bool = False
+    towers: str = "file"
     quantised: Quantisation | None = None
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -140,6 +142,7 @@ class Model:
             equal_parts=self.equal_parts,
             told_widths=self.told_widths,
             whole_heads=self.whole_heads,
+            towers=self.towers,
             quantised=self.quantised,
             ranges=dict(self.ranges),
         )

@@ -24,6 +24,7 @@ from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, read_pair, r
 __all__ = ["LoadOptions", "load", "load_onnx", "read_model", "read_onnx"]
 
 Head = Literal["keep", "raw", "decoded"]
+Towers = Literal["file", "one-to-one", "one-to-many"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class LoadOptions:
     Attributes:
         imgsz: (height, width) in pixels; None: what the file says, else 640 for checkpoints.
         weights: Darknet weights, or the model yaml of a bare state_dict.
+        towers: which of two sets runs, of a checkpoint that has two (YOLOv10, YOLO26); "file": as it is set.
         head: "raw" for the maps before decoding, of what is traced or built here; otherwise boxes.
         trust: load archives whose loading runs code (TorchScript, torch.export).
         input: what the network expects for a pixel; None: what the metadata or the first layers show, else [0, 1].
@@ -47,6 +49,7 @@ class LoadOptions:
     input: InputFormat | None = None
     asked: Asked = BY_WEIGHTS
     referenced: bool = False
+    towers: Towers = "file"
 
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".torchscript")
@@ -130,6 +133,9 @@ def _read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProt
     suffix = path.suffix.lower()
     if options.weights is not None and suffix not in (".cfg", ".weights") and not options.weights.exists():
         raise InputError("no such file", file=options.weights, hint="--weights names what belongs to the model")
+    if options.towers != "file" and suffix not in CHECKPOINTS:
+        hint = "compile the checkpoint; here leave --towers out"
+        raise InputError("--towers chooses of a checkpoint's; an exported file has those it has", file=path, hint=hint)
     if suffix == ".cfg" or suffix == ".weights":
         return _from_proto(_darknet(path, options), path)
     if suffix in CHECKPOINTS:
@@ -184,6 +190,7 @@ def _checkpoint(path: Path, options: LoadOptions) -> tuple[onnx.ModelProto, tupl
         trust=options.trust,
         asked=options.asked,
         referenced=options.referenced,
+        towers=options.towers,
     )
 
 

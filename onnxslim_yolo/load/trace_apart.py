@@ -42,6 +42,7 @@ def trace_apart(
     trust: bool = False,
     asked: Asked = BY_WEIGHTS,
     referenced: bool = False,
+    towers: str = "file",
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """As `trace_checkpoint`, in a process of its own. Raises what that raises."""
     request = {
@@ -52,6 +53,7 @@ def trace_apart(
         "trust": trust,
         "limits": asdict(asked),
         "referenced": referenced,
+        "towers": towers,
     }
     names = {file_name(each): str(each) for each in (path, weights) if each is not None}
     child = Child(CHILD, environment={"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)

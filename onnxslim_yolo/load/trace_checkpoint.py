@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -18,6 +19,9 @@ from onnxslim_yolo.load.own_activations import note_or_refuse
 from onnxslim_yolo.load.saved_module import is_saved_module
 from onnxslim_yolo.load.trace import Traced, run_exporter
 from onnxslim_yolo.runtime.progress import tell
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DEFAULT_SIZE = 640
 
@@ -35,6 +39,7 @@ def trace_checkpoint(
     dynamic: bool = False,
     asked: Asked = BY_WEIGHTS,
     referenced: bool = False,
+    towers: str = "file",
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Trace a checkpoint with its BatchNorms kept. Returns the graph and what its user should know.
 
@@ -47,6 +52,7 @@ def trace_checkpoint(
         dynamic: keep batch, height and width symbolic.
         asked: what running it may take, judged before it is run.
         referenced: the result is compared with the author's own export, so activations of unknown code may be guessed.
+        towers: "one-to-one" or "one-to-many" of a head that has both; "file": as it is set.
 
     Raises:
         InputError: the checkpoint is unsafe, broken, or of unknown classes.
@@ -56,7 +62,9 @@ def trace_checkpoint(
         from onnxslim_yolo.load.graph_module import load_module, module_to_onnx
 
         with _about(path):
-            return module_to_onnx(load_module(path)), ()
+            module = load_module(path)
+            _set_towers(module, towers)
+            return module_to_onnx(module), ()
     traced, notes = trace_unchecked(
         path,
         imgsz=imgsz,
@@ -66,6 +74,7 @@ def trace_checkpoint(
         dynamic=dynamic,
         asked=asked,
         referenced=referenced,
+        towers=towers,
     )
     with _about(path):
         traced.check()
@@ -82,6 +91,7 @@ def trace_unchecked(
     dynamic: bool = False,
     asked: Asked = BY_WEIGHTS,
     referenced: bool = False,
+    towers: str = "file",
 ) -> tuple[Traced, tuple[str, ...]]:
     """As `trace_checkpoint`, but what the module computes is handed on, to be compared by somebody without torch."""
     tell("the file", 0, STEPS)
@@ -98,6 +108,8 @@ def trace_unchecked(
     with _about(path):
         guessed = note_or_refuse(checkpoint.own, referenced=referenced)
     _set_head(module, head, path)
+    with _about(path):
+        _set_towers(module, towers)
     height, width = imgsz or checkpoint.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
     _check_stride(checkpoint, height, width, path)
     ours = not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))  # they take no other device
@@ -149,3 +161,17 @@ def _set_head(module: object, head: str, path: Path) -> None:
         last.output = head  # type: ignore[assignment]
     elif head == "raw":
         raise InputError("its last layer is no detection head, so there are no raw maps", file=path)
+
+
+def _set_towers(module: nn.Module, towers: str) -> None:
+    """Tell a detection head which of its two sets of towers runs. Raises InputError where it has not two."""
+    if towers == "file":
+        return
+    heads = [part for part in module.modules() if getattr(part, "one2one_cv2", None) is not None]
+    if not heads or any(head.cv2 is None for head in heads):
+        held = "its head has the one-to-one towers alone" if heads else "its head has no one-to-one towers"
+        hint = "leave --towers out; YOLOv10 and YOLO26 have both, as long as they are not fused"
+        raise InputError(f"--towers {towers} chooses of two sets, and {held}", hint=hint)
+    for head in heads:
+        head._end2end = towers == "one-to-one"  # type: ignore[assignment]
+        head.settle()  # type: ignore[operator]

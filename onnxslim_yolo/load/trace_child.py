@@ -42,7 +42,7 @@ def _trace(request: dict[str, Any]) -> dict[str, Any]:
 
     path, size, weights = Path(request["path"]), request["imgsz"], request["weights"]
     if is_saved_module(path):
-        proto, notes = trace_checkpoint(path)
+        proto, notes = trace_checkpoint(path, towers=request["towers"])
         Path(GRAPH).write_bytes(proto.SerializeToString(deterministic=True))
         return {"notes": list(notes)}
     traced, notes = trace_unchecked(
@@ -53,6 +53,7 @@ def _trace(request: dict[str, Any]) -> dict[str, Any]:
         trust=request["trust"],
         asked=Asked(**request["limits"]),
         referenced=request["referenced"],
+        towers=request["towers"],
     )
     arrays: dict[str, Any] = {f"output{i}": array for i, array in enumerate(traced.outputs)}
     np.savez(PROOF, images=traced.images, **arrays)

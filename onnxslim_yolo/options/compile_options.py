@@ -14,7 +14,7 @@ from onnxslim_yolo.files.atomic import require_other
 from onnxslim_yolo.ir.input_format import parse_input
 from onnxslim_yolo.latency.devices import DEVICES, SHOWN, DeviceName
 from onnxslim_yolo.latency.packing import Runtime
-from onnxslim_yolo.load import LoadOptions
+from onnxslim_yolo.load import LoadOptions, Towers
 from onnxslim_yolo.options.row import PANELS, rows_of, told
 from onnxslim_yolo.options.spellings import grid, int8_layers, limit, parse_size, ratio, share
 
@@ -61,6 +61,8 @@ class CompileOptions:
         emit: what to write.
         ncnn_weights: how the ncnn pair stores weights.
         head: "keep", "raw" or "decoded".
+        towers: of a checkpoint that has two sets (YOLOv10, YOLO26) the one that is compiled: "one-to-one", whose boxes
+            are final, or "one-to-many", whose boxes need NMS; "file": the one that it is set to.
         data: labelled images (data.yaml): mAP of the source and of what is written goes into the report.
         budget, max_drop, require_speedup: limits that must hold (see `budget`).
         will_train: the result is going to be trained: that it no longer detects is expected (see `trains`).
@@ -168,6 +170,9 @@ class CompileOptions:
         default="fp16", metadata=told("How ncnn's weights are stored.", "Output")
     )
     head: Literal["keep", "raw", "decoded"] = field(default="keep", metadata=told("Where the network ends.", "Output"))
+    towers: Towers = field(
+        default="file", metadata=told("Of a v10's or 26's two sets of towers, the one that runs.", "Input")
+    )
     data: Path | None = field(
         default=None, metadata=told("Labelled images, for mAP before and after.", CHECKED, shown="YAML")
     )
@@ -320,6 +325,7 @@ class CompileOptions:
             input=form,
             asked=asked,
             referenced=self.reference is not None,
+            towers=self.towers,
         )
 
     def as_json(self) -> dict[str, Any]:

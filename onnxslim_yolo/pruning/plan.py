@@ -242,6 +242,7 @@ def plan_as_json(model: Model, *, from_checkpoint: bool = False) -> dict[str, An
         "keep": {name: {str(axis): axes[axis] for axis in sorted(axes)} for name, axes in sorted(kept.items())},
         "shapes": {name: _shapes_as_json(*shapes[name]) for name in sorted(shapes)},
         "removed": as_modules(carried.removed_nodes, carried.layers),
+        **({"towers": model.towers} if model.towers != "file" else {}),
         **({"bridged": _bridged_modules(carried)} if carried.bridged else {}),
         "groups": [group.as_json() for group in groups],
     }

@@ -248,13 +248,19 @@ def request_of(raw: RawModule, plan: Mapping[str, Any], *, mask: bool) -> dict[s
         "mask": mask,
         "task": raw.attributes.get("task") or task_of_class(raw.name),
         "names": sorted(names.items()) if isinstance(names, dict) else None,
-        "head": raw.head,
+        "head": raw.head | _set_to(plan),
         "heads": raw.heads,
         "settings": raw.settings,
         "written_by": raw.facts.get("version"),
         "facts": {key: raw.facts[key] for key in ("license", "docs", "date") if key in raw.facts},
         "pruned_from": origin_of(plan, raw),
     }
+
+
+def _set_to(plan: Mapping[str, Any]) -> dict[str, bool]:
+    """What the head is told where `--towers` chose one of its two sets."""
+    towers = plan.get("towers", "file")
+    return {} if towers == "file" else {"_end2end": towers == "one-to-one"}
 
 
 def origin_of(plan: Mapping[str, Any], raw: RawModule) -> dict[str, Any]:

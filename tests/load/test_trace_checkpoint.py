@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from onnxslim_yolo.errors import InputError  # noqa: E402
 from onnxslim_yolo.load import LoadOptions, read_model  # noqa: E402
 from onnxslim_yolo.models.blocks_common import Conv  # noqa: E402
 from onnxslim_yolo.models.heads_tasks import Pose26, Segment  # noqa: E402
@@ -45,6 +47,27 @@ def test_a_head_set_to_one_to_many_is_noted(tmp_path: Path) -> None:
     assert "model.23.one2one_cv2, model.23.one2one_cv3 (" in note and "need NMS" in note
     assert "end2end" not in model.metadata
     assert not any("one2one" in tensor.name for tensor in proto.graph.initializer)
+
+
+@pytest.mark.parametrize(("name", "towers"), [("yolov10n", "one-to-one"), ("yolo26n-seg", "one-to-many")])
+def test_which_towers_run_can_be_chosen(name: str, towers: str, tmp_path: Path) -> None:
+    """Whatever the file is set to: the graph is that of a file that is set so."""
+    other = towers == "one-to-many"
+    _, expected = read_model(saved(tmp_path, name, _end2end=not other), SMALL)
+    model, chosen = read_model(saved(tmp_path, name, _end2end=other), replace(SMALL, towers=towers))
+    assert chosen == expected
+    assert any("one2one" in tensor.name for tensor in chosen.graph.initializer) is not other
+    assert (model.metadata.get("end2end") == "True") is not other
+
+
+def test_towers_that_are_not_there_cannot_be_chosen(tmp_path: Path) -> None:
+    asked = replace(SMALL, towers="one-to-one")
+    with pytest.raises(InputError, match="no one-to-one towers"):
+        read_model(saved(tmp_path, "yolov8n"), asked)
+    with pytest.raises(InputError, match="one-to-one towers alone"):
+        read_model(saved(tmp_path, "yolov10n", cv2=None, cv3=None), replace(SMALL, towers="one-to-many"))
+    with pytest.raises(InputError, match="an exported file"):
+        read_model(Path(__file__).parents[2] / "models/digits-rep.onnx", asked)
 
 
 @pytest.mark.parametrize(("name", "ranked"), [("yolov10n", "True"), ("yolo26n-seg", "True"), ("yolov8n-seg", None)])

@@ -12,8 +12,10 @@ import pytest
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UnsupportedError, UsageError
+from onnxslim_yolo.load.raw_module import RawModule
+from onnxslim_yolo.pruning.plan import plan_as_json
 from onnxslim_yolo.training import SlimTrainer
-from onnxslim_yolo.training.slim_checkpoint import cuts_of, slim_from_plan, with_twins
+from onnxslim_yolo.training.slim_checkpoint import cuts_of, request_of, slim_from_plan, with_twins
 from onnxslim_yolo.training.slim_trainer import check_classes, trainer_class
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -104,3 +106,13 @@ def test_an_ultralytics_too_old_or_too_new_is_refused(left_out: str, monkeypatch
         trainer_class("detect")
     assert caught.value.exit_status == 2
     trainer_class.cache_clear()
+
+
+@pytest.mark.parametrize(("towers", "expected"), [("file", False), ("one-to-one", True), ("one-to-many", False)])
+def test_the_head_is_set_to_the_towers_that_were_compiled(towers: str, expected: bool) -> None:
+    model = oy.load(MODELS / "digits-rep.onnx")
+    model.towers = towers
+    plan = plan_as_json(model.copy())
+    assert ("towers" in plan) is (towers != "file")
+    raw = RawModule("ultralytics.nn.tasks.DetectionModel", {}, {}, {}, {"_end2end": False, "max_det": 9}, {}, {}, {})
+    assert request_of(raw, plan, mask=False)["head"] == {"_end2end": expected, "max_det": 9}

@@ -2,7 +2,8 @@
 
 Opt-in (`-m peer`): ONNXSLIM_ULTRALYTICS_PYTHON names the interpreter of an environment with `ultralytics`, `ncnn`,
 `onnxruntime` and this package (tried with 8.4.190). Checkpoints are written there, with random weights; some of each
-family. What is done there stands in `ultralytics_side.py`.
+family. What is done there stands in `ultralytics_side.py`. CI runs those that are not marked `long`, tests of one
+network on one worker (`--dist loadgroup`), so that it is compiled once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,13 @@ FAMILIES = (
     *("yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls"),
     *("yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo11n-cls"),
 )
+
+
+def networks(*names: str, ci: Collection[str] = ()) -> pytest.MarkDecorator:
+    """A test of each; of those outside `ci` a long one."""
+    marks = {name: [] if name in ci else [pytest.mark.long] for name in names}
+    cases = [pytest.param(name, marks=[pytest.mark.xdist_group(name), *marks[name]], id=name) for name in names]
+    return pytest.mark.parametrize("name", cases)
 
 
 def python() -> str:
@@ -66,7 +75,7 @@ def compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _MADE[name]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@networks(*FAMILIES, ci=set(FAMILIES) - {"yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls"})
 def test_predicts_what_the_onnx_predicts(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled(name, tmp_path_factory)
     source, slim, exported = side(
@@ -80,7 +89,7 @@ def test_predicts_what_the_onnx_predicts(name: str, tmp_path_factory: pytest.Tem
     assert str(source) != str(slim)  # and pruning shows
 
 
-@pytest.mark.parametrize("name", ["yolov8n", "yolov5nu", "yolo11n"])
+@networks("yolov8n", "yolov5nu", "yolo11n")
 def test_a_dead_block_becomes_an_identity(name: str, tmp_path: Path) -> None:
     side(tmp_path, "write", str(tmp_path), name)
     block = side(tmp_path, "kill", str(tmp_path), f"{name}.pt")
@@ -112,15 +121,18 @@ def test_a_dead_block_becomes_an_identity(name: str, tmp_path: Path) -> None:
     assert np.allclose(slim["scores"], again["scores"], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["yolov10n", "yolo26n"])
-def test_the_towers_that_a_validation_has_chosen_are_compiled(name: str, tmp_path: Path) -> None:
+@networks("yolov10n", "yolo26n", ci=["yolo26n"])
+@pytest.mark.parametrize("towers", [pytest.param("file", marks=pytest.mark.long), "one-to-one"])
+def test_the_towers_that_a_validation_has_chosen_are_compiled_or_the_others(
+    name: str, towers: str, tmp_path: Path
+) -> None:
     side(tmp_path, "write", str(tmp_path), name)
     side(tmp_path, "validated", str(tmp_path), f"{name}.pt")
-    emit = ("--emit", "onnx,ncnn,ultralytics", "--will-train", "-q")
+    emit = ("--emit", "onnx,ncnn,ultralytics", "--will-train", "-q", "--towers", towers)
     done = tool(tmp_path, "compile", f"{name}.pt", "--prune", "0.3", *emit, "-o", "out")
     assert done.returncode == 0, done.stderr[-2000:]
     notes = json.loads((tmp_path / f"out/{name}.report.json").read_text())["notes"]
-    assert any("need NMS" in note for note in notes)
+    assert any("need NMS" in note for note in notes) is (towers == "file")
     _, made, exported = side(
         tmp_path, "predict", str(tmp_path), f"{name}.pt", f"out/{name}-slim.pt", f"out/{name}.onnx"
     )
@@ -129,7 +141,7 @@ def test_the_towers_that_a_validation_has_chosen_are_compiled(name: str, tmp_pat
     assert np.allclose(made["boxes"], exported["boxes"], atol=1)
 
 
-@pytest.mark.parametrize("name", ["yolov10n", "yolo11n", "yolo12n", "yolo26n"])
+@networks("yolov10n", "yolo11n", "yolo12n", "yolo26n")
 def test_dead_heads_go_whole(name: str, tmp_path: Path) -> None:
     side(tmp_path, "write", str(tmp_path), name)
     before = side(tmp_path, "facts", str(tmp_path), f"{name}.pt")["heads"]
@@ -145,6 +157,7 @@ def test_dead_heads_go_whole(name: str, tmp_path: Path) -> None:
     assert np.allclose(made["scores"], exported["scores"], atol=1e-3) and len(made["scores"])
 
 
+@pytest.mark.long
 def test_a_row_of_layers_becomes_an_identity(tmp_path: Path) -> None:
     """A bottleneck without a shortcut, a tower's first layer: bridged, and its readers fitted."""
     name, rng = "yolov8n", np.random.default_rng(0)
@@ -166,7 +179,10 @@ def test_a_row_of_layers_becomes_an_identity(tmp_path: Path) -> None:
     assert np.allclose(slim["scores"], exported["scores"], atol=1e-3) and len(slim["scores"])
 
 
-@pytest.mark.parametrize("name", ["yolov8n", "yolo11n-cls", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo26n"])
+@networks(
+    *("yolov8n", "yolo11n-cls", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo26n"),
+    ci=["yolov8n", "yolo11n-cls", "yolo26n"],
+)
 def test_training_keeps_the_widths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled(name, tmp_path_factory)
     before = side(folder, "facts", str(folder), f"out/{name}-slim.pt")
@@ -175,12 +191,14 @@ def test_training_keeps_the_widths(name: str, tmp_path_factory: pytest.TempPathF
     assert after["from"]["file"] == f"{name}.pt"
 
 
+@pytest.mark.xdist_group("yolov8n")
 def test_training_goes_on_where_it_was_stopped(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled("yolov8n", tmp_path_factory)
     before = side(folder, "facts", str(folder), "out/yolov8n-slim.pt")
     assert side(folder, "train", str(folder), "out/yolov8n-slim.pt", "resume") == before
 
 
+@pytest.mark.xdist_group("yolov8n")
 def test_a_plain_training_says_what_to_do_instead(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled("yolov8n", tmp_path_factory)
     done = run(folder, str(SIDE), "train", str(folder), "out/yolov8n-slim.pt", "plain")
@@ -188,6 +206,8 @@ def test_a_plain_training_says_what_to_do_instead(tmp_path_factory: pytest.TempP
     assert "SlimTrainer" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.xdist_group("yolo12n")
+@pytest.mark.long
 def test_the_trained_network_compiles_again_and_is_pruned_again(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled("yolo12n", tmp_path_factory)
     emit = ("--emit", "onnx,ultralytics", "--will-train", "-q")
@@ -200,6 +220,7 @@ def test_the_trained_network_compiles_again_and_is_pruned_again(tmp_path_factory
     assert after["from"]["before that"] == before["from"]
 
 
+@pytest.mark.xdist_group("yolov8n")
 def test_exports_predict_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled("yolov8n", tmp_path_factory)
     slim, *exported = side(folder, "export", str(folder), "out/yolov8n-slim.pt")
@@ -207,6 +228,8 @@ def test_exports_predict_the_same(tmp_path_factory: pytest.TempPathFactory) -> N
         assert np.allclose(slim["scores"][:20], each["scores"][:20], atol=5e-3)
 
 
+@pytest.mark.xdist_group("yolov8n")
+@pytest.mark.long
 def test_sparsify_prune_finetune_as_commands(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled("yolov8n", tmp_path_factory)
     data = side(folder, "data", str(folder))
@@ -228,6 +251,8 @@ def test_sparsify_prune_finetune_as_commands(tmp_path_factory: pytest.TempPathFa
     assert side(folder, "facts", str(folder), "runs/tuned/weights/best.pt")["widths"] == before["widths"]
 
 
+@pytest.mark.xdist_group("yolov8n")
+@pytest.mark.long
 def test_the_loop_in_one_command(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled("yolov8n", tmp_path_factory)
     data = side(folder, "data", str(folder))
@@ -254,7 +279,7 @@ def test_several_processes(tmp_path: Path) -> None:
     assert one == two and 8 <= one.count(0.0) <= 16
 
 
-@pytest.mark.parametrize("name", ["yolov8n-seg", "yolo12n", "yolo26n-pose"])
+@networks("yolov8n-seg", "yolo12n", "yolo26n-pose", ci=["yolo26n-pose"])
 def test_a_plan_is_applied_to_the_same_widths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = compiled(name, tmp_path_factory)
     done = tool(folder, "apply-plan", f"out/{name}.plan.json", f"{name}.pt", "--as", "ultralytics", "-o", "applied.pt")
@@ -263,6 +288,8 @@ def test_a_plan_is_applied_to_the_same_widths(name: str, tmp_path_factory: pytes
     assert applied == made
 
 
+@pytest.mark.xdist_group("yolov8n")
+@pytest.mark.long
 def test_plans_that_do_not_fit_are_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder, other = compiled("yolov8n", tmp_path_factory), compiled("yolo26n", tmp_path_factory)
     line = ("--as", "ultralytics", "-o", "x.pt")
