@@ -130,6 +130,8 @@ class _Rewriter:
         area = before[2] * before[3]
         first = origin.element[0, :, 0, 0]
         order = first // area
+        if (order >= before[1]).any():  # another image's
+            return None
         maps = np.arange(int(np.prod(before))).reshape(before)
         if not np.array_equal(maps.take(order, axis=1), origin.element):
             return None

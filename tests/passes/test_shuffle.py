@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim_yolo.passes import ShuffleToGather
+from onnxslim_yolo.passes import ShuffleToGather, shuffle
 from tests.numeric import assert_same, build, check_declines, ops, rewritten
 from tests.passes.cutting import onnx_text
 from tests.passes.test_slice import SHUFFLES
@@ -67,3 +67,59 @@ def test_parts_of_a_split(case: str) -> None:
     after = rewritten(source, ShuffleToGather(), rewrites=made)
     assert ops(after).count("Gather") == made
     assert_same(source, after)
+
+
+MORE = """int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4}, int64[1] ten = {10},
+    int64[2] matrix = {8, 64}, int64[4] merge = {2, 4, 8, 8}, int64[5] split = {1, 2, 4, 8, 8},
+    int64[4] join = {1, 8, 8, 8}, int64[5] halves = {4, 2, 4, 8, 8}, int64[4] whole = {4, 8, 8, 8}"""
+
+
+@pytest.mark.parametrize(
+    "batch, body",
+    [
+        (1, "r = Reshape(h, matrix) t = Transpose<perm=[1,0]>(r) y = Neg(t)"),  # a batch of one is dropped
+        (1, "y = Slice(h, zero, ten, two, two)"),  # every other row
+        (1, "y = Slice(h, zero, four, one, one)"),  # the first half
+        (1, "s = Reshape(h, split) a = Neg(s) t = Transpose<perm=[0,2,1,3,4]>(a) y = Reshape(t, join)"),
+        (4, "s = Reshape(h, halves) t = Transpose<perm=[1,0,2,3,4]>(s) y = Reshape(t, whole)"),  # across images
+        (1, "r = Reshape(h, merge) y = Neg(r)"),
+    ],
+)
+def test_what_looks_like_one_is_left_alone(batch: int, body: str) -> None:
+    rank = "a,b" if "matrix" in body else "a,b,c,d"
+    text = onnx_text(f"float[{batch},8,8,8] x", f"float[{rank}] y", MORE, f"h = Relu(x) {body}")
+    check_declines(build(text), ShuffleToGather())
+
+
+def test_a_map_of_one_channel_has_nothing_to_change_places() -> None:
+    body = "h = Relu(x) s = Reshape(h, split) t = Transpose<perm=[0,2,1,3,4]>(s) y = Reshape(t, join)"
+    weights = "int64[5] split = {2, 1, 1, 8, 8}, int64[4] join = {2, 1, 8, 8}"
+    check_declines(build(onnx_text("float[2,1,8,8] x", "float[a,b,c,d] y", weights, body)), ShuffleToGather())
+
+
+def test_of_channels_that_are_taken_backwards() -> None:
+    weights = "int64[1] last = {-1}, int64[1] before = {-100}, int64[1] maps = {1}, int64[1] back = {-1}"
+    body = "h = Relu(x) k = Slice(h, last, before, maps, back) y = Neg(k)"
+    source = build(onnx_text("float[1,5,4,4] x", "float[a,b,c,d] y", weights, body))
+    after = rewritten(source, ShuffleToGather(), rewrites=1)
+    assert_same(source, after)
+    (gather,) = [node for node in after.graph.nodes if node.op == "Gather"]
+    assert gather.inputs[1].values.tolist() == [4, 3, 2, 1, 0] and gather.attrs["axis"] == 1  # type: ignore[attr-defined]
+
+
+def test_a_map_that_is_too_large_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = onnx_text(
+        "float[1,4,4,4] x", "float[a,b,c,d] y", "int64[5] s = {1, 2, 2, 4, 4}, int64[4] j = {1, 4, 4, 4}",
+        "h = Relu(x) r = Reshape(h, s) t = Transpose<perm=[0,2,1,3,4]>(r) y = Reshape(t, j)",
+    )  # fmt: skip
+    monkeypatch.setattr(shuffle, "_ELEMENTS", 63)
+    check_declines(build(text), ShuffleToGather())
+    monkeypatch.setattr(shuffle, "_ELEMENTS", 64)
+    rewritten(build(text), ShuffleToGather(), rewrites=1)
+
+
+def test_a_part_that_nobody_reads_is_not_made() -> None:
+    body = "h = Relu(x) k = Reshape(h, s) p, q = Split<axis=0>(k, n) y = Neg(q)"
+    weights = "int64[4] s = {2,4,8,8}, int64[2] n = {1,1}"
+    source = build(onnx_text("float[1,8,8,8] x", "float[a,b,c,d] y", weights, body))
+    assert_same(source, rewritten(source, ShuffleToGather(), rewrites=1))
