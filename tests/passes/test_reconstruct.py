@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onnxslim_yolo.analysis.blocks import find_blocks
 from onnxslim_yolo.analysis.contraction import contractions
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.graph import Array, Namer, toposort
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.passes import AbsorbConstants, Reconstruct, SliceChannels
+from onnxslim_yolo.passes import AbsorbConstants, DropBlocks, Reconstruct, SliceChannels
+from onnxslim_yolo.passes.reconstruct import apply_correction, cut_places, reconstruct
 from onnxslim_yolo.pruning.calibration import Statistics, collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.fold_removed import fold
 from onnxslim_yolo.pruning.mask import masked
-from onnxslim_yolo.pruning.match import _correction, matchable, output_moments
+from onnxslim_yolo.pruning.match import Correction, _correction, matchable, output_moments
 from onnxslim_yolo.pruning.plan import open_plan
-from tests.numeric import build, differences, run_onnx
+from tests.numeric import build, differences, random_feeds, run_onnx
 from tests.passes.cutting import onnx_text, remove, run
 
 SIDE = 16
@@ -47,6 +49,7 @@ def redundant(reader: str) -> dict[str, Array]:
     return {"a.weight": weight, "a.bias": bias}
 
 
+NORM_OF_THREE = "float[3] w.gamma, float[3] w.beta, float[3] w.mean, float[3] w.var"
 READERS = {
     "conv": ("float[4,8,1,1] w, float[4] v", "y = Conv(h, w, v)", "float[a,b,c,d] y"),
     "conv-no-bias": ("float[4,8,1,1] w", "y = Conv(h, w)", "float[a,b,c,d] y"),
@@ -241,3 +244,70 @@ def test_every_group_folds_by_itself() -> None:
     first, second = folded.weight[:2, :, 0, 0], folded.weight[2:, :, 0, 0]
     np.testing.assert_allclose(first[:, 2], weight[:2, 2, 0, 0] - weight[:2, 1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(second[:, 1], weight[2:, 1, 0, 0] + 2 * weight[2:, 3, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer, weights, outputs",
+    [
+        ("y = Conv(x, w)", "float[4,3,1,1] w", "float[a,b,c,d] y"),
+        ("y = Conv(x, w, v)", "float[4,3,1,1] w, float[4] v", "float[a,b,c,d] y"),
+        ("y = ConvTranspose(x, w, v)", "float[3,4,2,2] w, float[4] v", "float[a,b,c,d] y"),
+        ("y = BatchNormalization(x, w.gamma, w.beta, w.mean, w.var)", NORM_OF_THREE, "float[a,b,c,d] y"),
+        ("f = Flatten(x) y = Gemm<alpha=0.5, beta=2.0>(f, w, v)", "float[48,4] w, float[4] v", "float[a,b] y"),
+        ("f = Flatten(x) y = Gemm<alpha=0.5>(f, w)", "float[48,4] w", "float[a,b] y"),
+        ("t = Transpose<perm=[0,2,3,1]>(x) y = MatMul(t, w)", "float[3,4] w", "float[a,b,c,d] y"),
+    ],
+)
+def test_what_a_layer_yields_is_scaled_and_shifted_per_channel(layer: str, weights: str, outputs: str) -> None:
+    before = build(onnx_text("float[2,3,4,4] x", outputs, weights, layer))
+    after = before.copy()
+    node = after.graph.nodes[-1]
+    width = 3 if node.op == "BatchNormalization" else 4
+    scale, shift = np.array([0.5, 2.0, -1.0, 3.0])[:width], np.array([1.0, -2.0, 0.0, 0.25])[:width]
+    apply_correction(after, node, Correction(node.name, scale, shift), Namer(after.graph))
+    after.graph.nodes = toposort(after.graph)
+    feed = random_feeds(before)
+    axis = 3 if node.op == "MatMul" else 1
+    old, new = (np.moveaxis(run_onnx(model, feed)["y"], axis, -1) for model in (before, after))
+    np.testing.assert_allclose(new, scale * old + shift, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_folded_goes_by_the_views_where_there_are_some() -> None:
+    source = linear_model("window")
+    remove(source, "h", [1, 6])
+    rng = np.random.default_rng(0)
+    images, views = ([rng.standard_normal((1, 3, SIDE, SIDE)).astype(np.float32) * f for _ in "abc"] for f in (1, 5))
+    step = Reconstruct(match=False, ridge=1e-2)
+
+    def fitted(*given: object) -> Array:
+        after = source.copy()
+        assert reconstruct(after, open_plan(after), given[0], step, *given[1:]) == 1  # type: ignore[arg-type]
+        return np.asarray(after.graph.tensors()["w"].values)  # type: ignore[union-attr]
+
+    np.testing.assert_array_equal(fitted(images, views), fitted(views))
+    assert not np.array_equal(fitted(images), fitted(views))
+
+
+def test_of_a_block_that_went_the_readers_are_fitted_though_no_channel_goes(images: Path) -> None:
+    weights = "float[6,3,1,1] s.weight, float[6,6,1,1] p.weight, float[4,6,1,1] y.weight"
+    text = "s = Conv(x, s.weight) p = Conv(s, p.weight) r = Add(s, p) y = Conv(r, y.weight)"
+    source = build(onnx_text(f"float[1,3,{SIDE},{SIDE}] x", "float[a,b,c,d] y", weights, text))
+    gone = source.copy()
+    (block,) = [one for one in find_blocks(gone.graph) if one.kind == "branch"]
+    assert DropBlocks()._take_out(gone, [block]) == 1 and open_plan(gone).keep.all()
+    step = Reconstruct(images, ridge=1e-9, match=False)
+    after = gone.copy()
+    assert step.run(after) == 1 and step.run(after) == 0
+    feed = feeds(images, source)[0]
+    assert max(differences(run_onnx(source, feed), run_onnx(after, feed)).values()) < 1e-2
+    assert max(differences(run_onnx(source, feed), run_onnx(gone, feed)).values()) > 0.1, "the control"
+    with pytest.raises(UsageError, match="needs calibration images"):
+        Reconstruct().run(gone)
+
+
+def test_the_places_that_lose_channels() -> None:
+    source = linear_model("concat")
+    assert cut_places(open_plan(source)) == []
+    for position in (0, 7):
+        plan = remove(linear_model("concat"), "h", [position])
+        assert [place.node.inputs[1].name for place in cut_places(plan)] == ["w"]
