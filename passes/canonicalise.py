@@ -93,7 +93,7 @@ class Canonicalise:
                 elif size[k] and size[k] != dim:
                     raise InputError(
                         f"the input '{tensor.name}' is fixed at {tensor.shape[2]}x{tensor.shape[3]} pixels, "
-                        f"not {size[0] or dim}x{size[1] or dim}",
+                        f"not {size[0] or tensor.shape[2]}x{size[1] or tensor.shape[3]}",
                         file=model.source.file,
                         hint="leave --imgsz out, or export the model with a dynamic size or the size you want",
                     )

@@ -161,6 +161,37 @@ def test_height_and_width_are_settled() -> None:
     assert_same(source, after, 0.0, feeds=feeds, optimise=(False,))
 
 
+@pytest.mark.parametrize(
+    ("given", "stored", "settled", "made", "said"),
+    [
+        ("1,3,8,8", "", [1, 3, 8, 8], 0, None),
+        ("1,c,8,8", "", [1, 3, 8, 8], 1, None),
+        ("1,c,h,8", "16", [1, 3, 16, 8], 2, "'x' leaves its size open: it is compiled at 16x8"),
+        ("1,3,8,w", "", [1, 3, 8, 640], 1, "the input's size was guessed: 8x640, for 'x'"),
+        ("1,3,h,0", "16,24", [1, 3, 16, 24], 2, "'x' leaves its size open: it is compiled at 16x24"),
+        ("1,3,h,w", "99999,0", [1, 3, 640, 640], 2, "the input's size was guessed: 640x640"),
+        ("1,h,w", "16", [1, "h", "w"], 0, None),
+    ],
+)
+def test_what_a_file_leaves_open_is_settled_and_said(
+    given: str, stored: str, settled: list[int | str], made: int, said: str | None
+) -> None:
+    source = build(onnx_text(f"float[{given}] x", f"float[{given}] y", "float unread", "y = Relu(x)"))
+    source.metadata["imgsz"] = stored
+    assert Canonicalise()._fix_inputs(source) == made
+    assert list(source.graph.inputs[0].shape or ()) == settled
+    assert [note.startswith(said or "?") for note in source.notes] == ([] if said is None else [True])
+
+
+def test_a_guess_that_was_not_asked_is_not_said() -> None:
+    source = build(onnx_text("float[1,3,h,w] x", "float[1,3,h,w] y", "float unread", "y = Relu(x)"))
+    assert Canonicalise(height=16, width=24)._fix_inputs(source) == 2
+    assert source.notes == ["'x' leaves its size open: it is compiled at 16x24"]
+    with pytest.raises(InputError, match="fixed at 16x24 pixels, not 16x32"):
+        Canonicalise(width=32)._fix_inputs(source)
+    assert Canonicalise(height=16)._fix_inputs(source) == 0
+
+
 def test_a_size_that_contradicts_the_file_is_refused() -> None:
     source = build(onnx_text("float[1,3,64,64] x", "float[a,b,c,d] y", "float[2,3,1,1] w", "y = Conv(x, w)"))
     assert Canonicalise(64, 64).run(source) == 0
