@@ -1,6 +1,7 @@
 """Table A: the published case. YOLOv5n pruned by 30, 60 and 70 % of its BatchNorm γ, the last one snapped.
 
     python bench/table_a.py [--rounds 21] [--sizes 640,320] [--runtimes ncnn,onnxruntime] [--threads 1 2]
+    python bench/table_a.py --avx2 LAUNCHER      in the Python that bench/avx2_only.py leaves, by AVX2's tables
 
 The published channel counts at 70 % come from ../shared/seed-table.json. Latency does not depend on weights, so the
 network has random ones, with γ drawn such that ranking at 70 % gives these counts (checked: but for two channels, by
@@ -8,7 +9,7 @@ rounding): what the table keeps lies in [0.5, 1], what it removes in [0, 0.5]. "
 that is kept.
 "sparse": what the table removes has γ of a thousandth, and so has the single channel that it keeps of some layers;
 "gone": those layers go, and what only they made of use.
-Predictions are the table's, of one thread. Writes bench/results/table-a.json and .md.
+Predictions are the table's, of one thread. Writes bench/results/table-a.json and .md, with --avx2 table-a-avx2.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from models_for_bench import model_of
-from predicted_vs_measured import write
+from predicted_vs_measured import spearman, write
 from random_widths import fused, prepared
 
 from onnxslim_yolo.analysis.cost import cost_of
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="640,320")
     parser.add_argument("--runtimes", default="ncnn,onnxruntime")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="more than one: an idle machine only")
+    parser.add_argument("--avx2", help="launcher of a Python whose runtimes are kept from AVX-512")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     seed = json.loads(SEED.read_text())
@@ -63,24 +65,26 @@ def main() -> None:
         found
         for size in map(int, options.sizes.split(","))
         for runtime in options.runtimes.split(",")
-        for found in measure(runtime, size, options.rounds, options.threads, seed)
+        for found in measure(runtime, size, options, seed)
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     facts = {"published": seed["published"], "blocks": blocks}
-    (options.out / "table-a.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (options.out / "table-a.md").write_text(markdown(blocks, seed["published"]))
+    stem = "table-a-avx2" if options.avx2 else "table-a"
+    (options.out / f"{stem}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (options.out / f"{stem}.md").write_text(markdown(blocks, seed["published"]))
     print(markdown(blocks, seed["published"]))
 
 
-def measure(runtime: str, size: int, rounds: int, threads: list[int], seed: dict) -> list[dict]:
+def measure(runtime: str, size: int, options: argparse.Namespace, seed: dict) -> list[dict]:
     """One runtime at one image size: every row's facts, for each number of threads."""
     base = with_published_gammas(prepared(model_of("yolov5n", size)), seed["channels"])
-    table = table_for(runtime)
+    isa = "avx2" if options.avx2 else "host"
+    table = table_for(runtime, isa)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for index, (name, (ratio, snap)) in enumerate(ROWS.items()):
-            network, importance, widths = compiled(base, ratio, snap, runtime, name.partition(", ")[2])
+            network, importance, widths = compiled(base, ratio, snap, runtime, isa, name.partition(", ")[2])
             stem = Path(folder) / f"{index}"
             paths.append(write(network, stem, runtime))
             cost = cost_of(network.graph)
@@ -92,18 +96,19 @@ def measure(runtime: str, size: int, rounds: int, threads: list[int], seed: dict
                 }
             )  # fmt: skip
         facts = {"runtime": runtime, "size": size, "table": table.name}
-        return [facts | timed(rows, paths, rounds, number) for number in threads]
+        return [facts | timed(rows, paths, options, number) for number in options.threads]
 
 
-def timed(rows: list[dict], paths: list[Path], rounds: int, threads: int) -> dict:
+def timed(rows: list[dict], paths: list[Path], options: argparse.Namespace, threads: int) -> dict:
     """The rows with their latency."""
-    result = benchmark(paths, names=list(ROWS), rounds=rounds, threads=threads)
+    names = list(ROWS)
+    result = benchmark(paths, names=names, rounds=options.rounds, threads=threads, run_on=options.avx2)
     measured = [
         row | {"ms": model.ms, "ms_best": model.ms_best, "ratio": model.ratio, "quartiles": model.ratio_quartiles}
         for row, model in zip(rows, result.models, strict=True)
     ]
     return {
-        "threads": threads, "rounds": rounds, "clock": result.clock,
+        "threads": threads, "rounds": options.rounds, "clock": result.clock,
         "control": [result.control, *result.control_quartiles], "resolution": result.resolution,
         "machine": result.machine, "rows": measured,
     }  # fmt: skip
@@ -122,7 +127,7 @@ def with_published_gammas(model: Model, counts: dict[str, list[int]]) -> Model:
 
 
 def compiled(
-    base: Model, ratio: float, snap: str | int, runtime: str, kind: str = ""
+    base: Model, ratio: float, snap: str | int, runtime: str, isa: str, kind: str = ""
 ) -> tuple[Model, float, list[int]]:
     """The pruned, snapped and fused network, the share of importance it keeps, and the groups' widths.
 
@@ -139,7 +144,7 @@ def compiled(
         DropBlocks(ratio=ratio, scope="no-residual").run(model)
         print(model.notes[-1])
     PruneChannels(ratio=ratio, scope="no-residual", importance="gamma").run(model)
-    SnapWidths(to=snap, runtime=runtime).run(model)
+    SnapWidths(to=snap, runtime=runtime, isa=isa).run(model)
     plan = model.plan
     assert plan is not None
     if (ratio, snap) == (0.7, "none"):
@@ -183,6 +188,7 @@ def markdown(blocks: list[dict], published: dict) -> str:
             "",
             f"{block['rounds']} rounds, {block['clock']} time; A/A control {block['control'][0]:.3f} "
             f"({block['control'][1]:.3f} to {block['control'][2]:.3f}); table: {block['table']}.",
+            f"{held(block['rows'])}",
             "",
             "| | latency | quartiles | predicted | MACs | importance | file | published latency |",
             "|---|---|---|---|---|---|---|---|",
@@ -197,6 +203,17 @@ def markdown(blocks: list[dict], published: dict) -> str:
             )
         lines.append("")
     return "\n".join(lines)
+
+
+def held(rows: list[dict]) -> str:
+    """Predictions beside what was measured, as ratios to the first row: those are paired within a round."""
+    predicted = np.array([row["predicted_ms"] / rows[0]["predicted_ms"] for row in rows])
+    measured = np.array([row["ratio"] for row in rows])
+    off = np.abs(predicted / measured - 1)[1:]
+    return (
+        f"Predicted against measured: rank correlation {spearman(predicted, measured):.3f}, "
+        f"ratios off by {np.median(off):.1%} (median), {off.max():.1%} (most)."
+    )
 
 
 if __name__ == "__main__":

@@ -170,6 +170,13 @@ EXAMPLES: dict[str, Example] = {
         "fold-affine",
         "Scale and shift of each channel are in the convolution's weight and bias.",
     ),
+    "conv-before-split": Example(
+        "float[8,3,3,3] w, float[4,4,3,3] v, int64[2] at = {4,4}",
+        "c = Conv<pads=[1,1,1,1]> (x, w) r = Relu (c) a, b = Split<axis=1> (r, at)"
+        " d = Conv<pads=[1,1,1,1]> (b, v) y = Concat<axis=1> (a, d)",
+        "conv-before-split",
+        "Each part has a convolution of its own, and nothing is split.",
+    ),
     "conv-before-resize": Example(
         "float[8,3,3,3] w, float[4,16,1,1] v, float[4] s = {1,1,2,2}",
         "a = Conv<strides=[2,2], pads=[1,1,1,1]> (x, w) d = Conv<pads=[1,1,1,1]> (x, w)"

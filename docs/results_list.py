@@ -31,7 +31,13 @@ BENCHMARKS = (
         "Table A: widths",
         "YOLOv5n with 70 % of its γ removed, on every grid of widths, against the published case",
         ("table-a*",),
-        ("python bench/table_a.py --threads 1 2",),
+        ("python bench/table_a.py --threads 1 2", "python bench/table_a.py --avx2 LAUNCHER"),
+    ),
+    Result(
+        "Widths and parts on x86",
+        "networks pruned alike on every grid of widths, with and without the pass `conv-before-split`",
+        ("snap_x86*",),
+        ("python bench/snap_x86.py", "python bench/snap_x86.py --avx2 LAUNCHER"),
     ),
     Result(
         "Table B: other pruners",

@@ -17,6 +17,7 @@ from onnxslim_yolo.passes import (
     Activations,
     Canonicalise,
     ConvBeforeResize,
+    ConvBeforeSplit,
     DropBlocks,
     DropDead,
     FocusToConv,
@@ -60,6 +61,7 @@ PASSES: tuple[type[Pass], ...] = (
     ReparamBranches,
     FoldBatchNorm,
     FoldAffine,
+    ConvBeforeSplit,
     ConvBeforeResize,
     Activations,
     PadToPool,
@@ -268,7 +270,9 @@ def _folding(options: CompileOptions | None = None) -> list[Pass]:
 
     Latency decides what is moved where there are options, and where no limit on anything else is asked for.
     """
-    move = ConvBeforeResize()
-    if options is not None and (_target(options) or ("latency",))[0] == "latency":
-        move = ConvBeforeResize(**_judged(options))
-    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), move]
+    move, part = ConvBeforeResize(), list[Pass]()
+    if options is not None:
+        part = [ConvBeforeSplit(**_judged(options))]  # multiplications and parameters are the same ones
+        if (_target(options) or ("latency",))[0] == "latency":
+            move = ConvBeforeResize(**_judged(options))
+    return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), *part, move]

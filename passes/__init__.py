@@ -10,6 +10,7 @@ from onnxslim_yolo.passes.absorb import AbsorbConstants
 from onnxslim_yolo.passes.activations import Activations
 from onnxslim_yolo.passes.canonicalise import Canonicalise
 from onnxslim_yolo.passes.conv_before_resize import ConvBeforeResize
+from onnxslim_yolo.passes.conv_before_split import ConvBeforeSplit
 from onnxslim_yolo.passes.drop_blocks import DropBlocks
 from onnxslim_yolo.passes.drop_dead import DropDead
 from onnxslim_yolo.passes.focus import FocusToConv
@@ -32,6 +33,7 @@ __all__ = [
     "Activations",
     "Canonicalise",
     "ConvBeforeResize",
+    "ConvBeforeSplit",
     "DropBlocks",
     "DropDead",
     "FocusToConv",

@@ -29,6 +29,7 @@ PASSES = {
     "AbsorbConstants",
     "Canonicalise",
     "ConvBeforeResize",
+    "ConvBeforeSplit",
     "FocusToConv",
     "FoldAffine",
     "FoldBatchNorm",

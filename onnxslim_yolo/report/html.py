@@ -21,7 +21,7 @@ from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.latency.by_layer import kinds_of
 from onnxslim_yolo.report import wording
 from onnxslim_yolo.report.command import command_of
-from onnxslim_yolo.report.layers import METRICS, MOVER, Block, Layer, blocks_of, layers_of
+from onnxslim_yolo.report.layers import METRICS, MOVERS, Block, Layer, blocks_of, layers_of
 from onnxslim_yolo.report.network_view import (
     Touched,
     journal_data,
@@ -144,7 +144,7 @@ def layer_facts(layer: Layer, passes: Touched) -> list[str]:
     if not layer.after:
         lines.append("gone from the result: removed or fused into another layer")
     if layer.moved:
-        lines.append(f"moved in front of the Resize by {MOVER}: {', '.join(map(wording.printable, layer.moved))}")
+        lines.append(f"computed in parts ({' or '.join(MOVERS)}): {', '.join(map(wording.printable, layer.moved))}")
     lines += [f"left whole: {wording.printable(reason)}" for reason in layer.frozen]
     text = touched_text(layer_tensors(layer), passes)
     return lines if text is None else [*lines, text]

@@ -16,9 +16,10 @@ from onnxslim_yolo.pruning.removed import module_of
 
 NEW = "only in the result"
 """The block of layers that a pass made and no source layer stands for."""
-MOVER = "conv-before-resize"
-_PART = re.compile(r"(.+)_part(?:_\d+)?")
-"""How MOVER names what it makes of a layer."""
+MOVERS = ("conv-before-resize", "conv-before-split")
+"""Passes that compute a layer in parts, before something else."""
+_PART = re.compile(r"(.+?)(?:_part(?:_\d+)?)+")
+"""How MOVERS name what they make of a layer, one after the other."""
 METRICS = ("macs", "parameters", "latency_us")
 """What may be known per layer, before and after."""
 
@@ -34,7 +35,7 @@ class Layer:
         wanted: channels that the ranking alone would have kept.
         frozen: why channels of it could not go.
         groups: ids of the groups it is a member of.
-        moved: layers of the result that do its work on a smaller map, where `conv-before-resize` moved it.
+        moved: layers of the result that do its work, where one of MOVERS made parts of it.
     """
 
     name: str
@@ -85,8 +86,8 @@ def layers_of(report: Mapping[str, Any]) -> list[Layer]:
 
 
 def moved_of(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The layers that `conv-before-resize` split and moved, by name, each with the result's layers that do its work."""
-    if not any(step["name"] == MOVER and step["rewrites"] for step in report["passes"]):
+    """The layers that MOVERS made parts of, by name, each with the result's layers that do its work."""
+    if not any(step["name"] in MOVERS and step["rewrites"] for step in report["passes"]):
         return {}
     known = {layer["name"] for layer in report["before"]["layers"]}
     found: dict[str, list[Mapping[str, Any]]] = {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnxslim_yolo.report import wording
-from onnxslim_yolo.report.layers import MOVER, Layer
+from onnxslim_yolo.report.layers import MOVERS, Layer
 
 MOST_TOLD = 8
 """Layers and tensors that a block's or an edge's hover text names."""
@@ -128,7 +128,7 @@ def _block_facts(block: Mapping[str, Any], layers: Sequence[Layer], before: floa
 def _width_text(layer: Layer) -> str:
     name = wording.printable(layer.short)
     if layer.moved:
-        return f"{name}: moved in front of the Resize by {MOVER}, as {len(layer.moved)} layers"
+        return f"{name}: computed by {len(layer.moved)} layers ({' or '.join(MOVERS)})"
     if not layer.after:
         return f"{name}: gone, removed or fused"
     if layer.kept == layer.width:

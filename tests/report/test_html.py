@@ -73,9 +73,9 @@ def test_what_was_not_measured_is_said_first_of_all_figures():
 
 def test_what_was_moved_has_a_block_of_its_own():
     text = render_html(moved_report())
-    assert "<b>moved by conv-before-resize</b>" in text
+    assert "<b>computed in parts</b>" in text
     assert "/model.1/cv1/conv/Conv_part, /model.1/cv1/conv/Conv_part_1" in text
-    assert "moved by conv-before-resize" not in render_html(sample())
+    assert "<b>computed in parts</b>" not in render_html(sample())
 
 
 def test_names_stay_names():
