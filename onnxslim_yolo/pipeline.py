@@ -272,7 +272,8 @@ def _folding(options: CompileOptions | None = None) -> list[Pass]:
     """
     move, part = ConvBeforeResize(), list[Pass]()
     if options is not None:
-        part = [ConvBeforeSplit(**_judged(options))]  # multiplications and parameters are the same ones
+        if not options.int8:  # codes are not kept in blocks: splitting them costs nothing
+            part = [ConvBeforeSplit(**_judged(options))]
         if (_target(options) or ("latency",))[0] == "latency":
             move = ConvBeforeResize(**_judged(options))
     return [ReparamBranches(), FoldBatchNorm(), FoldAffine(), *part, move]

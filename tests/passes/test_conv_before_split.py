@@ -55,10 +55,12 @@ def test_what_is_read_whole_stays_whole() -> None:
     check_declines(model_of(f"{SILU} {PARTS} z = Relu(m)", "p q z"), ConvBeforeSplit())
 
 
-def test_compile_parts_for_onnxruntime_whatever_else_is_asked_for() -> None:
+def test_compile_parts_for_onnxruntime_whatever_else_is_asked_for_but_codes() -> None:
     from onnxslim_yolo.options import CompileOptions
     from onnxslim_yolo.pipeline import _folding
 
+    part = ConvBeforeSplit(runtime="onnxruntime", isa="x86-avx2")
     for more in ({}, {"target_macs": 0.5}):
-        steps = _folding(CompileOptions(target="onnxruntime", device="x86-avx2", **more))
-        assert ConvBeforeSplit(runtime="onnxruntime", isa="x86-avx2") in steps
+        assert part in _folding(CompileOptions(target="onnxruntime", device="x86-avx2", **more))
+    int8 = CompileOptions(target="onnxruntime", device="x86-avx2", quantize="int8", calib="images")
+    assert part not in _folding(int8)
