@@ -71,3 +71,20 @@ class TestRecurrent:
         assert [index for node, index in found.channels.contractions if node.op == "LSTM"] == [0]
         (use,) = [use for use in found.channels.uses if use.constant.name == "lstm.w"]
         assert (use.axis, use.role, use.labels.tolist()) == (2, "in", found["n"])
+
+
+class TestExpand:
+    def expanded(self, size: int) -> Labelled:
+        """One filter's map, spread over several channels, tokens or nothing."""
+        weights = f"float[1,3,1,1] a.weight, int64[4] s = {{1,{size},8,8}}, float[2,{size},1,1] y.weight"
+        body = "a = Conv (x, a.weight) e = Expand (a, s) y = Conv (e, y.weight)"
+        return Labelled(onnx_text("float[1,3,8,8] x", "float[i,j,k,l] y", weights, body))
+
+    def test_one_channel_that_is_repeated_stays(self) -> None:
+        for size in (2, 5):
+            found = self.expanded(size)
+            assert "repeats one channel" in str(found.reasons("a")) and set(found["e"]) == {NO_CHANNEL}
+
+    def test_to_its_own_size_it_is_handed_on(self) -> None:
+        found = self.expanded(1)
+        assert found["e"] == found["a"] != [NO_CHANNEL]
