@@ -120,7 +120,8 @@ class Trials:
         (work.options.out / key).write_text("x")
         kept = {"kept": round(100 * gain), "objects": 100, "false_alarms": 3}
         us = {"left": left, "predicted_us": left * work.whole}
-        return us | {"file": key, "bytes": 5_000_000, "gain": gain, "kept": kept, "int8": True, "notes": []}
+        judged = {"gain": gain, "precision": gain, "kept": kept}
+        return us | judged | {"file": key, "bytes": 5_000_000, "int8": True, "notes": []}
 
 
 FIGURES = {"source": (1.0, 1.0), "int8": (0.9, 0.97), "pruned": (0.7, 0.8)}
@@ -247,7 +248,7 @@ def test_no_name_breaks_out_of_the_picture() -> None:
     evil = "</script><img src=x>"
     kept = {"kept": 1, "objects": 2, "false_alarms": 0}
     row = {"lever": evil, "left": 0.5, "gain": 0.5, "kept": kept, "bytes": 1, "command": evil, "meets": True}
-    facts = {"data": None, "images": 1, "notes": [evil], "runtime": "ncnn", "training": evil}
+    facts = {"data": None, "images": 1, "notes": [evil], "runtime": "ncnn", "training": evil, "reference": [64, 64]}
     page = render_advice(Advice(evil, "0.7x", ranked([row, {"lever": evil, "error": evil, "meets": False}]), facts))
     assert "<img src" not in page
 

@@ -19,7 +19,7 @@ from onnxslim_yolo.load import LoadOptions
 from onnxslim_yolo.measure import smaller_input as module
 from onnxslim_yolo.measure.smaller_input import Sizes, choose_size, smaller_sizes
 from onnxslim_yolo.sweep.run import Grid, SweepOptions, plan_trials
-from onnxslim_yolo.verify.agreement import Agreement, agreement
+from onnxslim_yolo.verify.agreement import Agreement, agreement, average_precision
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MATERIAL = Path(__file__).resolve().parents[2] / "shared/material"
@@ -129,6 +129,36 @@ def test_agreement_counts_what_is_kept_and_what_is_new() -> None:
     found = agreement(source, other)
     assert found == Agreement(2, 2, 1, 2) and found.share == 0.5 and found.score == pytest.approx(2 / 5)
     assert agreement(source, source) == Agreement(2, 2, 2, 0)
+
+
+def test_precision_by_a_reference() -> None:
+    """A faint detection that is right is as good as a sure one; wrong ones cost what they outrank."""
+    labels = [boxes((0, 0, 10, 10, 0.9, 1), (50, 50, 90, 90, 0.3, 2), (20, 20, 30, 30, 0.1, 1)), boxes()]
+    right = [boxes((0, 0, 10, 10, 0.4, 1), (50, 50, 90, 90, 0.1, 2)), boxes()]
+    assert average_precision(labels, right) == average_precision(labels, labels) == 1
+    unsure = [boxes((0, 0, 10, 10, 0.4, 1), (20, 20, 30, 30, 0.3, 1), (50, 50, 90, 90, 0.1, 2)), boxes()]
+    assert average_precision(labels, unsure) == 1  # what the reference is not sure of counts for nothing
+    behind = [right[0], boxes((0, 0, 5, 5, 0.05, 1))]
+    assert average_precision(labels, behind) == 1
+    before = [right[0], boxes((0, 0, 5, 5, 0.9, 1))]
+    assert average_precision(labels, before) == pytest.approx(2 / 3)
+    twice = [boxes((0, 0, 10, 10, 0.4, 1), (0, 0, 10, 10, 0.3, 1), (50, 50, 90, 90, 0.1, 2)), boxes()]
+    assert average_precision(labels, twice) == pytest.approx((1 + 2 / 3) / 2)
+    missed = [boxes((0, 0, 10, 10, 0.4, 1), (50, 50, 90, 90, 0.9, 3)), boxes()]
+    assert average_precision(labels, missed) == pytest.approx(1 / 4)
+    assert average_precision(labels, [boxes(), boxes()]) == 0 and average_precision([boxes()], [boxes()]) == 1
+
+
+def test_the_reference_is_the_source_at_twice_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(sizes: Sizes, size: tuple[int, int]) -> list[Detections]:
+        if size == (640, 640) and closed:
+            raise InputError("its size is fixed")
+        return [boxes()] * (2 if size == (640, 640) else 1)
+
+    monkeypatch.setattr(Sizes, "_run", run)
+    for closed, size in ((False, (640, 640)), (True, (320, 320))):
+        found = Made(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2")).reference()
+        assert found[0] == size and len(found[1]) == (1 if closed else 2)
 
 
 def open_model(tmp_path: Path) -> Path:

@@ -31,7 +31,7 @@ from onnxslim_yolo.pruning.calibration_images import evenly, input_size
 from onnxslim_yolo.quantisation.latency import faster_layers
 from onnxslim_yolo.runtime.dataset import read_calibration
 from onnxslim_yolo.runtime.images import load_canvas
-from onnxslim_yolo.verify.agreement import Agreement, agreement, detections_of
+from onnxslim_yolo.verify.agreement import FAINT, Agreement, agreement, confident, detections_of
 from onnxslim_yolo.verify.detector import open_onnx
 
 Size = tuple[int, int]
@@ -151,10 +151,20 @@ class Sizes:
     def seen(self, size: Size) -> list[Detections]:
         """What the source detects at a size."""
         if size not in self._seen:
-            model = self.model(self.options.imgsz if size == self.full else size)
-            network = open_onnx(model.to_onnx().SerializeToString(), self.path, size, form=self.options.input)
-            self._seen[size] = detections_of(network, self.images)
+            self._seen[size] = confident(self._run(size))
         return self._seen[size]
+
+    def _run(self, size: Size) -> list[Detections]:
+        model = self.model(self.options.imgsz if size == self.full else size)
+        network = open_onnx(model.to_onnx().SerializeToString(), self.path, size, form=self.options.input)
+        return detections_of(network, self.images, conf=FAINT)
+
+    def reference(self) -> tuple[Size, list[Detections]]:
+        """What the source detects at twice its size, faint detections too; at its own where it has no larger one."""
+        twice = (2 * self.full[0], 2 * self.full[1])
+        with suppress(InputError, UnsupportedError):
+            return twice, self._run(twice)
+        return self.full, self._run(self.full)
 
     def agreement(self, size: Size) -> Agreement | None:
         """What is kept at a size of the detections at full size; None without images, or where nothing is detected."""

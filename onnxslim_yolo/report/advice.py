@@ -42,8 +42,9 @@ class Advice:
 
     @property
     def gain(self) -> str:
-        """What is compared: mAP50 where there are labels, else detections kept."""
-        return "mAP50" if self.facts["data"] else "detections kept"
+        """What is compared: mAP50 where there are labels, else precision by what the source sees at a larger size."""
+        height, width = self.facts["reference"]
+        return "mAP50" if self.facts["data"] else f"AP by the source at {height}x{width}"
 
     def to_beat(self) -> str | None:
         """What training needs to beat."""
@@ -73,12 +74,12 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 def show_advice(advice: Advice, folder: Path, console: Console) -> None:
     """Print the table, the commands, and what training would need to beat."""
-    table = Table("lever", "latency left", advice.gain, "false alarms", "MB", "", box=None)
+    table = Table("lever", "latency left", advice.gain, "detections kept", "false alarms", "MB", "", box=None)
     for row in advice.rows:
         if not row.get("error"):
             style = "bold green" if row is advice.best else "" if row["meets"] else "dim"
             said = "" if row["lever"] == "source" else "meets it" if row["meets"] else "misses it"
-            table.add_row(escape(row["lever"]), *_cells(advice, row), said, style=style)
+            table.add_row(escape(row["lever"]), *_cells(row), said, style=style)
     console.print(table)
     plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     for row in advice.rows:
@@ -94,10 +95,10 @@ def show_advice(advice: Advice, folder: Path, console: Console) -> None:
     console.print(f"{folder / 'advise.json'}, {folder / 'advise.html'}", **plain)
 
 
-def _cells(advice: Advice, row: Row) -> tuple[str, str, str, str]:
+def _cells(row: Row) -> tuple[str, str, str, str, str]:
     kept = row["kept"]
-    gain = f"{100 * row['map50']:.1f}" if advice.facts["data"] else f"{kept['kept']} of {kept['objects']}"
-    return _left(row), gain, str(kept["false_alarms"]), f"{row['bytes'] / 1e6:.2f}"
+    counted = f"{kept['kept']} of {kept['objects']}"
+    return _left(row), f"{100 * row['gain']:.1f}", counted, str(kept["false_alarms"]), f"{row['bytes'] / 1e6:.2f}"
 
 
 def _left(row: Row) -> str:
@@ -128,7 +129,7 @@ def render_advice(advice: Advice) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(package.joinpath("advice.html.j2").read_text(encoding="utf-8")).render(
         advice=advice,
-        rows=[(row["lever"], *_cells(advice, row), row["meets"]) for row in _good(advice)],
+        rows=[(row["lever"], *_cells(row), row["meets"]) for row in _good(advice)],
         failed=[(row["lever"], row["error"]) for row in advice.rows if row.get("error")],
         commands=[row["command"] for row in advice.rows if row["meets"]],
         policy=policy(library, script),
@@ -151,8 +152,7 @@ def _plot(advice: Advice) -> dict[str, Any]:
     for row in sorted(_good(advice), key=lambda row: (_x(row), -row["gain"])):
         if not front or row["gain"] > front[-1]["gain"]:
             front.append(row)
-    unit = "mAP50" if advice.facts["data"] else "agreement with the source's detections (F1)"
-    titles = {"cost": f"latency left ({advice.facts['runtime']})", "gain": unit}
+    titles = {"cost": f"latency left ({advice.facts['runtime']})", "gain": advice.gain}
     points = {kind: _points(rows) for kind, rows in kinds.items() if rows}
     return {"points": points, "front": _points(front), "titles": titles, "down": False}
 

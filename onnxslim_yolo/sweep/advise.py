@@ -21,7 +21,8 @@ from typing import Any
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError
-from onnxslim_yolo.files.atomic import require_file, resolved, sha256_of, write_atomically
+from onnxslim_yolo.files.atomic import resolved, sha256_of, write_atomically
+from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.measure.machine import cores_here, require_cores
@@ -33,12 +34,12 @@ from onnxslim_yolo.quantisation.choose import COSTLY
 from onnxslim_yolo.report.advice import Advice, Row, ranked, write_advice_html
 from onnxslim_yolo.report.command import command_of
 from onnxslim_yolo.runtime.dataset import read_calibration, read_dataset
+from onnxslim_yolo.sweep.known_trials import FORMAT, known_trials
 from onnxslim_yolo.sweep.levers import INT8, INT8_ALL, Lever, levers, nearer, usable_sizes
-from onnxslim_yolo.verify.agreement import agreement, detections_of
+from onnxslim_yolo.verify.agreement import FAINT, agreement, average_precision, confident, detections_of
 from onnxslim_yolo.verify.detector import Detector, open_network
 
 Progress = Callable[[str], None]
-FORMAT = "onnxslim-yolo/advice"
 ENOUGH = 8
 """Images that show something, at least."""
 
@@ -151,8 +152,13 @@ class _Work:
         options.out.mkdir(parents=True, exist_ok=True)
         for name, part in (("fit", self.fit), ("judge", self.judged)):
             write_atomically(options.out / f"{name}.txt", "".join(f"{resolved(path)}\n" for path in part))
-        self.known: dict[str, Row] = _known(options.out / "advise.json")
+        self.known: dict[str, Row] = known_trials(options.out / "advise.json")
         self.done: dict[str, Row] = {}
+
+    @cached_property
+    def reference(self) -> tuple[Size, list[Detections]]:
+        """What the trials' detections are judged by, and the size at which the source sees it."""
+        return self.sizes.reference()
 
     @property
     def whole(self) -> float:
@@ -215,8 +221,9 @@ class _Work:
         row["costly"] = plan is not None and any(each["reason"] == COSTLY for each in plan["float"])
         network = open_network(file, threads=1)
         full = self.sizes.full
-        found = agreement(self.sizes.seen(full), detections_of(network, self.judged))
-        row |= {"kept": found.as_json(), "gain": found.score}
+        seen = detections_of(network, self.judged, conf=FAINT)
+        row["kept"] = agreement(self.sizes.seen(full), confident(seen)).as_json()
+        row["precision"] = row["gain"] = average_precision(self.reference[1], seen)
         if self.dataset is not None:
             from onnxslim_yolo.measure.evaluate import evaluate
 
@@ -326,6 +333,7 @@ class _Work:
             "source_us": round(self.whole, 1),
             "images": len(self.judged),
             "objects": self.sizes.objects,
+            "reference": list(self.reference[0]),
             "apart": self.apart,
             "data": None if self.options.data is None else self.options.data.name,
             "notes": notes,
@@ -370,22 +378,6 @@ class _Work:
 
 _UNSAID = (("device", "host"), ("target", "ncnn"), ("threads", 1), ("trust", False))
 """Defaults that a command does not repeat."""
-
-
-def _known(path: Path) -> dict[str, Row]:
-    """What an earlier run has done. Raises InputError where the file is of something else."""
-    if not path.exists():
-        return {}
-    require_file(path)
-    hint = "move it away to start again"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot be read: {error}", file=path, hint=hint) from error
-    trials = data.get("trials") if isinstance(data, dict) and data.get("format") == FORMAT else None
-    if not isinstance(trials, dict) or not all(isinstance(row, dict) and "lever" in row for row in trials.values()):
-        raise InputError("is no work of `advise`", file=path, hint=hint)
-    return {key: row for key, row in trials.items() if not row.get("error")}
 
 
 def _bytes(file: Path) -> int:
