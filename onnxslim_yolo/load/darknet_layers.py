@@ -152,20 +152,25 @@ def shortcut(net: Network, section: Section) -> Feature:
     """`[shortcut]`: the sum of the layer before and those in `from`, then the activation."""
     section.refuse("weights_type")
     total = net.before(section)
-    added = [net.at(section, index) for index in section.integers("from")]
-    if not added:
-        section.fail("'from' is missing")
-    for feature in added:
+    for feature in _named(net, section):
         if feature.shape != total.shape:
             section.fail(f"adds {_size(feature)} to {_size(total)}; only maps of equal size are supported")
         total = Feature(net.writer.node("Add", [total.name, feature.name]), total.shape)
     return _activated(net, section, total.name, total.shape, default="linear")
 
 
+def _named(net: Network, section: Section) -> list[Feature]:
+    """The layers that `from` lists, at least one."""
+    named = [net.at(section, index) for index in section.integers("from")]
+    if not named:
+        section.fail("'from' is missing")
+    return named
+
+
 def scaled_channels(net: Network, section: Section) -> Feature:
     """`[scale_channels]`: the map of `from` times the layer before, one factor a channel (squeeze and excitation)."""
     section.refuse("scale_wh")
-    factors, source = net.before(section), net.at(section, section.integers("from")[0])
+    factors, source = net.before(section), _named(net, section)[0]
     if factors.shape != (source.shape[0], 1, 1):
         section.fail(f"scales {_size(source)} by {_size(factors)}; one factor a channel is expected")
     product = net.writer.node("Mul", [source.name, factors.name])
@@ -174,7 +179,7 @@ def scaled_channels(net: Network, section: Section) -> Feature:
 
 def attention(net: Network, section: Section) -> Feature:
     """`[sam]`: the product with an equally large map (spatial attention)."""
-    source, factors = net.before(section), net.at(section, section.integers("from")[0])
+    source, factors = net.before(section), _named(net, section)[0]
     if factors.shape != source.shape:
         section.fail(f"multiplies {_size(source)} by {_size(factors)}; maps of equal size are expected")
     product = net.writer.node("Mul", [source.name, factors.name])

@@ -250,6 +250,9 @@ def test_duplicate_keys_comments_and_blanks(tmp_path):
         ("[net]", "[convolutional]", InputError, "has to start with"),
         ("width=64", "garbage", InputError, "line 3"),
         ("from=-2", "from=0", InputError, "equal size"),
+        ("from=-2", "", InputError, "'from' is missing"),
+        ("[shortcut]        # 3\nfrom=-2", "[scale_channels]", InputError, "'from' is missing"),
+        ("[shortcut]        # 3\nfrom=-2", "[sam]", InputError, "'from' is missing"),
         ("stride=2\n[route]", "stride=64\n[route]", InputError, "differ in size"),
     ],
 )
