@@ -86,28 +86,32 @@ def _resize_kind(x: Tensor, attrs: Attributes, size: Sequence[int], scales: Sequ
 
 
 def _picked(attrs: Attributes, before: int, after: int, scale: float) -> Array:
-    """Which pixels ONNX picks along an axis, by the formulas of operator Resize; −1 by those that torch lacks."""
-    i = np.arange(after)
+    """Which pixels ONNX picks along an axis, by the formulas of operator Resize; −1 by those that torch lacks.
+
+    In single precision, as runtimes do: it decides where a pixel is to be had whole (8 / (16 / 14) is 6.9999995).
+    """
+    i, scales = np.arange(after, dtype=np.float32), np.float32(scale)
     where = {
-        "asymmetric": i / scale,
-        "half_pixel": (i + 0.5) / scale - 0.5,
-        "pytorch_half_pixel": (i + 0.5) / scale - 0.5 if after > 1 else np.zeros(1),
+        "asymmetric": i / scales,
+        "half_pixel": (i + 0.5) / scales - 0.5,
+        "pytorch_half_pixel": (i + 0.5) / scales - 0.5 if after > 1 else i,
         "align_corners": i * (before - 1) / max(after - 1, 1),
     }.get(attrs["coordinate_transformation_mode"])
     if where is None:
         return np.full(after, -1)
-    rounded = {
+    rounded: dict[str, Array] = {
         "floor": np.floor(where),
         "ceil": np.ceil(where),
         "round_prefer_floor": np.ceil(where - 0.5),
         "round_prefer_ceil": np.floor(where + 0.5),
     }
-    return np.clip(rounded[attrs["nearest_mode"]], 0, before - 1)
+    return rounded[attrs["nearest_mode"]].clip(0, before - 1)
 
 
 def _floored(middle: float, before: int, after: int, scale: float) -> Array:
     """Which pixels torch picks: "nearest" from a pixel's beginning, "nearest-exact" from its middle."""
-    where: Array = np.floor((np.arange(after) + middle) / scale)
+    ratio = np.float32(1 / scale)
+    where: Array = np.floor((np.arange(after, dtype=np.float32) + np.float32(middle)) * ratio)
     return np.minimum(where, before - 1)
 
 

@@ -249,6 +249,11 @@ REFUSED = {
         _resize('mode="nearest",nearest_mode="floor"', "1,6,18,20"),
         "Resize", "nearest half_pixel floor from",
     ),
+    "where single precision decides": (
+        _resize('mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor"', "1,6,18,16",
+                "float[1,6,9,14]"),
+        "Resize", "nearest asymmetric floor from",
+    ),
     "nearest between corners": (
         _resize('mode="nearest",coordinate_transformation_mode="align_corners"', "1,6,27,30"),
         "Resize", "samples other pixels",

@@ -250,6 +250,12 @@ BEYOND = {
         'z = Resize<antialias=1, mode="linear">(f, "", down)',
         "a Resize with mode linear and coordinates half_pixel",
     ),
+    "where single precision decides": (
+        "int64[8] less = {0,0,0,0,0,0,0,-2}, int64[4] to = {1,8,8,16}",
+        "d = Concat<axis=3>(f, f) q = Pad(d, less) "
+        'z = Resize<coordinate_transformation_mode="asymmetric", nearest_mode="floor">(q, "", "", to)',
+        "a Resize with mode nearest and coordinates asymmetric",
+    ),
     "another pixel than torch's": (
         "float[4] down = {1,1,0.7,0.7}",
         'z = Resize<nearest_mode="ceil">(f, "", down)',

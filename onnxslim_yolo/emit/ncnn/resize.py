@@ -6,6 +6,8 @@ Formulas: ONNX operator Resize, section "coordinate_transformation_mode"; ncnn s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from onnxslim_yolo.emit.ncnn.format import Param
@@ -39,7 +41,7 @@ def resize(low: Lowering, node: Node) -> None:
     scales = _scales(node, size, out)
     aligned = transform == "align_corners"
     for before, after, scale in zip(size, out, scales, strict=True):
-        wanted = _coordinates(transform, before, after, scale)
+        wanted = _coordinates(transform, before, after, scale, np.float32 if mode == "nearest" else np.float64)
         if wanted is None:
             raise unsupported(node, f"coordinate mode '{transform}'")
         if not _same_pixels(mode, rounding, wanted, before, after, aligned=aligned):
@@ -68,9 +70,10 @@ def _scales(node: Node, size: tuple[int, ...], out: tuple[int, ...]) -> list[flo
     return [after / before for before, after in zip(size, out, strict=True)]
 
 
-def _coordinates(transform: str, before: int, after: int, scale: float) -> Array | None:
-    """Where in the input each output pixel samples, by ONNX's rule."""
-    x = np.arange(after, dtype=np.float64)
+def _coordinates(transform: str, before: int, after: int, scale: float, kind: type[np.floating[Any]]) -> Array | None:
+    """Where in the input each output pixel samples, by ONNX's rule, in a precision: onnxruntime's is single, which
+    decides where a pixel is to be had whole (8 / (16 / 14) is 6.9999995)."""
+    x, scale = np.arange(after, dtype=kind), kind(scale)
     if transform == "asymmetric":
         return x / scale
     if transform == "align_corners":
@@ -84,10 +87,10 @@ def _same_pixels(mode: str, rounding: str, wanted: Array, before: int, after: in
     x = np.arange(after, dtype=np.float64)
     if mode == "nearest":
         rounded = {
-            "floor": np.floor(wanted + 1e-9),
-            "ceil": np.ceil(wanted - 1e-9),
-            "round_prefer_floor": np.ceil(wanted - 0.5 - 1e-9),
-            "round_prefer_ceil": np.floor(wanted + 0.5 + 1e-9),
+            "floor": np.floor(wanted),
+            "ceil": np.ceil(wanted),
+            "round_prefer_floor": np.ceil(wanted - 0.5),
+            "round_prefer_ceil": np.floor(wanted + 0.5),
         }[rounding]
         ratio = np.float32(before) / np.float32(after)
         theirs = np.minimum((np.arange(after, dtype=np.float32) * ratio).astype(np.int64), before - 1)
