@@ -100,9 +100,12 @@ def _concat(node: Node, depth: int) -> Sizes | None:
     lengths = [part.shape[0] if part.shape is not None and len(part.shape) == 1 else None for part in node.inputs]
     joined: Sizes = []
     for part, length in zip(parts, lengths, strict=True):
-        if part is None and not isinstance(length, (int, np.integer)):
+        if part is not None:
+            joined += part
+        elif isinstance(length, (int, np.integer)):
+            joined += [None] * int(length)
+        else:
             return None
-        joined += part if part is not None else [None] * int(length or 0)
     return joined if len(joined) <= LONGEST else None
 
 

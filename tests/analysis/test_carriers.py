@@ -69,6 +69,8 @@ def test_where_it_is_exact(body: str, found: dict[str, list[float]]) -> None:
         ("u = Sub (t, z) y = Conv (u, w)", "(Sub) does more"),
         ("u = Concat <axis = 2> (t, z) y = Conv (u, w)", "(Concat) does more"),
         ("u, v = Split <axis = 2> (t) p = Add (u, v) y = Conv (p, w)", "(Split) does more"),
+        ("u = Softmax <axis = 1> (t) y = Conv (u, w)", "(Softmax) does more"),
+        ("u = LpNormalization <axis = 1> (t) y = Conv (u, w)", "(LpNormalization) does more"),
         ("y = MatMul (t, z)", "(MatMul) does more"),
         ("y = Identity (t)", "'y' is returned"),
         ("y = Relu (z)", "nothing reads 't'"),

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim_yolo.analysis.linear import Geometry, LinearMap, add, compose, compose_geometry, sum_geometry
+from onnxslim_yolo.analysis.linear import (
+    Geometry,
+    LinearMap,
+    add,
+    chain_geometry,
+    compose,
+    compose_geometry,
+    sum_geometry,
+)
 from onnxslim_yolo.analysis.window import Window, set_windows
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
@@ -123,3 +131,19 @@ def test_sums_of_different_sizes_are_refused() -> None:
         assert sum_geometry([geometry, Geometry(6, 6, 1, (same, other))]) is None
     with pytest.raises(ValueError, match="different strides"):
         add([random_map(geometry), random_map(Geometry(6, 6, 1, (valid, valid)))])
+
+
+def test_the_geometry_of_a_row_is_that_of_what_it_is_composed_to() -> None:
+    """Of three maps; None where a bias comes under padding, be it two layers before."""
+    point, wide = Window.of(1, 1, 1, 0, 0), Window.of(3, 2, 1, 1, 1)
+    first = random_map(Geometry(4, 3, 1, (point, point)), biased=False)
+    second = random_map(Geometry(6, 4, 2, (point, point)), biased=False)
+    last = random_map(Geometry(2, 6, 2, (wide, wide)))
+    assert chain_geometry([first]) == first.geometry
+    found = chain_geometry([first, second, last])
+    assert found == compose(compose(first, second), last).geometry  # type: ignore[arg-type]
+    assert found is not None and (found.outputs, found.inputs, found.windows) == (2, 3, (wide, wide))
+    biased = random_map(first.geometry)
+    assert biased.is_biased and chain_geometry([biased, second]) is not None
+    assert chain_geometry([biased, second, last]) is None and chain_geometry([biased, last]) is None
+    assert chain_geometry([first, random_map(Geometry(6, 5, 1, (point, point)), biased=False)]) is None

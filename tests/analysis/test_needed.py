@@ -117,6 +117,13 @@ class TestSums:
         flat = f"{STEM} s = ReduceMean <axes = [0, 1], keepdims = 0> (z) t = Mul (a, s) {END}"
         assert Needs(flat)["s"] == "111111"
 
+    def test_an_operand_of_unknown_shape_is_needed_whole(self) -> None:
+        known = Needs(f"{STEM} t = Add (a, z) {END}")
+        tensors, shapes = known.graph.tensors(), dict(analyse_channels(known.graph).shapes)
+        shapes[id(tensors["z"])] = None
+        needs = NeededChannels(known.graph, shapes, moments_of(known.graph, shapes))
+        assert needs.of(tensors["z"]).all() and needs.of(tensors["a"]).tolist() == [True, False, True, True]
+
     def test_beside_an_exact_zero_a_factor_is_not_needed(self) -> None:
         gate = np.ones((1, 4, 1, 1))
         gate[0, 3] = 0

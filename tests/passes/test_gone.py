@@ -16,7 +16,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import PruneToTarget
 from onnxslim_yolo.pruning.allocate import Allocation
 from onnxslim_yolo.pruning.block_loss import block_losses
-from onnxslim_yolo.pruning.depth import choose_blocks, offers
+from onnxslim_yolo.pruning.depth import Chosen, _Search, choose_blocks, offers
 from onnxslim_yolo.pruning.gone import Blocks
 from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.rewrites.block_edits import take_out
@@ -182,3 +182,16 @@ def test_a_constant_that_stays_is_a_layer_unless_biases_take_it(kind: str, kerne
         assert blocks.saved(0, problem.planned) == pytest.approx(whole - less.latency(less.planned))
         costs.append(less.latency(less.planned))
     assert (costs[1] > costs[0]) == (kernel == 3)
+
+
+@pytest.mark.parametrize(
+    "gains, gone", [((5.0, 3.0), {0, 1}), ((3.0, 5.0), {0, 1}), ((5.0, 0.0), {0}), ((-1.0, 2.0), {1})]
+)
+def test_blocks_are_added_as_long_as_one_gains(gains: tuple[float, ...], gone: set[int]) -> None:
+    """The first of them as well as any other; one that gains nothing is not tried."""
+    start = Chosen(frozenset(), Allocation((), 1.0, 10.0), 10.0)
+    search = object.__new__(_Search)
+    search._start = start
+    search._blocks = SimpleNamespace(apart=lambda index, gone: True, gain=lambda index, at: gains[index])  # type: ignore[assignment]
+    search._at = lambda now, near: Chosen(now, start.widths, 10.0 - len(now))  # type: ignore[method-assign]
+    assert search._added([0, 1]).gone == gone
