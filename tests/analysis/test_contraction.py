@@ -1,0 +1,54 @@
+"""Where channels are summed over: the axis, who reads them, and whether by a constant weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim_yolo.analysis.channels import analyse_channels
+from onnxslim_yolo.analysis.contraction import Contraction, contractions
+from tests.analysis.graphs import onnx_text
+from tests.numeric import build
+
+W = np.arange(1.0, 9.0).reshape(4, 2, 1, 1)
+W[:, 1] = 0
+SQUARE = np.array([[1.0, 0], [0, 0]])
+WEIGHTS = """float[2,3,1,1] a.weight, float[4,2,1,1] w, float[4,1,3,3] d.weight, float[2,2] m, float[2,4,1,1] t.weight,
+    int64[3] rows = {1, 2, 64}"""
+TOKENS = "a = Conv(x, a.weight) r = Reshape(a, rows) q = Transpose<perm=[0,2,1]>(r)"
+
+
+def of(body: str, outputs: str = "float[i,j,k,l] y") -> list[Contraction]:
+    model = build(onnx_text("float[1,3,8,8] x", outputs, WEIGHTS, body), values={"w": W, "m": SQUARE})
+    return contractions(analyse_channels(model.graph))
+
+
+@pytest.mark.parametrize(
+    "body, outputs, axis, weighted, reads, steady",
+    [
+        ("a = Conv(x, a.weight) y = Conv(a, w)", "float[i,j,k,l] y", 1, True, [True, False], True),
+        ("a = Conv(x, a.weight) y = Conv<pads=[1,1,1,1]>(a, w)", "float[i,j,k,l] y", 1, True, [True, False], False),
+        ("a = Conv(x, a.weight) y = ConvTranspose(a, t.weight)", "float[i,j,k,l] y", 1, True, [True, True], False),
+        (f"{TOKENS} y = MatMul(q, m)", "float[i,j,k] y", 2, True, [True, False], True),
+        (f"{TOKENS} y = MatMul(m, r)", "float[i,j,k] y", 1, False, [True, False], True),
+    ],
+)
+def test_one(body: str, outputs: str, axis: int, weighted: bool, reads: list[bool], steady: bool) -> None:
+    (found,) = of(body, outputs)
+    assert (found.axis, found.weighted, found.reads.tolist(), found.steady) == (axis, weighted, reads, steady)
+    assert len(found.classes) == 2 and found.classes[0] != found.classes[1]
+    assert (found.taps is None) == (not weighted)
+    if found.node.op == "Conv":
+        assert found.taps is not None and np.array_equal(found.taps, W[:, :, 0, 0])
+
+
+def test_of_two_maps_either_is_one_without_a_weight() -> None:
+    found = of(f"{TOKENS} y = MatMul(q, r)", "float[i,j,k] y")
+    assert [(one.index, one.axis, one.weighted, one.reads.tolist()) for one in found] == [
+        (0, 2, False, [True, True]),
+        (1, 1, False, [True, True]),
+    ]
+
+
+def test_what_no_channel_owns_is_none() -> None:
+    assert of("y = Conv(x, a.weight)") == []
