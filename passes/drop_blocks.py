@@ -32,7 +32,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.drop_dead import DropDead
 from onnxslim_yolo.passes.protocol import Effect
 from onnxslim_yolo.passes.prune import matches_layer
-from onnxslim_yolo.passes.reconstruct import Reconstruct, reconstruct
+from onnxslim_yolo.passes.reconstruct import Reconstruct, moments_to_match, reconstruct
 from onnxslim_yolo.passes.to_target import PruneToTarget
 from onnxslim_yolo.pruning.block_loss import block_losses, block_means, last_gamma
 from onnxslim_yolo.pruning.bridge import Bridge, bridges
@@ -41,6 +41,7 @@ from onnxslim_yolo.pruning.depth import Offer, best_set, choose_blocks, offers
 from onnxslim_yolo.pruning.gone import Blocks
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.mask import mask_blocks, masked
+from onnxslim_yolo.pruning.match import Moments
 from onnxslim_yolo.pruning.module_blocks import module_blocks
 from onnxslim_yolo.pruning.plan import Plan, open_plan
 from onnxslim_yolo.pruning.problem import Allocation
@@ -278,11 +279,13 @@ class _Probe:
     """Measures plans: compensation is fitted on one half of some calibration images, the loss measured on the other.
 
     Attributes:
+        source: the network as it is, and what its layers yield on the images.
         by_widths: what the detector loses by widths alone.
     """
 
     head: HeadError
     images: Sequence[Array]
+    source: tuple[Model, Moments]
     by_widths: float
 
     @classmethod
@@ -290,7 +293,8 @@ class _Probe:
         if step.calib is None:
             return None
         images = list(CalibrationImages(step.calib, model, 2 * FITTED, "fit"))
-        probe = cls(HeadError.of(model, images[1::2] or images), images[::2], 0.0)
+        fitted = images[::2]
+        probe = cls(HeadError.of(model, images[1::2] or images), fitted, (model, moments_to_match(model, fitted)), 0.0)
         return replace(probe, by_widths=probe.error(step, model, ()))
 
     def error(self, step: DropBlocks, model: Model, blocks: Sequence[Block]) -> float:
@@ -299,7 +303,7 @@ class _Probe:
             trial = step.planned(model, blocks)
         except UsageError:
             return np.inf
-        reconstruct(trial, open_plan(trial), self.images, Reconstruct(step.calib))
+        reconstruct(trial, open_plan(trial), self.images, Reconstruct(step.calib), source=self.source)
         return self.head.error(masked(trial, open_plan(trial)))
 
 

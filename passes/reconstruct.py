@@ -35,7 +35,7 @@ from onnxslim_yolo.pruning.calibration import Images, Statistics, collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.fold_removed import fold
 from onnxslim_yolo.pruning.mask import masked
-from onnxslim_yolo.pruning.match import Correction, Moments, corrections, matchable, output_moments
+from onnxslim_yolo.pruning.match import Correction, Moments, corrections, matchable, of_what_is_left, output_moments
 from onnxslim_yolo.pruning.plan import Plan, open_plan, reopen_plan
 from onnxslim_yolo.pruning.refit import refit_readers
 from onnxslim_yolo.pruning.shift import shift_outputs
@@ -91,16 +91,25 @@ class Reconstruct:
         return reconstruct(model, plan, images.seen(min(views, 2)), self, images.seen(views))
 
 
-def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, views: Images | None = None) -> int:
+def reconstruct(
+    model: Model,
+    plan: Plan,
+    images: Images,
+    options: Reconstruct,
+    views: Images | None = None,
+    source: tuple[Model, Moments] | None = None,
+) -> int:
     """Fold and match a planned model in place; returns the number of layers edited.
 
     Args:
         images: what moments are matched on. views: what is folded by; None for the images.
+        source: the network that the model was planned from, and its moments, where they are known.
     """
     # Blocks that went shift what comes after them: moments are those of the network with them.
     came = model.carried.came
     whole = Model(graph=came) if model.carried.blocks and came is not None else model
-    source = output_moments(whole, matchable(whole), images) if options.match else {}
+    whole, wanted = source or (whole, moments_to_match(whole, images) if options.match else {})
+    wanted = wanted if whole is model else of_what_is_left(wanted, whole, model)
     fitted = refit_readers(model, images, options.ridge)
     places = cut_places(plan)
     statistics = collect(model, places, images if views is None else views, window=options.window)
@@ -108,11 +117,16 @@ def reconstruct(model: Model, plan: Plan, images: Images, options: Reconstruct, 
     shifts |= {node: shift + shifts.get(node, 0.0) for node, shift in fitted.items()}
     matched = []
     if options.match:
-        matched = corrections(masked(model, plan), _as_layers_yield(model, source, shifts), images)
+        matched = corrections(masked(model, plan), _as_layers_yield(model, wanted, shifts), images)
         _apply_all(model, matched)
     model.plan = replace(plan, absorbed=True)
     reopen_plan(model)
     return len({*shifts, *(correction.node for correction in matched)})
+
+
+def moments_to_match(model: Model, images: Images) -> Moments:
+    """What the outputs of a network's layers are like, over images."""
+    return output_moments(model, matchable(model), images)
 
 
 def _as_layers_yield(model: Model, wanted: Moments, shifts: dict[str, Array]) -> Moments:

@@ -34,7 +34,8 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import PLAIN, output_axis
+from onnxslim_yolo.ir.origins import left_of, origin_of
+from onnxslim_yolo.ops.linear import PLAIN, Layout, output_axis
 from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.pruning.calibration import Images, thin, thinned
 
@@ -97,6 +98,30 @@ def output_moments(model: Model, nodes: Sequence[Node], images: Images) -> Momen
                 np.stack([rows.sum(axis=0), (rows**2).sum(axis=0), np.full(rows.shape[1], len(rows))])
             )
     return {name: _moments(sums) for name, sums in seen.items()}
+
+
+def of_what_is_left(source: Moments, came: Model, model: Model) -> Moments:
+    """The moments of the channels that layers still have where parts were cut out of a network: what reads a part
+    channel by channel has lost channels with it. Layers of which it is not known which ones are left out.
+
+    Args:
+        source: moments of `came`, the network with the parts; `model`: without.
+    """
+    before = {node.name: node for node in matchable(came)}
+    found: Moments = {}
+    for node in matchable(model):
+        if node.name not in source:
+            continue
+        own, old = node.inputs[1], before[node.name].inputs[1]
+        axis = 0 if is_batch_norm(node) else Layout.of_shape(node, tuple(own.shape)).making_axis
+        if own.shape[axis] == old.shape[axis]:
+            found[node.name] = source[node.name]
+            continue
+        rows = left_of(origin_of(own), origin_of(old), axis)
+        if rows is not None:
+            mean, variance = source[node.name]
+            found[node.name] = mean[rows], variance[rows]
+    return found
 
 
 def corrections(model: Model, source: Moments, images: Images) -> list[Correction]:

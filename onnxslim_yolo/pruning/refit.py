@@ -21,7 +21,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.blocks import node_named
-from onnxslim_yolo.ir.graph import Array, Namer, Node, copy_graph, producer, revalue, toposort
+from onnxslim_yolo.ir.graph import (
+    Array,
+    Namer,
+    Node,
+    Tensor,
+    constant_of,
+    copy_graph,
+    producer,
+    revalue,
+    toposort,
+)
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer, output_axis
 from onnxslim_yolo.pruning.calibration import Images, thin
@@ -117,7 +127,7 @@ def _readers(graph: gs.Graph, came: gs.Graph) -> list[_Reader]:
     found: list[_Reader] = []
     for node in toposort(graph):
         earlier = before.get(node.name)
-        same = earlier is not None and earlier.op == node.op and _fed_by(earlier) == _fed_by(node)
+        same = earlier is not None and earlier.op == node.op and _reads_the_same(earlier, node)
         if same and not any(id(tensor) in changed for tensor in node.inputs):
             continue
         reader = None if earlier is None else _reader(node, earlier)
@@ -141,9 +151,16 @@ def _reader(node: Node, earlier: Node) -> _Reader | None:
     return None if len(known) < old.groups else _Reader(node.name, old.groups, old.inputs, np.concatenate(known))
 
 
-def _fed_by(node: Node) -> list[str]:
-    makers = [producer(tensor) for tensor in node.inputs]
-    return [tensor.name if maker is None else maker.name for tensor, maker in zip(node.inputs, makers, strict=True)]
+def _reads_the_same(earlier: Node, node: Node) -> bool:
+    """Whether both read what nodes of the same names yield, and the same constants, whatever they are called now."""
+
+    def same(old: Tensor, new: Tensor) -> bool:
+        makers = producer(old), producer(new)
+        names = [tensor.name if maker is None else maker.name for tensor, maker in zip((old, new), makers, strict=True)]
+        before, now = constant_of(old), constant_of(new)
+        return names[0] == names[1] or (before is not None and now is not None and np.array_equal(before, now))
+
+    return len(earlier.inputs) == len(node.inputs) and all(map(same, earlier.inputs, node.inputs))
 
 
 def _columns(new: Array, old: Array) -> Array | None:

@@ -46,10 +46,29 @@ def _of_model(model: Model) -> tuple[onnx.ModelProto, dict[str, Array]]:
             weights[constant.name] = np.ascontiguousarray(constant.values)
             constant.values = np.zeros(0, np.float32)
     proto = copy.to_onnx()
+    read = _leave_unread_out(proto.graph)
+    weights = {name: values for name, values in weights.items() if name in read}
     for tensor in proto.graph.initializer:
         if tensor.name in weights:
             _make_external(tensor, weights[tensor.name])
     return proto, weights
+
+
+def _leave_unread_out(graph: onnx.GraphProto) -> set[str]:
+    """Take out the nodes that no output needs, which onnxruntime would run, too, and the constants that only they
+    read; returns the names of what is read. `graph` is in topological order."""
+    read = {output.name for output in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            read.update(node.input)
+            nodes.append(node)
+    if len(nodes) < len(graph.node):
+        left = onnx.GraphProto(node=reversed(nodes), initializer=[t for t in graph.initializer if t.name in read])
+        graph.ClearField("node")
+        graph.ClearField("initializer")
+        graph.MergeFrom(left)
+    return read
 
 
 def _of_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:

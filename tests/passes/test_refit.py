@@ -10,8 +10,11 @@ import pytest
 from onnxslim_yolo.analysis.blocks import Block, find_blocks
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.passes import DropBlocks
-from onnxslim_yolo.pruning.refit import _columns, refit_readers
+from onnxslim_yolo.passes import DropBlocks, Reconstruct
+from onnxslim_yolo.passes.reconstruct import reconstruct
+from onnxslim_yolo.pruning.match import matchable, of_what_is_left, output_moments
+from onnxslim_yolo.pruning.plan import open_plan
+from onnxslim_yolo.pruning.refit import _columns, _readers, refit_readers
 from tests.numeric import build, run_onnx
 from tests.passes.cutting import onnx_text
 
@@ -189,3 +192,39 @@ def test_columns_that_are_left_are_told_by_their_weights() -> None:
     assert _columns(old[:, [2, 0]], old) is None and _columns(old[:, [0]] + 100, old) is None
     twice = old[:, [1, 1, 3, 1]]
     assert [_columns(twice[:, left], twice).tolist() for left in ([1, 2], [0, 1])] == [[0, 2], [0, 1]]  # type: ignore[union-attr]
+
+
+def narrowed() -> Model:
+    """A part of a Concat that a depthwise layer reads: with it the layer loses channels of its own, the first ones."""
+    read = f"d = Conv<pads=[1,1,1,1], group={2 * WIDTH}>(c, d.weight) y = Conv(d, h.weight)"
+    body = f"{linear('f', 'stem')} c = Concat<axis=1>(f, stem) {read}"
+    taps = (2 * WIDTH, 1, 3, 3)
+    return network(body, f=(3, WIDTH, 1, 1), f2=(WIDTH, 3, 1, 1), d=taps, h=(4, 2 * WIDTH, 1, 1))
+
+
+def test_a_layer_that_lost_channels_with_a_part_is_matched_by_those_it_has() -> None:
+    model = narrowed()
+    after = without(model, lambda block: block.kind == "part" and block.index == 0)
+    whole = output_moments(model, matchable(model), images())
+    left = of_what_is_left(whole, model, after)
+    now = output_moments(after, matchable(after), images())
+    name = _layer(after, "d.weight").name
+    assert len(whole[name][0]) == 2 * WIDTH
+    assert np.allclose(left[name], now[name], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(np.array(whole[name])[:, :WIDTH], now[name], rtol=1e-2), "the control: the others"
+    assert reconstruct(after, open_plan(after), images(), Reconstruct(views=1))
+    assert lost(model, after) < 0.5
+
+
+def test_only_what_reads_a_removed_part_is_fitted_whatever_constants_are_called() -> None:
+    """Taking a part out writes the indices of what reads channels anew: shuffles that it has nothing to do with."""
+    shuffled = f"e = Gather<axis=1>(stem, order) k = Conv(e, k.weight) {linear('f', 'k')} c = Concat<axis=1>(f, k)"
+    text = f"{STEM} order = Constant<value_ints=[{','.join(map(str, reversed(range(WIDTH))))}]>() {shuffled}"
+    square = f"float[{WIDTH},{WIDTH},1,1] k.weight, float[3,{WIDTH},1,1] f.weight, float[{WIDTH},3,1,1] f2.weight"
+    weights = f"float[{WIDTH},3,3,3] stem.weight, {square}, float[4,{2 * WIDTH},1,1] h.weight"
+    body = f"{text} y = Conv(c, h.weight)"
+    model = build(onnx_text("float[1,3,16,16] x", "float[1,4,16,16] y", weights, body, 17))
+    after = without(model, lambda block: block.kind == "part" and len(block.nodes) < 4)
+    came = after.carried.came
+    assert came is not None
+    assert [reader.node for reader in _readers(after.graph, came)] == [_layer(after, "h.weight").name]

@@ -69,3 +69,23 @@ def test_an_initializer_that_is_an_output_stays(model: Model, feeds: list[dict[s
     proto.graph.output.append(onnx.helper.make_tensor_value_info("w", 1, [64, 8, 8, 8]))
     assert not apart(proto).weights
     assert run_onnx(proto, feeds)[0]["w"].shape == (64, 8, 8, 8)
+
+
+def test_what_no_output_needs_is_not_run(model: Model, feeds: list[dict[str, Array]]) -> None:
+    wanted = run_onnx(model, feeds)[0]["y"]
+    inner = model.copy()
+    inner.graph.outputs = [inner.graph.nodes[0].outputs[0]]
+    read = onnx.load_from_string(apart(inner).data).graph
+    assert [node.op_type for node in read.node] == ["Conv"]
+    assert {tensor.name for tensor in read.initializer} == {"w", "b"}
+    assert [node.op for node in inner.graph.nodes] == ["Conv", "Conv"], "it is not edited"
+    a = run_onnx(inner, feeds)[0]["a"]
+    assert np.array_equal(run_onnx(second_half(model), [{"a": a}])[0]["y"], wanted)
+
+
+def second_half(model: Model) -> Model:
+    second = model.copy()
+    second.graph.inputs = [second.graph.nodes[0].outputs[0]]
+    second.graph.inputs[0].inputs.clear()
+    second.graph.nodes = second.graph.nodes[1:]
+    return second
