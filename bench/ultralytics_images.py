@@ -8,9 +8,9 @@ few epochs on blood cells, so that it finds some: far from well, but by what it 
 the ellipses in the data set's boxes, oriented boxes those boxes, points five places on the ellipses; classes are those
 of cut-out cells. Then `compile --prune 0.4 --calib … --compensate reconstruct --emit onnx,ultralytics`; NAME-slim.pt
 and NAME.onnx are both opened by `YOLO()` and predict the validation images (`rect=False`: a checkpoint would be fed
-narrower images than a file of fixed size). Compared are detections of a score of at least `--conf`: their number, and
-how far the nearest of equal class is in pixels and score; the control is the checkpoint with its second layer 1 %
-off. What is in the work folder already is not made again.
+narrower images than a file of fixed size). Compared are detections from a score on that leaves some dozens: their
+number, and how far the nearest of equal class is in pixels and score; the control is the checkpoint with every filter
+1 % off. What is in the work folder already is not made again.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ SHAPES = {"-seg": "segment", "-pose": "pose", "-obb": "obb", "-cls": "classify"}
 KINDS = ("RBC", "WBC", "Platelets")
 POINTS = 5
 CALIBRATED = 16
+CONFS = (0.25, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
+ENOUGH = 60
+"""Detections before pruning that the threshold has to leave."""
+
 MOST_PIXELS, MOST_SCORE = 1.0, 1e-3
 """What may differ."""
 
@@ -76,12 +80,13 @@ def tried(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, A
     files = {"slim": folder / f"out/{name}-slim.pt", "onnx": folder / f"out/{name}.onnx", "source": source}
     files["spoilt"] = spoilt(files["slim"], folder / "spoilt.pt")
     images = sorted((photographs / "val").glob("*"))[: arguments.val]
-    found = {key: predicted(file, images, arguments, task) for key, file in files.items()}
+    least = 0.0 if task == "classify" else threshold(predicted(source, images, arguments.imgsz, CONFS[-1], task))
+    found = {key: predicted(file, images, arguments.imgsz, least, task) for key, file in files.items()}
     trained = json.loads((folder / "trained.json").read_text())
     against = {key: compared(found[key], found["onnx"]) for key in ("slim", "spoilt", "source")}
     report = json.loads((folder / f"out/{name}.report.json").read_text())
     share = report["after"]["parameters"] / report["before"]["parameters"]
-    return {"task": task, "images": len(images), "parameters": share, **trained, **against}
+    return {"task": task, "images": len(images), "parameters": share, "conf": least, **trained, **against}
 
 
 def dataset(source: Path, folder: Path, task: str, images: int) -> Path:
@@ -162,26 +167,33 @@ def train(name: str, data: Path, folder: Path, arguments: argparse.Namespace) ->
 
 
 def spoilt(file: Path, out: Path) -> Path:
-    """A copy of the checkpoint with the filters of its second convolution 1 % off, every other one up and down."""
+    """A copy of the checkpoint with the filters of every convolution 1 % off, every other one up and down."""
     import torch
 
     held = torch.load(file, weights_only=False)
-    weight = [part for part in held["model"].modules() if isinstance(part, torch.nn.Conv2d)][1].weight
+    layers = [part for part in held["model"].modules() if isinstance(part, torch.nn.Conv2d)]
     with torch.no_grad():
-        weight[::2] *= 1.01
-        weight[1::2] *= 0.99
+        for layer in layers:
+            layer.weight[::2] *= 1.01
+            layer.weight[1::2] *= 0.99
     torch.save(held, out)
     return out
 
 
-def predicted(file: Path, images: list[Path], arguments: argparse.Namespace, task: str) -> list[list[list[float]]]:
+def threshold(found: list[list[list[float]]]) -> float:
+    """The highest score, of some, that enough of these detections have."""
+    scores = np.array([row[1] for rows in found for row in rows])
+    return next((conf for conf in CONFS if (scores >= conf).sum() >= ENOUGH), CONFS[-1])
+
+
+def predicted(file: Path, images: list[Path], size: int, conf: float, task: str) -> list[list[list[float]]]:
     """Per image the detections, best first: class, score, coordinates in pixels, and the side of a mask."""
     from ultralytics import YOLO
 
     yolo = YOLO(str(file), task=task)
     one_to_one = file.suffix == ".pt" and getattr(yolo.model.model[-1], "end2end", False)
     more = {"nms": False} if one_to_one else {}  # the towers that the file is set to, and that are exported
-    settings = {"imgsz": arguments.imgsz, "conf": arguments.conf, "rect": False, "verbose": False, **more}
+    settings = {"imgsz": size, "conf": conf, "rect": False, "verbose": False, **more}
     found = []
     for image in images:
         result = yolo.predict(str(image), **settings)[0]
@@ -226,20 +238,21 @@ def table(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str
         "",
         f"Ultralytics {ultralytics.__version__}, torch {torch.__version__}; {arguments.epochs} epochs from scratch on "
         f"{arguments.images} images of BCCD at {arguments.imgsz} px, `--prune {arguments.prune} --compensate "
-        f"reconstruct`, then {arguments.val} validation images, scores ≥ {arguments.conf}. A detection is without "
+        f"reconstruct`, then {arguments.val} validation images. A detection is without "
         f"counterpart if none of its class lies within {MOST_PIXELS:g} px (box, points, the side of a square "
-        f"as large as the mask) and {MOST_SCORE:g} of score. Control: the filters of the second layer 1 % off; "
+        f"as large as the mask) and {MOST_SCORE:g} of score. Control: the filters of every layer 1 % off; "
         "`source`: the network before pruning.",
         "",
-        "| network | its mAP50 | parameters kept | detections | without counterpart | largest of the others "
-        "| control: without | source: without |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | its mAP50 | parameters kept | scores from | detections | without counterpart "
+        "| largest of the others | control: without | source: without |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         slim, other, source = row["slim"], row["spoilt"], row["source"]
         lines.append(
-            f"| {name} | {row['score']:.1f} | {row['parameters']:.2f} | {slim['count']} | {slim['missing']} "
-            f"| {slim['pixels']:.3f} px, {slim['score']:.1e} | {other['missing']} | {source['missing']} |"
+            f"| {name} | {row['score']:.1f} | {row['parameters']:.2f} | {row['conf']:g} | {slim['count']} "
+            f"| {slim['missing']} | {slim['pixels']:.1e} px, {slim['score']:.1e} | {other['missing']} "
+            f"| {source['missing']} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -254,7 +267,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--val", type=int, default=16)
     parser.add_argument("--imgsz", type=int, default=128)
     parser.add_argument("--prune", default="0.4")
-    parser.add_argument("--conf", type=float, default=0.1)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
