@@ -221,6 +221,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _typed,
+    "torchvision.transforms.functional.InterpolationMode": _record,  # in the transforms that a classifier keeps
     "types.SimpleNamespace": _record,
     "ultralytics.utils.IterableSimpleNamespace": _record,
     "ultralytics.yolo.utils.IterableSimpleNamespace": _record,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -202,6 +204,22 @@ def test_a_method_kept_as_an_attribute_is_only_a_name(protocol, tmp_path):
     model.model[-1].detect = type(model.model[-1]).forward
     save_like_a_trainer(tmp_path / "best.pt", model, pickle_protocol=protocol)
     assert_same(read_checkpoint(tmp_path / "best.pt").module, model)
+
+
+def test_the_transforms_that_a_classifier_keeps_do_not_matter(tmp_path, monkeypatch):
+    """Ultralytics' trainer leaves torchvision's in the model: a member of an enumeration is pickled as a call."""
+    home = "torchvision.transforms.functional"
+    mode = enum.Enum("InterpolationMode", {"BILINEAR": "bilinear"}, module=home)
+    for path, parts in {"torchvision": {}, "torchvision.transforms": {}, home: {"InterpolationMode": mode}}.items():
+        stand_in = types.ModuleType(path)
+        vars(stand_in).update(parts)
+        monkeypatch.setitem(sys.modules, path, stand_in)
+    model = small("yolov8n-cls")
+    model.transforms = {"interpolation": mode.BILINEAR}
+    save_like_a_trainer(tmp_path / "best.pt", model)
+    checkpoint = read_checkpoint(tmp_path / "best.pt")
+    assert_same(checkpoint.module, model)
+    assert checkpoint.notes == ()
 
 
 def test_tensors_that_do_not_fit_are_refused(tmp_path):
