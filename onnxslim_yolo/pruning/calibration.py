@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.contraction import Contraction
@@ -183,7 +184,8 @@ def _add_tap(graph: gs.Graph, node: Node, place: Contraction, key: tuple[object,
 
 
 def thin(graph: gs.Graph, tensor: Tensor, axis: int, name: Namer) -> str:
-    """Add a thinned copy of a tensor, whole along `axis`; returns its name."""
+    """Add a thinned copy of a tensor, whole along `axis`, in float32; returns its name."""
+    tensor = _single(graph, tensor, name)
     output = gs.Variable(name(f"{tensor.name}_calibration"), np.float32)
     picks = picks_of(static_shape(tensor), len(tensor.shape), axis)
     far = np.iinfo(np.int64).max
@@ -195,6 +197,15 @@ def thin(graph: gs.Graph, tensor: Tensor, axis: int, name: Namer) -> str:
     constants = [gs.Constant(name("calibration_bounds"), np.asarray(b, dtype=np.int64)) for b in bounds]
     graph.nodes.append(gs.Node("Slice", name("calibration"), {}, [tensor, *constants], [output]))
     return output.name
+
+
+def _single(graph: gs.Graph, tensor: Tensor, name: Namer) -> Tensor:
+    """The tensor in float32, by a Cast where it is of another precision: moments of halves overflow."""
+    if tensor.dtype is None or np.dtype(tensor.dtype) == np.float32:
+        return tensor
+    output = gs.Variable(name(f"{tensor.name}_single"), np.float32, tensor.shape)
+    graph.nodes.append(gs.Node("Cast", name("calibration_single"), {"to": onnx.TensorProto.FLOAT}, [tensor], [output]))
+    return output
 
 
 def picks_of(shape: tuple[int, ...] | None, rank: int, axis: int) -> list[int]:
@@ -224,6 +235,7 @@ def _add_window(
     kernel, channels = weight.shape[2:], len(place.classes)
     taps = int(np.prod(kernel))
     one_hot = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel), (channels, 1, 1, 1))
+    tensor = _single(graph, tensor, name)
     output = gs.Variable(name(f"{tensor.name}_window"), np.float32)
     steps = _steps(list(shape[2:]))
     strides = [s * k for s, k in zip(per_axis(node, "strides", len(steps)), steps, strict=True)]

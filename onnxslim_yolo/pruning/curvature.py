@@ -25,6 +25,7 @@ from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, topos
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import output_axis
 from onnxslim_yolo.pruning.calibration import Images
+from onnxslim_yolo.runtime.half import in_float32
 
 SEED = 0
 
@@ -44,6 +45,8 @@ def curvatures(
     """
     from onnxslim_yolo.runtime.onnx_run import session
 
+    halves = model.graph.inputs[0].dtype == np.float16
+    model = in_float32(model)
     graph = copy_graph(model.graph)
     by_name = {node.name: node for node in graph.nodes}
     name = Namer(graph)
@@ -61,7 +64,7 @@ def curvatures(
     rng = np.random.default_rng(SEED)
     feed, wanted = graph.inputs[0].name, [tensor.name for tensor in grams.values()]
     source, count = session(model, optimise=True, threads=1), 0
-    for image in images:
+    for image in (each.astype(np.float32) if halves else each for each in images):
         metric = HeadMetric([np.asarray(o, dtype=np.float32) for o in source.run(None, {feed: image})], head)
         for _ in range(probes):
             given = {seed.name: value for seed, value in zip(seeds.values(), metric.cotangents(rng), strict=True)}

@@ -36,8 +36,8 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.ops.linear import is_matmul
 from onnxslim_yolo.ops.movement import tells_sizes
+from onnxslim_yolo.runtime.half import in_float32, is_half
 from onnxslim_yolo.runtime.onnx_run import Feeds, as_fed, image_like, image_like_feeds, session
-from onnxslim_yolo.verify.half import in_float32, is_half
 from onnxslim_yolo.verify.shown_logits import shown_logits
 
 PATCH = 128

@@ -12,13 +12,13 @@ import numpy as np
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import input_constant, sweep
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.runtime.onnx_run import run_onnx, with_outputs
 from onnxslim_yolo.verify.chain import Chain, Check
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.compare import TOLERANCE, told_apart
 from onnxslim_yolo.verify.control import SPOILED_BY, Control, Tail, controls
 from onnxslim_yolo.verify.feeds import shared_feeds
-from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.verify.judge import Judge, judge_of
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.graph import Array, static_shape
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.apart import apart
+from onnxslim_yolo.runtime.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, compare, sorts, worst_of
-from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half, moved_weights, rounded_again
+from onnxslim_yolo.verify.half import moved_weights, rounded_again
 from onnxslim_yolo.verify.ruler import NOISE, Ruler, noise_between, rulers_of, with_noise
 from onnxslim_yolo.verify.shown_logits import shown_logits
 

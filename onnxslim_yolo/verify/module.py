@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.files import FINEST_NCNN, Verification, require
-from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.verify.judge import judge_of
 
 

@@ -16,6 +16,7 @@ from onnxslim_yolo.analysis.limits import ANY, Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.input_format import INPUT_KEY, InputFormat
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.half import in_float32, is_half
 from onnxslim_yolo.runtime.ncnn_reader import stores_half
 from onnxslim_yolo.runtime.ncnn_run import Arithmetic, ncnn_files
 from onnxslim_yolo.runtime.onnx_run import image_like, run_onnx
@@ -24,7 +25,6 @@ from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, sorts
 from onnxslim_yolo.verify.detector import Network, open_network
 from onnxslim_yolo.verify.feeds import firing_feed
-from onnxslim_yolo.verify.half import in_float32, is_half
 from onnxslim_yolo.verify.input_size import FIXED, common_size
 from onnxslim_yolo.verify.judge import Judge, judge_of
 from onnxslim_yolo.verify.ncnn_compare import ROUNDING, half_weights

@@ -16,13 +16,13 @@ from onnxslim_yolo.emit.ncnn.masks import in_full
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.boards import Board
+from onnxslim_yolo.runtime.half import in_float32, is_half
 from onnxslim_yolo.runtime.ncnn_reader import NcnnNet, read_ncnn
 from onnxslim_yolo.runtime.ncnn_run import NcnnSession, ncnn_files
 from onnxslim_yolo.runtime.onnx_run import run_onnx
 from onnxslim_yolo.verify.alive import head_of
 from onnxslim_yolo.verify.columns import Feeds
 from onnxslim_yolo.verify.files import NcnnFiles, as_cut
-from onnxslim_yolo.verify.half import in_float32, is_half
 from onnxslim_yolo.verify.ncnn_compare import half_weights
 from onnxslim_yolo.verify.on_device import IMAGES, SLOW, There, compare_there, require_sound
 from onnxslim_yolo.verify.scenes import scene_feeds

@@ -17,7 +17,7 @@ from onnxslim_yolo.heads.decode import Candidates
 from onnxslim_yolo.ir.graph import Array, input_constant, replace_constant
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.measure.estimate import estimate_loss
-from onnxslim_yolo.passes import PruneChannels, SliceChannels
+from onnxslim_yolo.passes import PruneChannels, Reconstruct, SliceChannels
 from onnxslim_yolo.pruning.calibration import collect
 from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages
 from onnxslim_yolo.pruning.curves import Gauge, without
@@ -25,6 +25,7 @@ from onnxslim_yolo.pruning.head_error import HeadError, cell_errors, iou
 from onnxslim_yolo.pruning.importance_variance import average, measured_variance
 from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.pruning.second_order import SecondOrder
+from onnxslim_yolo.runtime.half import in_float32
 from tests.numeric import build, run_onnx
 from tests.passes.cutting import classes_of, onnx_text, remove_random, run
 
@@ -41,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def two_branches() -> Model:
+def two_branches(kind: str = "float") -> Model:
     """`a` matters to the output a hundred times more than `b`; of a's channels 6 and 7 are sums of others."""
     rng = np.random.default_rng(1)
     first = rng.standard_normal((8, 3, 3, 3))
@@ -53,7 +54,9 @@ def two_branches() -> Model:
         "a = Conv<pads=[1,1,1,1]>(x, a.weight) b = Conv<pads=[1,1,1,1]>(x, b.weight) "
         "p = Conv(a, p.weight) q = Conv(b, q.weight) y = Add(p, q)",
     )
-    return build(text, values={"a.weight": first, "q.weight": 0.01 * rng.standard_normal((4, 8))})
+    return build(
+        text.replace("float[", f"{kind}["), values={"a.weight": first, "q.weight": 0.01 * rng.standard_normal((4, 8))}
+    )
 
 
 def with_output(model: Model, name: str) -> Model:
@@ -248,3 +251,23 @@ def test_options_that_need_images() -> None:
     for option in ({"compensate": "reconstruct"}, {"importance": "output"}, {"allocate": "curves"}):
         with pytest.raises(UsageError, match="needs images"):
             oy.compile("x.onnx", **option)
+
+
+@pytest.mark.parametrize("allocate", ["global", "curves"])
+def test_a_half_network_is_ranked_as_its_float32_self_is(allocate: str, images: Path) -> None:
+    half = two_branches("float16")
+    prune = PruneChannels(ratio=0.4, importance="output", calib=images, allocate=allocate)  # type: ignore[arg-type]
+    assert removed(half, prune) == removed(in_float32(half), prune) != {"a": [], "b": []}
+
+
+def test_a_half_network_is_reconstructed_as_its_float32_self_is(images: Path) -> None:
+    half, image = two_branches("float16"), np.random.default_rng(5).random((1, 3, SIDE, SIDE))
+    cut = (PruneChannels(ratio=0.4, importance="weight"), SliceChannels())
+    steps = (cut[0], Reconstruct(calib=images), cut[1])
+
+    def answer(model: Model, *run_steps: PruneChannels | Reconstruct | SliceChannels) -> Array:
+        after = run(model, *run_steps)
+        return run_onnx(after, {"x": image.astype(after.graph.inputs[0].dtype)})["y"].astype(np.float64)
+
+    ours, wanted = answer(half, *steps), answer(in_float32(half), *steps)
+    assert np.abs(ours - wanted).max() < 0.02 * np.abs(answer(in_float32(half), *cut) - wanted).max()

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.runtime.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
-from onnxslim_yolo.verify.half import feeds_in_float32, in_float32, is_half
 from onnxslim_yolo.verify.judge import judge_of
 
 KINDS = ("half", "half, batch norm", "half, sigmoid", "half weights cast", "half, deep", "half inside")
