@@ -144,6 +144,12 @@ class PruneToTarget:
             UsageError: its shapes are not known.
         """
         problem = self._problem(model, plan, costs)
+        if not problem.terms and not plan.channels.prunable.any():
+            raise UsageError(
+                f"{self.cost} cannot come down: no channel of this network can be pruned",
+                file=model.source.file,
+                hint="--prune dead compiles it as it is, and says what holds its channels",
+            )
         if not problem.terms:
             raise UsageError(
                 f"{self.cost} cannot be predicted: shapes are not known", file=model.source.file, hint="--imgsz"

@@ -75,7 +75,10 @@ class HeadMetric:
         self._layout = None if head is None else layout_of(head)
         if head is None or self._layout is None:
             self._outputs = [np.nan_to_num(o) for o in outputs]
-            self._spreads = [max(float(o.std()), 1e-6) * np.sqrt(o.size * len(outputs)) for o in self._outputs]
+            self._spreads = [
+                max(float(o.std()) if o.size else 0.0, 1e-6) * np.sqrt(max(o.size, 1) * len(outputs))
+                for o in self._outputs
+            ]
             return
         table = self._layout.to_table(outputs).astype(np.float64)
         scores = self._scores(table)
@@ -100,7 +103,7 @@ class HeadMetric:
         """E of another network's outputs."""
         if self._layout is None:
             pairs = zip(self._outputs, outputs, self._spreads, strict=True)
-            return float(sum((((a - np.nan_to_num(b)) / s) ** 2).sum() for a, b, s in pairs))
+            return float(sum((((a - _found(a, b)) / s) ** 2).sum() for a, b, s in pairs))
         table = np.nan_to_num(self._layout.to_table(outputs)[self._alive].astype(np.float64))
         sides = 4 * self._layout.bins
         logits = np.clip(self._scores(table) - self._scores(self._table), -LARGEST_LOGIT, LARGEST_LOGIT)
@@ -253,6 +256,13 @@ def _of_fastestdet(table: Array, head: HeadSpec, outputs: Sequence[Array]) -> Ar
     s = sigmoid(table[:, 2:4])
     size = np.maximum(s * np.array([width, height]), 1 / head.strides[0])
     return np.asarray(EDGES * np.concatenate(((1 - np.tanh(table[:, :2]) ** 2) / size, 1 - s), axis=1))[:, :, None]
+
+
+def _found(wanted: Array, found: Array) -> Array:
+    """An output as numbers; nothing but the mean of what was wanted where its rows (an NMS's, say) are not as many."""
+    if found.shape == wanted.shape:
+        return np.nan_to_num(found)
+    return np.full_like(wanted, wanted.mean() if wanted.size else 0.0)
 
 
 def _points_layout(head: HeadSpec) -> Layout | None:

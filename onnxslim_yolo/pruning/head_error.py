@@ -133,7 +133,11 @@ def run_images(model: Model, images: Sequence[Array]) -> list[list[Array]]:
 
 
 def relative_error(expected: Array, found: Array) -> float:
-    """Σ(Δ²) / Σ((x − mean)²)."""
+    """Σ(Δ²) / Σ((x − mean)²); 1, as of the mean alone, where the rows found (by an NMS, say) are not as many."""
+    if expected.shape != found.shape:
+        return 1.0
+    if not expected.size:
+        return 0.0
     spread = float(((expected - expected.mean()) ** 2).sum())
     return float(((expected - found) ** 2).sum()) / max(spread, 1e-12)
 

@@ -191,7 +191,7 @@ def _verify_ncnn(found: Verification, ncnn: NcnnFiles, written: Model, judge: Ju
 def as_cut(model: Model, pair: NcnnModel) -> Model:
     """The graph as far as the pair goes: where post-processing was left out, it ends with what the pair yields."""
     ends = [port.onnx for port in pair.outputs.values()]
-    if set(ends) <= {tensor.name for tensor in model.graph.outputs}:
+    if set(ends) == {tensor.name for tensor in model.graph.outputs}:
         return model
     shorter = model.copy()
     tensors = shorter.graph.tensors()

@@ -33,6 +33,7 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.ops.linear import LinearLayer, groups_of, take_in_factors
 from onnxslim_yolo.runtime.ncnn_run import DEFAULT_TIMEOUT, run_ncnn
 from onnxslim_yolo.runtime.onnx_run import Feeds, session
@@ -67,7 +68,7 @@ class _Cut:
     """The float graph cut at the int8 layers.
 
     Attributes:
-        inner: the tensors it is cut at, each with its shape at batch 1. depthwise: those of such layers.
+        inner: the tensors it is cut at, each with its shape for the inputs. depthwise: those of such layers.
         steps: of those that ncnn gives as codes, what one code is.
     """
 
@@ -107,6 +108,7 @@ def verify_int8_pair(
         _require_rounded(layer, nodes.get(layer.name))
     names = frozenset(layer.name for layer in pair.int8)
     stored = half_weights(model, pair.full | names) if pair.weights == "fp16" else model
+    stored = _fixed(stored, feeds[0])
     cut, spoiled = (_cut(stored, pair.int8, by) for by in (0.0, SPOILED_BY))
     checks = []
     for exact in (True, False):
@@ -138,6 +140,15 @@ def _require_rounded(layer: Int8Layer, node: Node | None) -> None:
         raise VerificationError("int8: codes in the NCNN pair are no roundings of the weights", node=layer.name)
 
 
+def _fixed(model: Model, feed: Feeds) -> Model:
+    """A copy whose shapes are those of these inputs: sizes may be open, and ncnn's blobs know no leading axis."""
+    copy = model.copy()
+    for tensor in copy.graph.inputs:
+        tensor.shape = list(feed[tensor.name].shape)
+    reinfer(copy.graph)
+    return copy
+
+
 def _cut(model: Model, layers: Sequence[Int8Layer], spoiled_by: float) -> _Cut:
     """The float graph with each of these layers computed as ncnn does, cut at what they read and make."""
     copy = model.copy()
@@ -147,7 +158,7 @@ def _cut(model: Model, layers: Sequence[Int8Layer], spoiled_by: float) -> _Cut:
     wanted = dict.fromkeys(each for layer in layers for each in (layer.reads, layer.writes))
     rng = np.random.default_rng(0)
     cut_at = {tensor.name: tensor for tensor in tensors(graph) if tensor.name in wanted}
-    inner = {name: (1, *(static_shape(cut_at[name]) or ())[1:]) for name in wanted}
+    inner = {name: static_shape(cut_at[name]) or () for name in wanted}
     for tensor in cut_at.values():
         _give(graph, tensor)
     for layer in layers:

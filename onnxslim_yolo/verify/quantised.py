@@ -197,7 +197,7 @@ def _control(
 def _shown(judge: Judge, expected: Feeds, spoiled: Feeds) -> list[Control]:
     shown: dict[str, Control] = {}
     for name, ruler in judge.rulers.items():
-        if not expected[name].size:
+        if not expected[name].size or expected[name].shape != spoiled[name].shape:  # other rows are found: it shows
             continue
         share = ruler.delta(expected[name], spoiled[name]).max(axis=0) / ruler.scale(TOLERANCE)
         for kind, mine in _kinds(ruler):

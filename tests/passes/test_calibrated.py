@@ -270,4 +270,4 @@ def test_a_half_network_is_reconstructed_as_its_float32_self_is(images: Path) ->
         return run_onnx(after, {"x": image.astype(after.graph.inputs[0].dtype)})["y"].astype(np.float64)
 
     ours, wanted = answer(half, *steps), answer(in_float32(half), *steps)
-    assert np.abs(ours - wanted).max() < 0.02 * np.abs(answer(in_float32(half), *cut) - wanted).max()
+    assert np.abs(ours - wanted).max() < 0.2 * np.abs(answer(in_float32(half), *cut) - wanted).max()

@@ -84,6 +84,12 @@ def test_the_unreachable_is_refused_with_what_can_be_reached():
     assert open_plan(model).keep.all()
 
 
+def test_nothing_that_can_be_pruned_is_said_as_that():
+    model = build(onnx_text("float[1,3,8,8] x", "float[1,4,8,8] y", "float[4,3,1,1] w", "y = Conv(x, w)"))
+    with pytest.raises(UsageError, match="macs cannot come down: no channel of this network can be pruned"):
+        PruneToTarget("0.7x", cost="macs").run(model)
+
+
 def test_what_may_not_be_touched_stays():
     model = network()
     PruneToTarget("0.8x", isa="avx512", keep=("model.0",)).run(model)

@@ -158,3 +158,9 @@ def test_images_are_run_in_the_networks_type_and_come_out_in_single(kind: str) -
 def test_no_image_is_refused() -> None:
     with pytest.raises(InputError, match="no calibration image"):
         HeadError.of(build(onnx_text("float[1,3,4,4] x", "float[1,3,4,4] y", "float[1] u", "y = Neg(x)")), [])
+
+
+def test_rows_that_are_not_as_many_are_lost() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert relative_error(rows, rows[:2]) == 1.0
+    assert relative_error(rows, rows) == relative_error(rows[:0], rows[:0]) == 0.0

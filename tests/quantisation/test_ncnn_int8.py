@@ -16,6 +16,7 @@ from onnxslim_yolo.emit.ncnn.int8 import Int8Layer, away_from_zero
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.runtime.ncnn_run import run_ncnn
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds
 from onnxslim_yolo.verify.chain import Check
@@ -120,3 +121,12 @@ def test_codes_are_those_that_the_reader_would_make(images: Path, tmp_path: Path
         feed = image_like_feeds(model, 1)[0]["x"][0]
         outputs.append(run_ncnn(*write_pair(each, tmp_path / name), [{"in0": feed}], outputs=["out0"], exact=True)[0])
     assert np.abs(outputs[0]["out0"] - outputs[1]["out0"]).max() <= 1e-5 * np.abs(outputs[1]["out0"]).max()
+
+
+def test_a_size_that_is_open(images: Path, tmp_path: Path) -> None:
+    model = quantised(built("relu"), images)
+    pair = emit_ncnn(model)
+    files, feeds = write_pair(pair, tmp_path), image_like_feeds(model, 2)
+    model.graph.inputs[0].shape = ["n", 3, "h", "w"]
+    reinfer(model.graph)
+    assert all(check.passed for check in verify_int8_pair(model, pair, files, feeds))

@@ -93,3 +93,18 @@ def test_fastestdet_and_networks_without_a_head() -> None:
         assert metric.error(moved) > 0
         assert np.mean(np.square(draws)) == pytest.approx(metric.error(moved), rel=0.3)
     assert layout_of(HeadSpec("end2end", 3)) is None
+
+
+def test_rows_that_are_not_as_many_count_as_the_mean() -> None:
+    """Outputs of a NonMaxSuppression: what they varied is lost, no more and no less."""
+    rows, scores = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((1, 5), np.float32)
+    metric = HeadMetric([rows, scores], None)
+    lost = metric.error([np.full_like(rows, rows.mean()), scores])
+    assert (
+        metric.error([rows[:2], scores])
+        == lost
+        > metric.error([rows + 0.1, scores])
+        > metric.error([rows, scores])
+        == 0
+    )
+    assert HeadMetric([rows[:0]], None).error([rows]) == 0
