@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
+from onnxslim_yolo.analysis.movement import MOVERS, CannotMoveError, concat
 from onnxslim_yolo.ir.graph import Array
 from tests.analysis.graphs import Labelled, distinct, onnx_text
 
@@ -197,3 +199,21 @@ class TestCropped:
         weights = f"{WEIGHTS}, int64[1] size = {{{size}}}"
         found = Labelled(onnx_text("float[1,3,8,8] x", "float[p,q,r,s] y", weights, body, 18))
         assert not found.free("a") and set(found["c"]) == {NO_CHANNEL}
+
+
+class TestLabels:
+    """Labels themselves, along every axis of their own extent or one for all."""
+
+    def test_joined_where_one_varies_elsewhere(self) -> None:
+        channels, columns = np.arange(2).reshape(1, 2, 1, 1), 7 + np.arange(3).reshape(1, 1, 1, 3)
+        found = concat([channels, columns], [(1, 2, 4, 3), (1, 2, 4, 3)], 1)
+        assert found.shape == (1, 4, 1, 3)
+        assert found[0, :, 0].tolist() == [[0, 0, 0], [1, 1, 1], [7, 8, 9], [7, 8, 9]]
+
+    @pytest.mark.parametrize("labels, found", [([5], [5]), ([1, 2], [1, 2] * 4)])
+    def test_space_to_depth(self, labels: list[int], found: list[int]) -> None:
+        node = gs.Node("SpaceToDepth", "n", {"blocksize": 2})
+        (moved,) = MOVERS["SpaceToDepth"](node, [np.array(labels).reshape(1, -1, 1, 1)], [(1, 2, 4, 4)], [(1, 8, 2, 2)])
+        assert moved.reshape(-1).tolist() == found and moved.ndim == 4
+        with pytest.raises(CannotMoveError, match="vary over space"):
+            MOVERS["SpaceToDepth"](node, [np.zeros((1, 1, 1, 4), np.int64)], [(1, 2, 4, 4)], [(1, 8, 2, 2)])

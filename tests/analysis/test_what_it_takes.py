@@ -17,6 +17,8 @@ from onnxslim_yolo.analysis.effort import (
     NODE_WITH_WEIGHTS,
     POOL_TAP,
     Effort,
+    _frame,
+    _taps,
     effort_of,
     name_of,
     work_of,
@@ -120,6 +122,23 @@ def test_a_nodes_name() -> None:
     assert name_of(gs.Node("Relu", "n", outputs=[out])) == "n (Relu)"
     assert name_of(gs.Node("Relu", "", outputs=[gs.Variable("o")])) == "o (Relu)"
     assert name_of(gs.Node("Relu", "")) == " (Relu)"
+
+
+@pytest.mark.parametrize(
+    "first, taps", [(None, 15), ((1, 4, 20), 15), ((1, 4, 2, 20), 10), ((1, 4, 20, 2), 6), ((1, 4, 0, 20), 5)]
+)
+def test_a_window_has_at_most_the_elements_of_the_map(first: tuple[int, ...] | None, taps: int) -> None:
+    assert _taps(gs.Node("MaxPool", "n", {"kernel_shape": [3, 5]}), first) == taps
+
+
+def test_a_frame_of_a_size_that_is_known_at_most_alone_is_none() -> None:
+    """Where the graph itself does not say the size, nobody knows what `auto_pad` adds."""
+    x, w, y = gs.Variable("x", np.float32, [1, 4, "h", "w"]), gs.Constant("w", np.zeros((2, 4, 3, 3))), gs.Variable("y")
+    node = gs.Node("Conv", "n", {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, [x, w], [y])
+    shapes = {id(x): (1, 4, 20, 20), id(w): (2, 4, 3, 3), id(y): (1, 2, 10, 10)}
+    assert _frame(node, shapes) == 0
+    x.shape = [1, 4, 20, 20]
+    assert _frame(node, shapes) == 4 * 4 * (21 * 21 - 20 * 20)
 
 
 class TestLimits:

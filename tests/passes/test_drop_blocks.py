@@ -293,3 +293,17 @@ def test_where_nothing_can_be_taken_out_nothing_is_recorded() -> None:
     (block,) = find_layers(before.graph, lambda gamma: bool((gamma == 0).all()))
     assert DropBlocks(ratio=0.3, keep=block.layers)._take_out(before, [block]) == 0
     assert not before.carried.blocks and not before.notes
+
+
+@pytest.mark.parametrize(("count", "fitted", "measured"), [(1, [0], [0]), (5, [0, 2, 4], [1, 3])])
+def test_the_loss_is_measured_on_other_images_than_compensation_is_fitted_on(
+    count: int, fitted: list[int], measured: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(count):
+        Image.fromarray(np.full((32, 32, 3), n, np.uint8)).save(tmp_path / f"{n}.png")
+    monkeypatch.setattr(drop_blocks._Probe, "error", lambda *_: 0.5)
+    probe = drop_blocks._Probe.of(DropBlocks(target="0.5x", calib=tmp_path), model())
+    assert probe is not None and probe.by_widths == 0.5
+    seen = [[round(float(image.max()) * 255) for image in few] for few in (probe.images, probe.head.inputs)]
+    assert seen == [fitted, measured]
+    assert drop_blocks._Probe.of(DropBlocks(target="0.5x"), model()) is None
