@@ -129,8 +129,10 @@ def _repeated_table(state: Labelling, tensor: Tensor, labels: Array, axis: int) 
     if not is_expand(node) or len(tensor.outputs) != 1 or is_graph_output(state.graph, tensor):
         return False
     table, extents = constant_of(node.inputs[0]), state.shape(tensor)
-    own = axis - (0 if table is None else len(extents) - table.ndim)
-    if table is None or own < 0 or table.shape[own] != extents[axis]:
+    if table is None:
+        return False
+    own = axis - len(extents) + table.ndim
+    if own < 0 or table.shape[own] != extents[axis]:
         return False
     position = axis - len(extents) + state.shape(node.inputs[1])[0]
     if constant_of(node.inputs[1]) is None:

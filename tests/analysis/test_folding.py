@@ -7,7 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxslim_yolo.analysis.folding import fold
+from onnxslim_yolo.analysis.folding import cast, fold
 from onnxslim_yolo.analysis.unionfind import UnionFind
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
@@ -104,3 +104,10 @@ def test_types_that_numpy_lacks_keep_their_values_and_not_their_bits(kind: int) 
     back = fold(node_of("Cast", narrow, {"to": onnx.TensorProto.FLOAT}), 19)
     assert back is not None
     np.testing.assert_array_equal(back[0], FLOATS)
+
+
+def test_a_cast_reaches_to_the_ends_of_a_type_and_no_further() -> None:
+    values = np.array([-128.0, -128.9, -129.0, 127.0, 127.9, 128.0, np.nan, 0.5])
+    found = cast(values, np.dtype(np.int8))
+    np.testing.assert_array_equal(found, [-128, -128, np.nan, 127, 127, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(cast(values, np.dtype(bool)), [1, 1, 1, 1, 1, 1, np.nan, 1])
