@@ -3,8 +3,9 @@
     python bench/arm_int8_codes.py ["yolov6n, 320 px" …]      networks of bench/int8_codes.py
 
 Each network as three pairs (in float; all in int8 that can be, every layer giving out floats; the same handing on codes
-where it can, term 101) is run whole under emulation, by bench/arm_counter.sh's qemu. Ratios are of instructions, all
-classes counted alike: no time. Writes bench/results/arm_int8_codes.md.
+where it can, term 101) is run whole under emulation, by bench/arm_counter.sh's qemu. Ratios are of instructions,
+and of the slots that these take up (bench/arm_weights.py, here of the network as a whole): no time, which also goes
+into moving maps. Writes bench/results/arm_int8_codes.md.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from arm_counting import Counter
 from arm_tables import DEVICE
-from arm_weights import TITLE
-from int8_codes import PASSES, networks
+from arm_weights import TITLE, slots
+from int8_codes import PASSES, network
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_pair
@@ -27,21 +29,21 @@ from onnxslim_yolo.measure.int8_profile import everything
 from onnxslim_yolo.pipeline import parse_pipeline
 
 RESULTS = Path(__file__).with_name("results")
-CHOSEN = ("yolov6n, 320 px", "FastestDet")
+CHOSEN = ("FastestDet", "mobilenetv2, 224 px", "yolov6n, 320 px")
 
 
 def main() -> None:
     """Count, write the table."""
     chosen = sys.argv[1:] or CHOSEN
-    models = {name: model for name, model in networks() if name in chosen}
     lines = ["# Codes handed on, on ARM", "", "`python bench/arm_int8_codes.py`. Instructions of whole pairs."]
     for core in DEVICE:
         lines += ["", f"## {TITLE[core]}", ""]
         lines += ["| network | int8 layers | hand on codes | float, 10⁶ | int8 | handing codes on | of int8 without |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines[-1] += " the same, slots | of float, slots |"
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
         with Counter(core) as counter:
             for name in chosen:
-                lines.extend(rows(name, models[name].copy(), core, counter))
+                lines.extend(rows(name, network(name), core, counter))
                 print(lines[-1], flush=True)
     (RESULTS / "arm_int8_codes.md").write_text("\n".join([*lines, ""]))
 
@@ -65,12 +67,13 @@ def rows(name: str, model: Model, core: str, counter: Counter) -> Iterator[str]:
             found = counter.whole(*write_pair(pair, Path(folder)), shapes)
         if found is None:
             raise ValueError(f"{name}: ncnn does not run it as {label}")
-        counts[label] = sum(found)
+        counts[label] = sum(found), slots(core, found)
     handed = sum(layer.output_scale is not None for layer in pairs["codes"].int8)
-    plain, without, with_codes = counts["float"], counts["floats"], counts["codes"]
+    plain, without, with_codes = (np.array(counts[label]) for label in ("float", "floats", "codes"))
+    gains = with_codes / without
     yield (
-        f"| {name} | {len(pairs['codes'].int8)} | {handed} | {plain / 1e6:.1f} | {without / plain:.2f} | "
-        f"{with_codes / plain:.2f} | {with_codes / without:.3f} |"
+        f"| {name} | {len(pairs['codes'].int8)} | {handed} | {plain[0] / 1e6:.1f} | {without[0] / plain[0]:.2f} | "
+        f"{with_codes[0] / plain[0]:.2f} | {gains[0]:.3f} | {gains[1]:.3f} | {with_codes[1] / plain[1]:.2f} |"
     )
 
 

@@ -42,10 +42,15 @@ ROUNDS = 31
 
 def networks() -> Iterator[tuple[str, Model]]:
     """Each by its name."""
-    for name, size in ZOO.items():
-        yield f"{name}, {size} px", Model.from_onnx(onnx.load_from_string(zoo.onnx_bytes(name, width=1.0, size=size)))
-    for name, file in FILES.items():
-        yield name, load(MATERIAL / file)
+    yield from ((name, network(name)) for name in (*(f"{name}, {size} px" for name, size in ZOO.items()), *FILES))
+
+
+def network(name: str) -> Model:
+    """One of them."""
+    if name in FILES:
+        return load(MATERIAL / FILES[name])
+    name = name.partition(",")[0]
+    return Model.from_onnx(onnx.load_from_string(zoo.onnx_bytes(name, width=1.0, size=ZOO[name])))
 
 
 def main() -> None:

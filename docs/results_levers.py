@@ -32,6 +32,7 @@ LEVERS = (
             "python bench/int8_equalise.py",
             "python bench/arm_int8.py",
             "python bench/arm_int8_gain.py",
+            "python bench/arm_int8_codes.py",
         ),
         MATERIAL,
         page="bargain.md",
