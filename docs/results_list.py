@@ -205,9 +205,17 @@ BENCHMARKS = (
         ("arm_snap*",),
         (
             "python bench/arm_snap.py count a76 yolov8n@320",
+            "python bench/arm_snap.py score a72 v5lite-s-coco.pt@320 --prune 0.1 --data D --calib C",
             "python bench/arm_snap.py report",
         ),
         f"{COUNTER}; for YOLOv5n and FastestDet {MATERIAL}",
+    ),
+    Result(
+        "Compiled for a board and run there",
+        "`compile --for pi5|pi4 --run-on` an emulated core: what the pair computes there, as the report has it",
+        ("arm_compile*",),
+        ("python bench/arm_compile.py WORK",),
+        f"bench/arm_setup.py; {MATERIAL}",
     ),
     Result(
         "Rewrites on ARM",
