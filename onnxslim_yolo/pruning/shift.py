@@ -72,6 +72,7 @@ def _shift_matmul(model: Model, node: Node, shift: Array, name: Namer) -> bool:
     bias = gs.Constant(name(f"{node.name}_bias"), shift.astype(dtype))
     set_origin(bias, ADDED)
     add = gs.Node("Add", name(f"{node.name}_shift"), {}, [inner, bias], [output])
-    model.graph.nodes.append(add)
+    place = next(index for index, each in enumerate(model.graph.nodes) if each is node)
+    model.graph.nodes.insert(place + 1, add)  # analyses follow the order of nodes
     _label(model, add, 1)
     return True
