@@ -6,7 +6,8 @@ own operators of the same name are used.
 
 A convolution that stays float and has codes on both sides would be quantised by onnxruntime itself while it loads the
 file, with one step for the whole weight (its `WeightBiasQuantization`). It does that behind a DequantizeLinear with one
-step; so such layers read one with that step once per channel, which says the same. Not so products of two maps:
+step; so such layers read one with that step once per channel, which says the same, and so does a Softmax, of which it
+has a kernel on codes that rounds in its own way, and what hands codes on to either. Not so products of two maps:
 onnxruntime computes those of codes with one step only, and as exactly.
 """
 
@@ -32,10 +33,13 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LINEAR, is_matmul, take_in_factors
+from onnxslim_yolo.quantisation.places import MOVES
 from onnxslim_yolo.quantisation.plan import Quantisation, QuantisedLayer, Range
 
 PER_AXIS = 13
 MICROSOFT = "com.microsoft"
+OWN_WAY = frozenset(("Softmax",))
+"""Operators that onnxruntime has a kernel on codes of, which rounds otherwise than floats do: they stay float."""
 CODES_OF = "__codes"
 """Ending of the name of the tensor that holds another one's codes."""
 
@@ -96,7 +100,7 @@ class _Writer:
         codes = gs.Variable(self.name(tensor.name + CODES_OF), np.uint8, tensor.shape)
         again = gs.Variable(self.name(f"{tensor.name}_dequantized"), np.float32, tensor.shape)
         readers = [node for node in consumers(tensor) if node.name not in layers]
-        floats = [node for node in readers if node.op in LINEAR and not is_matmul(node)]
+        floats = [node for node in readers if self._is_taken_over(node, layers)]
         channels = (tensor.shape or (None, None))[1:2]
         if floats and channels and isinstance(channels[0], int):
             self._by_channel(tensor, floats, codes, its, channels[0])
@@ -114,6 +118,14 @@ class _Writer:
         ]
         self._node("QuantizeLinear", [tensor, *parameters], codes, {})
         self._node("DequantizeLinear", [codes, *parameters], again, {})
+
+    def _is_taken_over(self, node: Node, layers: Collection[str]) -> bool:
+        """Whether onnxruntime would compute it, or what reads it where it only moves codes, on codes in its own way."""
+        if node.name in layers:
+            return False
+        if node.op in MOVES:
+            return any(self._is_taken_over(each, layers) for each in consumers(node.outputs[0]))
+        return node.op in OWN_WAY or (node.op in LINEAR and not is_matmul(node))
 
     def _by_channel(self, tensor: Tensor, readers: Sequence[Node], codes: Tensor, its: Range, channels: int) -> None:
         """The codes as floats for readers that are to stay float."""

@@ -145,6 +145,32 @@ def test_a_float_layer_between_codes_stays_float(
             verify_quantised(model, model.quantised, tmp_path / "control.onnx", feeds)
 
 
+BETWEEN = {
+    "a softmax": (
+        "float[8,3,3,3] w, float[6,8,1,1] v",
+        "c = Conv<pads=[1,1,1,1]> (x, w) s = Softmax<axis=1> (c) y = Conv (s, v)",
+    ),
+    "a convolution of rows, behind what moves codes": (
+        "float[8,3,3,3] w, float[8,8,3] r, float[6,8,1,1] v, int64[3] flat = {1,8,768}, int64[4] map = {1,8,24,32}",
+        "c = Conv<pads=[1,1,1,1]> (x, w) a = Relu (c) f = Reshape (a, flat) d = Conv<pads=[1,1]> (f, r) e = Relu (d) "
+        "g = Reshape (e, map) y = Conv (g, v)",
+    ),
+}
+
+
+@pytest.mark.parametrize("body", BETWEEN)
+def test_what_onnxruntime_would_compute_on_codes_stays_float(body: str, images: Path, tmp_path: Path) -> None:
+    model = quantised(built(body, bodies=BETWEEN), images)
+    file, feeds = quantised_graph(model, model.quantised).save(tmp_path / "m.onnx"), image_like_feeds(model, 3)
+    assert verify_quantised(model, model.quantised, file, feeds).failed is None
+    proto = onnx.load(file)
+    for tensor in [t for t in proto.graph.initializer if "_scales" in t.name or "_zero_points" in t.name]:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[0], tensor.name))
+    onnx.save(proto, tmp_path / "control.onnx")
+    with pytest.raises(VerificationError, match="int8 is not what was planned"):
+        verify_quantised(model, model.quantised, tmp_path / "control.onnx", feeds)
+
+
 def wrong_weight(model: Model) -> None:
     """One weight of the last layer one step off."""
     layer = list(model.quantised.layers.values())[-1]
