@@ -11,6 +11,7 @@ LOOPS = (
     "ultralytics_loop.py yolov8n --out RESULTS",
     "smaller_models.py --out RESULTS --picture PICTURE",
     "ultralytics_peers.py --out bench/results/ultralytics_peers.md",
+    "ultralytics_images.py --data BCCD --work WORK --out bench/results/ultralytics_images.md",
 )
 REPOSITORIES = ("yolov5_train", "yolov7_rows")
 BENCHMARKS = (
@@ -97,7 +98,7 @@ BENCHMARKS = (
     Result(
         "The loop in Ultralytics",
         "train, sparsify, prune, fine-tune and compile, each stage measured; smaller models instead; what was tried",
-        ("ultralytics-loop*", "smaller_models*", "ultralytics_peers*"),
+        ("ultralytics-loop*", "smaller_models*", "ultralytics_peers*", "ultralytics_images*"),
         tuple(f"python bench/{name}" for name in LOOPS),
         "`ultralytics`, and BCCD as a data.yaml",
         "finetuning.md",
