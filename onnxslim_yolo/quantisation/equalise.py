@@ -65,6 +65,8 @@ def links_of(model: Model, largest: Mapping[str, Array], way: str) -> tuple[Link
         ends = _readers(model.graph, node.outputs[0], layer.channel_axis)
         if ends is None or any(tensor.name not in largest or tensor.name in model.ranges for _, tensor in ends):
             continue
+        if any(layer.channel_axis % len(tensor.shape) != 1 for _, tensor in ends):
+            continue  # what is known of channels is of axis 1
         readers = [LinearLayer.of(reader) for reader, _ in ends]
         if any(each is None or not _fits(each, layer) for each in readers):
             continue

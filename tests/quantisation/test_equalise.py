@@ -117,6 +117,16 @@ def test_not_through_what_is_not_homogeneous_or_mixes(body: str, images: Path) -
     assert links(model, images) == []
 
 
+def test_channels_last_have_no_ranges_of_their_own() -> None:
+    """What is observed is of axis 1, which are positions there; it ended in shapes that do not fit."""
+    body = (
+        "float[16,3,3,3] w, float[16,16] m, float[16,6] v",
+        "c = Conv<pads=[1,1,1,1]> (x, w) t = Transpose<perm=[0,2,3,1]> (c) p = MatMul (t, m) r = Relu (p) "
+        "q = MatMul (r, v) y = Transpose<perm=[0,3,1,2]> (q)",
+    )
+    assert not links_of(built("mlp", bodies={"mlp": body}), {"r": np.arange(1.0, 25.0)}, "even")
+
+
 def test_which_functions_are_homogeneous() -> None:
     import onnx_graphsurgeon as gs
 
