@@ -97,7 +97,7 @@ def markdown(rows: dict[str, dict]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for key, block in sorted(rows.items()):
-        for name, row in block["rows"].items():
+        for name, row in ((name, block["rows"][name]) for name in ("source", *DEPTHS)):
             if "refused" in row:
                 lines.append(f"| {key} | {name} | refused: {row['refused']} | | | | | | | |")
                 continue
@@ -107,7 +107,7 @@ def markdown(rows: dict[str, dict]) -> str:
                 f"{high:.3f}) | {row['latency']:.3f} | {row['macs']:.3f} | {row['layers']} | {row.get('seconds', '')} "
                 f"| {', '.join(row['gone'])} |"
             )
-    machines = sorted({str(block["machine"]) for block in rows.values()})
+    machines = sorted({str(dict(sorted(block["machine"].items()))) for block in rows.values()})
     return "\n".join([*lines, "", *(f"{block}" for block in machines)]) + "\n"
 
 
