@@ -31,7 +31,14 @@ def test_rounding_passes(off: float, rounding: float) -> None:
     assert require_equal(FILE, wanted, outputs, sorts=False) < MOST
 
 
-@pytest.mark.parametrize(("off", "spoiled", "rounding"), [(5e-3, 0.2, 0.0), (5e-2, 0.2, 1.0), (0.0, 1e-5, 0.0)])
+def test_a_network_that_hardly_moves_is_compared_where_a_layer_off_shows_plainly() -> None:
+    assert 0 < require_equal(FILE, *found(1e-5, 2e-4, 1e-6), sorts=False) < 1e-4
+
+
+BLIND = [(0.0, 1e-5, 0.0), (1e-4, 2e-4, 0.0), (0.0, 2e-4, 1e-4)]
+
+
+@pytest.mark.parametrize(("off", "spoiled", "rounding"), [(5e-3, 0.2, 0.0), (5e-2, 0.2, 1.0), *BLIND])
 def test_more_does_not_and_a_blind_comparison_does_not(off: float, spoiled: float, rounding: float) -> None:
     with pytest.raises(VerificationError, match=r"does not compute|cannot be compared"):
         require_equal(FILE, *found(off, spoiled, rounding), sorts=False)
