@@ -21,7 +21,7 @@ ROUNDINGS, MOST = 8, 1e-2
 """Times what the module's own float32 is off its float64, where that is more: a network that finds nothing moves its
 columns so little that rounding shows. Never more than `MOST`."""
 
-PLAINLY = 10
+PLAINLY = 5
 """Where a layer 1 % off shows less than is allowed, it has to show more than `TOLERANCE`, and so many times more than
 the difference and rounding do: a network that is hardly trained hardly moves its columns."""
 
