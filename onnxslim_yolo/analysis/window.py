@@ -16,6 +16,7 @@ from math import gcd
 
 from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Node, static_shape
+from onnxslim_yolo.ops.spatial import same_pads
 
 
 @dataclass(frozen=True)
@@ -121,16 +122,12 @@ def explicit_pads(
     shape = node.inputs[0].shape
     for axis in range(rank):
         size = None if shape is None else shape[axis + 2]
-        extent, stride = dilations[axis] * (int(kernel[axis]) - 1) + 1, strides[axis]
-        if stride == 1:
-            total = extent - 1
-        elif isinstance(size, int):
-            total = max(0, (-(-size // stride) - 1) * stride + extent - size)
-        else:
+        if not isinstance(size, int) and strides[axis] != 1:
             return None
-        small = total // 2
-        begins.append(small if auto == "SAME_UPPER" else total - small)
-        ends.append(total - begins[-1])
+        extent = dilations[axis] * (int(kernel[axis]) - 1) + 1
+        begin, end = same_pads(auto, size if isinstance(size, int) else 1, extent, strides[axis])
+        begins.append(begin)
+        ends.append(end)
     return begins + ends
 
 

@@ -152,19 +152,15 @@ def reduced(origin: Origin, shape: Shape, axes: Sequence[int]) -> Made:
 def left_of(made: Origin, before: Origin, axis: int) -> list[int] | None:
     """Which positions along an axis of the constant `before` are left in what was cut out of it, in order; None where
     it is something else, or its groups kept different ones."""
-    cuts: list[Indices] = []
-    while made is not before and isinstance(made, Made) and made.cut is not None:
-        cuts += [made.cut[axis]] if axis in made.cut else []
-        made = made.parts[0].origin
-    if made != before or not cuts:
-        return None
     left: list[int] | None = None
-    for cut in reversed(cuts):
-        kept = [k for k in cut if isinstance(k, int)]
-        if len(kept) < len(cut):
-            return None
-        left = kept if left is None else [left[k] for k in kept]
-    return left
+    while made is not before and isinstance(made, Made) and made.cut is not None:
+        if axis in made.cut:
+            kept = [k for k in made.cut[axis] if isinstance(k, int)]
+            if len(kept) < len(made.cut[axis]):
+                return None
+            left = kept if left is None else [kept[k] for k in left]
+        made = made.parts[0].origin
+    return left if made == before else None
 
 
 def mixed(operands: Sequence[tuple[Origin, Shape]]) -> Made:

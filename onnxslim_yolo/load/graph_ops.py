@@ -39,6 +39,7 @@ from onnxslim_yolo.load.graph_ops_shape import (
     upsample,
 )
 from onnxslim_yolo.ops.functions import FUNCTIONS, Function
+from onnxslim_yolo.ops.spatial import same_pads
 
 _DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
 
@@ -68,12 +69,8 @@ def _sides(x: Tensor, kernel: Sequence[int], attrs: Attributes) -> list[tuple[in
         begin, _ = same_padding(attrs, rank)
         return list(zip(begin, window_numbers(attrs, "pads", rank)[rank:], strict=True))
     strides, dilations = (window_numbers(attrs, key, rank) for key in ("strides", "dilations"))
-    sides = []
-    for size, window, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
-        total = max((-(-int(size) // stride) - 1) * stride + (window - 1) * dilation + 1 - int(size), 0)
-        less, more = total // 2, total - total // 2
-        sides.append((less, more) if auto == "SAME_UPPER" else (more, less))
-    return sides
+    axes = zip(x.shape[2:], kernel, strides, dilations, strict=True)
+    return [same_pads(auto, int(size), (taps - 1) * dilation + 1, stride) for size, taps, stride, dilation in axes]
 
 
 def _conv(inputs: Sequence[Any], attrs: Attributes) -> Tensor:

@@ -14,6 +14,7 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.attributes import attributes
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.saved_module import TRACED_ROWS
+from onnxslim_yolo.ops.spatial import nearest_pixel, sampled_at
 
 Attributes: TypeAlias = Mapping[str, Any]
 Operator: TypeAlias = Callable[[Sequence[Any], Attributes], Any]
@@ -86,26 +87,9 @@ def _resize_kind(x: Tensor, attrs: Attributes, size: Sequence[int], scales: Sequ
 
 
 def _picked(attrs: Attributes, before: int, after: int, scale: float) -> Array:
-    """Which pixels ONNX picks along an axis, by the formulas of operator Resize; −1 by those that torch lacks.
-
-    In single precision, as runtimes do: it decides where a pixel is to be had whole (8 / (16 / 14) is 6.9999995).
-    """
-    i, scales = np.arange(after, dtype=np.float32), np.float32(scale)
-    where = {
-        "asymmetric": i / scales,
-        "half_pixel": (i + 0.5) / scales - 0.5,
-        "pytorch_half_pixel": (i + 0.5) / scales - 0.5 if after > 1 else i,
-        "align_corners": i * (before - 1) / max(after - 1, 1),
-    }.get(attrs["coordinate_transformation_mode"])
-    if where is None:
-        return np.full(after, -1)
-    rounded: dict[str, Array] = {
-        "floor": np.floor(where),
-        "ceil": np.ceil(where),
-        "round_prefer_floor": np.ceil(where - 0.5),
-        "round_prefer_ceil": np.floor(where + 0.5),
-    }
-    return rounded[attrs["nearest_mode"]].clip(0, before - 1)
+    """Which pixels ONNX picks along an axis; −1 by the formulas that torch lacks."""
+    where = sampled_at(attrs["coordinate_transformation_mode"], before, after, scale)
+    return np.full(after, -1) if where is None else nearest_pixel(attrs["nearest_mode"], where, before)
 
 
 def _floored(middle: float, before: int, after: int, scale: float) -> Array:

@@ -45,7 +45,6 @@ def curvatures(
     """
     from onnxslim_yolo.runtime.onnx_run import session
 
-    halves = model.graph.inputs[0].dtype == np.float16
     model = in_float32(model)
     graph = copy_graph(model.graph)
     by_name = {node.name: node for node in graph.nodes}
@@ -62,9 +61,10 @@ def curvatures(
     runner = session(Model(graph=graph), optimise=True, threads=1)
     sums = {layer: np.zeros((n, n)) for layer, n in ((la, _width(node)) for la, node in layers.items())}
     rng = np.random.default_rng(SEED)
-    feed, wanted = graph.inputs[0].name, [tensor.name for tensor in grams.values()]
+    feed, kind = graph.inputs[0].name, graph.inputs[0].dtype or np.float32
+    wanted = [tensor.name for tensor in grams.values()]
     source, count = session(model, optimise=True, threads=1), 0
-    for image in (each.astype(np.float32) if halves else each for each in images):
+    for image in (each.astype(kind, copy=False) for each in images):
         metric = HeadMetric([np.asarray(o, dtype=np.float32) for o in source.run(None, {feed: image})], head)
         for _ in range(probes):
             given = {seed.name: value for seed, value in zip(seeds.values(), metric.cotangents(rng), strict=True)}

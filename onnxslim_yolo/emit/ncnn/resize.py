@@ -6,8 +6,6 @@ Formulas: ONNX operator Resize, section "coordinate_transformation_mode"; ncnn s
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from onnxslim_yolo.emit.ncnn.format import Param
@@ -15,6 +13,7 @@ from onnxslim_yolo.emit.ncnn.lower import Lowering, unsupported
 from onnxslim_yolo.emit.ncnn.prepare import shape_of
 from onnxslim_yolo.ir.attributes import attribute, operand
 from onnxslim_yolo.ir.graph import Array, Node
+from onnxslim_yolo.ops.spatial import nearest_pixel, sampled_at
 
 TOLERANCE = 1e-4
 CUBIC = -0.75
@@ -41,7 +40,7 @@ def resize(low: Lowering, node: Node) -> None:
     scales = _scales(node, size, out)
     aligned = transform == "align_corners"
     for before, after, scale in zip(size, out, scales, strict=True):
-        wanted = _coordinates(transform, before, after, scale, np.float32 if mode == "nearest" else np.float64)
+        wanted = sampled_at(transform, before, after, scale, np.float32 if mode == "nearest" else np.float64)
         if wanted is None:
             raise unsupported(node, f"coordinate mode '{transform}'")
         if not _same_pixels(mode, rounding, wanted, before, after, aligned=aligned):
@@ -70,31 +69,12 @@ def _scales(node: Node, size: tuple[int, ...], out: tuple[int, ...]) -> list[flo
     return [after / before for before, after in zip(size, out, strict=True)]
 
 
-def _coordinates(transform: str, before: int, after: int, scale: float, kind: type[np.floating[Any]]) -> Array | None:
-    """Where in the input each output pixel samples, by ONNX's rule, in a precision: onnxruntime's is single, which
-    decides where a pixel is to be had whole (8 / (16 / 14) is 6.9999995)."""
-    x, scale = np.arange(after, dtype=kind), kind(scale)
-    if transform == "asymmetric":
-        return x / scale
-    if transform == "align_corners":
-        return x * (before - 1) / (after - 1) if after > 1 else x * 0
-    if transform == "half_pixel" or (transform == "pytorch_half_pixel" and after > 1):
-        return (x + 0.5) / scale - 0.5
-    return x * 0 if transform == "pytorch_half_pixel" else None
-
-
 def _same_pixels(mode: str, rounding: str, wanted: Array, before: int, after: int, *, aligned: bool) -> bool:
     x = np.arange(after, dtype=np.float64)
     if mode == "nearest":
-        rounded = {
-            "floor": np.floor(wanted),
-            "ceil": np.ceil(wanted),
-            "round_prefer_floor": np.ceil(wanted - 0.5),
-            "round_prefer_ceil": np.floor(wanted + 0.5),
-        }[rounding]
         ratio = np.float32(before) / np.float32(after)
         theirs = np.minimum((np.arange(after, dtype=np.float32) * ratio).astype(np.int64), before - 1)
-        return bool(np.array_equal(np.clip(rounded, 0, before - 1).astype(np.int64), theirs))
+        return bool(np.array_equal(nearest_pixel(rounding, wanted, before).astype(np.int64), theirs))
     if mode == "cubic":  # taps are clamped at the edge, positions are not
         theirs = x * (before - 1) / max(after - 1, 1) if aligned else (x + 0.5) * before / after - 0.5
         return bool(np.allclose(wanted, theirs, atol=TOLERANCE, rtol=0))
