@@ -32,7 +32,7 @@ from onnxslim_yolo.passes.protocol import Pass
 from onnxslim_yolo.pipeline import preparation, remainder, shaping
 from onnxslim_yolo.report.artefacts import fill_report, source_sizes, write_artefacts, write_reports
 from onnxslim_yolo.report.budget import budget_of, violations
-from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_latency
+from onnxslim_yolo.report.gains import enter_latency, is_timed, measure_gains, predict_latency
 from onnxslim_yolo.report.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.report.network import network_of
 from onnxslim_yolo.report.slim_file import enter_slim, require_checkpoint
@@ -266,6 +266,10 @@ def _require_packages(options: CompileOptions) -> None:
     here = options.verify or options.measure or options.data is not None
     if "ncnn" in options.emit and here and options.run_on is None:
         require_ncnn("--emit onnx")
+    if is_timed(options) and options.run_on is None:
+        from onnxslim_yolo.measure.machine import cores_here, require_cores
+
+        require_cores(options.threads, cores_here())
 
 
 def _require_runnable(reference: onnx.ModelProto, path: Path) -> None:

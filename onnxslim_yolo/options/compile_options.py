@@ -50,7 +50,7 @@ class CompileOptions:
         snap: "none", "pow2", "auto" or a number: see the pass `snap`.
         device: the machine that the result is for, by name (see `latency.devices`); `isa` is another word for it.
         target: the runtime to be fast on. threads: how many it will have there: of the shipped tables of latencies, the
-            one of most threads that is no more than that is read.
+            one of most threads that is no more than that is read, and so many are timed with.
         compensate: "none", "constant", or what needs `calib`: "reconstruct", or "distil", which then trains as well,
             the source as teacher, and needs torch (see `training.compensate`).
         calib: unlabelled images (a folder, a list, a data.yaml) for these, importance "output" and allocation
@@ -152,7 +152,9 @@ class CompileOptions:
         metadata=told("The machine that the result is for.", "Device", flags=("--for", "--isa"), shown=SHOWN),
     )
     target: Runtime = field(default="ncnn", metadata=told("The runtime to be fast on.", "Device"))
-    threads: int = field(default=1, metadata=told("Its threads there, for the choice of the latency table.", "Device"))
+    threads: int = field(
+        default=1, metadata=told("Its threads there: for the choice of the table, and timed with.", "Device")
+    )
     allocate: Literal["global", "curves"] = field(
         default="global", metadata=told("How widths are chosen.", "What to cut")
     )

@@ -24,6 +24,11 @@ from onnxslim_yolo.report.budget import budget_of
 from onnxslim_yolo.result import Result
 
 
+def is_timed(options: CompileOptions) -> bool:
+    """Whether the result will be timed against its source: the user asks for it, or a limit does."""
+    return options.measure or budget_of(options).latency_ratio is not None
+
+
 def measure_gains(
     result: Result,
     baseline: Model,
@@ -39,13 +44,13 @@ def measure_gains(
     """
     found: dict[str, Any] = {}
     written = [path for path in (result.onnx, result.ncnn) if path is not None]
-    if options.measure or budget_of(options).latency_ratio is not None:
+    if is_timed(options):
         from onnxslim_yolo.measure.gain import measure_speed, verdict
 
         progress("measure")
         wanted = result.ncnn if options.target == "ncnn" and result.ncnn is not None else result.onnx or result.ncnn
         if wanted is not None:
-            found["speed"] = measure_speed(baseline, wanted, run_on=options.run_on)
+            found["speed"] = measure_speed(baseline, wanted, threads=options.threads, run_on=options.run_on)
             slower = verdict(found["speed"])
             if slower is not None:
                 result.model.note(slower)
