@@ -193,7 +193,9 @@ class PruneToTarget:
         return Multiplications(isa) if self.cost == "macs" else Parameters(isa)
 
     def _words(self, cost: float) -> str:
-        return f"{cost / 1000:.2f} ms" if self.cost == "latency" else f"{cost / 1e6:.2f} M"
+        if self.cost == "latency":
+            return f"{cost / 1000:.2f} ms" if cost >= 1000 else f"{cost:.3g} µs"
+        return f"{cost / 1e6:.2f} M" if cost >= 1e6 else f"{cost / 1000:.3g} k"
 
 
 def unread(table: Path | None) -> str:

@@ -1,9 +1,9 @@
 """What a choice of channels costs in multiply-accumulates, without slicing: for ranking per MAC and for budgets.
 
 A layer's MACs are proportional to the product of how many of its output and of its input channels are kept; a
-depthwise convolution's to its channels alone, and so a product's of which channels are the matrices (an attention's
-heads). Where `conv-before-resize` will let a convolution read some channels on the small map, those count for that
-share.
+depthwise convolution's to its channels alone, and so a product's whose channels are its rows or the matrices (an
+attention's heads). Where `conv-before-resize` will let a convolution read some channels on the small map, those count
+for that share.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import onnx_graphsurgeon as gs
 from onnxslim_yolo.analysis.channels import NO_CHANNEL, Channels
 from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.enlarged import Enlarged, enlarged_inputs
-from onnxslim_yolo.analysis.movement import varying_axes
-from onnxslim_yolo.ir.graph import Array, Node
-from onnxslim_yolo.ops.linear import groups_of, is_matmul
+from onnxslim_yolo.ir.graph import Array, Node, is_constant
+from onnxslim_yolo.ops.linear import groups_of, matrix_axes, multiplies_matrices
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,10 @@ class PlanCost:
 
 
 def _layer(node: Node, macs: float, channels: Channels, enlarged: Sequence[Enlarged]) -> _Layer:
-    labels = channels.labels_of(node.inputs[0])
+    labels = _summed(node, channels) if multiplies_matrices(node) else channels.labels_of(node.inputs[0])
     groups = groups_of(node)
     if groups > 1 and labels is not None and groups == labels.size:  # depthwise: one channel in, the same one out
         labels = None
-    if labels is not None and is_matmul(node) and any(axis < labels.ndim - 2 for axis in varying_axes(labels)):
-        labels = None  # matrix by matrix
     weights = None
     if enlarged and labels is not None and labels.size == node.inputs[1].shape[1]:
         weights = np.ones(labels.size)
@@ -109,3 +106,15 @@ def _layer(node: Node, macs: float, channels: Channels, enlarged: Sequence[Enlar
             weights[part.start : part.stop] = part.share
         macs *= float(weights.mean())
     return _Layer(macs, _Side.of(channels.labels_of(node.outputs[0])), _Side.of(labels, weights))
+
+
+def _summed(node: Node, channels: Channels) -> Array | None:
+    """The channels that a product sums over; of several matrices one after another, those of the first.
+
+    Rows and columns are left out, and which matrix: the result has those.
+    """
+    side = int(is_constant(node.inputs[0]))
+    labels, axis = channels.labels_of(node.inputs[side]), matrix_axes(node, side)[0]
+    if labels is None or labels.ndim < 2 or labels.shape[axis] == 1:
+        return None
+    return np.asarray(np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0])

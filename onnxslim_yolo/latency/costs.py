@@ -60,8 +60,8 @@ class Parameters:
         return lanes_of(self.isa)
 
     def lookup(self, family: Family, ins: Widths, outs: Widths) -> float:
-        """Parameters of a layer. A matrix product of two feature maps has none, which is not seen here."""
-        weights = weights_of(family, ins, outs)
+        """Parameters of a layer."""
+        weights = 0.0 if family.op == "maps" else weights_of(family, ins, outs)
         return weights + outs[0] if weights else 0.0
 
 

@@ -21,7 +21,7 @@ from onnxslim_yolo.ir.attributes import attribute, per_axis
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, input_constant, is_constant, is_empty, producer
 from onnxslim_yolo.ops.arithmetic import ARITHMETIC
 from onnxslim_yolo.ops.functions import FUNCTIONS
-from onnxslim_yolo.ops.linear import CONVOLUTIONS, LinearLayer, is_transposed_conv
+from onnxslim_yolo.ops.linear import CONVOLUTIONS, LinearLayer, is_transposed_conv, matrix_axes
 from onnxslim_yolo.ops.spatial import POOLS, RESIZES
 
 Pair = tuple[int, int]
@@ -35,10 +35,12 @@ class Family:
         kind: "conv", "group-conv", "depthwise", "deconv", "maxpool", "avgpool", "resize", "concat", "split", "binary",
             "gate" (a feature map times one number a channel), "unary", "matmul", "gather" (channels picked) or
             "move" (anything else that copies).
-        op: what exactly: the activation, the arithmetic, the way of resizing; "" for convolutions.
+        op: what exactly: the activation, the arithmetic, the way of resizing; "" for convolutions; "maps" of a
+            "matmul" that has no weight.
         kernel, stride: height, width. (1, 1) where there is none.
         groups: of a "group-conv"; of a "gather" the width at which it is a shuffle or takes every n-th; 1 otherwise.
-        size: height and width of the output; of a "split", "concat" and so on the same as of the input.
+        size: height and width of the output; of a "split", "concat" and so on the same as of the input; of a "matmul"
+            its rows and 1. Channels may lie along it: an activation of (1, H, W, C) has H channels of size (W, C).
     """
 
     kind: str
@@ -65,13 +67,26 @@ class LayerKey:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Some axes of a tensor: as many positions as these have together. No axes: one position."""
+
+    tensor: Tensor
+    axes: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
 class Layer:
-    """A layer of a graph, with the tensors whose channels its widths are: one for each, or several in a row."""
+    """A layer of a graph, and what its numbers are of: a width is of one span, or of several in a row.
+
+    Attributes:
+        size: what the family's size is of, height and width; () where no channels lie along it.
+    """
 
     key: LayerKey
     node: Node
-    ins: tuple[Tensor | tuple[Tensor, ...], ...]
-    outs: tuple[Tensor | tuple[Tensor, ...], ...]
+    ins: tuple[tuple[Span, ...], ...]
+    outs: tuple[tuple[Span, ...], ...]
+    size: tuple[Span, ...] = ()
 
 
 FREE = frozenset({"Identity", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Constant", "Shape"})
@@ -116,12 +131,33 @@ class _Reader:
     def shape(self, tensor: Tensor) -> Shape | None:
         return self.shapes.get(id(tensor))
 
-    def layer(self, node: Node, family: Family, ins: list[Tensor], outs: list[Tensor], act: str = "") -> Layer | None:
-        widths = [tuple(_width(self.shape(t)) for t in side) for side in (ins, outs)]
-        if any(width is None for side in widths for width in side):
+    def layer(
+        self,
+        node: Node,
+        family: Family,
+        ins: list[Tensor],
+        outs: list[Tensor],
+        act: str = "",
+        sized: Tensor | None = None,
+    ) -> Layer | None:
+        """A layer whose widths are of these tensors, and whose size is of `sized`, the first output if not given."""
+        shapes = [self.shape(tensor) for tensor in (*ins, *outs)]
+        if any(not shape for shape in shapes):
             return None
-        numbers = [tuple(int(width or 0) for width in side) for side in widths]
-        return Layer(LayerKey(family, numbers[0], numbers[1], act), node, tuple(ins), tuple(outs))
+        spans = [[(Span(t, (min(1, len(self.shape(t) or ()) - 1),)),) for t in side] for side in (ins, outs)]
+        widths = [tuple(self.length(span) for (span,) in side) for side in spans]
+        key = LayerKey(family, widths[0], widths[1], act)
+        return Layer(key, node, tuple(spans[0]), tuple(spans[1]), self.spread(outs[0] if sized is None else sized))
+
+    def length(self, span: Span) -> int:
+        """Of a span of a tensor whose shape is known."""
+        shape = self.shape(span.tensor) or ()
+        return prod(shape[axis] for axis in span.axes)
+
+    def spread(self, tensor: Tensor) -> tuple[Span, ...]:
+        """What `size` is of."""
+        rank = len(self.shape(tensor) or ())
+        return (Span(tensor, (2,)), Span(tensor, tuple(range(3, rank)))) if rank >= 3 else ()
 
     def size(self, tensor: Tensor) -> Pair:
         shape = self.shape(tensor)
@@ -155,12 +191,6 @@ def _gated_by(sigmoid: Node) -> Node | None:
     if len(readers) != 1 or readers[0].op != "Mul":
         return None
     return readers[0] if any(tensor is sigmoid.inputs[0] for tensor in readers[0].inputs) else None
-
-
-def _width(shape: Shape | None) -> int | None:
-    if shape is None or len(shape) == 0:
-        return None
-    return shape[1] if len(shape) > 1 else shape[0]
 
 
 def _computed(node: Node) -> list[Tensor]:
@@ -252,7 +282,8 @@ def _split(reader: _Reader, node: Node) -> Layer | None:
     shape, after = reader.shape(node.inputs[0]), reader.shape(node.outputs[0])
     if shape is None or after is None or len(shape) != 4 or shape[2:] != after[2:]:
         return _move(reader, node)
-    return reader.layer(node, Family("split", size=reader.size(node.inputs[0])), [node.inputs[0]], _outputs(node))
+    whole = node.inputs[0]
+    return reader.layer(node, Family("split", size=reader.size(whole)), [whole], _outputs(node), sized=whole)
 
 
 def _gather(reader: _Reader, node: Node) -> Layer | None:
@@ -278,21 +309,33 @@ def _is_shuffle(picks: Array, width: int) -> bool:
 
 
 def _product(reader: _Reader, node: Node) -> Layer | None:
-    before, after = reader.shape(node.inputs[0]), reader.shape(node.outputs[0])
-    if before is None or after is None or not before or not after:
+    """A Gemm or MatMul: a weight, or a second computed matrix, applied to every row."""
+    out = node.outputs[0]
+    shapes = [reader.shape(tensor) for tensor in (*node.inputs[:2], out)]
+    if any(not shape for shape in shapes):
         return None
-    inner = before[-2 if attribute(node, "transA") else -1]
-    family = Family("matmul", kernel=(1, 1), size=(prod(after[:-1]), 1))
-    return Layer(LayerKey(family, (int(inner),), (int(after[-1]),)), node, (), ())
+    computed = [not is_constant(tensor) for tensor in node.inputs[:2]]
+    side = computed.index(True) if any(computed) else 0
+    summed = Span(node.inputs[side], (_summed_axis(node, side, len(shapes[side] or ())),))
+    rank = len(shapes[2] or ())
+    rows, columns = Span(out, tuple(range(rank - 1))), Span(out, (rank - 1,))
+    family = Family("matmul", "maps" if all(computed) else "", size=(reader.length(rows), 1))
+    key = LayerKey(family, (reader.length(summed),), (reader.length(columns),))
+    return Layer(key, node, ((summed,),), ((columns,),), (rows, Span(out, ())))
+
+
+def _summed_axis(node: Node, side: int, rank: int) -> int:
+    return 0 if rank == 1 else rank + matrix_axes(node, side)[0]
 
 
 def _move(reader: _Reader, node: Node) -> Layer | None:
     """An operator without a rule of its own: it reads and writes memory."""
-    shapes = [reader.shape(tensor) for tensor in _outputs(node)]
-    if not _computed(node) or any(shape is None for shape in shapes):
+    outs = _outputs(node)
+    if not _computed(node) or any(reader.shape(tensor) is None for tensor in outs):
         return None
-    elements = sum(prod(shape) for shape in shapes if shape is not None)
-    return Layer(LayerKey(Family("move", MOVES.get(node.op, "copy")), (elements,), (elements,)), node, (), ())
+    spans = tuple(Span(tensor, tuple(range(len(reader.shape(tensor) or ())))) for tensor in outs)
+    elements = (sum(reader.length(span) for span in spans),)
+    return Layer(LayerKey(Family("move", MOVES.get(node.op, "copy")), elements, elements), node, (spans,), (spans,))
 
 
 FEW_RUNS = 12

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
 from onnxslim_yolo.ir.graph import Node, Tensor, consumers
-from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey, describe
+from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey, Span, describe
 from onnxslim_yolo.latency.table import LatencyTable
 
 
@@ -86,11 +86,11 @@ def _split(
     for part in parts:
         small = part.resize.inputs[0]
         near = replace(family, size=(int(small.shape[2]), prod(small.shape[3:])))
-        found.append(Layer(LayerKey(near, (part.stop - part.start,), outs), node, (small,), made))
+        found.append(Layer(LayerKey(near, (part.stop - part.start,), outs), node, ((Span(small),),), made))
         enlarge = layer_of[id(part.resize)].key.family
         found.append(Layer(LayerKey(enlarge, outs, outs), part.resize, made, made))
     if rest:
-        found.append(Layer(LayerKey(family, (_width(rest),), outs), node, (rest,), made))
+        found.append(Layer(LayerKey(family, (_width(rest),), outs), node, (_row(rest),), made))
     add = LayerKey(Family("binary", "add", size=family.size), outs * 2, outs)
     found += [Layer(add, node, made * 2, made)] * (len(parts) + bool(rest) - 1)
     if layer.key.activation:
@@ -107,7 +107,16 @@ def _behind(node: Node) -> list[Node]:
 
 def _narrowed(concat: Layer, rest: tuple[Tensor, ...]) -> Layer:
     widths = tuple(_width([tensor]) for tensor in rest)
-    return Layer(LayerKey(concat.key.family, widths, (sum(widths),)), concat.node, rest, (rest,))
+    return Layer(
+        LayerKey(concat.key.family, widths, (sum(widths),)),
+        concat.node,
+        tuple((Span(tensor),) for tensor in rest),
+        (_row(rest),),
+    )
+
+
+def _row(tensors: Sequence[Tensor]) -> tuple[Span, ...]:
+    return tuple(Span(tensor) for tensor in tensors)
 
 
 def _width(tensors: Sequence[Tensor]) -> int:

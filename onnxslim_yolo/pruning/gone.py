@@ -167,7 +167,10 @@ class Blocks:
         def renamed(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
             return tuple(Slot(s.fixed, _summed([(unit_now(u), filled) for u, filled in s.parts])) for s in slots)
 
-        return units, [replace(layer, ins=renamed(layer.ins), outs=renamed(layer.outs)) for layer in placed]
+        return units, [
+            replace(layer, ins=renamed(layer.ins), outs=renamed(layer.outs), size=renamed(layer.size))
+            for layer in placed
+        ]
 
 
 def _summed(parts: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[tuple[int, tuple[int, ...]], ...]:

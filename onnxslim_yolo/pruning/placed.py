@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
-from onnxslim_yolo.ir.graph import Array, Tensor
+from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.costs import Costs
-from onnxslim_yolo.latency.layers import Family, describe
+from onnxslim_yolo.latency.layers import Family, Span, describe
 from onnxslim_yolo.latency.moved import as_moved
 from onnxslim_yolo.pruning.plan import Plan
 
@@ -41,8 +42,9 @@ class Placed:
     Attributes:
         family: what it is apart from its widths.
         ins, outs: a slot per input and output.
-        read, made: the `id`s of the tensors that they are the widths of; 0 where they are of none or several.
+        read, made: the `id`s of the tensors whose axis 1 they are; 0 where they are of something else.
         node: the name of the node that it is.
+        size: the family's height and width as slots, where channels lie along them; else ().
     """
 
     family: Family
@@ -51,12 +53,22 @@ class Placed:
     read: tuple[int, ...]
     made: tuple[int, ...]
     node: str
+    size: tuple[Slot, ...] = ()
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All of them."""
+        return (*self.ins, *self.outs, *self.size)
 
     def latency(self, choice: Choice, costs: Costs) -> float:
         """µs at these widths."""
-        return costs.lookup(
-            self.family, tuple([s.width(choice) for s in self.ins]), tuple([s.width(choice) for s in self.outs])
-        )
+        ins, outs, size = (tuple([slot.width(choice) for slot in slots]) for slots in (self.ins, self.outs, self.size))
+        return costs.lookup(sized(self.family, size), ins, outs)
+
+
+def sized(family: Family, size: tuple[int, ...]) -> Family:
+    """A family at this height and width; () leaves it."""
+    return replace(family, size=(size[0], size[1])) if size else family
 
 
 def placed_layers(graph: gs.Graph, plan: Plan, orders: Sequence[Array]) -> list[Placed]:
@@ -65,36 +77,30 @@ def placed_layers(graph: gs.Graph, plan: Plan, orders: Sequence[Array]) -> list[
     Args:
         orders: per unit its classes, in the order in which they are kept.
     """
-    known: dict[tuple[int, int], Slot] = {}
-    unit_of, rank = np.full(plan.channels.count, -1), np.zeros(plan.channels.count, dtype=np.int64)
-    for unit, order in enumerate(orders):
-        unit_of[order], rank[order] = unit, np.arange(len(order))
+    known: dict[tuple[int, tuple[int, ...]], Slot] = {}
+    reader = _Slots.of(plan, orders)
 
-    def slot_of_one(tensor: Tensor, width: int) -> Slot:
-        key = (id(tensor), width)
+    def slot_of(span: Span) -> Slot:
+        key = (id(span.tensor), span.axes)
         if key not in known:
-            known[key] = _slot(plan, tensor, width, unit_of, rank, [len(order) for order in orders])
+            known[key] = reader.slot(span)
         return known[key]
 
-    def slot_of_side(tensors: Sequence[Tensor | tuple[Tensor, ...]], widths: Sequence[int]) -> tuple[Slot, ...]:
-        if not tensors:
-            return tuple(Slot(width, ()) for width in widths)
-        return tuple(
-            _together([slot_of_one(part, int(part.shape[1])) for part in tensor])
-            if isinstance(tensor, tuple)
-            else slot_of_one(tensor, width)
-            for tensor, width in zip(tensors, widths, strict=True)
-        )
+    def side(row: Sequence[tuple[Span, ...]]) -> tuple[Slot, ...]:
+        return tuple(slot_of(spans[0]) if len(spans) == 1 else _together(list(map(slot_of, spans))) for spans in row)
 
-    def ids(tensors: Sequence[Tensor | tuple[Tensor, ...]], widths: Sequence[int]) -> tuple[int, ...]:
-        return tuple(0 if isinstance(t, tuple) else id(t) for t in tensors) or (0,) * len(widths)
+    def ids(row: Sequence[tuple[Span, ...]]) -> tuple[int, ...]:
+        return tuple(id(spans[0].tensor) if [span.axes for span in spans] == [(1,)] else 0 for spans in row)
 
     found = []
     for layer in as_moved(graph, describe(graph, plan.channels.shapes)):
-        key = layer.key
-        ins, outs = slot_of_side(layer.ins, key.ins), slot_of_side(layer.outs, key.outs)
-        read, made = ids(layer.ins, key.ins), ids(layer.outs, key.outs)
-        found.append(Placed(key.family, ins, outs, read, made, layer.node.name))
+        size = tuple(slot_of(span) for span in layer.size)
+        found.append(
+            Placed(
+                layer.key.family, side(layer.ins), side(layer.outs), ids(layer.ins), ids(layer.outs), layer.node.name,
+                size if any(slot.parts for slot in size) else (),
+            )
+        )  # fmt: skip
     return found
 
 
@@ -108,16 +114,56 @@ def _together(slots: Sequence[Slot]) -> Slot:
     return Slot(sum(slot.fixed for slot in slots), tuple(sorted(filled.items())))
 
 
-def _slot(plan: Plan, tensor: Tensor, width: int, unit_of: Array, rank: Array, widths: Sequence[int]) -> Slot:
-    labels = plan.channels.labels_of(tensor)
-    classes = np.zeros(0, dtype=np.int64)
-    if labels is not None and labels.ndim > 1 and labels.shape[1] == width > 1:
-        classes = labels.reshape(-1)
-    named = classes[classes != NO_CHANNEL]
-    units = unit_of[named]
-    fixed = width - len(named) + int(plan.keep[named[units < 0]].sum())  # what has no unit stays or has gone
-    parts = []
-    for unit in np.unique(units[units >= 0]).tolist():
-        counts = np.bincount(rank[named[units == unit]], minlength=widths[unit])
-        parts.append((unit, (0, *np.cumsum(counts).tolist())))
-    return Slot(fixed, tuple(parts))
+@dataclass(frozen=True)
+class _Slots:
+    """Reads the slot of a span off a plan.
+
+    Attributes:
+        unit, rank: per class, its unit (-1: none) and the place that it has in the unit's order.
+        widths: per unit, how many classes it has.
+    """
+
+    plan: Plan
+    unit: Array
+    rank: Array
+    widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, orders: Sequence[Array]) -> _Slots:
+        """Of units with these orders."""
+        unit, rank = np.full(plan.channels.count, -1), np.zeros(plan.channels.count, dtype=np.int64)
+        for number, order in enumerate(orders):
+            unit[order], rank[order] = number, np.arange(len(order))
+        return cls(plan, unit, rank, tuple(map(len, orders)))
+
+    def slot(self, span: Span) -> Slot:
+        """How many positions of a span are left."""
+        channels = self.plan.channels
+        shape, labels = channels.shapes[id(span.tensor)] or (), channels.labels_of(span.tensor)
+        whole = prod(shape[axis] for axis in span.axes)
+        along = [] if labels is None else [axis for axis in span.axes if labels.shape[axis] > 1]
+        if labels is None or not along:
+            return Slot(whole, ())
+        rows = np.moveaxis(labels, along, range(len(along))).reshape(prod(labels.shape[axis] for axis in along), -1)
+        classes = self._last_of(rows)
+        times = whole // len(classes)
+        named = classes[classes != NO_CHANNEL]
+        units = self.unit[named]
+        fixed = (
+            len(classes) - len(named) + int(self.plan.keep[named[units < 0]].sum())
+        )  # without a unit: stays, or gone
+        parts = []
+        for unit in np.unique(units[units >= 0]).tolist():
+            counts = np.bincount(self.rank[named[units == unit]], minlength=self.widths[unit])
+            parts.append((unit, (0, *(times * np.cumsum(counts)).tolist())))
+        return Slot(times * fixed, tuple(parts))
+
+    def _last_of(self, rows: Array) -> Array:
+        """Per row of classes, the one that goes last: where channels lie along other axes, too, it goes by that."""
+        if rows.shape[1] == 1:
+            return rows[:, 0]
+        named = np.maximum(rows, 0)
+        last = len(self.unit)
+        stays = (rows == NO_CHANNEL) | ((self.unit[named] < 0) & self.plan.keep[named])
+        goes = np.where(stays, -1, np.where(self.unit[named] < 0, last, self.rank[named]))
+        return np.asarray(np.take_along_axis(rows, goes.argmin(axis=1)[:, None], axis=1)[:, 0])

@@ -22,7 +22,7 @@ from onnxslim_yolo.analysis.channels import Channels, Group
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.costs import Costs
 from onnxslim_yolo.latency.layers import Family
-from onnxslim_yolo.pruning.placed import Choice, Placed, Slot, placed_layers
+from onnxslim_yolo.pruning.placed import Choice, Placed, Slot, placed_layers, sized
 from onnxslim_yolo.pruning.plan import Plan
 
 
@@ -65,21 +65,31 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Term:
-    """One layer, or several equal ones: `count` times the latency of a family at the widths of slots."""
+    """One layer, or several equal ones: `count` times the latency of a family at the widths of slots.
+
+    Attributes:
+        ins, outs, size: as a placed layer has them.
+    """
 
     family: Family
-    slots: tuple[Slot, ...]
-    inputs: int
+    ins: tuple[Slot, ...]
+    outs: tuple[Slot, ...]
+    size: tuple[Slot, ...]
     count: int
     known: dict[tuple[int, ...], float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def key(self) -> _Key:
         """What equal layers have in common."""
-        return self.family, self.slots[: self.inputs], self.slots[self.inputs :]
+        return self.family, self.ins, self.outs, self.size
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """All of them: inputs, outputs, size."""
+        return (*self.ins, *self.outs, *self.size)
 
     def latency(self, widths: tuple[int, ...], costs: Costs) -> float:
-        """µs at the widths of the slots, inputs first."""
+        """µs at the widths of the slots."""
         us = self.known.get(widths)
         return self.count * (self.alone(widths, costs) if us is None else us)
 
@@ -89,11 +99,12 @@ class _Term:
 
     def alone(self, widths: tuple[int, ...], costs: Costs) -> float:
         """Of one of the layers."""
-        us = self.known[widths] = costs.lookup(self.family, widths[: self.inputs], widths[self.inputs :])
+        inner, outer = len(self.ins), len(self.ins) + len(self.outs)
+        us = self.known[widths] = costs.lookup(sized(self.family, widths[outer:]), widths[:inner], widths[inner:outer])
         return us
 
 
-_Key = tuple[Family, tuple[Slot, ...], tuple[Slot, ...]]
+_Key = tuple[Family, tuple[Slot, ...], tuple[Slot, ...], tuple[Slot, ...]]
 
 
 @dataclass
@@ -283,12 +294,9 @@ def _terms(placed: Sequence[Placed], costs: Costs, known: dict[_Key, _Term]) -> 
     counted: dict[_Key, int] = {}
     constant = 0.0
     for layer in placed:
-        if any(slot.parts for slot in (*layer.ins, *layer.outs)):
-            key = (layer.family, layer.ins, layer.outs)
+        if any(slot.parts for slot in layer.slots):
+            key = (layer.family, layer.ins, layer.outs, layer.size)
             counted[key] = counted.get(key, 0) + 1
         else:
             constant += layer.latency([], costs)
-    return [
-        known[key].times(count) if key in known else _Term(key[0], key[1] + key[2], len(key[1]), count)
-        for key, count in counted.items()
-    ], constant
+    return [known[key].times(count) if key in known else _Term(*key, count) for key, count in counted.items()], constant

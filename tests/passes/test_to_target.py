@@ -90,6 +90,31 @@ def test_nothing_that_can_be_pruned_is_said_as_that():
         PruneToTarget("0.7x", cost="macs").run(model)
 
 
+@pytest.mark.parametrize("cost", ["macs", "latency"])
+def test_products_whose_channels_lie_last_come_down(cost):
+    model = zoo("convnext")
+    before = cost_of(model.graph).macs, predicted(model, "onnxruntime")
+    run(model, PruneToTarget("0.8x", cost=cost, runtime="onnxruntime", isa="avx512"))
+    after = cost_of(model.graph).macs, predicted(model, "onnxruntime")
+    at = ["macs", "latency"].index(cost)
+    assert 0.7 * before[at] < after[at] <= 0.8 * before[at]
+
+
+def test_sizes_that_nobody_knows_are_said_as_that():
+    text = onnx_text(
+        "float[1,3,h,8] x", "float[1,4,h,8] y", "float[8,3,1,1] w, float[4,8,1,1] v", "s = Conv(x, w) y = Conv(s, v)"
+    )
+    with pytest.raises(UsageError, match="macs cannot be predicted: shapes are not known"):
+        PruneToTarget("0.7x", cost="macs").run(build(text))
+
+
+def test_small_costs_have_small_units():
+    words = PruneToTarget("0.7x", cost="macs")._words, PruneToTarget("0.7x")._words
+    assert [words[0](20_840), words[0](1_234_567), words[1](84.31), words[1](1234.5)] == [
+        "20.8 k", "1.23 M", "84.3 µs", "1.23 ms",
+    ]  # fmt: skip
+
+
 def test_what_may_not_be_touched_stays():
     model = network()
     PruneToTarget("0.8x", isa="avx512", keep=("model.0",)).run(model)
