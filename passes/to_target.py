@@ -88,7 +88,7 @@ class PruneToTarget:
         """Plan in place; return the number of coupled channels newly marked.
 
         Raises:
-            UsageError: the limit cannot be met, or nothing in the graph can be pruned, or its shapes are not known.
+            UsageError: the limit cannot be met, or nothing in the graph can be pruned.
         """
         self.prune().run(model)
         plan = open_plan(model)
@@ -141,18 +141,14 @@ class PruneToTarget:
         """The widths to choose, what the source costs, and the limit.
 
         Raises:
-            UsageError: its shapes are not known.
+            UsageError: nothing that costs anything can be pruned.
         """
         problem = self._problem(model, plan, costs)
-        if not problem.terms and not plan.channels.prunable.any():
+        if not problem.terms:
             raise UsageError(
                 f"{self.cost} cannot come down: no channel of this network can be pruned",
                 file=model.source.file,
                 hint="--prune dead compiles it as it is, and says what holds its channels",
-            )
-        if not problem.terms:
-            raise UsageError(
-                f"{self.cost} cannot be predicted: shapes are not known", file=model.source.file, hint="--imgsz"
             )
         # As it came: the problem counts convolutions where `conv-before-resize` will put them, which on maps of a few
         # pixels costs more than it saves.

@@ -85,9 +85,10 @@ def test_the_unreachable_is_refused_with_what_can_be_reached():
 
 
 def test_nothing_that_can_be_pruned_is_said_as_that():
-    model = build(onnx_text("float[1,3,8,8] x", "float[1,4,8,8] y", "float[4,3,1,1] w", "y = Conv(x, w)"))
-    with pytest.raises(UsageError, match="macs cannot come down: no channel of this network can be pruned"):
-        PruneToTarget("0.7x", cost="macs").run(model)
+    for height in ("8", "h"):
+        text = onnx_text(f"float[1,3,{height},8] x", f"float[1,4,{height},8] y", "float[4,3,1,1] w", "y = Conv(x, w)")
+        with pytest.raises(UsageError, match="macs cannot come down: no channel of this network can be pruned"):
+            PruneToTarget("0.7x", cost="macs").run(build(text))
 
 
 @pytest.mark.parametrize("cost", ["macs", "latency"])
@@ -98,14 +99,6 @@ def test_products_whose_channels_lie_last_come_down(cost):
     after = cost_of(model.graph).macs, predicted(model, "onnxruntime")
     at = ["macs", "latency"].index(cost)
     assert 0.7 * before[at] < after[at] <= 0.8 * before[at]
-
-
-def test_sizes_that_nobody_knows_are_said_as_that():
-    text = onnx_text(
-        "float[1,3,h,8] x", "float[1,4,h,8] y", "float[8,3,1,1] w, float[4,8,1,1] v", "s = Conv(x, w) y = Conv(s, v)"
-    )
-    with pytest.raises(UsageError, match="macs cannot be predicted: shapes are not known"):
-        PruneToTarget("0.7x", cost="macs").run(build(text))
 
 
 def test_small_costs_have_small_units():
