@@ -130,8 +130,8 @@ class Chain:
     @property
     def source(self) -> Tensor:
         """What the first node reads."""
-        index = data_index(self.nodes[0])
-        return self.nodes[0].inputs[0 if index is None else index]
+        first = self.nodes[0]
+        return first.inputs[data_index(first) or 0]
 
     @property
     def output(self) -> Tensor:
@@ -172,7 +172,7 @@ def _chain_along(graph: gs.Graph, start: Node, axis: int) -> Chain | None:
     shape = None if index is None else start.inputs[index].shape
     if shape is None or not shape:
         return None
-    axis = axis % len(shape) if axis < 0 else axis
+    axis %= len(shape)
     nodes: list[Node] = []
     total, node = UNIT, start
     while (affine := affine_of(node, axis)) is not None:

@@ -79,7 +79,8 @@ def _fair(cells: dict[_Places, Array], parts: list[int]) -> list[list[Array]]:
         if not touching:
             done.append(current)
             continue
-        pending, done = ([other for other in group if not unfair & _balances(other)] for group in (pending, done))
+        gone = {id(other) for other in touching}
+        pending, done = ([other for other in group if id(other) not in gone] for group in (pending, done))
         pending.append({place: cell for merged in (current, *touching) for place, cell in merged.items()})
     return [list(found.values()) for found in done]
 
