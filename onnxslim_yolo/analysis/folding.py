@@ -23,9 +23,7 @@ SIZE_LIMIT = 1 << 24
 """Elements of a folded constant, at most: no YOLO's anchor grid comes near it, and a hostile file's must not pass."""
 
 _NOT_COMPUTED = frozenset((*RANDOM, "Constant"))
-_GROWS = frozenset(
-    ("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike", "Gather")
-)
+_GROWS = frozenset(("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike"))
 
 
 _HANDED_OUT = frozenset(
@@ -58,11 +56,9 @@ def fold(node: Node, opset: int, room: int = SIZE_LIMIT) -> list[Array] | None:
     ):
         return None
     table = _NUMPY.get(node.op)
-    if table is not None:
-        result = table(node, values)
-        if result is not None:
-            return [np.asarray(result)]
-    return _evaluate(node, values, opset)
+    given = [value for value in values if value is not None]
+    result = None if table is None or len(given) < len(values) else table(node, given)
+    return _evaluate(node, values, opset) if result is None else [np.asarray(result)]
 
 
 def _small(node: Node, values: list[Array | None], room: int) -> bool:
@@ -75,7 +71,7 @@ def _small(node: Node, values: list[Array | None], room: int) -> bool:
     known = {id(tensor): static_shape(tensor) for tensor in (*node.inputs, *node.outputs) if not is_empty(tensor)}
     if work_of(node, known) > MOST_WORK:
         return False
-    return node.op not in _GROWS or node.op == "Gather" or all(shape is not None for shape in shapes)
+    return node.op not in _GROWS or all(shape is not None for shape in shapes)
 
 
 def _evaluate(node: Node, values: list[Array | None], opset: int) -> list[Array] | None:
@@ -139,27 +135,21 @@ def _info(name: str, value: Array) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
 
-NumpyRule = Callable[[Node, list[Array | None]], Array | None]
+NumpyRule = Callable[[Node, list[Array]], Array | None]
+"""None: onnxruntime has to say."""
 
 
-def _ints(value: Array | None) -> list[int]:
-    return [] if value is None else [int(v) for v in np.asarray(value).reshape(-1)]
+def _gather(node: Node, values: list[Array]) -> Array:
+    data, indices = values
+    return data.take(indices.astype(np.int64), axis=attribute(node, "axis"))
 
 
-def _gather(node: Node, values: list[Array | None]) -> Array | None:
-    data, indices = values[0], values[1]
-    return (
-        None if data is None or indices is None else data.take(indices.astype(np.int64), axis=attribute(node, "axis"))
-    )
-
-
-def _unsqueeze(node: Node, values: list[Array | None]) -> Array | None:
-    data = values[0]
-    axes = _ints(values[1] if len(values) > 1 else operand(node, "axes"))
-    if data is None or not axes:
+def _unsqueeze(node: Node, values: list[Array]) -> Array | None:
+    data, axes = values[0], operand(node, "axes")
+    if axes is None:
         return None
-    rank = data.ndim + len(axes)
-    return np.expand_dims(data, tuple(axis % rank for axis in axes))
+    rank = data.ndim + axes.size
+    return np.expand_dims(data, tuple(int(axis) % rank for axis in axes.flat))
 
 
 def element_type(attribute: object) -> np.dtype[Any] | None:
@@ -184,9 +174,9 @@ def cast(values: Array, kind: np.dtype[Any]) -> Array:
         return np.where((whole >= float(limits.min)) & (whole <= float(limits.max)), whole, np.nan)
 
 
-def _cast(node: Node, values: list[Array | None]) -> Array | None:
+def _cast(node: Node, values: list[Array]) -> Array | None:
     kind, given = element_type(node.attrs.get("to")), values[0]
-    if kind is None or given is None or given.dtype.kind not in "fiub":
+    if kind is None or given.dtype.kind not in "fiub":
         return None
     if given.dtype.kind in "iub" or kind.kind == "f":
         return given.astype(kind)  # whole numbers wrap around, as in C
@@ -194,10 +184,8 @@ def _cast(node: Node, values: list[Array | None]) -> Array | None:
     return None if np.isnan(known).any() else known.astype(kind)
 
 
-def _divide(node: Node, values: list[Array | None]) -> Array | None:
+def _divide(node: Node, values: list[Array]) -> Array | None:
     first, second = values
-    if first is None or second is None:
-        return None
     if first.dtype.kind not in "iu":
         return np.asarray(first / second)
     if not np.all(second):
@@ -206,19 +194,8 @@ def _divide(node: Node, values: list[Array | None]) -> Array | None:
     return np.asarray(np.sign(first) * np.sign(second) * (np.abs(first) // np.abs(second)), dtype=first.dtype)
 
 
-def _binary(function: Callable[[Array, Array], Array]) -> NumpyRule:
-    def rule(node: Node, values: list[Array | None]) -> Array | None:
-        return None if values[0] is None or values[1] is None else function(values[0], values[1])
-
-    return rule
-
-
-def _concat(node: Node, values: list[Array | None]) -> Array | None:
-    return np.concatenate([value for value in values if value is not None], axis=attribute(node, "axis"))
-
-
-def _transpose(node: Node, values: list[Array | None]) -> Array | None:
-    return None if values[0] is None else np.transpose(values[0], node.attrs.get("perm"))
+def _concat(node: Node, values: list[Array]) -> Array:
+    return np.concatenate(values, axis=attribute(node, "axis"))
 
 
 _NUMPY: dict[str, NumpyRule] = {
@@ -226,10 +203,10 @@ _NUMPY: dict[str, NumpyRule] = {
     "Unsqueeze": _unsqueeze,
     "Cast": _cast,
     "Concat": _concat,
-    "Transpose": _transpose,
+    "Transpose": lambda node, values: np.transpose(values[0], node.attrs.get("perm")),
     "Div": _divide,
-    "Add": _binary(np.add),
-    "Sub": _binary(np.subtract),
-    "Mul": _binary(np.multiply),
+    "Add": lambda node, values: np.add(*values),
+    "Sub": lambda node, values: np.subtract(*values),
+    "Mul": lambda node, values: np.multiply(*values),
     "Identity": lambda node, values: values[0],
 }
