@@ -15,7 +15,7 @@ from onnxslim_yolo.ops.linear import LINEAR, LinearLayer, multiplies_matrices, p
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer's multiply-accumulates at batch 1, and its parameters."""
+    """One layer's multiply-accumulates, and its parameters."""
 
     name: str
     op: str
@@ -25,7 +25,10 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """A graph's cost: MACs at batch 1, parameters (all floating-point constants), nodes, and layers that multiply."""
+    """A graph's cost: MACs, parameters (all floating-point constants), nodes, and layers that multiply.
+
+    MACs are those of one run: of the file's batch where it is fixed, of one image where it is open.
+    """
 
     macs: int
     parameters: int

@@ -3,7 +3,7 @@
 * `gamma`: |γ| of the BatchNormalizations that scale it (Liu et al. 2017, "Learning Efficient Convolutional Networks
   through Network Slimming"), aggregated over all of them.
 * `weight`: the L2 norm of the filters that make it (Li et al. 2017, "Pruning Filters for Efficient ConvNets"), per
-  weight, aggregated likewise: what is left to go by where BatchNormalization has been folded away.
+  weight, aggregated likewise: what is left to go by where most channels have no γ (it was folded away, say).
 
 `auto` takes γ where most prunable channels have one.
 """
@@ -60,12 +60,15 @@ def measure(
         chosen: Literal["gamma", "weight"] = "gamma"
     else:
         values, chosen = weight, "weight"
-        remark = (
-            "" if kind == "weight" else "BatchNormalization has been folded away: ranked by weight norms instead of γ"
-        )
+        remark = "" if kind == "weight" else f"{_how_few(share)} a BatchNormalization: ranked by weight norms, not by γ"
     if normalise:
         values = values / np.maximum(_group_means(channels, values), 1e-30)
     return Importance(values, chosen, remark, has_gamma)
+
+
+def _how_few(share: float) -> str:
+    """Whether one was folded into its convolution before the file was written, or never was, nobody can tell."""
+    return f"only {share:.0%} of the prunable channels have" if share else "no prunable channel has"
 
 
 def _gamma_first(channels: Channels, gamma: Array, has_gamma: Array, weight: Array, share: float) -> tuple[Array, str]:

@@ -34,7 +34,7 @@ class Sparsity:
     """What the importance of all prunable channels looks like.
 
     Attributes:
-        kind: "gamma", or "weight" where BatchNormalization has been folded away.
+        kind: "gamma", or "weight" where most channels have no BatchNormalization.
         channels, prunable: coupled channels, and how many of them may be removed.
         below_001, below_01: share of prunable channels below 0.01 and 0.1 (γ) or of the mean (weights).
         suggested: the largest ratio at which a global threshold empties no tensor.

@@ -31,7 +31,7 @@ class Costs(Protocol):
 
 @dataclass(frozen=True)
 class Multiplications:
-    """Multiply-accumulates at batch 1, as `analysis.cost` counts them."""
+    """Multiply-accumulates of one run, as `analysis.cost` counts them."""
 
     isa: str
     name: str = "counted"

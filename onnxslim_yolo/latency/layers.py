@@ -40,7 +40,8 @@ class Family:
         kernel, stride: height, width. (1, 1) where there is none.
         groups: of a "group-conv"; of a "gather" the width at which it is a shuffle or takes every n-th; 1 otherwise.
         size: height and width of the output; of a "split", "concat" and so on the same as of the input; of a "matmul"
-            its rows and 1. Channels may lie along it: an activation of (1, H, W, C) has H channels of size (W, C).
+            its rows and 1. Images of a fixed batch lie below each other. Channels may lie along it: an activation of
+            (1, H, W, C) has H channels of size (W, C).
     """
 
     kind: str
@@ -157,13 +158,10 @@ class _Reader:
     def spread(self, tensor: Tensor) -> tuple[Span, ...]:
         """What `size` is of."""
         rank = len(self.shape(tensor) or ())
-        return (Span(tensor, (2,)), Span(tensor, tuple(range(3, rank)))) if rank >= 3 else ()
+        return (Span(tensor, (0, 2)[: rank - 1]), Span(tensor, tuple(range(3, rank)))) if rank >= 2 else ()
 
     def size(self, tensor: Tensor) -> Pair:
-        shape = self.shape(tensor)
-        if shape is None or len(shape) < 3:
-            return (1, 1)
-        return (shape[2], prod(shape[3:]))
+        return size_of(self.shape(tensor) or ())
 
     def folded(self, node: Node) -> bool:
         """Whether the node is part of the layer before it."""
@@ -177,6 +175,11 @@ class _Reader:
                 before = _alone_before(before)
             return before is not None and before.op in ("Conv", "Gemm")
         return node.op == "Sigmoid" and _gated_by(node) is not None
+
+
+def size_of(shape: Shape) -> Pair:
+    """Height and width of a feature map; images of a fixed batch lie below each other."""
+    return (shape[0] * prod(shape[2:3]), prod(shape[3:])) if len(shape) >= 2 else (1, 1)
 
 
 def _alone_before(node: Node) -> Node | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.enlarged import Enlarged, beside, enlarged_inputs
 from onnxslim_yolo.ir.graph import Node, Tensor, consumers
-from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey, Span, describe
+from onnxslim_yolo.latency.layers import UNARY, Family, Layer, LayerKey, Span, describe, size_of
 from onnxslim_yolo.latency.table import LatencyTable
 
 
@@ -85,7 +84,8 @@ def _split(
     found = []
     for part in parts:
         small = part.resize.inputs[0]
-        near = replace(family, size=(int(small.shape[2]), prod(small.shape[3:])))
+        batch = small.shape[0] if isinstance(small.shape[0], (int, np.integer)) else 1
+        near = replace(family, size=size_of((int(batch), *small.shape[1:])))
         found.append(Layer(LayerKey(near, (part.stop - part.start,), outs), node, ((Span(small),),), made))
         enlarge = layer_of[id(part.resize)].key.family
         found.append(Layer(LayerKey(enlarge, outs, outs), part.resize, made, made))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -28,7 +27,7 @@ from onnxslim_yolo.analysis.blocks import Block, end_of
 from onnxslim_yolo.analysis.carriers import carriers
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
 from onnxslim_yolo.ir.graph import Array, Node, Tensor, consumers, producer, tensors
-from onnxslim_yolo.latency.layers import Family
+from onnxslim_yolo.latency.layers import Family, size_of
 from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.pruning.placed import Choice, Placed, Slot
 from onnxslim_yolo.pruning.plan import Plan
@@ -255,7 +254,7 @@ class _Reader:
         """The addition of a constant to what a node yields."""
         size = self._plan.channels.shapes.get(id(last.outputs[0])) or (1, 1, 1, 1)
         slot = self._slot_made(last.outputs[0])
-        family = Family("unary", "scale", size=(size[2], prod(size[3:])))
+        family = Family("unary", "scale", size=size_of(size))
         return (Placed(family, (slot,), (slot,), (0,), (0,), f"{last.name}_bridge"),)
 
     def _part(self, block: Block, lost: float, concat: Node, gone: set[str]) -> Removal:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from math import prod
 
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.graph import Node, Tensor, consumers, is_constant, is_empty, is_graph_output, producer
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.int8 import end_of_chain, int8_us
-from onnxslim_yolo.latency.layers import Family, Layer, LayerKey, describe
+from onnxslim_yolo.latency.layers import Family, Layer, LayerKey, describe, size_of
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.quantisation.places import COMPUTES, MOVES, SATURATES, places_of
 from onnxslim_yolo.quantisation.plan import Quantisation
@@ -156,7 +155,7 @@ class _Judge:
         shape = [int(side) if isinstance(side, int) else 1 for side in tensor.shape or ()]
         if len(shape) < 3:
             return 0.0
-        return int8_us(self._table, end_of_chain(which, (shape[2], prod(shape[3:])), shape[1])) or 0.0
+        return int8_us(self._table, end_of_chain(which, size_of(tuple(shape)), shape[1])) or 0.0
 
 
 def _computed_on_codes(node: Node, layers: Collection[str], coded: Collection[str]) -> bool:

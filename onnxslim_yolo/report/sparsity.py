@@ -36,7 +36,7 @@ def show_sparsity(name: str, cost: Cost, sparsity: Sparsity, console: Console) -
         f"({sparsity.prunable / max(sparsity.channels, 1):.1%})",
         highlight=False,
     )
-    symbol = "|γ|" if sparsity.kind == "gamma" else "filter norm (BatchNorm is folded away)"
+    symbol = "|γ|" if sparsity.kind == "gamma" else "filter norm (few channels have a BatchNorm)"
     console.print(f"\n{symbol} of the prunable channels", highlight=False)
     top = max(sparsity.counts, default=1) or 1
     for count, low, high in zip(sparsity.counts, sparsity.edges, sparsity.edges[1:], strict=False):
