@@ -17,6 +17,7 @@ from onnxslim_yolo.ir.graph import initializers, input_constant, nodes_of, topos
 from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
+from onnxslim_yolo.load.cut_off import way_to_cut_off
 from onnxslim_yolo.load.dequantise import RANGES_KEY, dequantised, ranges_from
 from onnxslim_yolo.load.foreign import foreign
 from onnxslim_yolo.load.plain_form import graphs_of, in_plain_form
@@ -293,6 +294,7 @@ def refuse_unsupported(proto: onnx.ModelProto, path: Path | str | None) -> None:
         )
     for node in proto.graph.node:
         _refuse_node(node, path)
+        _refuse_own(proto.graph, node, path)
     for node in unresolved(proto.graph):
         raise UnsupportedError(
             f"{node.op_type}: sequences of tensors cannot be compiled",
@@ -328,15 +330,21 @@ def _refuse_node(node: onnx.NodeProto, path: Path | str | None) -> None:
             node=name,
             hint="export the model in evaluation mode",
         )
-    if node.domain not in ("", "ai.onnx"):
-        raise UnsupportedError(
-            f"operator {node.domain}.{node.op_type} is outside the ONNX standard",
-            file=path,
-            node=name,
-            hint="export without custom or runtime-specific operators (and without a runtime's own optimisations)",
-        )
-    if not onnx.defs.has(node.op_type, ""):
-        raise UnsupportedError(f"unknown operator {node.op_type}", file=path, node=name)
+
+
+def _refuse_own(graph: onnx.GraphProto, node: onnx.NodeProto, path: Path | str | None) -> None:
+    """Operators that the standard does not have: a runtime's own, or somebody's."""
+    own = node.domain not in ("", "ai.onnx")
+    if not own and onnx.defs.has(node.op_type, ""):
+        return
+    raise UnsupportedError(
+        f"operator {node.domain}.{node.op_type} is outside the ONNX standard" if own else
+        f"unknown operator {node.op_type}: the ONNX standard has none of that name",
+        file=path,
+        node=node.name or (node.output[0] if node.output else node.op_type),
+        hint=way_to_cut_off(graph, node, path)
+        or "export without custom or runtime-specific operators (and without a runtime's own optimisations)",
+    )  # fmt: skip
 
 
 READ_AS_FLOATS = "the file is int8"
