@@ -129,22 +129,31 @@ def concrete_shapes(
 
 
 def _types(graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None) -> dict[str, onnx.TypeProto]:
-    """What is inferred; below opset 13 onnx does not follow sizes through arithmetic, so they are followed here."""
-    types = infer_shapes(graph, strict=False, given=given)
-    targets = [t for n in graph.nodes if n.op in SIZED_BY for t in n.inputs[SIZED_BY[n.op] :] if producer(t)]
+    """What is inferred. Where onnx does not follow sizes through arithmetic they are followed here: below opset 13 not
+    at all, and divisions never (`chunk` of an exporter that knew no widths)."""
     sizes: dict[str, list[int]] = {}
-    while graph.opset < _FOLLOWS_SIZES:
-        found = {tensor.name: known_sizes(tensor, types) for tensor in targets}
-        more = {name: value for name, value in found.items() if value is not None and name not in sizes}
-        if not more:
-            break
-        sizes |= more
+    while True:
         types = infer_shapes(graph, strict=False, given=given, sizes=sizes)
-    return types
+        open_ended = [n for n in graph.nodes if n.op in SIZED_BY and not all(_is_known(types, t) for t in n.outputs)]
+        targets = [t for n in open_ended for t in n.inputs[SIZED_BY[n.op] :] if t.name not in sizes and producer(t)]
+        found = {t.name: known_sizes(t, types) for t in targets if _is_whole(types, t)}
+        more = {name: value for name, value in found.items() if value is not None}
+        if not more:
+            return types
+        sizes |= more
 
 
-_FOLLOWS_SIZES = 13
-"""From this opset on onnx's inference follows sizes through Gather, Concat and the like."""
+def _is_known(types: Mapping[str, onnx.TypeProto], tensor: Tensor) -> bool:
+    kind = types.get(tensor.name)
+    if kind is None or not kind.tensor_type.HasField("shape"):
+        return False
+    return all(dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim)
+
+
+def _is_whole(types: Mapping[str, onnx.TypeProto], tensor: Tensor) -> bool:
+    """Whether it may be a vector of sizes: a Resize reads factors as well."""
+    kind = types.get(tensor.name)
+    return kind is None or kind.tensor_type.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.INT64)
 
 
 def analyse_channels(graph: gs.Graph, *, whole_heads: bool = False) -> Channels:

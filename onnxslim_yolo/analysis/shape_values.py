@@ -16,6 +16,7 @@ import onnx
 from onnxslim_yolo.analysis.movement import CannotMoveError, slice_ranges
 from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, constant_of, has_input, input_constant, producer
+from onnxslim_yolo.ops.movement import tells_sizes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ Sizes = list[Size | None]
 
 DEPTH = 40
 """How many nodes deep a shape is followed."""
+
+_WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 
 LONGEST = 64
 """No tensor with more elements is a shape."""
@@ -150,6 +153,27 @@ def _divide(a: Size, b: Size) -> Size | None:
     return Size(a.factor // b.factor, "" if b.of else a.of)
 
 
+def _divide_whole(a: Size, b: Size) -> Size | None:
+    """Whole numbers are cut off, as `chunk` counts on: (channels + 1) / 2."""
+    if b.factor == 0 or a.of or b.of:
+        return _divide(a, b)
+    return Size(int(a.factor / b.factor))
+
+
+def _quotient(node: Node, depth: int) -> Sizes | None:
+    return _binary(_divide_whole if _are_whole(node.inputs[0], depth) else _divide)(node, depth)
+
+
+def _are_whole(tensor: Tensor, depth: int) -> bool:
+    """Whether a tensor is known to hold whole numbers by its type; False where nothing says it."""
+    if tensor.dtype is not None:
+        return np.dtype(tensor.dtype).kind in "iu"
+    node = producer(tensor)
+    if node is None or depth == 0 or node.op == "Cast":
+        return node is not None and node.op == "Cast" and attribute(node, "to") in _WHOLE
+    return tells_sizes(node) or (node.op in _RULES and _are_whole(node.inputs[0], depth - 1))
+
+
 def _add(a: Size, b: Size) -> Size | None:
     return Size(a.factor + b.factor, a.of) if a.of == b.of else None
 
@@ -202,7 +226,7 @@ _RULES: dict[str, Rule] = {
     "Gather": _gather,
     "Slice": _slice,
     "Mul": _binary(_multiply),
-    "Div": _binary(_divide),
+    "Div": _quotient,
     "Add": _binary(_add),
     "Sub": _binary(_subtract),
     "Equal": _binary(_equal),

@@ -110,6 +110,7 @@ def _pruning(model: Model) -> dict[str, Any] | None:
         "threshold": plan.threshold if plan.threshold is not None and np.isfinite(plan.threshold) else None,
         "lossless": model.lossless,
         "gone": as_modules(carried.removed_nodes, carried.layers),
+        "blocks": len(carried.blocks),
         "histogram": histogram,
     }
 

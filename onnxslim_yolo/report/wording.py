@@ -339,7 +339,9 @@ def pruning_text(report: Mapping[str, Any]) -> str:
         return "no channels were ranked"
     gone = len(pruning.get("gone") or ())
     text = _channels_text(pruning)
-    return f"{gone} layer{'s' if gone > 1 else ''} gone whole, without effect on the output; {text}" if gone else text
+    # Blocks that a limit has cost contributed something; of what else is gone, nothing reached the output.
+    effect = "" if pruning.get("blocks") else ", without effect on the output"
+    return f"{gone} layer{'s' if gone > 1 else ''} gone whole{effect}; {text}" if gone else text
 
 
 def _channels_text(pruning: Mapping[str, Any]) -> str:

@@ -55,3 +55,14 @@ def test_as_large_as_the_image_says(body: str, kind: str, op: str | None) -> Non
     found = of_any_size(graph)
     assert (None if found is None else found.op) == op
     assert (most_shapes(graph)[id(graph.tensors()["y"])] is None) is (op is not None)
+
+
+def test_what_shapes_say_is_known_however_it_is_computed() -> None:
+    """`chunk` of an exporter that knew no widths, over an open batch: half of (channels + 1), and a view behind it."""
+    body = """s = Shape (x) c = Gather (s, one) d = Add (c, one) two = Constant <value_ints = [2]> () h = Div (d, two)
+        q = Slice (x, zero, h, one) t = Shape (q) n = Gather (t, zero) rest = Constant <value_ints = [-1]> ()
+        j = Concat <axis = 0> (n, rest) y = Reshape (q, j)"""
+    text = onnx_text("float[N, 5, 4] x", "float[a, b] y", "int64[1] zero = {0}, int64[1] one = {1}", body)
+    graph = build(text).graph
+    assert of_any_size(graph) is None
+    assert most_shapes(graph)[id(graph.tensors()["y"])] == (1, 12)

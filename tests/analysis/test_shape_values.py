@@ -72,7 +72,13 @@ def test_what_reads_and_joins(body: str, expected: list[int | str | None] | None
         (f"{SHAPE} y = Mul (s, s)", [None, 144, None, 400]),
         (f"{SHAPE} y = Mul (s, ones)", ["-1·N", -12, "-1·H", -20]),
         (f"{SHAPE} y = Div (s, two)", [None, 6, None, 10]),
-        (f"{SHAPE} y = Div (s, three)", [None, 4, None, None]),
+        (f"{SHAPE} y = Div (s, three)", [None, 4, None, 6]),
+        (f"{SHAPE} c = Gather (s, one) d = Add (c, three) y = Div (d, two)", [7]),  # 15 / 2, whole numbers
+        (f"{SHAPE} c = Gather (s, one) d = Sub (three, c) y = Div (d, two)", [-4]),  # -9 / 2: towards 0
+        (
+            f"{SHAPE} c = Gather (s, one) d = Cast <to = 1> (c) f = Div (whole, d) y = Cast <to = 7> (f)",
+            [None],
+        ),
         (f"{SHAPE} y = Div (s, zero)", [None, None, None, None]),
         (f"{SHAPE} a = Mul (s, eight) y = Div (a, two)", ["4·N", 48, "4·H", 80]),
         (f"{SHAPE} a = Mul (s, eight) y = Div (a, s)", [8, 8, 8, 8]),

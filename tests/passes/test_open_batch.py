@@ -45,6 +45,8 @@ BODIES = {
     "resize-sizes": "b = Slice(sh, n0, n2, n0) t = Concat<axis=0>(b, n8, n8) s = Resize(a, , , t) y = Conv(s, w)",
     "resize-sizes-with-a-width": "b = Slice(sh, n0, n1, n0) t = Concat<axis=0>(b, n8, n8, n8) s = Resize(a, , , t) "
     "y = Conv(s, w)",
+    "chunk-by-shape": "c = Slice(sh, n1, n2, n0) d = Add(c, n1) h = Div(d, n2) e = Mul(h, n2) p = Slice(a, n0, h, n1) "
+    "q = Slice(a, h, e, n1) r = Sigmoid(q) s = Concat<axis=1>(p, r) y = Conv(s, w)",
     "split-by-shape": "c = Slice(sh, n1, n2, n0) h = Div(c, n2) z = Concat<axis=0>(h, h) p, q = Split<axis=1>(a, z) "
     "s = Concat<axis=1>(q, p) y = Conv(s, w)",
 }

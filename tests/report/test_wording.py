@@ -94,6 +94,10 @@ def test_pruning_and_result():
     assert pruning_text(part).endswith("; 3 more are dead and fill up widths")
     assert pruning_text(sample(pruning=report["pruning"] | {"prunable": 0, "removed": 0})) == "no channel can be pruned"
     assert pruning_text(sample(pruning=None)) == "no channels were ranked"
+    exact = sample(pruning=report["pruning"] | {"gone": ["a", "b"], "blocks": 0})
+    assert pruning_text(exact).startswith("2 layers gone whole, without effect on the output; 90 of")
+    for_limit = sample(pruning=report["pruning"] | {"gone": ["a", "b"], "blocks": 1})
+    assert pruning_text(for_limit).startswith("2 layers gone whole; 90 of")
     assert size_of_result(report) == 1_000_000
     assert size_of_result(sample(files={"a/model.ncnn.bin": 5, "a/model.ncnn.param": 2, "a/metadata.yaml": 9})) == 7
     assert size_of_result(sample(files={})) is None
