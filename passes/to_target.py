@@ -8,7 +8,8 @@ I·ln(I / kept): the less is left of a group, the dearer the next channel.
 The cost is predicted latency, or multiply-accumulates, or parameters. Only the plan changes; widths come out of the
 grid of the instruction set, so there is nothing left to snap.
 
-What is predicted is the network as the default pipeline fuses it: one of your own needs `conv-before-resize` as well.
+What is predicted is the network as the default pipeline writes it: one of your own needs `conv-before-split` and
+`conv-before-resize` as well.
 """
 
 from __future__ import annotations

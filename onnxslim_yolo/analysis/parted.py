@@ -30,6 +30,7 @@ from onnxslim_yolo.ops.arithmetic import ELEMENTWISE
 from onnxslim_yolo.ops.functions import FUNCTIONS
 from onnxslim_yolo.ops.linear import groups_of, is_conv
 from onnxslim_yolo.ops.movement import is_split
+from onnxslim_yolo.ops.norms import is_batch_norm
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,20 @@ class Parted:
     widths: tuple[int, ...]
 
 
-def parted_convolutions(graph: gs.Graph) -> list[Parted]:
-    """Where a convolution could be computed part by part: nothing else reads what lies between it and its Split."""
-    places = (_place(graph, node) for node in graph.nodes if is_split(node))
+def parted_convolutions(graph: gs.Graph, *, folded: bool = True) -> list[Parted]:
+    """Where a convolution could be computed part by part: nothing else reads what lies between it and its Split.
+
+    Args:
+        folded: BatchNormalizations behind convolutions have been folded into them; False: they are yet to be, and are
+            among what lies between.
+    """
+    places = (_place(graph, node, folded) for node in graph.nodes if is_split(node))
     return [place for place in places if place is not None]
 
 
-def _place(graph: gs.Graph, split: Node) -> Parted | None:
+def _place(graph: gs.Graph, split: Node, folded: bool) -> Parted | None:
     widths = _widths(split)
-    found = _between(graph, split)
+    found = _between(graph, split, folded)
     if widths is None or found is None:
         return None
     convolution, between = found
@@ -76,7 +82,7 @@ def _widths(split: Node) -> tuple[int, ...] | None:
     return tuple(int(size) for size in sizes if size is not None)
 
 
-def _between(graph: gs.Graph, split: Node) -> tuple[Node, set[int]] | None:
+def _between(graph: gs.Graph, split: Node, folded: bool) -> tuple[Node, set[int]] | None:
     """The one convolution that element-wise nodes lead from to a Split, and their `id`s; None where it is not so."""
     inside, sources = set[int](), list[Node]()
     inner: list[Tensor] = []
@@ -91,7 +97,7 @@ def _between(graph: gs.Graph, split: Node) -> tuple[Node, set[int]] | None:
             return None
         if is_conv(node):
             sources.append(node)
-        elif _keeps_apart(node):
+        elif _keeps_apart(node) or (not folded and _will_be_folded(node)):
             inside.add(id(node))
             due += [operand for operand in node.inputs if not is_constant(operand) and not is_empty(operand)]
         else:
@@ -106,3 +112,8 @@ def _keeps_apart(node: Node) -> bool:
         return False
     constants = [constant_of(operand) for operand in node.inputs if is_constant(operand)]
     return len(node.outputs) == 1 and all(values is not None and values.size == 1 for values in constants)
+
+
+def _will_be_folded(node: Node) -> bool:
+    before = producer(node.inputs[0]) if is_batch_norm(node) else None
+    return before is not None and is_conv(before)

@@ -10,10 +10,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.channels import NO_CHANNEL
+from onnxslim_yolo.analysis.parted import parted_convolutions
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.costs import Costs
 from onnxslim_yolo.latency.layers import Family, Span, describe
 from onnxslim_yolo.latency.moved import as_moved
+from onnxslim_yolo.latency.parts import Parting, parting_of
+from onnxslim_yolo.latency.table import Widths
 from onnxslim_yolo.pruning.plan import Plan
 
 Choice = list[int]
@@ -40,14 +43,15 @@ class Placed:
     """A layer of the graph, its widths as slots.
 
     Attributes:
-        family: what it is apart from its widths.
+        family: what it is apart from its widths; or what a pass will write otherwise where that is faster at the widths
+            chosen, which stands beside the layers as they are and costs what it saves.
         ins, outs: a slot per input and output.
         read, made: the `id`s of the tensors whose axis 1 they are; 0 where they are of something else.
         node: the name of the node that it is.
         size: the family's height and width as slots, where channels lie along them; else ().
     """
 
-    family: Family
+    family: Family | Parting
     ins: tuple[Slot, ...]
     outs: tuple[Slot, ...]
     read: tuple[int, ...]
@@ -63,12 +67,14 @@ class Placed:
     def latency(self, choice: Choice, costs: Costs) -> float:
         """µs at these widths."""
         ins, outs, size = (tuple([slot.width(choice) for slot in slots]) for slots in (self.ins, self.outs, self.size))
-        return costs.lookup(sized(self.family, size), ins, outs)
+        return price(self.family, ins, outs, size, costs)
 
 
-def sized(family: Family, size: tuple[int, ...]) -> Family:
-    """A family at this height and width; () leaves it."""
-    return replace(family, size=(size[0], size[1])) if size else family
+def price(family: Family | Parting, ins: Widths, outs: Widths, size: Widths, costs: Costs) -> float:
+    """What a layer costs at these widths, and at this height and width; () leaves these."""
+    if isinstance(family, Parting):
+        return family.price(ins, outs, costs)
+    return costs.lookup(replace(family, size=(size[0], size[1])) if size else family, ins, outs)
 
 
 def placed_layers(graph: gs.Graph, plan: Plan, orders: Sequence[Array]) -> list[Placed]:
@@ -93,7 +99,8 @@ def placed_layers(graph: gs.Graph, plan: Plan, orders: Sequence[Array]) -> list[
         return tuple(id(spans[0].tensor) if [span.axes for span in spans] == [(1,)] else 0 for spans in row)
 
     found = []
-    for layer in as_moved(graph, describe(graph, plan.channels.shapes)):
+    layers = describe(graph, plan.channels.shapes)
+    for layer in as_moved(graph, layers):
         size = tuple(slot_of(span) for span in layer.size)
         found.append(
             Placed(
@@ -101,6 +108,12 @@ def placed_layers(graph: gs.Graph, plan: Plan, orders: Sequence[Array]) -> list[
                 size if any(slot.parts for slot in size) else (),
             )
         )  # fmt: skip
+    layer_of = {id(layer.node): layer for layer in layers}
+    for place in parted_convolutions(graph, folded=False):
+        parting = parting_of(place, layer_of)
+        if parting is not None:
+            ins, outs = layer_of[id(place.convolution)].ins, layer_of[id(place.split)].outs
+            found.append(Placed(parting, side(ins), side(outs), ids(ins), ids(outs), place.split.name))
     return found
 
 

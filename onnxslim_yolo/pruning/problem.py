@@ -22,7 +22,8 @@ from onnxslim_yolo.analysis.channels import Channels, Group
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.latency.costs import Costs
 from onnxslim_yolo.latency.layers import Family
-from onnxslim_yolo.pruning.placed import Choice, Placed, Slot, placed_layers, sized
+from onnxslim_yolo.latency.parts import Parting
+from onnxslim_yolo.pruning.placed import Choice, Placed, Slot, placed_layers, price
 from onnxslim_yolo.pruning.plan import Plan
 
 
@@ -71,7 +72,7 @@ class _Term:
         ins, outs, size: as a placed layer has them.
     """
 
-    family: Family
+    family: Family | Parting
     ins: tuple[Slot, ...]
     outs: tuple[Slot, ...]
     size: tuple[Slot, ...]
@@ -100,11 +101,11 @@ class _Term:
     def alone(self, widths: tuple[int, ...], costs: Costs) -> float:
         """Of one of the layers."""
         inner, outer = len(self.ins), len(self.ins) + len(self.outs)
-        us = self.known[widths] = costs.lookup(sized(self.family, widths[outer:]), widths[:inner], widths[inner:outer])
+        us = self.known[widths] = price(self.family, widths[:inner], widths[inner:outer], widths[outer:], costs)
         return us
 
 
-_Key = tuple[Family, tuple[Slot, ...], tuple[Slot, ...], tuple[Slot, ...]]
+_Key = tuple[Family | Parting, tuple[Slot, ...], tuple[Slot, ...], tuple[Slot, ...]]
 
 
 @dataclass

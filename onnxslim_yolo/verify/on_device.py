@@ -5,7 +5,12 @@ that tells a wrong layer in fp32 can be held there. So outputs are measured, and
 graph (confidence 0.25), how many the board finds too (overlapping by half, same class, score within 0.2), how well the
 worst of them overlaps, and by how much a score is off at most.
 
-    the same    all are found, IoU ≥ 0.8 (of two boxes that overlap, NMS may keep the other), scores within 0.05
+Of candidates that overlap NMS keeps the one with the highest score, and where two scores are nearly equal, the last
+digits decide. So where what a board keeps lies elsewhere, the graph's box is held to what the board makes of the same
+candidate (the same row of the outputs), and counted as *swapped*. In a network of a single candidate an object, or with
+a kernel that is wrong, there is no other: its own row is off as well.
+
+    the same    all are found, IoU ≥ 0.8, scores within 0.05
     off         something is missing or moved more than that, or there is nothing to go by and an output is off by 0.1
     broken      a value is not finite, or more than a fifth of ten or more detections are missing
 
@@ -24,6 +29,7 @@ import numpy as np
 
 from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError, VerificationError
+from onnxslim_yolo.heads.decode import candidates
 from onnxslim_yolo.heads.finish import Detections, postprocess
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.heads.values import recognise
@@ -40,6 +46,9 @@ IMAGES = 3
 
 SAME_IOU, SAME_SCORE, LOST, OUTPUT = 0.8, 0.05, 0.2, 0.1
 """See the module."""
+
+SWAPPED = 0.95
+"""A detection that what is kept there overlaps less than this is held to its own candidate."""
 
 State = Literal["the same", "off", "broken"]
 
@@ -63,6 +72,7 @@ class There:
         outputs: each of them.
         detections: of the graph; None where its outputs are not those of a known head. kept: how many the board finds.
         iou: the least of those kept. score: the most that one of them is off.
+        swapped: of those kept, in whose place NMS keeps another candidate of the same object there.
         board: where it ran; None: on this machine.
     """
 
@@ -74,6 +84,7 @@ class There:
     kept: int = 0
     iou: float = 1.0
     score: float = 0.0
+    swapped: int = 0
     board: Board | None = None
 
     @property
@@ -87,11 +98,14 @@ class There:
         if not self.detections:
             return f"{text}, nothing detected to go by"
         found = f"{self.kept} of {self.detections} detections kept"
+        found += f" ({self.swapped} by another candidate in NMS)" if self.swapped else ""
         return f"{found}, IoU ≥ {self.iou:.2f}, scores within {self.score:.3f}, {text}" if self.kept else found
 
     def as_json(self) -> dict[str, Any]:
         """As report.json holds it."""
-        plain = {name: getattr(self, name) for name in ("state", "arithmetic", "images", "detections", "kept")}
+        plain = {
+            name: getattr(self, name) for name in ("state", "arithmetic", "images", "detections", "kept", "swapped")
+        }
         shifts = {"iou": round(self.iou, 4), "score": round(self.score, 5), "why": self.sentence}
         outputs = [asdict(output) for output in self.outputs]
         return plain | shifts | {"outputs": outputs, "board": None if self.board is None else self.board.as_json()}
@@ -115,10 +129,10 @@ def compare_there(
         )
         for index, name in enumerate(names)
     )
-    counts: tuple[int | None, int, float, float] = (None, 0, 1.0, 0.0)
+    counts: tuple[int | None, int, float, float, int] = (None, 0, 1.0, 0.0, 0)
     if head is not None:
         counts = _counted(expected, got, head)
-    state = _state(outputs, *counts)
+    state = _state(outputs, *counts[:4])
     return There(state, arithmetic, len(expected), outputs, *counts, board)
 
 
@@ -142,28 +156,63 @@ def _relative(want: Array, found: Array) -> float:
 
 def _counted(
     expected: Sequence[Sequence[Array]], got: Sequence[Sequence[Array]], head: HeadSpec
-) -> tuple[int, int, float, float]:
-    """Detections, those kept, the least overlap and the largest shift of a score among them."""
-    detections, pairs = 0, []
+) -> tuple[int, int, float, float, int]:
+    """Detections, those kept, their least overlap and largest shift of a score, and how many of them are swapped."""
+    detections, swapped = 0, 0
+    pairs: list[tuple[float, float]] = []
     for want, found in zip(expected, got, strict=True):
-        ours = postprocess([np.asarray(o, np.float32) for o in want], head, conf=CONFIDENCE)[0]
+        wanted = [np.asarray(o, np.float32) for o in want]
         plain = [np.nan_to_num(np.asarray(o, np.float32)).reshape(w.shape) for o, w in zip(found, want, strict=True)]
+        ours = postprocess(wanted, head, conf=CONFIDENCE)[0]
         theirs = postprocess(plain, head, conf=CONFIDENCE - SCORE)[0]
         detections += len(ours)
-        pairs += matched(ours, theirs)
+        kept = _matched(ours, theirs)
+        moved = [index for index, (overlap, _) in kept.items() if overlap < SWAPPED]
+        rows = _own_rows(ours, moved, wanted, plain, head) if moved else {}
+        better = {index: row for index, row in rows.items() if row[0] > kept[index][0]}
+        swapped += len(better)
+        pairs += (kept | better).values()
     return (
         detections,
         len(pairs),
         min((overlap for overlap, _ in pairs), default=1.0),
         max((shift for _, shift in pairs), default=0.0),
+        swapped,
     )
+
+
+def _own_rows(
+    ours: Detections, which: Sequence[int], want: Sequence[Array], found: Sequence[Array], head: HeadSpec
+) -> dict[int, tuple[float, float]]:
+    """(IoU, |Δ score|) of some detections and what the board makes of their own candidates, where it is of their class.
+
+    None of a head whose rows are ranked, and have no place of their own.
+    """
+    if head.kind == "end2end" or head.end2end:
+        return {}
+    source, result = (candidates(outputs, head, 0, 0.0, multi_label=False) for outputs in (want, found))
+    if len(source.scores) != len(result.scores):
+        return {}
+    rows = {}
+    for index in which:
+        off = np.abs(source.boxes - ours.boxes[index]).max(axis=1) + np.abs(source.scores - ours.scores[index])
+        row = int(off.argmin())
+        shift = abs(float(result.scores[row]) - float(ours.scores[index]))
+        if result.classes[row] == ours.classes[index] and shift <= SCORE:
+            rows[index] = float(iou(ours.boxes[[index]], result.boxes[[row]])[0]), shift
+    return rows
 
 
 def matched(source: Detections, result: Detections) -> list[tuple[float, float]]:
     """(IoU, |Δ score|) of each of the source's detections that the result has too; each of the result's counts once."""
+    return list(_matched(source, result).values())
+
+
+def _matched(source: Detections, result: Detections) -> dict[int, tuple[float, float]]:
+    """As `matched`, by the source's detections."""
     free = np.ones(len(result), dtype=bool)
-    found = []
-    for box, confidence, label in zip(source.boxes, source.scores, source.classes, strict=True):
+    found = {}
+    for index, (box, confidence, label) in enumerate(zip(source.boxes, source.scores, source.classes, strict=True)):
         shifts = np.abs(result.scores - confidence)
         fits = free & (result.classes == label) & (shifts <= SCORE)
         if not fits.any():
@@ -172,7 +221,7 @@ def matched(source: Detections, result: Detections) -> list[tuple[float, float]]
         best = int(overlap.argmax())
         if overlap[best] >= OVERLAP:
             free[best] = False
-            found.append((float(overlap[best]), float(shifts[best])))
+            found[index] = float(overlap[best]), float(shifts[best])
     return found
 
 
