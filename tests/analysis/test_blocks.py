@@ -16,6 +16,7 @@ from onnxslim_yolo.analysis.blocks import (
     stand_in,
     static_or_open,
 )
+from onnxslim_yolo.ir.graph import Array
 from tests.analysis.graphs import onnx_text
 from tests.numeric import build
 
@@ -155,6 +156,9 @@ class TestChains:
     def test_not_through_a_gate_of_something_else(self) -> None:
         body = "a = Conv (i, w) s = Sigmoid (i) o = Mul (a, s)"
         assert blocks(body, "chain") == [("a", -1, "i", "a", "a")]
+        for gate in ("s = Tanh (a) o = Mul (a, s)", "s = Sigmoid (a) o = Div (a, s)"):
+            body = f"a = Conv (i, w) {gate}"
+            assert not any(found[0] == "o" for found in blocks(body, "chain")), gate
         body = "a = Conv (i, w) s = Sigmoid (a) t = Relu (a) p = Mul (a, s) o = Add (p, t)"
         assert not any(found[0] == "p" for found in blocks(body, "chain"))
 
@@ -180,6 +184,9 @@ class TestLayers:
         graph = graph_of(f"a = Conv (i, w) t = {NORM.format('a')} o = Relu (t)")
         assert find_layers(graph, lambda gamma: gamma.shape != (4,)) == []
         assert len(find_layers(graph, lambda gamma: gamma.shape == (4,))) == 1
+        asked: list[Array] = []
+        find_layers(graph, lambda gamma: bool(asked.append(gamma)))  # type: ignore[func-returns-value]
+        assert [np.array_equal(found, graph.tensors()["gamma"].values) for found in asked] == [True]
 
     def test_none_that_is_returned_or_has_no_layer(self) -> None:
         returned = graph_of(

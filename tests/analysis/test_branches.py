@@ -11,7 +11,8 @@ from tests.numeric import build
 
 WEIGHTS = """float[4, 4, 3, 3] k3, float[4, 4, 3, 3] l3, float[4, 4, 1, 1] k1, float[4, 1, 7, 7] d7,
     float[4, 4, 1, 3] row, float[4, 4, 3, 1] column, float[8, 4, 1, 1] up, float[4, 8, 1, 1] down,
-    float[16, 4, 3, 3] wide, float[4, 16, 3, 3] back"""
+    float[16, 4, 3, 3] wide, float[4, 16, 3, 3] back, float[2, 4, 1, 1] few, float[4, 2, 1, 1] again,
+    float[4, 4, 1, 2] pair, float[4, 1, 1] per"""
 THREE = "Conv <pads = [1, 1, 1, 1]>"
 
 
@@ -66,6 +67,11 @@ class TestTrees:
             " y = Sum (a, b, c)",
             ("i", [0, 1, 2], 48, 144),
         ),
+        (  # of four taps in a row each has every other one: as many multiplications
+            "a = Conv <dilations = [1, 2], pads = [0, 1, 0, 1]> (i, pair)"
+            " b = Conv <dilations = [1, 2], pads = [0, 0, 0, 2]> (i, pair) y = Add (a, b)",
+            ("i", [0, 1], 32, 32),
+        ),
         ("a = Relu (i) b = Tanh (i) y = Add (a, b)", None),
         ("a = Relu (i) b = Conv (a, k1) c = Conv (i, k1) y = Add (b, c)", None),
         ("a = Conv (i, k1) b = Relu (a) y = Add (b, i)", None),
@@ -111,6 +117,7 @@ class TestRows:
         assert self.row("a = Conv (i, k1) y = Conv (a, k1)") == ("i", ["a", "y"], 32)
         assert self.row(f"a = Conv (i, k1) y = {THREE} (a, k3)") == ("i", ["a", "y"], 160)
         assert self.row("a = Conv (i, up) y = Conv (a, down)") == ("i", ["a", "y"], 64)
+        assert self.row("a = Conv (i, few) y = Conv (a, again)") == ("i", ["a", "y"], 16)  # as dear
 
     def test_one_that_becomes_dearer(self) -> None:
         assert self.row("a = Conv (i, k3) y = Conv (a, l3)") is None  # 5x5 for two of 3x3
@@ -120,5 +127,12 @@ class TestRows:
         assert self.row("y = Conv (i, k1)") is None
         assert self.row("a = Relu (i) y = Conv (a, k1)") is None
         assert self.row("a = Conv (i, k1) y = Relu (a)") is None
+        assert self.row("a = Conv (i, k1) y = Mul (a, per)") is None  # affine, and no convolution
         assert self.row("a = Conv (i, k1) y = Conv (a, k1)", more_outputs=", float[a, b, c, d] a") is None
         assert self.row(f"a = {THREE} (i, k3) y = {THREE} (a, l3)") is None
+
+    def test_none_of_what_a_rewrite_took_out(self) -> None:
+        graph = graph_of("a = Conv (i, k1) y = Conv (a, k1)")
+        last = graph.nodes[-1]
+        last.inputs.clear()
+        assert find_row(graph, last) is None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxslim_yolo.analysis.affine import affine_chains, batch_norm
 from onnxslim_yolo.analysis.linear import (
+    Geometry,
     LinearMap,
     add,
     chain_geometry,
@@ -164,6 +166,36 @@ def test_side_by_side_at_other_places() -> None:
     assert first is not None and second is not None
     with pytest.raises(ValueError, match="different strides"):
         add([first, second])
+
+
+def test_what_a_position_costs() -> None:
+    three, two = Window.of(3, 1, 1, 1, 1), Window.of(2, 2, 1, 0, 0)
+    assert Geometry(6, 4, 2, (three, two)).cost == 6 * 4 // 2 * 3 * 2
+
+
+def conv(**changed: gs.Tensor) -> gs.Node:
+    given: dict[str, gs.Tensor] = {"x": gs.Variable("x", np.float32, [1, 4, 9, 8])}
+    given |= {"w": gs.Constant("w", np.ones((2, 4, 1, 1), np.float32)), "b": gs.Constant("b", np.ones(2, np.float32))}
+    return gs.Node("Conv", "c", {}, list((given | changed).values()), [gs.Variable("y")])
+
+
+def test_convolutions_that_are_computed_or_of_whole_numbers_are_none() -> None:
+    assert linear_map_of(conv()) is not None
+    assert linear_map_of(conv(w=gs.Constant("w", np.ones((2, 4, 1, 1), np.int64)))) is None
+    assert linear_map_of(conv(w=gs.Variable("w", np.float32, [2, 4, 1, 1]))) is None
+    assert linear_map_of(conv(b=gs.Variable("b", np.float32, [2]))) is None
+
+
+@pytest.mark.parametrize(
+    "shape, channels",
+    [(("N", 3, "W"), 3), ((1, 4, 9, 8), 4), ((1, 4), None), ((4,), None), (None, None), (("N", "C", 8), None)],
+)
+@pytest.mark.parametrize("op", ["Identity", "Mul"])
+def test_channels_of_a_map_and_of_nothing_else(op: str, shape: tuple[int, ...] | None, channels: int | None) -> None:
+    constant = [gs.Constant("c", np.ones(1, np.float32))] if op == "Mul" else []
+    found = linear_map_of(gs.Node(op, "n", {}, [gs.Variable("x", np.float32, shape), *constant], [gs.Variable("y")]))
+    assert (None if found is None else found.geometry.inputs) == channels
+    assert found is None or len(found.geometry.windows) == len(shape or ()) - 2
 
 
 def test_groups_written_with_fewer() -> None:
