@@ -126,7 +126,7 @@ def _special(node: Node, inputs: list[Shape], outputs: list[Shape], made: int) -
         return ELEMENT * made * max(1, int(attribute(node, "sampling_ratio") or 2)) ** 2
     if node.op == "LRN":
         return made * int(attribute(node, "size"))
-    if node.op in RECURRENT and first and len(inputs) > 2:
+    if node.op in RECURRENT and first:
         weights = sum(prod(shape) for shape in inputs[1:3] if shape is not None)
         return weights * int(prod(first[:2]))
     return 0
@@ -134,7 +134,7 @@ def _special(node: Node, inputs: list[Shape], outputs: list[Shape], made: int) -
 
 def _windows(node: Node, shapes: Mapping[int, Shape]) -> int:
     """Bytes of a convolution's windows where it is computed from them all at once."""
-    weight = shapes.get(id(node.inputs[1])) if is_conv(node) and len(node.inputs) > 1 else None
+    weight = shapes.get(id(node.inputs[1])) if is_conv(node) else None
     out = shapes.get(id(node.outputs[0])) if node.outputs else None
     if weight is None or out is None or prod(weight[2:]) <= LARGE_KERNEL:
         return 0

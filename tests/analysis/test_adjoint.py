@@ -40,13 +40,19 @@ BODIES = {
     "Div": ("float[1] one = {3}", "s = Exp(x) t = Add(s, one) y = Div(x, t)"),
     "Softmax": ("float[1] one = {3}", "y = Softmax<axis=1>(x)"),
     "SiLU": ("float[1] one = {3}", "s = Sigmoid(x) y = Mul(x, s)"),
+    "Clip without a bound": ("float most = {9}", "y = Clip(x, , most)"),
     "functions": ("float[1] two = {2}", "a = HardSwish(x) b = Tanh(a) c = Softplus(b) y = Pow(c, two)"),
+    "Identity and Dropout": ("float[1] one = {3}", "a = Identity(x) b = Dropout(a) y = Mul(b, x)"),
     "Concat and Split": ("int64[2] n = {1, 3}", "a, b = Split<axis=1>(x, n) y = Concat<axis=1>(b, a, b)"),
     "Slice": (
         "int64[2] a = {1, -1}, int64[2] b = {7, -9}, int64[2] c = {2, 3}, int64[2] d = {2, -1}",
         "y = Slice(x, a, b, c, d)",
     ),
     "Gather": ("int64[5] i = {3, 0, 3, 1, 3}", "y = Gather<axis=1>(x, i)"),
+    "Gather of two": ("int64[3] i = {3, 0, 3}", "y = Gather<axis=-3>(x, i)"),
+    "Gather of a matrix": ("int64[2,2] i = {3, -2, 0, 3}", "y = Gather<axis=2>(x, i)"),
+    "Gather of one": ("int64 i = {-3}", "y = Gather<axis=1>(x, i)"),
+    "Split in part": ("int64[2] n = {1, 3}", "a, b = Split<axis=-3>(x, n) y = Relu(b)"),
     "Pad": ("int64[8] p = {0, 0, 1, 2, 0, 0, 0, 3}", "y = Pad(x, p)"),
     "Resize": ("float[0] r, float[4] s = {1, 1, 2, 3}", "y = Resize<mode=\"nearest\",nearest_mode=\"floor\","
                "coordinate_transformation_mode=\"asymmetric\">(x, r, s)"),
@@ -56,10 +62,21 @@ BODIES = {
     "MaxPool strided": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[3,2],strides=[2,2],pads=[1,0,1,0]>(x)"),
     "Conv SAME": ("float[6,4,3,2] w", "y = Conv<auto_pad=\"SAME_UPPER\",strides=[2,3]>(x, w)"),
     "Conv VALID": ("float[6,4,3,3] w", "y = Conv<auto_pad=\"VALID\">(x, w)"),
+    "Conv of a row": ("float[6,4,3] w, int64[3] s = {1, 4, 64}",
+                      "f = Reshape(x, s) y = Conv<auto_pad=\"VALID\",strides=[2]>(f, w)"),
+    "ConvTranspose with more": (
+        "float[4,3,3,3] w", "y = ConvTranspose<strides=[2,3],pads=[1,0,1,1],output_padding=[1,2]>(x, w)"),
+    "Gemm the other way": ("float[256,5] w, int64[2] s = {1, 256}", "f = Reshape(x, s) y = Gemm<alpha=0.5>(f, w)"),
+    "MatMul from the left": ("float[3,4,5,8] w", "y = MatMul(w, x)"),
     "MaxPool ceil": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[3,3],strides=[2,2],ceil_mode=1>(x)"),
     "MaxPool SAME": ("float[1] one = {3}", "y = MaxPool<kernel_shape=[2,3],strides=[3,2],auto_pad=\"SAME_LOWER\">(x)"),
     "AveragePool ceil": ("float[1] one = {3}", "y = AveragePool<kernel_shape=[3,3],strides=[2,2],ceil_mode=1>(x)"),
     "AveragePool inside": ("float[1] one = {3}", "y = AveragePool<kernel_shape=[3,3],pads=[1,1,1,1]>(x)"),
+    "AveragePool VALID": (
+        "float[1] one = {3}", "y = AveragePool<kernel_shape=[3,2],strides=[2,3],auto_pad=\"VALID\">(x)"),
+    "AveragePool ceil, padded": (
+        "float[1] one = {3}",
+        "y = AveragePool<kernel_shape=[3,3],strides=[2,2],pads=[0,1,0,1],ceil_mode=1,count_include_pad=1>(x)"),
     "AveragePool padded": (
         "float[1] one = {3}", "y = AveragePool<kernel_shape=[3,2],pads=[1,0,2,1],count_include_pad=1>(x)"),
     "AveragePool SAME": (
@@ -67,6 +84,8 @@ BODIES = {
     "Resize linear": ("float[4] s = {1, 1, 1.5, 0.75}", "y = Resize<mode=\"linear\">(x, , s)"),
     "Resize aligned": ("int64[4] s = {1, 4, 13, 8}", "y = Resize<mode=\"linear\","
                        "coordinate_transformation_mode=\"align_corners\">(x, , , s)"),
+    "Resize with empty scales": ("float[0] e, int64[4] s = {1, 4, 13, 5}", "y = Resize<mode=\"linear\">(x, e, e, s)"),
+    "Resize by a little": ("float[4] s = {1, 1, 1.1, 1.05}", "y = Resize<mode=\"linear\">(x, , s)"),
     "Resize cubic": ("float[4] s = {1, 1, 2, 0.5}", "y = Resize<mode=\"cubic\",cubic_coeff_a=-0.5>(x, , s)"),
     "Resize nearest, not whole": ("int64[4] s = {1, 4, 5, 11}", "y = Resize<mode=\"nearest\">(x, , , s)"),
     "LayerNormalization": (
@@ -79,12 +98,17 @@ BODIES = {
     "ReduceMin": ("float[1] one = {3}", "m = ReduceMin<axes=[2,3]>(x) y = Mul(m, x)"),
     "GlobalMaxPool": ("float[1] one = {3}", "m = GlobalMaxPool(x) y = Sub(x, m)"),
     "ReduceSum": ("int64[1] k = {-1}", "y = ReduceSum<keepdims=0>(x, k)"),
+    "ReduceSum of nothing": ("float[1] one = {3}", "s = ReduceSum<noop_with_empty_axes=1>(x) y = Mul(s, x)"),
+    "ReduceSum of all": (
+        "int64[1] k = {1}", "a = ReduceSum(x) s = ReduceSum<noop_with_empty_axes=1>(x, k) y = Mul(a, s)"),
+    "ReduceMean of all": ("float[1] one = {3}", "a = ReduceMean<keepdims=0>(x) y = Mul(a, x)"),
     "lengths": ("float[1] one = {3}", "a = ReduceL2<axes=[1]>(x) b = Div(x, a) c = ReduceL1<axes=[1]>(b) "
                 "d = ReduceSumSquare<axes=[3],keepdims=0>(b) e = ReduceMean<axes=[3],keepdims=0>(c) y = Mul(d, e)"),
     "GatherElements": ("int64[1,4,3,2] i", "y = GatherElements<axis=2>(x, i)"),
     "Tile": ("int64[4] r = {2, 1, 3, 2}", "y = Tile(x, r)"),
-    "DepthToSpace": ("float[1] one = {3}", "y = DepthToSpace<blocksize=2>(x)"),
-    "DepthToSpace CRD": ("float[1] one = {3}", "y = DepthToSpace<blocksize=2,mode=\"CRD\">(x)"),
+    "DepthToSpace": ("float[1] one = {3}", "n = Exp(x) c = Concat<axis=1>(x, n) y = DepthToSpace<blocksize=2>(c)"),
+    "DepthToSpace CRD": ("float[1] one = {3}",
+                         "n = Exp(x) c = Concat<axis=1>(x, n) y = DepthToSpace<blocksize=2,mode=\"CRD\">(c)"),
     "SpaceToDepth": ("float[1] one = {3}", "y = SpaceToDepth<blocksize=4>(x)"),
     "LogSoftmax": ("float[1] one = {3}", "y = LogSoftmax<axis=1>(x)"),
     "Max and Min": ("float[4,1,1] w", "m = GlobalAveragePool(x) n = Neg(x) a = Max(x, m, w) y = Min(a, n)"),
@@ -140,6 +164,22 @@ def test_groups_are_normalised() -> None:
     assert disagreement(model, model) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "opset, weights, body",
+    [
+        (9, "float[4] s = {1, 1, 2, 3}", 'y = Upsample<mode="linear">(x, s)'),
+        (10, "float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, s)'),
+        (11, "float[8] r, float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, r, s)'),
+        (18, "int64[2] k = {1, -1}", "y = ReduceMax(x, k)"),
+        (18, "int64[1] k = {2}", "y = ReduceL2<keepdims=0>(x, k)"),
+        (18, "int64[1] k = {2}", "y = ReduceMean<keepdims=0>(x, k)"),
+    ],
+)
+def test_as_other_opsets_spell_it(opset: int, weights: str, body: str) -> None:
+    model = build(onnx_text(X, "float y", weights, body, opset))
+    assert disagreement(model, model) < TOLERANCE
+
+
 def test_root_mean_squares_are_normalised() -> None:
     """Opset 23, which onnxruntime may not run: against the same written out."""
     plain = "m = Mul(x, x) n = ReduceMean(m, k) o = Add(n, e) q = Sqrt(o) r = Div(x, q) y = Mul(r, a_gamma)"
@@ -191,6 +231,76 @@ def test_a_whole_detector(name: str) -> None:
     expected = image.grad.numpy()
     assert np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
     assert np.abs(found * np.float32(1.05) - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+def carried(weights: str, body: str, shape: tuple[int, ...] | None = None) -> list[str]:
+    """The operators that carry y's cotangent back to x; `shape`: of y, where it is not inferred."""
+    graph = copy_graph(build(onnx_text(X, "float y", weights, body)).graph)
+    y = graph.outputs[0]
+    y.shape = shape or y.shape
+    before = len(graph.nodes)
+    carry_back(graph, {y.name: gs.Variable("u", np.float32, shape_of(y))}, ["x"])
+    return [node.op for node in graph.nodes[before:]]
+
+
+@pytest.mark.parametrize(
+    "weights, body, found",
+    [
+        ("float[4] s = {1, 1, 2, 3}", 'y = Resize<mode="nearest",nearest_mode="floor">(x, , s)', ["Conv"]),
+        ("float[4] s = {1, 1, 2, 1}", 'y = Resize<mode="linear">(x, , s)', ["MatMul"]),
+        ("float[4] s = {1, 1, 1, 2}", 'y = Resize<mode="linear">(x, , s)', ["MatMul"]),
+        ("float[4] s = {1, 1, 1, 512}", 'y = Resize<mode="linear">(x, , s)', ["MatMul"]),
+        ("int64[4] i = {0, 1, 2, 3}", "y = Gather<axis=1>(x, i)", []),
+    ],
+)
+def test_no_more_than_it_takes(weights: str, body: str, found: list[str]) -> None:
+    assert [op for op in carried(weights, body) if op != "Identity"] == found
+
+
+@pytest.mark.parametrize(
+    "weights, body, why",
+    [
+        ("float[1] two = {2}", "p = Mul(x, two) w = GlobalMaxPool(x) y = Conv(x, w)", "weight is not constant"),
+        ("float[4,3,2,2] w", "c = Neg(w) d = Identity(x) y = ConvTranspose<output_shape=[9,9]>(d, w)", "its padding"),
+        ("float[4,3,2,2] w", 'y = ConvTranspose<auto_pad="SAME_UPPER">(x, w)', "its padding"),
+        ("float[8] w", "y = MatMul(x, w)", "one side is a vector"),
+        ("float[8] w", "y = MatMul(w, x)", "one side is a vector"),
+        ("int64[2] s = {256, 1}, float[256,3] w", "f = Reshape(x, s) y = Gemm<transA=1>(f, w)", "is transposed"),
+        ("int64[1] one = {1}", "c = Cast<to=7>(x) y = Cast<to=1>(c)", "only from one floating-point type"),
+        ("float[4] s = {1, 1, 1, 513}", 'y = Resize<mode="linear">(x, , s)', "its coordinates"),
+        ("float[8] r = {0, 0, 0, 0, 1, 1, 1, 1}, float[4] s = {1, 1, 2, 2}",
+         'y = Resize<mode="linear",coordinate_transformation_mode="tf_crop_and_resize">(x, r, s)', "its coordinates"),
+        ("float[4] s = {1, 2, 2, 2}", 'y = Resize<mode="nearest">(x, , s)', "height and width alone"),
+        ("int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}", 'y = Pad<mode="reflect">(x, p)', "constant padding outwards"),
+        ("int64[8] p = {0, 0, -1, 0, 0, 0, 0, 0}", "y = Pad(x, p)", "constant padding outwards"),
+        ("int64[3] s = {1, 4, 64}", "f = Reshape(x, s) y = MaxPool<kernel_shape=[3]>(f)", "windows of two sides"),
+        ("float[1] one = {1}", "y = LpNormalization<axis=1,p=1>(x)", "Euclidean"),
+        ("float[1] one = {1}", "y = Floor(x)", "a step function"),
+        ("float[1] one = {1}", "e = GlobalMaxPool(x) y = Pow(x, e)", "more than its first input varies"),
+        ("float[3,4,8,8] e", "y = Pow(x, e)", "its input is broadcast"),
+        ("float[4] b, float[4] m, float[4] v_var, int64[1] k = {-1}",
+         "g = Flatten<axis=0>(m) h = Reshape(g, k) y = BatchNormalization(x, h, b, m, v_var)", "its statistics"),
+        ("float[4] b, float[4] m, float[4] g_gamma, int64[1] k = {-1}",
+         "f = Flatten<axis=0>(m) h = Reshape(f, k) y = BatchNormalization(x, g_gamma, b, m, h)", "its statistics"),
+    ],
+)  # fmt: skip
+def test_what_has_no_gradient_says_why(weights: str, body: str, why: str) -> None:
+    with pytest.raises(UnsupportedError, match=why):
+        carried(weights, body)
+
+
+def test_of_computed_places_there_is_none() -> None:
+    """Where the result's shape is known nevertheless: it is declared."""
+    computed = "s = Shape(x) d = Sub(s, s) t = Add(d, r) "
+    weights = "int64[4] r = {1, 1, 2, 1}, int64[4] e = {1, 1, 8, 4}, int64[8] p = {0, 0, 1, 0, 0, 0, 0, 0}"
+    for body, shape, why in (
+        ("y = Tile(x, t)", (1, 4, 16, 8), "its repeats"),
+        ("y = Slice(x, d, e)", (1, 1, 8, 4), "its bounds"),
+        ("y = Gather<axis=2>(x, t)", (1, 4, 4, 8), "its indices"),
+        ("q = Concat<axis=0>(d, d) y = Pad(x, q)", (1, 4, 8, 8), "its pads"),
+    ):
+        with pytest.raises(UnsupportedError, match=why):
+            carried(weights, computed + body, shape)
 
 
 def test_an_unknown_operator_is_refused() -> None:

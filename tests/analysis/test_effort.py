@@ -64,6 +64,25 @@ def test_work(body: str, weights: str, work: int) -> None:
     assert work_of(graph.nodes[0], concrete_shapes(graph)) == work
 
 
+def test_the_worst_moment_is_where_the_output_is_checked() -> None:
+    found = effort("a = Relu(x) y = Tanh(a)", outputs=f"float[1,4,{SIDE},{SIDE}] y")
+    assert found.memory == OUTPUT_COPIES * 4 * MAP and found.memory_node.endswith("(Tanh)")
+
+
+@pytest.mark.parametrize("op", ["Relu", "MatMul", "ConvTranspose", "LSTM", "MaxPool", "Einsum"])
+def test_of_what_nothing_is_known_nothing_is_counted(op: str) -> None:
+    attributes = {"MaxPool": {"kernel_shape": [3, 3]}, "Einsum": {"equation": "ab,bc->ac"}}.get(op, {})
+    tensors = [gs.Variable(name, np.float32) for name in "xwry"]
+    node = gs.Node(op, "n", attributes, tensors[: 1 if op in ("Relu", "MaxPool") else 3], tensors[3:])
+    assert work_of(node, {}) == 0
+
+
+def test_three_operands_are_no_recurrent_layer() -> None:
+    x, y = gs.Variable("x", np.float32), gs.Variable("y", np.float32)
+    shapes = {id(x): (100, 100, 2), id(y): (100, 100, 2)}
+    assert work_of(gs.Node("Max", "n", {}, [x, x, x], [y]), shapes) == ELEMENT * 4 * 20_000
+
+
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm"])
 @pytest.mark.parametrize("weight", [(), (3,), None])
 def test_a_weight_that_is_none_is_counted_and_not_stumbled_over(op: str, weight: tuple[int, ...] | None) -> None:

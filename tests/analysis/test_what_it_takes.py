@@ -23,13 +23,14 @@ from onnxslim_yolo.analysis.effort import (
     name_of,
     work_of,
 )
-from onnxslim_yolo.analysis.limits import Limits, in_units, limits_for, limits_of
+from onnxslim_yolo.analysis.limits import Limits, held_to, in_units, limits_for, limits_of, pair_memory
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.model import Model
 from tests.analysis.graphs import onnx_text
 from tests.numeric import build
 
 WEIGHTS = """float[8, 4, 3, 3] w, float[4, 8, 2, 2] up, float[2, 4, 16, 16] large, float[2, 4, 15, 15] medium,
+    float[4, 1, 16, 16] own, float[1, 256] bias,
     float[1, 128, 4] lstm, float[1, 128, 32] state, float[1, 5] roi, int64[1] batch = {0}, float[1, 4] box,
     float[4] double = {1, 1, 2, 2}, float[4] gamma, float[4] beta, float[4] mean, float[4] var"""
 MAP = 4 * 20 * 20
@@ -74,6 +75,8 @@ def test_a_product_of_sums() -> None:
 def test_recurrent_layers_read_their_weights_at_every_step() -> None:
     found = work("y = LSTM <hidden_size = 32> (x, lstm, state)", "float[a, b, c, d]", "1000, 3, 4")
     assert found == 1000 * 3 * (128 * 4 + 128 * 32)
+    biased = "y = LSTM <hidden_size = 32> (x, lstm, state, bias)"
+    assert work(biased, "float[a, b, c, d]", "1000, 3, 4") == found
 
 
 def test_windows_are_written_out_where_kernels_are_large() -> None:
@@ -84,6 +87,9 @@ def test_windows_are_written_out_where_kernels_are_large() -> None:
     weights = 4 * 2 * 4 * (256 - 225)
     outputs = 4 * 2 * (5 * 5 - 6 * 6)
     assert large - medium == 2 * 4 * 4 * 256 * 25 + weights + outputs
+    own = effort_of(model_of("y = Conv <group = 4> (x, own)").graph).memory
+    windows = 2 * 4 * (4 - 1) * 256 * 25
+    assert large - own == windows + 4 * 4 * 256 * (2 - 1) - 4 * 2 * 25  # half the weights, twice the outputs
 
 
 @pytest.mark.parametrize(
@@ -176,8 +182,16 @@ class TestLimits:
         assert more.work - some.work == some.work - none.work
         assert limits_of(10, 40, 7.0, None) == Limits(7.0, some.work)
         assert limits_of(10, 40, None, 7.0) == Limits(some.memory, 7.0)
+        assert none == Limits(320 * 2**20, 30e9)
+        assert some == Limits(320 * 2**20 + 16 * 40, 30e9 + 60_000 * 10)
         model = model_of("y = Conv (x, medium)")
         assert limits_for(model, None, None) == limits_of(2 * 4 * 225, 4 * 2 * 4 * 225, None, None)
+
+    def test_of_a_pair_grow_with_its_file(self, tmp_path: Path) -> None:
+        weights = tmp_path / "m.bin"
+        weights.write_bytes(bytes(100))
+        assert pair_memory(weights) == 2**30 + 32 * 100
+        assert pair_memory(weights, 5.0) == 5.0 and "5B of memory" in held_to(5.0)
 
     def test_of_what_the_image_decides(self) -> None:
         text = onnx_text("float[1, 1, 1, 1] x, int64[4] k", "float[a, b, c, d] y", WEIGHTS, "y = Expand (x, k)")
