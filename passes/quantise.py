@@ -159,8 +159,10 @@ def calibration(calib: Path, model: Model) -> list[Array]:
 
 
 def _require_float32(model: Model) -> None:
-    kinds = {str(np.dtype(t.dtype)) for t in model.graph.inputs if t.dtype is not None}
-    if kinds != {"float32"} and kinds:
+    """Whole numbers are pixels, which the first layers make floats of; half precision is another arithmetic."""
+    kinds = {np.dtype(t.dtype) for t in model.graph.inputs if t.dtype is not None}
+    kinds = {str(kind) for kind in kinds if kind.kind not in "iu" and kind != np.float32}
+    if kinds:
         raise UnsupportedError(
             f"int8 is made of float32 networks, and this one reads {', '.join(sorted(kinds))}",
             file=model.source.file,

@@ -68,6 +68,7 @@ class CalibrationImages(Sequence[Array]):
         first = model.graph.inputs[0].shape[0]
         self._batch = int(first) if isinstance(first, (int, np.integer)) and first > 0 else 1
         self._dtype = model.graph.inputs[0].dtype or np.float32
+        self._channels_last = not channels_first(model)
         form = input_format_of(model.metadata) or UNIT
         self._form = replace(form, bgr=form.bgr or _wants_bgr(model, self.size))
 
@@ -83,9 +84,10 @@ class CalibrationImages(Sequence[Array]):
         return self.feed(view_of(to_input(self.canvas(number)), view, number))
 
     def feed(self, pixels: Array) -> Array:
-        """(b, 3, h, w) RGB in [0, 1] as the model is fed it."""
+        """(b, 3, h, w) RGB in [0, 1] as the model is fed it: (b, h, w, 3) where it takes that."""
         image = self._form.feed(pixels, self._dtype)
-        return image if self._batch == 1 else np.repeat(image, self._batch, axis=0)
+        placed = np.ascontiguousarray(np.moveaxis(image, 1, -1)) if self._channels_last else image
+        return placed if self._batch == 1 else np.repeat(placed, self._batch, axis=0)
 
     def canvas(self, number: int) -> Array:
         """An image, letterboxed: (h, w, 3) uint8 RGB."""
@@ -135,15 +137,23 @@ def input_size(model: Model) -> tuple[int, int]:
     """(h, w) of the model's image input.
 
     Raises:
-        UnsupportedError: the model does not take one image (b, 3, h, w) of fixed size.
+        UnsupportedError: the model does not take one image (b, 3, h, w) or (b, h, w, 3) of fixed size.
     """
     if len(model.graph.inputs) == 1:
-        shape = model.graph.inputs[0].shape or []
-        if len(shape) == 4 and shape[1] == 3 and all(isinstance(d, int) and d > 0 for d in shape[2:]):
-            return int(shape[2]), int(shape[3])
+        shape = list(model.graph.inputs[0].shape or [])
+        channel = 1 if channels_first(model) else 3
+        sides = [length for axis, length in enumerate(shape) if axis not in (0, channel)]
+        if len(shape) == 4 and shape[channel] == 3 and all(isinstance(d, int) and d > 0 for d in sides):
+            return int(sides[0]), int(sides[1])
     listed = ", ".join(f"{t.name} {t.shape}" for t in model.graph.inputs)
     raise UnsupportedError(
-        f"calibration needs one input of shape (b, 3, h, w); the model has {listed}",
+        f"calibration needs one image of fixed size, (b, 3, h, w) or (b, h, w, 3); the model has {listed}",
         file=model.source.file,
-        hint="fix the size with --imgsz, or leave --calib out",
+        hint="fix an open size with --imgsz, or leave --calib out",
     )
+
+
+def channels_first(model: Model) -> bool:
+    """Whether the model's image is (b, 3, h, w); else (b, h, w, 3), if it is one at all."""
+    shape = list(model.graph.inputs[0].shape or [])
+    return len(shape) == 4 and shape[1] == 3

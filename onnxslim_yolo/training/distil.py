@@ -27,7 +27,7 @@ from onnxslim_yolo.errors import InputError, UsageError
 from onnxslim_yolo.ir.graph import static_shape
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.load import LoadOptions, read_model
-from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages, input_size
+from onnxslim_yolo.pruning.calibration_images import HELD_OUT, CalibrationImages, channels_first, input_size
 from onnxslim_yolo.runtime.progress import counted
 from onnxslim_yolo.training.image_batches import PLAIN, Variation, batches
 from onnxslim_yolo.training.lesson import Lesson
@@ -255,6 +255,9 @@ def prepared(path: Path, options: DistilOptions) -> Model:
 def require_alike(student: Model, teacher: Model, file: Path) -> None:
     """Raises InputError where the two do not take the same images or do not give the same kind of outputs."""
     sizes = [input_size(model) for model in (student, teacher)]
+    if not (channels_first(student) and channels_first(teacher)):
+        hint = "leave the preprocessing out of the graph, and give --input"
+        raise InputError("trains on images (b, 3, h, w), and these networks take (b, h, w, 3)", file=file, hint=hint)
     if sizes[0] != sizes[1]:
         shown = ["x".join(map(str, size)) for size in sizes]
         raise InputError(f"takes images of {shown[0]}, its teacher of {shown[1]}", file=file, hint="give --imgsz")

@@ -82,6 +82,17 @@ def test_pixels_are_fed_as_the_network_takes_them(tmp_path: Path) -> None:
     assert CalibrationImages(folder, model)[0][0, :, 5, 5].tolist() == [14.5, 9.5, 4.5]
 
 
+def test_channels_may_lie_last(tmp_path: Path) -> None:
+    """A graph that holds its own preprocessing, as other tools take pictures: (b, h, w, 3), bytes."""
+    picture = np.arange(12 * 16 * 3).reshape(12, 16, 3) % 251
+    body = "f = Cast<to=1>(x) y = ReduceMean<axes=[1,2,3], keepdims=0>(f)"
+    model = build(onnx_text("uint8[2,12,16,3] x", "float[2] y", "float[1] unread", body))
+    model.metadata[INPUT_KEY] = str(InputFormat(std=(1.0,)))
+    fed = CalibrationImages(write(tmp_path / "p", [picture]), model)[0]
+    assert fed.dtype == np.uint8 and fed.flags.c_contiguous
+    assert np.array_equal(fed, np.stack([picture, picture]))
+
+
 def test_views_follow_their_image(twenty: Path) -> None:
     images = CalibrationImages(twenty, network(), views=3)
     assert len(images) == 60 and numbers(images) == [n for n in range(20) for _ in range(3)]
@@ -121,7 +132,7 @@ def test_what_shows_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", ["3,16,16", "1,1,16,16", "1,3,h,16", "1,3,16,0"])
 def test_what_takes_no_image_is_refused_with_its_inputs(shape: str) -> None:
-    with pytest.raises(UnsupportedError, match=r"one input of shape.*the model has x"):
+    with pytest.raises(UnsupportedError, match=r"needs one image of fixed size.*the model has x"):
         input_size(network(shape))
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import InputError, OnnxSlimError, UnsupportedError, UsageError, VerificationError
+from onnxslim_yolo.ir.input_format import BYTES, INPUT_KEY
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.passes.quantise import Quantise
@@ -23,6 +24,8 @@ from onnxslim_yolo.quantisation.plan import Range
 from onnxslim_yolo.quantisation.qdq import quantised_graph
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx
 from onnxslim_yolo.verify.quantised import verify_quantised
+from tests.numeric import build
+from tests.passes.cutting import onnx_text
 
 BODIES = {
     "relu": (
@@ -116,6 +119,23 @@ def test_the_file_computes_the_plan(body: str, opset: int, images: Path, tmp_pat
     assert found.failed is None
     assert found.kernels == len(plan.layers) == layers_of(body)
     assert not found.blind
+    assert found.controls and min(control.worst for control in found.controls if not control.blind) > 1e-2
+
+
+def test_a_picture_of_bytes_is_quantised_behind_its_preprocessing(images: Path, tmp_path: Path) -> None:
+    body = """f = Cast<to=1> (x) s = Sub (f, mean) d = Div (s, std) t = Transpose<perm=[0,3,1,2]> (d)
+        c = Conv<pads=[1,1,1,1]> (t, w) r = Relu (c) y = Conv (r, v)"""
+    weights = "float[3] mean, float[3] std, float[8,3,3,3] w, float[6,8,1,1] v"
+    model = build(
+        onnx_text("uint8[1,24,32,3] x", "float[1,6,24,32] y", weights, body),
+        values={"mean": np.full(3, 120.0), "std": np.full(3, 60.0)},
+    )
+    model.metadata[INPUT_KEY] = str(BYTES)
+    plan = quantised(model, images).quantised
+    assert plan is not None and len(plan.layers) == 2
+    file = quantised_graph(model, plan).save(tmp_path / "m.onnx")
+    found = verify_quantised(model, plan, file, image_like_feeds(model, 3))
+    assert found.failed is None and found.kernels == 2
     assert found.controls and min(control.worst for control in found.controls if not control.blind) > 1e-2
 
 
