@@ -47,6 +47,7 @@ from onnxslim_yolo.rewrites.target_nodes import resolve_targets
 
 DEFAULT_SIZE = 640
 GUESSED = "the input's size was guessed:"
+_OTHER_SIZE = "the graph may hold sizes for other images: give the --imgsz that it was exported with"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Canonicalise:
             return fixed + _simplify(model.graph)
         except OnnxSlimError as error:
             guess = next((note for note in model.notes if note.startswith(GUESSED)), None)
-            error.hint = guess or error.hint
+            error.file = error.file or model.source.file
+            error.hint = guess or (_OTHER_SIZE if fixed and (self.height or self.width) else error.hint)
             raise
 
     def _fix_inputs(self, model: Model) -> int:

@@ -8,6 +8,7 @@ running it over its own node tests): in the skeleton another operator stands in 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -111,12 +112,25 @@ def infer_shapes(
         RuntimeError,
         ValueError,
     ) as error:
-        reason = str(error).strip().replace("\n", " ")
+        op, name, reason = _first_of(" ".join(str(error).split()))
         raise InputError(
-            f"shape inference failed: {reason[:600]}", hint="the graph's shapes contradict each other"
+            f"shape inference failed{f' at {op}' if op else ''}: {reason}",
+            node=name or None,
+            hint="the graph's shapes contradict each other",
         ) from error
     infos = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
     return {info.name: info.type for info in infos}
+
+
+_ERROR = re.compile(r"\(op_type:(\S+?)(?:, node name: (.*?))?\): ((?:(?! \(op_type:).)*)")
+_KIND = re.compile(r"^(\[\w+\]|Inference error\(s\):|\s)+")
+
+
+def _first_of(text: str) -> tuple[str, str, str]:
+    """Operator, node and reason of the first of onnx's complaints: the others follow from it."""
+    found = _ERROR.search(text)
+    op, name, reason = found.groups() if found is not None else ("", "", text)
+    return op, name or "", _KIND.sub("", reason)[:300]
 
 
 def _known(name: str, sizes: Mapping[str, Sequence[int]] | None) -> str:

@@ -19,10 +19,10 @@ from tests.passes.cutting import onnx_text
 BODY = "a = Conv<pads=[1,1,1,1]>(x, w) b = Relu(a) y = Conv(b, v)"
 
 
-def written(folder: Path, dims: tuple[int, ...], body: str = BODY) -> Path:
+def written(folder: Path, dims: tuple[int, ...], body: str = BODY, more: str = "") -> Path:
     """Two convolutions whose input has these dimensions as its file's numbers."""
     rng = np.random.default_rng(0)
-    weights = "float[8,3,3,3] w, float[4,8,1,1] v"
+    weights = "float[8,3,3,3] w, float[4,8,1,1] v" + more
     values = {"w": rng.standard_normal((8, 3, 3, 3)), "v": rng.standard_normal((4, 8, 1, 1))}
     proto = build(onnx_text("float[1,3,32,32] x", "float[a,b,c,d] y", weights, body), values=values).to_onnx()
     for value in (*proto.graph.input, *proto.graph.output):
@@ -64,4 +64,16 @@ def test_an_error_that_follows_from_a_guess_says_so(tmp_path: Path) -> None:
     with pytest.raises(OnnxSlimError, match="640x640") as caught:
         oy.compile(path, out=tmp_path / "out")
     assert "--imgsz" in str(caught.value)
+    assert oy.compile(path, out=tmp_path / "out", imgsz=32).onnx is not None
+
+
+def test_a_size_that_the_graph_does_not_take_is_said_as_that(tmp_path: Path) -> None:
+    """One complaint of onnx's, the first: with its file, its node, and the way out."""
+    body = "a = Conv<pads=[1,1,1,1]>(x, w) b = Add(a, grid) c = Relu(b) d = Sigmoid(c) y = Conv(d, v)"
+    path = written(tmp_path, (1, 3, -1, -1), body, ", float[1,8,32,32] grid")
+    with pytest.raises(OnnxSlimError) as caught:
+        oy.compile(path, out=tmp_path / "out", imgsz=64)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2 and "node 'Add_1': shape inference failed at Add: Incompatible dimensions" in lines[0]
+    assert path.name in lines[0] and "give the --imgsz that it was exported with" in lines[1]
     assert oy.compile(path, out=tmp_path / "out", imgsz=32).onnx is not None
