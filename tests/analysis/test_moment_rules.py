@@ -99,7 +99,7 @@ class TestNorm:
         ],
     )
     def test_of_what_never_varied(self, var: list[float], gamma: list[float], still: list[bool]) -> None:
-        """What is left of a tiny running variance, times γ, must be less than a thousandth; without a floor it counts."""
+        """What is left of a tiny running variance, times γ, must be less than a thousandth; without a floor, 0."""
         body = "c = Conv (x, free) y = BatchNormalization (c, gamma, beta, mean, var)"
         found = graph(body, var=var, gamma=gamma)
         y = found.model.graph.tensors()["y"]

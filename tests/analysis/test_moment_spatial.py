@@ -148,8 +148,16 @@ class TestZeros:
     def test_not_along_channels(self, call: str, axis: int) -> None:
         assert not normed(f"int64 t = {{{axis}}}", f"y = {call}").moments("y").exact.any()
 
-    @pytest.mark.parametrize("attributes, exact", [("<axes=[2,3]>", True), ("<axes=[-1,-2]>", True),
-                                                   ("<axes=[1,2]>", False), ("<axes=[3,-3]>", False), ("", False)])  # fmt: skip
+    @pytest.mark.parametrize(
+        "attributes, exact",
+        [
+            ("<axes=[2,3]>", True),
+            ("<axes=[-1,-2]>", True),
+            ("<axes=[1,2]>", False),
+            ("<axes=[3,-3]>", False),
+            ("", False),
+        ],
+    )
     def test_cropped_or_put_in_the_middle(self, attributes: str, exact: bool) -> None:
         size = "int64[4] t = {1,4,8,8}" if not attributes else "int64[2] t = {8,8}"
         found = normed(size, f"y = CenterCropPad{attributes}(b, t)", 18).moments("y")
@@ -210,8 +218,15 @@ class TestNorms:
         assert same(found, *exact) and found.mean.shape == (1, 4, 1, 1)
         assert nearly(found.mean, *np.repeat(shift, 4 // len(scale)))
 
-    @pytest.mark.parametrize("beta, zero", [([0, 0, 1, 0], [True, True, False, False]), ([0, 5, 0, 0], [False] * 2 + [True] * 2),
-                                            ([0, 0, 0, 0], [True] * 4), ([5, 5, 5, 5], [False] * 4)])  # fmt: skip
+    @pytest.mark.parametrize(
+        "beta, zero",
+        [
+            ([0, 0, 1, 0], [True, True, False, False]),
+            ([0, 5, 0, 0], [False, False, True, True]),
+            ([0, 0, 0, 0], [True] * 4),
+            ([5, 5, 5, 5], [False] * 4),
+        ],
+    )
     def test_of_a_group_of_zeros(self, beta: list[float], zero: list[bool]) -> None:
         weights, call = "float[4] s, float[4] t", "y = GroupNormalization<num_groups=2>(b, s, t)"
         values = {"s": np.ones(4), "t": self.BETA, "n.beta": beta}
