@@ -78,7 +78,7 @@ class Balance:
 class Labelling:
     """What the rules read and write while labels are being propagated."""
 
-    def __init__(self, graph: gs.Graph, shapes: dict[int, Shape | None], *, whole_heads: bool = False) -> None:
+    def __init__(self, graph: gs.Graph, shapes: dict[int, Shape | None], *, whole_heads: bool) -> None:
         self.graph = graph
         self.whole_heads = whole_heads
         self.sets = UnionFind()

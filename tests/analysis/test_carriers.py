@@ -99,3 +99,23 @@ def test_rows_of_a_matrix_lie_along_another_axis() -> None:
     graph = build(text, values=VALUES).graph
     found = carriers(graph, graph.tensors()["t"], CONSTANT)
     assert isinstance(found, str) and "(Gemm) does more" in found
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "u = Concat <axis = 1> (t, z) y = Conv (u, wide)",
+        "u, v = Split <axis = 1> (t, sizes) p = Conv (u, one) q = Conv (v, two) y = Add (p, q)",
+    ],
+)
+def test_parts_of_unknown_width(body: str) -> None:
+    text = onnx_text("float[1, 3, 4, 4] x, float[1, 3, 4, 4] z", "float[a, b, c, d] y", WEIGHTS, f"t = Relu (x) {body}")
+    graph = build(text, values=VALUES).graph
+    node = graph.nodes[1]
+    part = node.inputs[1] if node.op == "Concat" else node.outputs[1]
+    for shape in ((1, "c", 4, 4), None):
+        part.shape = shape
+        assert "does more" in str(carriers(graph, graph.tensors()["t"], CONSTANT))
+    if node.op == "Split":
+        part.shape = (1, 5, 4, 4)
+        assert "does more" in str(carriers(graph, graph.tensors()["t"], CONSTANT))

@@ -52,6 +52,15 @@ def test_an_emptied_tensor_keeps_the_most_important() -> None:
     assert completed(channels(6, [[0, 1, 2], [3, 4, 5]]), [4], np.array([9.0, 1, 2, 3, 4, 5])) == [0, 4]
 
 
+def test_of_an_emptied_tensor_one_stays_unless_more_are_asked_for() -> None:
+    keep = complete(channels(3, [[0, 1, 2]]), np.zeros(3, dtype=bool), np.array([1.0, 3, 2]))
+    assert keep.tolist() == [False, True, False]
+
+
+def test_a_class_that_fills_many_positions_is_enough() -> None:
+    assert completed(channels(2, [[1, 1, 1, 0]]), [], floor=3) == [1]
+
+
 def test_the_floor() -> None:
     assert completed(channels(6, [[0, 1, 2], [3, 4, 5]]), [4], floor=2) == [1, 2, 4, 5]
     assert completed(channels(3, [[0, 1, 2]]), [], floor=8) == [0, 1, 2]

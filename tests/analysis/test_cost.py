@@ -33,6 +33,11 @@ def test_what_has_no_known_shape_or_matrix_counts_nothing() -> None:
     text = onnx_text("float[1,3,h,w] x", "float[a,b,c,d] y", "float[6,3,3,3] a.weight", "y = Conv(x, a.weight)")
     (layer,) = cost_of(build(text).graph).layers
     assert (layer.macs, layer.parameters) == (0, 162)
+    for end in ("inputs", "outputs"):
+        graph = build(onnx_text("float[1,3,4,4] x", "float[a,b,c,d] y", "float[6,3,3,3] w", "y = Conv(x, w)")).graph
+        assert cost_of(graph).macs == 4 * 162
+        getattr(graph, end)[0].shape = [1, "c", 4, 4]
+        assert cost_of(graph).macs == 0
     body = "w = Mul(a.weight, two) y = Conv(x, w)"
     text = onnx_text("float[1,3,4,4] x", "float[a,b,c,d] y", "float[6,3,3,3] a.weight, float two", body)
     (layer,) = cost_of(build(text).graph).layers

@@ -14,7 +14,8 @@ WEIGHTS = """float[4,3,1,1] a.weight, float[5,3,1,1] b.weight, float[0] roi, flo
     float[4] half = {1, 1, 0.5, 0.5}, float[4] more = {1, 2, 2, 2}, float[4] tall = {1, 1, 3, 1},
     float[4] images = {2, 1, 2, 2}, int64[4] sixteen = {1, 4, 16, 16}, float[2,4,1,1] y.weight, float[2] y.bias,
     float[2,4,3,3] wide, float[2,2,1,1] g.weight, float[2,9,1,1] j.weight, float[3,9,1,1] k.weight,
-    float[2,8,1,1] d.weight, float[2,8,1,1] m.weight, float[4] one = {1, 1, 1, 1}"""
+    float[2,4,3,1] high, float[1,4,8,8] still, float[2,8,1,1] d.weight, float[2,8,1,1] m.weight,
+    float[4] one = {1, 1, 1, 1}"""
 UP = 'a = Conv(x, a.weight) u = Resize<mode="nearest">(a, roi, twice)'
 SIDE = "v = MaxPool<kernel_shape=[1,1]>(large) b = Conv(v, b.weight)"
 READ = "y = Conv(u, y.weight, y.bias)"
@@ -71,6 +72,9 @@ def test_of_two_convolutions_each_reads_it() -> None:
         (f"{UP} y = Conv<strides=[2,2]>(u, y.weight)", ""),
         (f"{UP} y = Conv<pads=[1,1,1,1]>(u, y.weight)", ""),
         (f"{UP} y = Conv<group=2>(u, g.weight)", ""),
+        (f"{UP} y = Conv(u, high)", ""),
+        (UP.replace("(a,", "(still,") + f" {READ}", ""),
+        (UP.replace("roi", "r").replace("u =", "r = Relu(roi) u =") + f" {READ}", ""),
         (f"{UP} w = Relu(y.weight) y = Conv(u, w)", ""),
         (f"{UP} w = Relu(y.bias) y = Conv(u, y.weight, w)", ""),
         (f"{UP} y = Relu(u)", ""),
@@ -108,11 +112,46 @@ def test_of_sizes_that_are_not_known_scales_tell(
     assert result == {key: [(a, b, pytest.approx(c)) for a, b, c in parts] for key, parts in expected.items()}
 
 
-def test_of_other_names_for_a_batch() -> None:
-    model = graph(f"{UP} {READ}", batch="n")
+@pytest.mark.parametrize("batch, becomes", [("n", "m"), ("n", 2), ("1", "m")])
+def test_of_other_names_for_a_batch(batch: str, becomes: str | int) -> None:
+    model = graph(f"{UP} {READ}", batch=batch)
     resize = next(node for node in model.graph.nodes if node.op == "Resize")
-    resize.outputs[0].shape = ["m", *resize.outputs[0].shape[1:]]
+    resize.outputs[0].shape = [becomes, *resize.outputs[0].shape[1:]]
     assert found(model) == ALONE
+
+
+def test_of_one_side_that_is_not_known_scales_tell() -> None:
+    assert found(graph(f"{UP} {READ}", "h,8")) == ALONE == found(graph(f"{UP} {READ}", "8,w"))
+
+
+@pytest.mark.parametrize("at", ["input", "output"])
+def test_of_a_side_that_is_known_on_one_end_alone(at: str) -> None:
+    model = graph(f"{UP} {READ}")
+    resize = next(node for node in model.graph.nodes if node.op == "Resize")
+    tensor = resize.inputs[0] if at == "input" else resize.outputs[0]
+    tensor.shape = [1, 4, "h", tensor.shape[3]]
+    assert found(model) == ALONE
+
+
+def test_of_rows_and_of_nothing_less() -> None:
+    """One spatial axis is a map, in a Concat as well; none is not."""
+    weights = "float[2,6,1] w, float[3] s = {1, 1, 2}, float[2,3] m, float[2] d = {1, 2}"
+    body = 'u = Resize<mode="nearest">(x, , s) c = Concat<axis=1>(u, u) y = Conv(c, w)'
+    rows = build(onnx_text("float[1,3,8] x", "float[i,j,k] y", weights, body, 18))
+    assert found(rows) == {"w": [(0, 3, 0.5), (3, 6, 0.5)]}
+    resize = rows.graph.nodes[0]
+    for tensor in (resize.inputs[0], resize.outputs[0]):
+        tensor.shape = tensor.shape[1:]
+    assert found(rows) == {}
+
+
+@pytest.mark.parametrize(
+    "shape, known", [(None, False), ([1], False), ([1, "c", 16, 16], False), ([1, 5, "h", "w"], True)]
+)
+def test_channels_beside_that_are_not_known(shape: list[int | str] | None, known: bool) -> None:
+    model = graph(f"{SIDE} {UP} c = Concat<axis=1>(b, u) y = Conv(c, j.weight)")
+    model.graph.tensors()["b"].shape = shape
+    assert found(model) == ({"j.weight": [(5, 9, 0.25)]} if known else {})
 
 
 @pytest.mark.parametrize("shape", [None, [1, "c", 16, 16], [1, 4, 16], [1, 8, 16, 16], [2, 4, 16, 16]])

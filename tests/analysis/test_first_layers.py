@@ -41,6 +41,8 @@ def shown(body: str, kind: str = "float", more: str = "", **constants: float) ->
         ("h = Mul(x, k)", {"k": 0.5}, None),
         ("a = Sub(x, k) h = Div(a, d)", {"k": 0.5, "d": 0.25}, UNIT),
         ("a = Sub(x, k) h = Div(a, d)", {"k": 120, "d": 60}, BYTES),
+        ("a = Sub(x, k) h = Mul(a, d)", {"k": 20, "d": 2}, BYTES),
+        ("a = Identity(x) h = Div(a, each)", {}, BYTES),
         ("a = Div(x, d) h = Sub(a, k)", {"k": 4.2, "d": 0.5}, UNIT),  # 2x − 4.2 is nothing at 2.1
         ("a = Mul(x, d) h = Sub(a, k)", {"k": 4.2, "d": 0.5}, BYTES),  # and 0.5x − 4.2 at 8.4
         ("a = Identity(x) b = Cast<to=1>(a) h = Div(b, k)", {"k": 255}, BYTES),
@@ -62,6 +64,7 @@ def shown(body: str, kind: str = "float", more: str = "", **constants: float) ->
             BYTES,
         ),
         ("r = Relu(x) a = Div(x, k) h = Add(a, r)", {"k": 255}, None),
+        ("a = Div(x, k) r = Relu(x) h = Add(a, r)", {"k": 255}, None),
     ],
 )
 def test_of_floats(body: str, constants: dict[str, float], found: InputFormat | None) -> None:
@@ -79,3 +82,20 @@ def test_the_first_node_that_does_something_is_named() -> None:
 def test_of_integers_and_of_several_inputs() -> None:
     assert shown("c = Cast<to=1>(x) h = Mul(c, k)", "uint8", k=2) == (BYTES, "its type is uint8")
     assert shown("h = Div(x, k)", more=", float[1] z", k=255) is None
+
+
+@pytest.mark.parametrize("literal", ["value_float=255.0", "value_floats=[255.0]", "value = float {255.0}"])
+def test_a_literal_that_is_returned_stays_a_node(literal: str) -> None:
+    outputs, body = "float[a,b,c,d] y, float k", f"k = Constant<{literal}>() h = Div(x, k) y = Conv(h, w)"
+    model = build(onnx_text("float[1,3,4,4] x", outputs, WEIGHTS, body))
+    assert "Constant" in [node.op for node in model.graph.nodes]
+    found = format_of_first_layers(model.graph)
+    assert found is not None and found[0] == BYTES
+    model.graph.nodes[0].attrs.clear()
+    assert format_of_first_layers(model.graph) is None
+
+
+def test_what_a_rewrite_took_out_tells_nothing() -> None:
+    graph = build(onnx_text("float[1,3,4,4] x", "float[a,b,c,d] y", WEIGHTS, "h = Div(x, each) y = Conv(h, w)")).graph
+    graph.nodes[0].outputs.clear()
+    assert format_of_first_layers(graph) is None

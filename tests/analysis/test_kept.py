@@ -144,6 +144,15 @@ def test_copies_and_what_is_let_go_begin_without() -> None:
     assert analyse_channels(model.graph).labels is not channels.labels
 
 
+def test_constants_are_unread_until_they_are_loaded() -> None:
+    model = ready()
+    before = State.of(model.graph)
+    loaded = [constant(model, name).values for name in "wvsbmn"]
+    after = State.of(model.graph)
+    assert len(loaded) == 6 and before is not None and after is not None
+    assert (before.unread, after.unread) == (True, False)
+
+
 def test_of_what_is_not_known_nothing_is_kept() -> None:
     model = ready()
     assert State.of(model.graph) is not None

@@ -19,7 +19,7 @@ class Bench:
         self.w = gs.Constant("w", np.zeros((2, 3), np.float32))
         self.node: Node = gs.Node("Add", "n", inputs=[self.x, self.w], outputs=[self.y])
         self.graph = gs.Graph([self.node], [self.x], [self.y])
-        self.state = Labelling(self.graph, {id(self.x): (2, 3), id(self.y): (2, 3)})
+        self.state = Labelling(self.graph, {id(self.x): (2, 3), id(self.y): (2, 3)}, whole_heads=False)
         self.state.sets.fresh(20)
 
     def label(self, *rows: object, tensor: Tensor | None = None) -> None:
