@@ -29,7 +29,7 @@ from onnxslim_yolo.ir.graph import (
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.ops.arithmetic import is_product, is_sum
-from onnxslim_yolo.ops.linear import is_conv, is_gemm, is_transposed_conv
+from onnxslim_yolo.ops.linear import is_conv, is_gemm, is_transposed_conv, multiplies_matrices
 from onnxslim_yolo.ops.movement import is_join, tells_sizes
 from onnxslim_yolo.ops.norms import is_batch_norm
 
@@ -142,12 +142,17 @@ def is_learned(node: Node) -> bool:
     """Whether a node has trained weights, which an expectation over bins has not."""
     if is_batch_norm(node) or is_transposed_conv(node) or is_gemm(node):
         return True
-    if not is_conv(node):
-        return False
+    return is_conv(node) and not takes_expectation(node)
+
+
+def takes_expectation(node: Node) -> bool:
+    """Whether a convolution or a product only sums bins, each times its number."""
     weight = input_constant(node, 1)
-    if weight is None or weight.ndim != 4 or weight.shape[0] != 1 or weight.shape[2:] != (1, 1):
-        return True
-    return not np.array_equal(weight.ravel(), np.arange(weight.shape[1]))
+    if weight is None or weight.size < 2 or not (is_conv(node) or multiplies_matrices(node)):
+        return False
+    if is_conv(node) and (weight.ndim != 4 or weight.shape[0] != 1 or weight.shape[2:] != (1, 1)):
+        return False
+    return max(weight.shape) == weight.size and np.array_equal(weight.ravel(), np.arange(weight.size))
 
 
 def _move_forward(graph: gs.Graph, boundary: list[Tensor], inside: dict[int, Node]) -> list[Tensor]:

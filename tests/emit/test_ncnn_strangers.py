@@ -201,6 +201,20 @@ def test_a_head_is_cut_in_front_of_what_depends_on_data(tail: str, tmp_path: Pat
     assert any("the head was cut before" in note for note in result.report["notes"])
 
 
+@pytest.mark.parametrize("bins", ["{0, 1}", "{0, 2}"])
+def test_an_expectation_over_bins_is_cut_off_and_learned_weights_are_not(bins: str, tmp_path: Path) -> None:
+    """DAMO-YOLO's way: the four sides of a box as images, which ncnn has only one of."""
+    body = f"{trunk()[0]} r = Reshape(f, sides) p = Softmax<axis=1>(r) e = Conv(p, bins) z = Reshape(e, flat)"
+    sizes = f"int64[4] sides = {{4,2,8,8}}, float[1,2,1,1] bins = {bins}, int64[2] flat = {{4,64}}"
+    path = written(text_of("float[1,3,8,8] x", "float[4,64] z", f"{TRUNK}, {sizes}", body), tmp_path)
+    if bins == "{0, 1}":
+        result = compiled(path, tmp_path, emit="onnx,ncnn")
+        assert any("the head was cut before" in note and "(Conv)" in note for note in result.report["notes"])
+        return
+    with pytest.raises(UnsupportedError, match="cannot be cut off either, because its weights are learned"):
+        compiled(path, tmp_path, emit="onnx,ncnn")
+
+
 def test_what_follows_with_weights_is_not_cut_and_no_useless_option_is_named() -> None:
     text = one(
         "k = NonZero(x) c = Cast<to=1>(k) t = Transpose<perm=[1,0]>(c) y = MatMul(t, w)", "float[a,3]", "float[4,3] w"

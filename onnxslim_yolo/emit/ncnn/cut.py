@@ -1,7 +1,7 @@
 """Where to cut a network whose end ncnn cannot express.
 
 End-to-end heads (YOLOv10, YOLO26, exported NMS) finish with TopK, GatherElements or NonMaxSuppression. What lies behind
-the first such operator is a post-processing *tail* as long as no convolution or learned matrix follows; the values that
+the first such operator is a post-processing *tail* as long as no learned convolution or matrix follows; the values that
 flow into it become the network's outputs. The cut then moves up through data movement as long as that does not add
 outputs: rather one (1, 84, 8400) than its boxes, its scores and their maximum.
 """
@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.heads.decode_region import takes_expectation
 from onnxslim_yolo.ir.graph import Node, Tensor, is_constant, is_empty, is_graph_output, producer, sweep
 from onnxslim_yolo.ops.linear import LINEAR, is_matmul
 from onnxslim_yolo.ops.movement import ARRANGES, SAME
@@ -33,7 +34,8 @@ def tail_of(graph: gs.Graph, failed: Sequence[Node]) -> list[Node]:
 def learned_node(tail: Sequence[Node]) -> Node | None:
     """A node of the tail that shows it is more than post-processing."""
     for node in tail:
-        if node.op in LINEAR and (not is_matmul(node) or any(is_constant(tensor) for tensor in node.inputs)):
+        weighs = node.op in LINEAR and (not is_matmul(node) or any(is_constant(tensor) for tensor in node.inputs))
+        if weighs and not takes_expectation(node):
             return node
     return None
 

@@ -203,8 +203,9 @@ def _cut(graph: gs.Graph, failures: list[tuple[Node, UnsupportedError]], notes: 
     tail = tail_of(graph, [failed for failed, _ in failures])
     learned = learned_node(tail)
     if learned is not None:
+        why = "its weights are learned" if learned is node else f"'{learned.name}' ({learned.op}) comes after it"
         raise UnsupportedError(
-            f"{error.message}; it cannot be cut off either, because '{learned.name}' ({learned.op}) comes after it",
+            f"{error.message}; it cannot be cut off either, because {why}",
             node=error.node,
             hint="rewrite this part of the model, or write ONNX only (--emit onnx)",
         ) from error
