@@ -18,6 +18,7 @@ from onnxslim_yolo.latency import LatencyTable
 from onnxslim_yolo.load import LoadOptions
 from onnxslim_yolo.measure import smaller_input as module
 from onnxslim_yolo.measure.smaller_input import Sizes, choose_size, smaller_sizes
+from onnxslim_yolo.sweep.levers import INT8, levers, usable_sizes
 from onnxslim_yolo.sweep.run import Grid, SweepOptions, plan_trials
 from onnxslim_yolo.verify.agreement import Agreement, agreement, average_precision
 
@@ -161,12 +162,84 @@ def test_the_reference_is_the_source_at_twice_its_size(monkeypatch: pytest.Monke
         assert found[0] == size and len(found[1]) == (1 if closed else 2)
 
 
+class OfStride64(Made):
+    """One that has multiples of 64 alone, or only its own size."""
+
+    asked: list[tuple[int, int]] = []  # noqa: RUF012
+    fixed = False
+
+    def us(self, size: tuple[int, int]) -> float:
+        self.asked.append(size)
+        if any(side % 64 for side in size) or (self.fixed and size != self.full):
+            raise InputError(f"Concat of maps that do not fit at {size}")
+        return super().us(size)
+
+
+@pytest.mark.parametrize(
+    ("target", "shares", "size", "refused"),
+    [
+        ("0.85x", {}, 256, {224}),
+        ("0.4x", {}, 192, {224}),
+        ("0.2x", {}, 192, {224, 160}),
+        ("0.45x", {256: 0.9, 192: 0.3}, 256, {224}),
+    ],
+)
+def test_sizes_that_a_network_cannot_have_are_left_out(
+    target: str, shares: dict[int, float], size: int, refused: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Sizes", type("Now", (OfStride64,), {"shares": shares}))
+    found = choose_size(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"), target)
+    assert found.size == (size, size)
+    assert all(f"{side}x{side}" in found.note() for side in refused) and "do not fit" in found.note()
+
+
+def test_one_that_has_no_other_size_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most divisible size tells for all: reading a network at each of them takes its time."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(module, "Sizes", type("Fixed", (OfStride64,), {"fixed": True, "asked": asked}))
+    with pytest.raises(InputError, match="its input size cannot be changed"):
+        choose_size(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"), "0.7x")
+    assert set(asked) == {(320, 320), (224, 224), (256, 256)}
+
+
+def test_advise_leaves_sizes_out() -> None:
+    sizes = OfStride64(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"))
+    smaller, why = usable_sizes(sizes)
+    assert why is None
+    names = [lever.name for lever in levers(sizes, smaller, 0.55 * sizes.us((320, 320)), {INT8: 0.8})]
+    assert names == [
+        "input 192x192", "pruned", "input 256x256, int8", "pruned, int8", "input 256x256, pruned",
+    ]  # fmt: skip
+    assert "224x224" in (sizes.says_refused() or "")
+    fixed = type("Fixed", (OfStride64,), {"fixed": True})
+    assert usable_sizes(fixed(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2")))[0] == []
+
+
+def test_a_network_of_stride_64(tmp_path: Path) -> None:
+    """Its two levels fit at multiples of 64 only."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,h,w] x) => (float[1,8,i,j] y)
+      <float[32,3,1,1] a, float[8,64,1,1] c, float[4] scales = {1.0, 1.0, 2.0, 2.0}> {
+        m = Conv (x, a)  n = Relu (m)
+        p = MaxPool<kernel_shape=[32,32], strides=[32,32]> (n)  q = MaxPool<kernel_shape=[64,64], strides=[64,64]> (n)
+        r = Resize<mode="nearest"> (q, , scales)  s = Concat<axis=1> (p, r)  y = Conv (s, c) }"""
+    options = {"imgsz": 256, "emit": "ncnn", "verify": False, "device": "x86-avx2"}
+    source = written(text, tmp_path)
+    result = oy.compile(source, size="auto", target_latency="0.8x", out=tmp_path / "out", **options)
+    assert result.report["input_size"]["to"] == [192, 192]
+    assert any("cannot have are left out: 224x224" in note for note in result.report["notes"])
+
+
 def open_model(tmp_path: Path) -> Path:
     """Three convolutions, height and width open."""
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,h,w] x) => (float[1,8,i,j] y)
       <float[32,3,3,3] a, float[64,32,3,3] b, float[8,64,1,1] c> {
         p = Conv<pads=[1,1,1,1], strides=[2,2]> (x, a)  q = Relu (p)
         r = Conv<pads=[1,1,1,1], strides=[2,2]> (q, b)  s = Relu (r)  y = Conv (s, c) }"""
+    return written(text, tmp_path)
+
+
+def written(text: str, tmp_path: Path) -> Path:
+    """A graph as text, its weights made up."""
     proto = onnx.parser.parse_model(text)
     rng = np.random.default_rng(0)
     for info in list(proto.graph.value_info):

@@ -10,16 +10,16 @@ trained, and no weight changes.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import ceil
+from math import ceil, gcd
 from pathlib import Path
 from typing import Any
 
 from onnxslim_yolo.analysis.limits import limits_for
-from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.errors import InputError, OnnxSlimError, UnsupportedError
 from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.int8 import knows_int8
@@ -79,6 +79,12 @@ def _scale(size: Size, full: Size, shapes: Sequence[Size]) -> float:
     return sum(scale(size, shape) / scale(full, shape) for shape in shapes) / len(shapes)
 
 
+def _divisor(size: Size) -> int:
+    """The largest power of two that divides both sides."""
+    common = gcd(*size)
+    return common & -common
+
+
 def shapes_of(images: Sequence[Path], full: Size) -> list[Size]:
     """(h, w) of images, upright. Raises InputError where one cannot be read."""
     return [load_canvas(images[i], full)[1].source for i in evenly(SHAPES, len(images))]
@@ -102,12 +108,14 @@ class Sizes:
     Attributes:
         path, options: the file, and how it is read. table: predicts.
         images: unlabelled ones; may be empty.
+        refused: the sizes that it turned out not to have, and why: those of a network of stride 64 are multiples of 64.
     """
 
     path: Path
     options: LoadOptions
     table: LatencyTable
     images: Sequence[Path] = ()
+    refused: dict[Size, str] = field(default_factory=dict)
     _models: dict[Size | None, Model] = field(default_factory=dict)
     _us: dict[Size, float] = field(default_factory=dict)
     _seen: dict[Size, list[Detections]] = field(default_factory=dict)
@@ -139,9 +147,55 @@ class Sizes:
             )
         return self._us[size]
 
-    def first_below(self, sizes: Sequence[Size], limit: float) -> int:
-        """The index of the first of these sizes, largest first, that meets a limit (µs); their number if none does."""
-        return bisect_left(sizes, True, key=lambda size: self.us(size) <= limit)
+    def first(self, sizes: Sequence[Size], holds: Callable[[Size], bool]) -> tuple[list[Size], int]:
+        """The sizes that the network can have, and the index of the first one of which something holds that holds of
+        all behind it; their number if it holds of none.
+
+        A size is tried when it is asked about; one that the network cannot have is left out, and kept in `refused`.
+
+        Args:
+            sizes: largest first.
+
+        Raises:
+            InputError, UnsupportedError: it can have none of them, as told by one and by the most divisible of them.
+        """
+        while True:
+            there = [size for size in sizes if size not in self.refused]
+            tried: list[Size] = []
+
+            def holds_of(size: Size, tried: list[Size] = tried) -> bool:
+                tried.append(size)
+                return holds(size)
+
+            try:
+                return there, bisect_left(there, True, key=holds_of)
+            except (InputError, UnsupportedError) as error:
+                self._refuse(tried[-1], error)
+                self._require_one(there, error)
+
+    def _refuse(self, size: Size, error: OnnxSlimError) -> None:
+        self.refused[size] = error.message
+
+    def _require_one(self, sizes: Sequence[Size], error: OnnxSlimError) -> None:
+        """Raises the error where the network cannot have the most divisible of these sizes either."""
+        easiest = max(sizes, key=_divisor)
+        if easiest in self.refused:
+            raise error
+        try:
+            self.us(easiest)
+        except (InputError, UnsupportedError):
+            raise error from None
+
+    def first_below(self, sizes: Sequence[Size], limit: float) -> tuple[list[Size], int]:
+        """The sizes that it can have, and the index of the first that meets a limit (µs). See `first`."""
+        return self.first(sizes, lambda size: self.us(size) <= limit)
+
+    def says_refused(self) -> str | None:
+        """In a sentence, which sizes were left out; None where none was."""
+        if not self.refused:
+            return None
+        listed = ", ".join(f"{h}x{w}" for h, w in sorted(self.refused, reverse=True))
+        return f"input sizes that it cannot have are left out: {listed} ({next(iter(self.refused.values()))})"
 
     def left(self, size: Size) -> float:
         """Predicted share of the full size's latency."""
@@ -197,6 +251,7 @@ class SizeChoice:
         rest: what pruning has to come down to at that size, as `--target-latency` takes it; None: nothing.
         found: what is kept at that size; None: not known.
         int8: what int8 is predicted to leave of a size's latency, on top of `left`; None: not asked for, or not known.
+        refused: which sizes the network cannot have, in a sentence; None: none was met.
     """
 
     full: Size
@@ -205,6 +260,7 @@ class SizeChoice:
     rest: str | None
     found: Agreement | None
     int8: float | None = None
+    refused: str | None = None
 
     def note(self) -> str:
         """For the report."""
@@ -212,12 +268,13 @@ class SizeChoice:
         sizes = f"{self.size[0]}x{self.size[1]} instead of {self.full[0]}x{self.full[1]}"
         if self.size == self.full:
             return f"input size: {sizes.split()[0]} as it is: no smaller size would do (--size auto)"
+        more = "" if self.refused is None else f"; {self.refused}"
         lost = "what it costs in detections is not known (--calib)"
         if self.found is not None:
             lost = f"{self.found.kept} of {self.found.objects} detections kept on {self.found.images} images"
         left = f"predicted {self.left:.2f} of its latency{counted}"
         shaped = "" if self.size in _in_proportion(self.full) else " (of the calibration images' shape)"
-        return f"input size: {sizes}{shaped}, {left}; {lost}; figures below are at this size"
+        return f"input size: {sizes}{shaped}, {left}; {lost}; figures below are at this size{more}"
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -259,12 +316,12 @@ def choose_size(
         return SizeChoice(full, full, 1.0, None, None, left)
     candidates = smaller_sizes(full, shapes_of(sizes.images, full))
     try:
-        chosen = _largest_kept(sizes, candidates, sizes.first_below(candidates, limit))
+        chosen = _largest_kept(sizes, *sizes.first_below(candidates, limit))
     except (InputError, UnsupportedError) as error:
         hint = "export it with an open size (dynamic=True), or leave --size out"
         raise InputError(f"its input size cannot be changed: {error.message}", file=path, hint=hint) from error
     rest = None if sizes.us(chosen) <= limit else f"{limit / 1000:.9g}ms"
-    return SizeChoice(full, chosen, sizes.left(chosen), rest, sizes.agreement(chosen), left)
+    return SizeChoice(full, chosen, sizes.left(chosen), rest, sizes.agreement(chosen), left, sizes.says_refused())
 
 
 def _largest_kept(sizes: Sizes, candidates: Sequence[Size], index: int) -> Size:
@@ -275,7 +332,10 @@ def _largest_kept(sizes: Sizes, candidates: Sequence[Size], index: int) -> Size:
         return found is not None and found.share < WORTH_KEEPING
 
     kept = [sizes.full, *candidates[: index + 1]]
-    return kept[-1] if not lost(kept[-1]) else kept[bisect_left(kept, True, key=lost) - 1]
+    if not lost(kept[-1]):
+        return kept[-1]
+    kept, first = sizes.first(kept, lost)
+    return kept[first - 1]
 
 
 def int8_left(model: Model, table: LatencyTable) -> float | None:

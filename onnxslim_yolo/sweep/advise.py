@@ -318,7 +318,7 @@ class _Work:
     def facts(self, sizes_why: str | None) -> dict[str, Any]:
         """What the answer rests on."""
         plain = self.options.plain
-        notes = [] if sizes_why is None else [sizes_why]
+        notes = [why for why in (sizes_why, self.sizes.says_refused()) if why is not None]
         if not self.apart:
             notes.append(f"{len(self.judged)} images are few: detections are counted on those that were fitted to")
         if not self._timing:

@@ -48,7 +48,7 @@ def usable_sizes(sizes: Sizes, shapes: Sequence[Size] = ()) -> tuple[list[Size],
     if not found:
         return [], "its input is too small to shrink"
     try:
-        sizes.us(found[0])
+        found, _ = sizes.first_below(found, sizes.us(sizes.full))
     except (InputError, UnsupportedError) as error:
         return [], f"the input's size stays: {error.message}"
     return found, None
@@ -69,20 +69,21 @@ def levers(
         target: the limit as it was asked for.
     """
     found = []
-    alone = sizes.first_below(smaller, limit)
-    found += [Lever(f"input {text_of(size)}", size_option(size)) for size in smaller[alone : alone + 1]]
+    there, alone = sizes.first_below(smaller, limit)
+    found += [Lever(f"input {text_of(size)}", size_option(size)) for size in there[alone : alone + 1]]
     found.append(Lever("pruned", {**PRUNED, "target_latency": target or as_ms(limit)}))
-    above = smaller[max(alone - 1, 0) : alone]
+    above = there[max(alone - 1, 0) : alone]
     for number, (lever, left) in enumerate(int8.items()):
         if left >= 1 or sizes.us(sizes.full) * left <= limit:
             continue
-        index = sizes.first_below(smaller, limit / left)
-        if index < alone:
-            found.append(sized(lever, smaller[index]))
+        others, index = sizes.first_below(smaller, limit / left)
+        larger = others[index : index + 1] != there[alone : alone + 1]
+        if larger:
+            found.append(sized(lever, others[index]))
         if number:
             continue
         rest = {**PRUNED, **lever.options, "target_latency": as_ms(limit / left)}
-        if index == alone:  # int8 does not save a step of the input's size
+        if not larger:  # int8 does not save a step of the input's size
             found += [Lever(f"input {text_of(size)}, pruned, int8", {**size_option(size), **rest}) for size in above]
         found.append(Lever("pruned, int8", rest))
     rest = {**PRUNED, "target_latency": as_ms(limit)}
@@ -109,7 +110,8 @@ def nearer(lever: Lever, reached: float, sizes: Sizes, smaller: Sequence[Size]) 
     size = lever.options.get("imgsz")
     if size is None:
         return None
-    chosen = smaller[sizes.first_below(smaller, sizes.us((size[0], size[1])) / reached) :][:1]
+    there, index = sizes.first_below(smaller, sizes.us((size[0], size[1])) / reached)
+    chosen = there[index : index + 1]
     if not chosen or list(chosen[0]) == size:
         return None
     alone = {key: value for key, value in lever.options.items() if key != "imgsz"}
