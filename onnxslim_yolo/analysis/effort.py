@@ -149,8 +149,10 @@ def _frame(node: Node, shapes: Mapping[int, Shape]) -> int:
     if not (transposed or is_conv(node) or (node.op in POOLS and not POOLS[node.op].whole)) or not node.outputs:
         return 0
     weight = None if node.op in POOLS else shapes.get(id(node.inputs[1]))
-    said = np.atleast_1d(attribute(node, "kernel_shape")) if weight is None else Layout.of_shape(node, weight).kernel
-    kernel = [int(k) for k in said]
+    said = attribute(node, "kernel_shape") if weight is None else Layout.of_shape(node, weight).kernel
+    if said is None:
+        return 0
+    kernel = [int(k) for k in np.atleast_1d(said)]
     inner, outer = shapes.get(id(node.inputs[0])), shapes.get(id(node.outputs[0]))
     framed = outer if transposed else inner
     if inner is None or framed is None or any(len(shape) != len(kernel) + 2 for shape in (inner, framed)):

@@ -12,14 +12,15 @@ from tests.numeric import build
 
 W = np.arange(1.0, 9.0).reshape(4, 2, 1, 1)
 W[:, 1] = 0
-SQUARE = np.array([[1.0, 0], [0, 0]])
-WEIGHTS = """float[2,3,1,1] a.weight, float[4,2,1,1] w, float[4,1,3,3] d.weight, float[2,2] m, float[2,4,1,1] t.weight,
-    int64[3] rows = {1, 2, 64}"""
+ROW, COLUMN = np.array([[1.0, 1], [0, 0]]), np.array([[1.0, 0], [1, 0]])
+WEIGHTS = """float[2,3,1,1] a.weight, float[4,2,1,1] w, float[4,1,3,3] d.weight, float[2,4,1,1] t.weight,
+    float[2,2] row, float[2,2] column, float[1,3,1,1] single, int64[3] rows = {1, 2, 64}"""
+POOLED = "a = Conv(x, a.weight) p = GlobalAveragePool(a) f = Flatten(p)"
 TOKENS = "a = Conv(x, a.weight) r = Reshape(a, rows) q = Transpose<perm=[0,2,1]>(r)"
 
 
 def of(body: str, outputs: str = "float[i,j,k,l] y") -> list[Contraction]:
-    model = build(onnx_text("float[1,3,8,8] x", outputs, WEIGHTS, body), values={"w": W, "m": SQUARE})
+    model = build(onnx_text("float[1,3,8,8] x", outputs, WEIGHTS, body), values={"w": W, "row": ROW, "column": COLUMN})
     return contractions(analyse_channels(model.graph))
 
 
@@ -29,8 +30,13 @@ def of(body: str, outputs: str = "float[i,j,k,l] y") -> list[Contraction]:
         ("a = Conv(x, a.weight) y = Conv(a, w)", "float[i,j,k,l] y", 1, True, [True, False], True),
         ("a = Conv(x, a.weight) y = Conv<pads=[1,1,1,1]>(a, w)", "float[i,j,k,l] y", 1, True, [True, False], False),
         ("a = Conv(x, a.weight) y = ConvTranspose(a, t.weight)", "float[i,j,k,l] y", 1, True, [True, True], False),
-        (f"{TOKENS} y = MatMul(q, m)", "float[i,j,k] y", 2, True, [True, False], True),
-        (f"{TOKENS} y = MatMul(m, r)", "float[i,j,k] y", 1, False, [True, False], True),
+        (f"{TOKENS} y = MatMul(q, row)", "float[i,j,k] y", 2, True, [True, False], True),
+        (f"{TOKENS} y = MatMul(q, column)", "float[i,j,k] y", 2, True, [True, True], True),
+        (f"{TOKENS} y = MatMul(row, r)", "float[i,j,k] y", 1, False, [True, True], True),
+        (f"{TOKENS} y = MatMul(column, r)", "float[i,j,k] y", 1, False, [True, False], True),
+        (f"{POOLED} y = Gemm(f, row)", "float[i,j] y", 1, True, [True, False], True),
+        (f"{POOLED} y = Gemm<transB=1>(f, row)", "float[i,j] y", 1, True, [True, True], True),
+        (f"{POOLED} y = Gemm<transB=1>(f, column)", "float[i,j] y", 1, True, [True, False], True),
     ],
 )
 def test_one(body: str, outputs: str, axis: int, weighted: bool, reads: list[bool], steady: bool) -> None:
@@ -52,3 +58,8 @@ def test_of_two_maps_either_is_one_without_a_weight() -> None:
 
 def test_what_no_channel_owns_is_none() -> None:
     assert of("y = Conv(x, a.weight)") == []
+
+
+def test_a_single_channel_is_none() -> None:
+    """Nothing could be left of the tensor without it."""
+    assert of("a = Conv(x, single) y = Conv(a, d.weight)") == []

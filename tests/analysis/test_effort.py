@@ -69,6 +69,19 @@ def test_the_worst_moment_is_where_the_output_is_checked() -> None:
     assert found.memory == OUTPUT_COPIES * 4 * MAP and found.memory_node.endswith("(Tanh)")
 
 
+def test_outputs_of_many_nodes_are_held_together() -> None:
+    kind = f"float[1,4,{SIDE},{SIDE}]"
+    found = effort("y = Relu(x) z = Tanh(x)", outputs=f"{kind} y, {kind} z")
+    assert found.memory == OUTPUT_COPIES * 8 * MAP
+
+
+def test_a_layer_whose_input_is_not_known() -> None:
+    x, w, y = (gs.Variable(name, np.float32) for name in "xwy")
+    known = {id(w): (64, 400, 1, 1), id(y): (1, 64, 100, 100)}
+    assert work_of(gs.Node("Conv", "n", {}, [x, w], [y]), known) == 400 * 640_000
+    assert work_of(gs.Node("ConvTranspose", "n", {}, [x, w], [y]), known) == ELEMENT * 640_000
+
+
 @pytest.mark.parametrize("op", ["Relu", "MatMul", "ConvTranspose", "LSTM", "MaxPool", "Einsum"])
 def test_of_what_nothing_is_known_nothing_is_counted(op: str) -> None:
     attributes = {"MaxPool": {"kernel_shape": [3, 3]}, "Einsum": {"equation": "ab,bc->ac"}}.get(op, {})

@@ -65,7 +65,18 @@ def test_channels_without_gamma_get_a_comparable_number_and_a_remark(graph: Labe
     weights = {t.name: t.values for t in graph.model.graph.tensors().values() if t.name == "c.weight"}  # type: ignore[attr-defined]
     relative = rms(weights["c.weight"]) / rms(weights["c.weight"]).mean()
     np.testing.assert_allclose(found.values[graph["c"]], relative * 7 / 4, rtol=1e-6)
-    assert "60% of the prunable channels have no γ" in found.remark
+    assert found.remark.startswith("60% of the prunable channels have no γ")
+
+
+def test_where_all_that_may_go_have_one_there_is_no_remark() -> None:
+    """The last layer's own channels have none: they stay. One γ a channel is enough."""
+    body = f"a = Conv(x, a.weight) an = BatchNormalization(a, {names('m')}) y = Conv(an, z.weight)"
+    weights = f"float[4,3,1,1] a.weight, float[2,4,1,1] z.weight, {norm('m', 4)}"
+    one = Labelled(onnx_text("float[1,3,4,4] x", "float[p,q,r,s] y", weights, body), {"m.gamma": M})
+    found = measure(one.channels)
+    assert (found.kind, found.remark) == ("gamma", "")
+    assert found.has_gamma[one["a"]].all() and not found.has_gamma[one["y"]].any()
+    assert found.values[one["a"]].tolist() == [1, 2, 0, 4] and found.values[one["y"]].all()
 
 
 def test_auto_takes_what_most_have(graph: Labelled) -> None:
@@ -73,6 +84,8 @@ def test_auto_takes_what_most_have(graph: Labelled) -> None:
     assert found.kind == "weight" and found.remark.startswith("only 40% of the prunable channels have a BatchNorm")
     without = Labelled(re.sub(r"BatchNormalization\((\w+)[^)]*\)", r"Identity(\1)", TEXT), {})
     assert measure(without.channels, "auto").remark.startswith("no prunable channel has a BatchNormalization:")
+    half = Labelled(TEXT.replace("[6,4,", "[4,4,").replace("[2,6,", "[2,4,"), {"m.gamma": M, "n.gamma": N})
+    assert measure(half.channels, "auto").remark.startswith("only 50%")
     wider = Labelled(TEXT.replace("[6,4,", "[3,4,").replace("[2,6,", "[2,3,"), {"m.gamma": M, "n.gamma": N})
     assert measure(wider.channels, "auto").kind == "gamma"
 

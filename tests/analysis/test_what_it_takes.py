@@ -55,6 +55,8 @@ def work(body: str, kind: str = "float[a, b, c, d]", image: str = "1, 4, 20, 20"
         ("y = LRN <size = 500> (x)", 500 * MAP),
         ("y = RoiAlign <output_height = 50, output_width = 50, sampling_ratio = 3> (x, box, batch)",
          ELEMENT * 9 * 4 * 50 * 50),
+        ("y = RoiAlign <output_height = 50, output_width = 50, sampling_ratio = 1> (x, box, batch)",
+         ELEMENT * (4 * 50 * 50 + MAP + 4 + 1)),
         ("y = RoiAlign <output_height = 50, output_width = 50> (x, box, batch)", ELEMENT * 4 * 4 * 50 * 50),
         ("y = MaxPool <kernel_shape = [5, 5], pads = [2, 2, 2, 2]> (x)", POOL_TAP * 25 * MAP),
         ("y = MaxPool <kernel_shape = [39, 39], pads = [19, 19, 19, 19]> (x)", POOL_TAP * 400 * MAP),
@@ -143,6 +145,8 @@ def test_a_frame_of_a_size_that_is_known_at_most_alone_is_none() -> None:
     node = gs.Node("Conv", "n", {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, [x, w], [y])
     shapes = {id(x): (1, 4, 20, 20), id(w): (2, 4, 3, 3), id(y): (1, 2, 10, 10)}
     assert _frame(node, shapes) == 0
+    assert _frame(node, {}) == 0 == _frame(node, shapes | {id(x): None}) == _frame(node, shapes | {id(y): None})
+    assert _frame(node, shapes | {id(x): (1, 4, 20)}) == 0
     x.shape = [1, 4, 20, 20]
     assert _frame(node, shapes) == 4 * 4 * (21 * 21 - 20 * 20)
 
