@@ -12,7 +12,8 @@ from onnxslim_yolo.ir.graph import Array
 from tests.analysis.graphs import Labelled, nearly, onnx_text
 
 WEIGHTS = """float[4, 3, 1, 1] w, float[4] b, float[8, 3, 1, 1] w8, float[8] b8, float[4, 3, 1, 1] free,
-    float[4] gamma, float[4] beta, float[4] mean, float[4] var, float[4] scales = {1, 1, 2, 2}, float[8] crop"""
+    float[4] gamma, float[4] beta, float[4] mean, float[4] var, float[4] scales = {1, 1, 2, 2}, float[8] crop,
+    int64[8] all = {0, 1, 2, 3, 3, 2, 1, 0}"""
 VALUES: dict[str, Array] = {
     "w": np.zeros((4, 3, 1, 1)),
     "b": np.array([1.5, -2.25, 0, 3]),
@@ -313,6 +314,10 @@ class TestPixels:
     ) -> None:
         found = graph(f'c = Conv (x, w8, b8) y = DepthToSpace <blocksize = 2, mode = "{mode}"> (c)', b8=values)
         assert same(constants(found), *expected)
+
+    def test_of_channels_that_are_all_alike(self) -> None:
+        found = graph(f"{CONSTANT} g = Gather <axis = 1> (c, all) y = DepthToSpace <blocksize = 2> (g)", b=[3.0] * 4)
+        assert same(constants(found), 3)
 
     def test_that_are_not_constant(self) -> None:
         found = graph("c = Conv (x, w8, b8) d = Relu (c) y = DepthToSpace <blocksize = 2> (d)", b8=[-1.0] * 8)

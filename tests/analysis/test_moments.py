@@ -7,6 +7,9 @@ import pytest
 from onnx.defs import get_schema
 
 from onnxslim_yolo.analysis.moment_functions import FUNCTIONS
+from onnxslim_yolo.analysis.moment_rules import RULES, moments_of
+from onnxslim_yolo.analysis.moments import LARGEST, MomentAnalysis
+from onnxslim_yolo.analysis.movement import CannotMoveError
 from onnxslim_yolo.ir.graph import Array
 from tests.analysis.graphs import Labelled, nearly, onnx_text
 from tests.numeric import random_feeds, run_onnx
@@ -268,3 +271,56 @@ def test_every_function_of_one_operand_agrees_with_onnxruntime() -> None:
         g = graph("", f"h = {first[op]}(b) y = {op}(h)" if op in first else f"y = {op}(b)")
         output = run_onnx(g.model, random_feeds(g.model))["y"]
         np.testing.assert_allclose(output[0, 3], g.moments("y").mean.reshape(-1)[3], rtol=1e-5, atol=1e-6)
+
+
+class TestWhatIsKnown:
+    def test_of_large_constants(self) -> None:
+        """Of what is larger than `LARGEST` nothing is said, be it given or computed."""
+        for extra, known in ((0, True), (1, False)):
+            width = LARGEST + extra
+            g = Labelled(onnx_text("float[1] x", "float[n] y", f"float[{width}] w, float[{width}] v", "y = Add(w, v)"))
+            tensors = g.model.graph.tensors()
+            moments = moments_of(g.model.graph, g.channels.shapes)
+            assert moments.of(tensors["w"]).exact.all() == known and moments.of(tensors["y"]).exact.all() == known
+            assert moments.of(tensors["w"]).mean.size == (width if known else 1)
+        wide = g.moments("y")
+        assert wide.mean.shape == (1,) and np.isnan(wide.mean).all() and np.isnan(wide.variance).all()
+
+    def test_of_constants_that_are_no_numbers(self) -> None:
+        g = graph("bool[4,1,1] mask, float[4,1,1] other", "y = Where(mask, b, other)")
+        found = moments_of(g.model.graph, g.channels.shapes).of(g.model.graph.tensors()["mask"])
+        assert found.mean.shape == (1, 1, 1) and np.isnan(found.mean).all() and not found.exact.any()
+
+    @pytest.mark.parametrize("domain, known", [("", True), ("ai.onnx", True), (None, True), ("another", False)])
+    def test_of_operators_of_other_domains(self, domain: str | None, known: bool) -> None:
+        g = graph("", "y = Relu(b)")
+        (node,) = (node for node in g.model.graph.nodes if node.op == "Relu")
+        node.domain = domain
+        assert MomentAnalysis(g.model.graph, g.channels.shapes, RULES).of(node.outputs[0]).exact.any() == known
+
+    def test_of_outputs_and_inputs_whose_shape_is_not(self) -> None:
+        g = graph("", "c = Relu(b) y = Sigmoid(c)")
+        tensors, shapes = g.model.graph.tensors(), dict(g.channels.shapes)
+        shapes[id(tensors["c"])] = None
+        found = MomentAnalysis(g.model.graph, shapes, RULES)
+        assert not found.of(tensors["y"]).exact.any() and not found.of(tensors["c"]).exact.any()
+        with pytest.raises(CannotMoveError, match="unknown shape"):
+            found.shape(tensors["c"])
+        assert found.shape(tensors["b"]) == (1, 4, 6, 6) and found.shape(tensors["a.weight"]) == (4, 3, 1, 1)
+
+    def test_an_analysis_answers_for_floors_that_no_variance_lies_between(self) -> None:
+        g = graph("", "y = Relu(b)", values={"n.var": np.array([1.0, 1e-6, 2.0, 1.0])})
+        shapes = g.channels.shapes
+        found = MomentAnalysis(g.model.graph, shapes, RULES, 1e-8)
+        assert found.least_variance == pytest.approx(1e-6)
+        assert found.answers(shapes, 1e-8) and found.answers(shapes, 0.0) and found.answers(shapes, 1e-7)
+        assert not found.answers(shapes, 1e-5) and not found.answers({**shapes, 0: None}, 1e-8)
+        above = MomentAnalysis(g.model.graph, shapes, RULES, 1e-5)
+        assert above.answers(shapes, 1e-5) and not above.answers(shapes, 1e-8) and not above.answers(shapes, 1e-4)
+
+    def test_a_variance_is_below_a_floor_or_not(self) -> None:
+        found = MomentAnalysis(graph("", "y = Relu(b)").model.graph, {}, {}, 0.5)
+        assert found.below_floor(np.array([0.25, 0.5, 0.75, np.nan])).tolist() == [True, False, False, False]
+        assert found.least_variance == 0.25
+        found.below_floor(np.array([2.0]))
+        assert found.least_variance == 0.25

@@ -11,7 +11,9 @@ from onnxslim_yolo.analysis.cost import cost_of
 from onnxslim_yolo.analysis.plan_cost import PlanCost
 from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneChannels, SliceChannels
 from onnxslim_yolo.pruning.plan import open_plan
+from tests.analysis.graphs import onnx_text
 from tests.latency.models import zoo
+from tests.numeric import build
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "v5lite-s", "yolov4-tiny", "yolov7-tiny", "ppyoloe"])
@@ -43,3 +45,41 @@ def test_what_a_channel_saves_is_the_difference_of_two_plans() -> None:
         # A layer that reads and makes the class saves both together: their product is counted twice.
         assert saved[cls] == pytest.approx(cost.macs(keep) - cost.macs(less), rel=0.2)
     assert saved[channels.prunable].min() > 0
+
+
+WEIGHTS = """float[6,3,3,3] a, float[8,6,1,1] b, float[8,1,3,3] d, float[8,4,2,2] t, float[6,2,1,1] g, float[4,6,1,1] c,
+    float[4,2] m, int64[2] flat = {1, -1}, float[2,8,1,1] end, float[2,4,1,1] last"""
+CHAINS = {
+    "plain": "p = Conv<pads=[1,1,1,1]>(x, a) q = Relu(p) r = Conv(q, b) s = Relu(r) y = Conv(s, end)",
+    "depthwise": "p = Conv(x, a) q = Conv(p, b) r = Conv<group=8>(q, d) s = Relu(r) y = Conv(s, end)",
+    "transposed": "p = Conv(x, a) q = Conv(p, b) r = ConvTranspose<strides=[2,2]>(q, t) y = Conv(r, last)",
+    "shared": "p = Conv(x, a) q = Conv(p, b) r = Conv(p, b2) s = Add(q, r) y = Conv(s, end)",
+    "beside none": "p = Conv(x, a) u = Resize(x, , , big) e = Concat<axis=1>(p, u) y = Conv(e, wide)",
+}
+MORE = "float[8,6,1,1] b2, int64[4] big = {1,3,8,8}, float[2,9,1,1] wide"
+
+
+@pytest.mark.parametrize("case", CHAINS)
+def test_a_plan_costs_what_its_slice_does(case: str) -> None:
+    """Counted by slicing, for plans drawn at random; and what a class saves, which no layer here has on both sides."""
+    body = CHAINS[case].replace("p = Conv(x, a)", "p = Conv<pads=[1,1,1,1]>(x, a)")
+    text = onnx_text("float[1,3,8,8] x", "float[i,j,k,l] y", f"{WEIGHTS}, {MORE}", body)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        model = build(text)
+        plan = open_plan(model)
+        cost = PlanCost.of(model.graph, plan.channels)
+        free = [group.classes for group in plan.channels.groups]
+        gone = np.concatenate(
+            [rng.choice(classes, rng.integers(0, len(classes) - 1), replace=False) for classes in free]
+        )
+        model.plan = plan.without(gone)
+        keep = model.plan.keep
+        for cls in gone[:2]:
+            more = keep.copy()
+            more[cls] = True
+            assert cost.macs(more) > cost.macs(keep)
+            assert cost.saved(more)[cls] == pytest.approx(cost.macs(more) - cost.macs(keep))
+        found = cost.macs(keep)
+        SliceChannels().run(model)
+        assert found == pytest.approx(cost_of(model.graph).macs)
