@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, Cotangents, Found, Rule, given, refusal, shape_of
 from onnxslim_yolo.analysis.movement import CannotMoveError, pad_widths, slice_ranges
@@ -31,11 +30,7 @@ def _concat(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     axis = int(attribute(node, "axis")) % len(shape_of(node.outputs[0]))
     ends = np.cumsum([shape_of(tensor)[axis] for tensor in node.inputs]).tolist()
     starts = [0, *ends[:-1]]
-    return {k: _sliced(adjoint, given(values), axis, a, b) for k, (a, b) in enumerate(zip(starts, ends, strict=True))}
-
-
-def _sliced(adjoint: Adjoint, value: Any, axis: int, start: int, end: int) -> gs.Variable:
-    return adjoint.add("Slice", [value, np.array([start]), np.array([end]), np.array([axis])])
+    return {k: adjoint.sliced(given(values), axis, a, b) for k, (a, b) in enumerate(zip(starts, ends, strict=True))}
 
 
 def _split(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
@@ -76,7 +71,7 @@ def _put_back(adjoint: Adjoint, value: Any, axis: int, picked: Array, size: int)
         return value
     rounds: list[Any] = []
     left = np.arange(len(picked))
-    zero = adjoint.add("Mul", [_sliced(adjoint, value, axis, 0, 1), np.asarray(0.0)])
+    zero = adjoint.add("Mul", [adjoint.sliced(value, axis, 0, 1), np.asarray(0.0)])
     padded = adjoint.add("Concat", [value, zero], axis=axis)
     while len(left):
         _, first = np.unique(picked[left], return_index=True)
@@ -110,7 +105,7 @@ def _depth_to_space(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
 
 
 def _space_to_depth(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
-    return {0: adjoint.add("DepthToSpace", [given(values)], blocksize=int(attribute(node, "blocksize")), mode="DCR")}
+    return {0: adjoint.add("DepthToSpace", [given(values)], blocksize=int(attribute(node, "blocksize")))}
 
 
 def _where(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
@@ -140,7 +135,7 @@ def _pad(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
         raise refusal(node, "only constant padding outwards is known")
     value = given(values)
     for axis, (before, _) in enumerate(widths):
-        value = _sliced(adjoint, value, axis, before, before + shape[axis])
+        value = adjoint.sliced(value, axis, before, before + shape[axis])
     return {0: value}
 
 

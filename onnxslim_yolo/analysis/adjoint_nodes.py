@@ -9,9 +9,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.attributes import set_operand
+from onnxslim_yolo.ir.attributes import set_operand, since
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, static_shape
-from onnxslim_yolo.ops.arithmetic import COMPARISONS
+from onnxslim_yolo.ops.arithmetic import COMPARISONS, LOGIC
+
+_TRUTHS = (*COMPARISONS, *LOGIC)
+_SLICES_BY_INPUTS, _EQUAL_FLOATS, _BROADCASTS_EXTREMES = 10, 11, 8
+"""The opsets from which on a Slice reads its bounds, Equal takes floats, and Max broadcasts."""
 
 
 class Adjoint:
@@ -27,8 +31,10 @@ class Adjoint:
 
     def add(self, op: str, inputs: Sequence[Any], **attrs: Any) -> gs.Variable:
         """A new node's output. Arrays among the inputs become constants."""
+        if self.graph.opset < since(op):
+            raise UnsupportedError(f"no gradient is known: it takes {op}, which opset {self.graph.opset} has not")
         tensors = [self.constant(value) if isinstance(value, np.ndarray) else value for value in inputs]
-        output = gs.Variable(self._name("adjoint"), np.bool_ if op in COMPARISONS else np.float32)
+        output = gs.Variable(self._name("adjoint"), np.bool_ if op in _TRUTHS else np.float32)
         self.graph.nodes.append(gs.Node(op, self._name(f"adjoint_{op}"), attrs, tensors, [output]))
         return output
 
@@ -51,6 +57,27 @@ class Adjoint:
         numbers = np.asarray(axes, dtype=np.int64)
         set_operand(total.inputs[0], "axes", numbers, self.graph.opset, lambda: self._name("adjoint_constant"))
         return total
+
+    def sliced(self, value: Any, axis: int, start: int, end: int) -> gs.Variable:
+        """Positions from `start` up to `end` of an axis."""
+        bounds = {"starts": start, "ends": end, "axes": axis}
+        if self.graph.opset < _SLICES_BY_INPUTS:
+            return self.add("Slice", [value], **{name: [number] for name, number in bounds.items()})
+        return self.add("Slice", [value, *(np.array([number]) for number in bounds.values())])
+
+    def hits(self, value: Any, other: Any) -> gs.Variable:
+        """1 where two are equal, else 0."""
+        if self.graph.opset >= _EQUAL_FLOATS:
+            return self.add("Cast", [self.add("Equal", [value, other])], to=1)
+        unlike = self.add("Or", [self.add("Less", [value, other]), self.add("Greater", [value, other])])
+        return self.add("Cast", [self.add("Not", [unlike])], to=1)
+
+    def at_least(self, value: Any, least: float) -> gs.Variable:
+        """What is smaller is `least`."""
+        low = np.asarray(least)
+        if self.graph.opset >= _BROADCASTS_EXTREMES:
+            return self.add("Max", [value, low])
+        return self.add("Add", [self.add("Relu", [self.add("Sub", [value, low])]), low])
 
     def to_shape_of(self, value: Any, shape: Sequence[int], wide: Sequence[int]) -> Any:
         """The adjoint of broadcasting `shape` to `wide`: sums."""

@@ -135,7 +135,7 @@ def _extreme(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     if not axes:
         return {0: value}
     found, _ = _kept(adjoint, node, node.outputs[0])
-    hits = adjoint.add("Cast", [adjoint.add("Equal", [node.inputs[0], found])], to=1)
+    hits = adjoint.hits(node.inputs[0], found)
     share = adjoint.add("Div", [value, adjoint.sum_over(hits, axes)])
     return {0: adjoint.add("Mul", [hits, share])}
 
@@ -149,7 +149,7 @@ def _norm(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     if node.op == "ReduceSumSquare":
         return {0: adjoint.add("Mul", [adjoint.add("Mul", [x, np.asarray(2.0)]), value])}
     length, _ = _kept(adjoint, node, node.outputs[0])
-    share = adjoint.add("Div", [value, adjoint.add("Max", [length, np.asarray(LEAST_LENGTH)])])
+    share = adjoint.add("Div", [value, adjoint.at_least(length, LEAST_LENGTH)])
     return {0: adjoint.add("Mul", [x, share])}
 
 

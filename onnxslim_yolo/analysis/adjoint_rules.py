@@ -159,7 +159,7 @@ def _extreme_of(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     if len(node.inputs) == 1:
         return {0: given(values)}
     wide, result = shape_of(node.outputs[0]), node.outputs[0]
-    hits = [adjoint.add("Cast", [adjoint.add("Equal", [tensor, result])], to=1) for tensor in node.inputs]
+    hits = [adjoint.hits(tensor, result) for tensor in node.inputs]
     share = adjoint.add("Div", [given(values), adjoint.add("Sum", hits)])
     return {
         index: adjoint.to_shape_of(adjoint.add("Mul", [share, hit]), shape_of(tensor), wide)

@@ -94,8 +94,8 @@ def _max_pool(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     five = (shape[0], channels, taps, *out[2:])
     windows = adjoint.reshape(adjoint.add("Conv", [node.inputs[0], one_hot], **attrs), five)
     highest = adjoint.reshape(node.outputs[0], (shape[0], channels, 1, *out[2:]))
-    hits = adjoint.add("Cast", [adjoint.add("Equal", [windows, highest])], to=1)
-    count = adjoint.add("Max", [adjoint.sum_over(hits, [2]), np.asarray(1.0)])
+    hits = adjoint.hits(windows, highest)
+    count = adjoint.at_least(adjoint.sum_over(hits, [2]), 1.0)
     share = adjoint.add("Div", [adjoint.reshape(given(values), (shape[0], channels, 1, *out[2:])), count])
     spread = adjoint.reshape(adjoint.add("Mul", [hits, share]), (shape[0], channels * taps, *out[2:]))
     return {0: spread_windows(adjoint, spread, one_hot, attrs, shape[2:], out[2:])}

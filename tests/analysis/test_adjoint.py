@@ -168,6 +168,16 @@ def test_groups_are_normalised() -> None:
     "opset, weights, body",
     [
         (9, "float[4] s = {1, 1, 2, 3}", 'y = Upsample<mode="linear">(x, s)'),
+        (7, "float[1] unread", "y = MaxPool<kernel_shape=[3,3],pads=[1,1,1,1]>(x)"),
+        (9, "float[1] unread", "y = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x)"),
+        (9, "float[1] unread", "a = Sigmoid(x) y = Concat<axis=1>(a, x)"),
+        (9, "float[1] unread", "y = Slice<starts=[1],ends=[3],axes=[1]>(x)"),
+        (9, "float[1] unread", "y = Pad<pads=[0,1,0,0,0,0,1,2]>(x)"),
+        (9, "float[4,1,1] k", "y = Max(x, k)"),
+        (9, "float[1] unread", "y = SpaceToDepth<blocksize=2>(x)"),
+        (9, "float[1] unread", "y = DepthToSpace<blocksize=2>(x)"),
+        (9, "float[1] unread", "y = ReduceMax<axes=[2]>(x)"),
+        (9, "float[1] unread", "y = ReduceL1<axes=[2]>(x)"),
         (10, "float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, s)'),
         (11, "float[8] r, float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, r, s)'),
         (18, "int64[2] k = {1, -1}", "y = ReduceMax(x, k)"),
@@ -301,6 +311,13 @@ def test_of_computed_places_there_is_none() -> None:
     ):
         with pytest.raises(UnsupportedError, match=why):
             carried(weights, computed + body, shape)
+
+
+def test_what_an_opset_has_not_is_refused() -> None:
+    """The slope of |x| is its sign, which is no operator before opset 9."""
+    model = build(onnx_text(X, "float y", "float[1] unread", "y = ReduceL1<axes=[2]>(x)", 8))
+    with pytest.raises(UnsupportedError, match="it takes Sign, which opset 8 has not"):
+        disagreement(model, model)
 
 
 def test_an_unknown_operator_is_refused() -> None:
