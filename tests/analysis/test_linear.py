@@ -127,6 +127,7 @@ def test_inexact_rows_are_refused() -> None:
 def test_sums_of_different_sizes_are_refused() -> None:
     same, strided, valid = Window.of(3, 1, 1, 1, 1), Window.of(3, 2, 1, 1, 1), Window.of(3, 1, 1, 0, 0)
     geometry = Geometry(6, 6, 1, (same, same))
+    assert sum_geometry([geometry]) == geometry
     for other in (strided, valid):
         assert sum_geometry([geometry, Geometry(6, 6, 1, (same, other))]) is None
     with pytest.raises(ValueError, match="different strides"):
