@@ -201,6 +201,168 @@ class TestCropped:
         assert not found.free("a") and set(found["c"]) == {NO_CHANNEL}
 
 
+class TestHeads:
+    """Channels laid out along two axes: which of them is left is the affair of what computes with them."""
+
+    HEADS = "r = Reshape (a, heads)"
+
+    def heads(self, body: str, weights: str = "") -> Labelled:
+        more = f"int64[4] heads = {{1, 2, 2, 36}}{', ' if weights else ''}{weights}"
+        return graph(f"{self.HEADS} {body}", more)
+
+    def test_not_the_one_that_is_worked_along(self) -> None:
+        positions = self.heads("y = CumSum (r, first)")
+        assert positions["a"][:2] == positions["a"][2:] != positions["a"][:1] * 2
+        assert "works along" not in str(positions.reasons("a"))
+        heads = self.heads("y = CumSum (r, two)")
+        assert heads["a"][0] == heads["a"][1] != heads["a"][2] == heads["a"][3]
+        assert "works along" not in str(heads.reasons("a"))
+
+    def test_not_the_one_that_is_gathered_along(self) -> None:
+        for axis, same in ((1, (0, 2)), (2, (0, 1))):
+            found = self.heads(f"i = Cast <to = 7> (r) g = GatherElements <axis = {axis}> (r, i) y = Relu (g)")
+            assert found["a"][same[0]] == found["a"][same[1]] and len(set(found["a"])) == 2
+            assert "picks" not in str(found.reasons("a"))
+
+    def test_not_the_one_that_is_normalised_over(self) -> None:
+        found = self.heads("y = LayerNormalization <axis = 2> (r, s)", "float[2, 36] s")
+        assert found["a"][0] == found["a"][1] != found["a"][2] and "normalises" not in str(found.reasons("a"))
+        over = self.heads("y = LayerNormalization <axis = 1> (r, s)", "float[2, 2, 36] s")
+        assert "normalises over channels" in str(over.reasons("a"))
+
+    def test_not_the_one_that_is_padded_beside(self) -> None:
+        found = self.heads("y = Pad (r, pads)", "int64[8] pads = {0, 0, 1, 0, 0, 0, 0, 0}")
+        assert found["a"][:2] == found["a"][2:] and found["y"][1:] == found["a"][:2] and len(found["y"]) == 3
+
+
+class TestSaidByTargets:
+    """What a computed target of an Expand says of channels, if it says anything."""
+
+    BOUNDS = "int64[1] last = {4}, int64[1] one = {1}, int64[1] six = {6}"
+
+    @pytest.mark.parametrize(
+        "target, followed",
+        [
+            ("t = Slice (s, two, last)", True),  # rows and columns only
+            ("t = Slice (s, first, last)", True),  # the width of the channels themselves
+            ("c = Gather (s, first) d = Add (c, zero) e = Slice (s, two, last) t = Concat <axis = 0> (d, e)", False),
+            ("n = Gather (s, zero) t = Concat <axis = 0> (n, one, one, one)", True),
+            ("n = Gather (s, zero) t = Concat <axis = 0> (n, four, six, six)", True),
+        ],
+    )
+    def test_of_channels(self, target: str, followed: bool) -> None:
+        found = graph(f"s = Shape (a) {target} e1 = Expand (a, t) y = Conv (e1, z)", self.BOUNDS, image="N, 3, 6, 6")
+        assert ("computed" not in str(found.reasons("a"))) == followed
+        assert not followed or found["e1"] == found["a"]
+
+    @pytest.mark.parametrize("width, followed", [("four", True), ("c", True), ("d", False)])
+    def test_of_a_table(self, width: str, followed: bool) -> None:
+        target = "s = Shape (a) n = Gather (s, zero) c = Gather (s, first) d = Mul (c, one)"
+        body = f"{target} t = Concat <axis = 0> (n, {width}, six, one) e = Expand (w, t) j = Concat <axis = 3> (a, e)"
+        found = graph(f"{body} y = Conv (j, z)", f"float[1, 4, 1, 1] w, {self.BOUNDS}", image="N, 3, 6, 6")
+        assert found.free("a") == followed
+        assert [use.axis for use in found.channels.uses if use.constant.name == "w"] == ([1] if followed else [])
+
+    def test_what_is_computed_and_repeated_is_no_table(self) -> None:
+        body = "m = ReduceMean <axes = [1, 2, 3]> (x) e = Expand (m, t) c = Concat <axis = 3> (a, e) y = Conv (c, z)"
+        assert not graph(body, "int64[4] t = {1, 4, 6, 1}").free("a")
+
+
+class TestSizes:
+    """What a Resize says of channels."""
+
+    def resized(self, attributes: str, sizes: str) -> Labelled:
+        body = f"a = Conv (x, a.weight) s = Shape (a) {sizes} r = Resize {attributes} (a, , , t) y = Conv (r, z)"
+        weights = f"{WEIGHTS}, int64[1] last = {{4}}, int64[1] six = {{6}}"
+        return Labelled(onnx_text("float[N, 3, 6, 6] x", "float[p, q, r, s] y", weights, body, 18))
+
+    def test_of_some_axes(self) -> None:
+        added = "c = Slice (s, {}, last) t = Add (c, c)"
+        beside = self.resized("<axes = [2, 3]>", added.format("two"))
+        assert beside.free("a") and beside["r"] == beside["a"]
+        arithmetic = "c = Slice (s, first, two) d = Add (c, zero) t = Concat <axis = 0> (d, six, six)"
+        for axes in ("[1, 2, 3]", "[-3, 2, 3]"):
+            assert "computed" in str(self.resized(f"<axes = {axes}>", arithmetic).reasons("a"))
+        kept = "c = Slice (s, first, two) t = Concat <axis = 0> (six, c, six)"
+        assert self.resized("<axes = [2, 1, 3]>", kept).free("a")
+
+    def test_of_one_channel(self) -> None:
+        body = "m = ReduceMax <axes = [1]> (a) s = Shape (m) t = Add (s, s) r = Resize (m, , , t) y = Conv (r, o)"
+        found = graph("m = Conv (x, one.weight) " + body.split(") ", 1)[1].replace("t = Add (s, s)", "t = Mul (s, k)"),
+                      "int64[4] k = {1, 1, 2, 2}, float[2, 1, 1, 1] o", image="N, 3, 6, 6")  # fmt: skip
+        assert "computed" not in str(found.reasons("m"))
+
+
+class TestPicks:
+    def test_of_some_channels_only(self) -> None:
+        body = "c = Conv (x, w) i = Cast <to = 7> (c) g = GatherElements <axis = 3> (a, i) y = Relu (g)"
+        assert "picks some of the channels only" in str(graph(body, "float[2, 3, 1, 1] w").reasons("a"))
+
+    def test_among_channels_by_what_is_none(self) -> None:
+        body = "i = Cast <to = 7> (plain) g = GatherElements <axis = 1> (a, i) y = Relu (g)"
+        assert "picks among channels" in str(graph(body).reasons("a"))
+        turned = "i = Cast <to = 7> (b) g = GatherElements <axis = 1> (plain, i) y = Relu (g)"
+        assert "picks among channels" in str(graph(turned).reasons("b"))
+
+    def test_samples_and_shapes(self) -> None:
+        found = graph("g = GridSample (a, grid) s = Shape (g) y = Cast <to = 1> (s)", "float[1, 6, 6, 2] grid",
+                      "float[p] y, float[p, q, r, s] g")  # fmt: skip
+        assert found.descriptor("g").shape == (1, 4, 1, 1) and found.descriptor("s").shape == (1,)
+
+
+class TestBeside:
+    def test_one_channel_of_zeros_is_none(self) -> None:
+        """Two or more are channels, free to be tied or to go."""
+        for width, made in ((1, False), (2, True)):
+            found = graph(
+                "c = Concat <axis = 1> (a, w) y = Relu (c)",
+                f"float[1, {width}, 6, 6] w",
+                values={"w": np.zeros((1, width, 6, 6))},
+            )
+            assert found["c"][:4] == found["a"] and (NO_CHANNEL not in found["c"][4:]) == made
+
+    @pytest.mark.parametrize(
+        "widths, value, expected",
+        [
+            ((0, 2), 5, [0, 1, 2, 3, None, None]),
+            ((2, 0), 5, [None, None, 0, 1, 2, 3]),
+            ((-1, 2), 5, [1, 2, 3, None, None]),
+            ((-1, 2), 0, [1, 2, 3, "new", "new"]),
+            ((1, -2), 0, ["new", 0, 1]),
+        ],
+    )
+    def test_padded_on_one_side(self, widths: tuple[int, int], value: int, expected: list[object]) -> None:
+        pads = f"int64[8] pads = {{0, {widths[0]}, 0, 0, 0, {widths[1]}, 0, 0}}, float v = {{{value}.0}}"
+        found = graph("c = Pad (a, pads, v) y = Relu (c)", pads)
+        for cls, wanted in zip(found["c"], expected, strict=True):
+            if isinstance(wanted, int):
+                assert cls == found["a"][wanted]
+            else:
+                assert (cls == NO_CHANNEL) == (wanted is None) and cls not in found["a"]
+
+
+class TestNorms:
+    @pytest.mark.parametrize("op, count", [("BatchNormalization", 4), ("InstanceNormalization", 2)])
+    def test_of_plain_data_have_no_channels(self, op: str, count: int) -> None:
+        names = ", ".join(f"n{k}" for k in range(count))
+        weights = ", ".join(f"float[4] n{k}" for k in range(count))
+        found = graph(f"n = {op} (plain, {names}) y = Conv (n, z)", weights)
+        assert set(found["n"]) == {NO_CHANNEL} and not [u for u in found.channels.uses if u.constant.name[0] == "n"]
+        there = graph(f"n = {op} (a, {names}) y = Conv (n, z)", weights)
+        own = sorted((u.constant.name, u.axis, u.role) for u in there.channels.uses if u.constant.name[0] == "n")
+        assert own == [(f"n{k}", 0, "channel") for k in range(count)] and there.free("a") and there["n"] == there["a"]
+
+    @pytest.mark.parametrize("index", [0, 1])
+    def test_by_what_is_computed(self, index: int) -> None:
+        names = ["s", "t"]
+        names[index] = "c"
+        body = (
+            f"peak = ReduceMax <keepdims = 0> (x) c = Mul (peak, s) n = InstanceNormalization (a, {', '.join(names)})"
+        )
+        found = graph(f"{body} y = Conv (n, z)", "float[4] s, float[4] t")
+        assert "parameters are computed" in str(found.reasons("a"))
+
+
 class TestLabels:
     """Labels themselves, along every axis of their own extent or one for all."""
 
