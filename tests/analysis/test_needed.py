@@ -145,6 +145,45 @@ class TestSums:
         second = Needs(body, "float[4, 3, 1, 1] other", other=zero)
         assert (second["a"], second["b"]) == ("1001", "1011")
 
+    def test_one_channel_for_all_beside_zeros(self) -> None:
+        """Where every channel's other factor is zero, of the one that stands for all of them nothing is needed."""
+        for product in ("Mul (g, b)", "Mul (b, g)"):
+            body = f"b = ReduceMean <axes = [1]> (x) t = {product} {END}"
+            assert Needs(body, "float[1, 4, 1, 1] g", g=np.zeros((1, 4, 1, 1)))["b"] == "0"
+            assert Needs(body, "float[1, 4, 1, 1] g", g=np.array([0.0, 1, 0, 0]).reshape(1, 4, 1, 1))["b"] == "0"
+            assert Needs(body, "float[1, 4, 1, 1] g", g=np.array([0.0, 0, 1, 0]).reshape(1, 4, 1, 1))["b"] == "1"
+
+    def test_of_fewer_axes_is_needed_whole(self) -> None:
+        """A (4, 1, 6) operand has its channels in front."""
+        body = f"{STEM} s = ReduceMax <axes = [0, 2], keepdims = 0> (z) u = Unsqueeze (s, one) t = Mul (a, u) {END}"
+        needs = Needs(body, "int64[1] one = {1}", w=np.zeros((2, 4, 1, 1)))
+        assert needs["u"] == "0"
+        assert Needs(body, "int64[1] one = {1}")["u"] == "1"
+
+
+class TestLayers:
+    @pytest.mark.parametrize(
+        "layer",
+        ["Conv (a, v)", "Conv <pads = [0, 0, 0, 0]> (a, v)", "ConvTranspose (a, u)", "Conv (a, c)"],
+    )
+    def test_read_by_their_columns(self, layer: str) -> None:
+        columns = np.ones((5, 4, 1, 1))
+        columns[:, 2] = 0
+        weights = "float[5, 4, 1, 1] v, float[4, 5, 1, 1] u, float[2, 5, 1, 1] q"
+        peak = "peak = ReduceMax <keepdims = 0> (x) c = Mul (peak, v)"
+        body = f"{STEM} {peak} t = {layer} y = Conv (t, q)"
+        needs = Needs(body, weights, v=columns, u=columns.swapaxes(0, 1), q=np.ones((2, 5, 1, 1)))
+        assert needs["a"] == ("1111" if ", c)" in layer else "1101")
+
+    def test_of_columns_of_pixels(self) -> None:
+        """A product over columns leaves channels alone, and needs them all: nothing is told of it."""
+        needs = Needs(f"{STEM} t = MatMul (a, c) {END}", "float[6, 6] c")
+        assert needs["a"] == "1111"
+
+    def test_joined_maps_of_which_one_is_for_all(self) -> None:
+        body = f"{STEM} m = ReduceMean <axes = [1]> (x) b = Expand (m, wide) t = Concat <axis = 3> (a, b) {END}"
+        assert Needs(body, "int64[4] wide = {1, 4, 6, 6}")["b"] == "1011"
+
 
 class TestMoved:
     def test_joined_along_the_channels(self) -> None:
