@@ -32,6 +32,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.graph import sweep, toposort
+from onnxslim_yolo.ir.input_format import image_axes
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.rewrites.crop_nodes import pads_for_crops
@@ -85,25 +86,27 @@ class Canonicalise:
             if tensor.shape is None or len(tensor.shape) != 4:
                 continue
             size = [self.height, self.width]
+            channel, axes = image_axes(tensor.shape)
+            sides = [tensor.shape[axis] for axis in axes]
             stored, guessed = _stored_size(model)
-            opened = [k for k in (0, 1) if not _is_fixed(tensor.shape[2 + k])]
-            for k, axis in enumerate((2, 3)):
-                dim = tensor.shape[axis]
-                if not _is_fixed(dim):
-                    tensor.shape = [*tensor.shape[:axis], size[k] or stored[k], *tensor.shape[axis + 1 :]]
+            opened = [k for k in (0, 1) if not _is_fixed(sides[k])]
+            for k, axis in enumerate(axes):
+                if k in opened:
+                    sides[k] = size[k] or stored[k]
+                    tensor.shape = [*tensor.shape[:axis], sides[k], *tensor.shape[axis + 1 :]]
                     fixed += 1
-                elif size[k] and size[k] != dim:
+                elif size[k] and size[k] != sides[k]:
                     raise InputError(
-                        f"the input '{tensor.name}' is fixed at {tensor.shape[2]}x{tensor.shape[3]} pixels, "
-                        f"not {size[0] or tensor.shape[2]}x{size[1] or tensor.shape[3]}",
+                        f"the input '{tensor.name}' is fixed at {sides[0]}x{sides[1]} pixels, "
+                        f"not {size[0] or sides[0]}x{size[1] or sides[1]}",
                         file=model.source.file,
                         hint="leave --imgsz out, or export the model with a dynamic size or the size you want",
                     )
             if opened:
                 chosen = guessed and not all(size[k] for k in opened)
-                model.note(_size_note(tensor.name, tensor.shape[2:], chosen))
-            if not _is_fixed(tensor.shape[1]):
-                tensor.shape = [tensor.shape[0], 3, *tensor.shape[2:]]
+                model.note(_size_note(tensor.name, sides, chosen))
+            if not _is_fixed(tensor.shape[channel]):
+                tensor.shape = [*tensor.shape[:channel], 3, *tensor.shape[channel + 1 :]]
                 fixed += 1
         return fixed
 

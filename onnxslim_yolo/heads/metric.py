@@ -116,7 +116,7 @@ class HeadMetric:
         """√S·u carried back to the outputs, float32 of their shapes; u is drawn anew."""
         if self._layout is None:
             return [
-                (rng.standard_normal(o.shape) / s).astype(np.float32)
+                np.asarray(rng.standard_normal(o.shape) / s, np.float32)  # one of a single number, too
                 for o, s in zip(self._outputs, self._spreads, strict=True)
             ]
         sides = 4 * self._layout.bins

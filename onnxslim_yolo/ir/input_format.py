@@ -11,7 +11,7 @@ and ",bgr" behind it for channels in OpenCV's order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,12 @@ class InputFormat:
             return ("0..1" if self.std == (255.0,) else "0..255") + order
         mean, std = (",".join(f"{v:.9g}" for v in values) for values in (self.mean, self.std))
         return f"mean={mean},std={std}{order}"
+
+
+def image_axes(shape: Sequence[object]) -> tuple[int, tuple[int, int]]:
+    """Where an image of rank 4 has its channels, and its height and width: channels last where three lie there and axis
+    1 has neither three nor one, as graphs that hold their own preprocessing take pictures."""
+    return (3, (1, 2)) if shape[3] == 3 and shape[1] not in (1, 3) else (1, (2, 3))
 
 
 UNIT = InputFormat()

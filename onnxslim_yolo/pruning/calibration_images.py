@@ -14,7 +14,7 @@ from onnxslim_yolo.analysis.views import view_of
 from onnxslim_yolo.errors import InputError, UnsupportedError
 from onnxslim_yolo.heads.spec import identify_head
 from onnxslim_yolo.ir.graph import Array, static_shape
-from onnxslim_yolo.ir.input_format import UNIT, input_format_of
+from onnxslim_yolo.ir.input_format import UNIT, image_axes, input_format_of
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.progress import counted
 
@@ -156,4 +156,4 @@ def input_size(model: Model) -> tuple[int, int]:
 def channels_first(model: Model) -> bool:
     """Whether the model's image is (b, 3, h, w); else (b, h, w, 3), if it is one at all."""
     shape = list(model.graph.inputs[0].shape or [])
-    return len(shape) == 4 and shape[1] == 3
+    return len(shape) == 4 and image_axes(shape)[0] == 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from onnxslim_yolo.errors import OnnxSlimError, VerificationError
+from onnxslim_yolo.ir.input_format import image_axes
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.rewrites.open_sizes import StaysFixedError, names_of, reopened
 from onnxslim_yolo.rewrites.size_probes import Probes, Sides, Size, feeds_at, probe
@@ -62,7 +63,8 @@ def with_open_size(
     if not Sides.of(source.graph):
         return Written(model)
     image = next(tensor for tensor in model.graph.inputs if len(tensor.shape or ()) == 4)
-    at = (int(image.shape[2]), int(image.shape[3]))
+    height, width = image_axes(image.shape)[1]
+    at = (int(image.shape[height]), int(image.shape[width]))
     only = f"'{image.name}' leaves its size open, the ONNX file takes {at[0]}x{at[1]} only"
     fixed = Written(model, fixed=only)
     if not verify:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import yaml
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import OnnxSlimError
@@ -77,3 +78,15 @@ def test_a_size_that_the_graph_does_not_take_is_said_as_that(tmp_path: Path) -> 
     assert len(lines) == 2 and "node 'Add_1': shape inference failed at Add: Incompatible dimensions" in lines[0]
     assert path.name in lines[0] and "give the --imgsz that it was exported with" in lines[1]
     assert oy.compile(path, out=tmp_path / "out", imgsz=32).onnx is not None
+
+
+def test_pictures_with_channels_last_are_as_open(tmp_path: Path) -> None:
+    body = "t = Transpose<perm=[0,3,1,2]>(x) a = Conv<pads=[1,1,1,1]>(t, w) b = Relu(a) y = Conv(b, v)"
+    text = onnx_text("float[1,h,k,3] x", "float[a,b,c,d] y", "float[8,3,3,3] w, float[4,8,1,1] v", body)
+    path = tmp_path / "last.onnx"
+    onnx.save(build(text).to_onnx(), str(path))
+    result = oy.compile(path, out=tmp_path / "out", imgsz=(32, 64))
+    assert result.ncnn is not None
+    assert list(result.model.graph.inputs[0].shape)[3] == 3
+    said = yaml.safe_load((result.ncnn / "metadata.yaml").read_text())
+    assert said["imgsz"] == [32, 64] and said["onnxslim_yolo"]["inputs"]["in0"]["shape"] == [1, 32, 64, 3]

@@ -171,6 +171,9 @@ def test_height_and_width_are_settled() -> None:
         ("1,3,h,0", "16,24", [1, 3, 16, 24], 2, "'x' leaves its size open: it is compiled at 16x24"),
         ("1,3,h,w", "99999,0", [1, 3, 640, 640], 2, "the input's size was guessed: 640x640"),
         ("1,h,w", "16", [1, "h", "w"], 0, None),
+        ("1,h,w,3", "16,24", [1, 16, 24, 3], 2, "'x' leaves its size open: it is compiled at 16x24"),
+        ("1,8,w,3", "", [1, 8, 640, 3], 1, "the input's size was guessed: 8x640, for 'x'"),
+        ("1,1,h,3", "16", [1, 1, 16, 3], 1, "'x' leaves its size open: it is compiled at 16x3"),
     ],
 )
 def test_what_a_file_leaves_open_is_settled_and_said(
@@ -189,6 +192,9 @@ def test_a_guess_that_was_not_asked_is_not_said() -> None:
     assert source.notes == ["'x' leaves its size open: it is compiled at 16x24"]
     with pytest.raises(InputError, match="fixed at 16x24 pixels, not 16x32"):
         Canonicalise(width=32)._fix_inputs(source)
+    last = build(onnx_text("float[1,64,32,3] x", "float[1,64,32,3] y", "float unread", "y = Relu(x)"))
+    with pytest.raises(InputError, match="fixed at 64x32 pixels, not 64x64"):
+        Canonicalise(height=64, width=64)._fix_inputs(last)
     assert Canonicalise(height=16)._fix_inputs(source) == 0
 
 

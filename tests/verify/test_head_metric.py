@@ -95,6 +95,12 @@ def test_fastestdet_and_networks_without_a_head() -> None:
     assert layout_of(HeadSpec("end2end", 3)) is None
 
 
+def test_an_output_may_be_one_number() -> None:
+    """What is fed back to it is an array all the same: onnxruntime takes no bare number."""
+    (cotangent,) = HeadMetric([np.asarray(3.0, np.float32)], None).cotangents(np.random.default_rng(0))
+    assert isinstance(cotangent, np.ndarray) and cotangent.shape == () and cotangent.dtype == np.float32
+
+
 def test_rows_that_are_not_as_many_count_as_the_mean() -> None:
     """Outputs of a NonMaxSuppression: what they varied is lost, no more and no less."""
     rows, scores = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((1, 5), np.float32)

@@ -15,6 +15,7 @@ import yaml
 from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.heads.spec import RANKED_KEY
+from onnxslim_yolo.ir.input_format import image_axes
 
 PARAM, BIN, METADATA = "model.ncnn.param", "model.ncnn.bin", "metadata.yaml"
 SECTION = "onnxslim_yolo"
@@ -63,7 +64,7 @@ def metadata_yaml(ncnn: NcnnModel, metadata: Mapping[str, str]) -> str:
         values.pop(RANKED_KEY, None)
     image = next((port.shape for port in ncnn.inputs.values() if len(port.shape) == 4), None)
     if image is not None:
-        values["imgsz"] = list(image[2:])
+        values["imgsz"] = [image[axis] for axis in image_axes(image)[1]]
     values["batch"] = 1
     values.setdefault("task", "detect")
     values[SECTION] = {
