@@ -180,6 +180,8 @@ def test_groups_are_normalised() -> None:
         (9, "float[1] unread", "y = ReduceL1<axes=[2]>(x)"),
         (10, "float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, s)'),
         (11, "float[8] r, float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, r, s)'),
+        (9, "float[1] one = {3}", "n = Exp(x) y = Concat<axis=1>(n, x)"),
+        (10, "float[1] one = {3}", "n = Exp(x) y = Concat<axis=1>(n, x)"),
         (18, "int64[2] k = {1, -1}", "y = ReduceMax(x, k)"),
         (18, "int64[1] k = {2}", "y = ReduceL2<keepdims=0>(x, k)"),
         (18, "int64[1] k = {2}", "y = ReduceMean<keepdims=0>(x, k)"),
@@ -311,6 +313,28 @@ def test_of_computed_places_there_is_none() -> None:
     ):
         with pytest.raises(UnsupportedError, match=why):
             carried(weights, computed + body, shape)
+
+
+@pytest.mark.parametrize(
+    "opset, found",
+    [
+        (7, "Less Greater Or Not Cast Sub Relu Add"),
+        (8, "Less Greater Or Not Cast Max"),
+        (10, "Less Greater Or Not Cast Max"),
+        (11, "Equal Cast Max"),
+    ],
+)
+def test_what_equals_and_what_is_least(opset: int, found: str) -> None:
+    """In one node as soon as an opset has it for floats, broadcast."""
+    graph, value = gs.Graph(opset=opset), gs.Variable("v", np.float32, (3,))
+    adjoint = Adjoint(graph)
+    equal, least = adjoint.hits(value, value), adjoint.at_least(value, 0.5)
+    assert [node.op for node in graph.nodes] == found.split()
+    graph.inputs, graph.outputs = [value], [equal, least]
+    model = Model(graph=graph)
+    model.graph.ir_version = 8
+    told = run_onnx(model, {"v": np.array([0.25, 0.5, 2], np.float32)})
+    assert [values.tolist() for values in told.values()] == [[1, 1, 1], [0.5, 0.5, 2]]
 
 
 def test_what_an_opset_has_not_is_refused() -> None:

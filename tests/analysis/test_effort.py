@@ -7,7 +7,16 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxslim_yolo.analysis.channels import concrete_shapes
-from onnxslim_yolo.analysis.effort import CUBIC, ELEMENT, OUTPUT_COPIES, POOL_TAP, QUICK_ELEMENT, effort_of, work_of
+from onnxslim_yolo.analysis.effort import (
+    CUBIC,
+    ELEMENT,
+    OUTPUT_COPIES,
+    POOL_TAP,
+    QUICK_ELEMENT,
+    _bytes,
+    effort_of,
+    work_of,
+)
 from tests.kinds import text_of
 from tests.numeric import build
 
@@ -67,6 +76,16 @@ def test_work(body: str, weights: str, work: int) -> None:
 def test_the_worst_moment_is_where_the_output_is_checked() -> None:
     found = effort("a = Relu(x) y = Tanh(a)", outputs=f"float[1,4,{SIDE},{SIDE}] y")
     assert found.memory == OUTPUT_COPIES * 4 * MAP and found.memory_node.endswith("(Tanh)")
+
+
+@pytest.mark.parametrize(
+    "kind, size", [(np.float16, 24), (np.float32, 24), (np.int64, 48), (np.bool_, 24), (16, 24), (None, 48)]
+)
+def test_runtimes_compute_in_four_bytes_at_least(kind: object, size: int) -> None:
+    """16 is bfloat16, which numpy lacks; of what is not known the wider one is taken."""
+    tensor = gs.Variable("t", kind, (2, 3))
+    assert _bytes(tensor, {id(tensor): (2, 3)}) == size
+    assert _bytes(tensor, {}) == 0 == _bytes(tensor, {id(tensor): None})
 
 
 def test_outputs_of_many_nodes_are_held_together() -> None:
