@@ -3,7 +3,8 @@
     python bench/arm_compile.py WORK [--cores a76 a72]      networks of ../shared/material and models/
 
 Needs bench/arm_setup.py. WORK keeps what was compiled: the same command goes on behind it. Nothing is pruned but what
-is dead. Writes bench/results/arm_compile.md.
+is dead. *Swapped*: NMS keeps another candidate of the same object there (see `verify.on_device`); the IoU is that of
+the own one. Writes bench/results/arm_compile.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--cores", nargs="+", default=list(DEVICE))
     options = parser.parse_args()
-    lines = ["# `compile --run-on` an emulated core", "", "`python bench/arm_compile.py WORK`.", ""]
+    lines = [
+        "# `compile --run-on` an emulated core",
+        "",
+        "`python bench/arm_compile.py WORK`. Swapped: of two candidates of one object, nearly equal, NMS keeps ",
+    ]
+    lines[-1] += "the other one there; IoU and score are the own one's."
+    lines += [""]
     lines += ["| network | core | the pair there | detections kept | IoU ≥ | scores within | outputs within |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for core in options.cores:
@@ -52,6 +59,7 @@ def cells(name: str, core: str, work: Path) -> list[str]:
         return [there, *[""] * 4]
     seen = there["detections"]
     kept = f"{there['kept']} of {seen}" if seen else "none to go by"
+    kept += f", {there['swapped']} swapped" if there["swapped"] else ""
     figures = [f"{there[key]:.3f}" if seen else "" for key in ("iou", "score")]
     return [there["state"], kept, *figures, f"{max(output['relative'] for output in there['outputs']):.1e}"]
 

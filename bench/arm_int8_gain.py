@@ -24,7 +24,7 @@ from arm_weights import TITLE
 from random_widths import fused, prepared
 
 from onnxslim_yolo.ir.graph import Node
-from onnxslim_yolo.latency.int8 import float_form, int8_us, is_int8
+from onnxslim_yolo.latency.int8 import clips, float_form, gives_codes, int8_us, is_int8
 from onnxslim_yolo.latency.layers import LayerKey, describe
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table import LatencyTable, cell_widths
@@ -72,7 +72,7 @@ def by_kind(table: LatencyTable) -> Iterator[str]:
     """Cells of the table against their float forms, by the narrower of their widths."""
     found: dict[tuple[str, int], list[float]] = {}
     for family, grid in table.families.items():
-        if not is_int8(family):
+        if not is_int8(family) or gives_codes(family) or clips(family):
             continue
         plain = float_form(family)
         name = f"{family.kind} {plain.kernel[0]}×{plain.kernel[1]}/{plain.stride[0]}"

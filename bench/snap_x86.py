@@ -6,7 +6,7 @@
 Networks of models/zoo with random weights: importance is even, as of a network that was not trained for sparsity.
 "no parts": without the pass conv-before-split. "any width": `auto` may choose every width as far from the ranking's as
 it likes; by how much it is faster is what the nearness of `auto` costs. Ratios are to the network as ranked ("none").
-Writes bench/results/snap_x86.json and .md, with --avx2 snap_x86-avx2.
+Writes bench/results/snap_x86.json and .md, with --avx2 snap_x86-avx2; what was not asked for stays as it was measured.
 """
 
 from __future__ import annotations
@@ -48,9 +48,18 @@ def main() -> None:
     options = parser.parse_args()
     blocks = [measure(name, runtime, options) for runtime in options.runtimes.split(",") for name in options.networks]
     stem = "snap_x86-avx2" if options.avx2 else "snap_x86"
+    blocks = merged(RESULTS / f"{stem}.json", blocks)
     (RESULTS / f"{stem}.json").write_text(json.dumps(blocks, indent=1) + "\n")
     (RESULTS / f"{stem}.md").write_text(markdown(blocks))
     print(markdown(blocks))
+
+
+def merged(file: Path, blocks: list[dict]) -> list[dict]:
+    """The blocks of a file, those in their place that were measured anew."""
+    known = json.loads(file.read_text()) if file.is_file() else []
+    fresh = {(block["network"], block["runtime"], block["prune"]): block for block in blocks}
+    kept = [fresh.pop((block["network"], block["runtime"], block["prune"]), block) for block in known]
+    return [*kept, *fresh.values()]
 
 
 def measure(network: str, runtime: str, options: argparse.Namespace) -> dict:

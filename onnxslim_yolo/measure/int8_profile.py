@@ -16,7 +16,16 @@ from onnxslim_yolo.emit.ncnn.stem import becomes_phases
 from onnxslim_yolo.errors import OnnxSlimError
 from onnxslim_yolo.ir.graph import Node, producer, tensors
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.int8 import ENDS, end_of_chain, has_form, int8_form, scaled_int8
+from onnxslim_yolo.latency.int8 import (
+    CLIPS,
+    ENDS,
+    clipped_form,
+    codes_form,
+    end_of_chain,
+    has_form,
+    int8_form,
+    scaled_int8,
+)
 from onnxslim_yolo.latency.layers import Family, LayerKey
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.table import LatencyTable
@@ -42,7 +51,11 @@ def int8_layers(layers: Iterable[LayerKey], runtime: Runtime) -> list[LayerKey]:
         phases = runtime == "ncnn" and family.stride == (2, 2) and becomes_phases(key.ins[0], family.kernel)
         if not has_form(family, runtime) or (family.kind == "conv" and phases):
             continue
-        found.append(LayerKey(int8_form(family), key.ins, key.outs))
+        forms = [int8_form(family)]
+        if runtime == "ncnn":
+            forms.append(codes_form(family))
+            forms += [clipped_form(form) for form in forms if key.activation == CLIPS]
+        found += [LayerKey(form, key.ins, key.outs) for form in forms]
         if runtime == "onnxruntime" and family.kind in ("conv", "group-conv", "depthwise"):
             found += [end_of_chain(which, family.size, key.outs[0]) for which in ENDS]
             if key.activation == "leakyrelu":

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxslim_yolo.emit.ncnn.format import SHAPE_HINT, Param, param_text
 from onnxslim_yolo.emit.ncnn.format import Layer as NcnnLayer
-from onnxslim_yolo.emit.ncnn.int8 import SCALE_TERM
+from onnxslim_yolo.emit.ncnn.int8 import HANDS_ON, SCALE_TERM
 from onnxslim_yolo.emit.ncnn.stem import CHANNELS, becomes_phases
 from onnxslim_yolo.ir.graph import Array
-from onnxslim_yolo.latency.int8 import ENDS, float_form, is_int8
+from onnxslim_yolo.latency.int8 import ENDS, clips, float_form, gives_codes, is_int8
 from onnxslim_yolo.latency.layers import Family, LayerKey
 from onnxslim_yolo.measure.int8_networks import int8_nodes
 
@@ -89,7 +89,7 @@ def _pads(family: Family) -> tuple[int, int, int, int]:
 
 
 def ncnn_network(key: LayerKey) -> NcnnSpec:
-    """Input → ReLU (which packs) → the layer."""
+    """Input → ReLU (which packs) → the layer; of int8 that gives out floats → Noop, for which they are packed anew."""
     shapes = input_shapes(key)
     layers = [NcnnLayer("Input", f"in{i}", [], [f"in{i}"]) for i in range(len(shapes))]
     layers += [NcnnLayer("ReLU", f"pre{i}", [f"in{i}"], [f"pre{i}"]) for i in range(len(shapes))]
@@ -98,8 +98,11 @@ def ncnn_network(key: LayerKey) -> NcnnSpec:
     weights: list[list[int]] = []
     for step, part in enumerate(parts):
         layer_type, params, counts = NCNN[part.family.kind](part)
-        made = outs if part is parts[-1] else [f"between{step}"]
+        packed = is_int8(part.family) and not gives_codes(part.family)
+        made = outs if part is parts[-1] and not packed else [f"between{step}"]
         layers.append(NcnnLayer(layer_type, f"layer{step}", ins, made, params))
+        if packed:
+            layers.append(NcnnLayer("Noop", "packed", made, outs))
         ins, weights = made, [*weights, *counts]
     return NcnnSpec(param_text(layers), weights, shapes)
 
@@ -132,8 +135,11 @@ def _ncnn_conv(key: LayerKey) -> _Made:
         params[SHAPE_HINT] = [3, family.size[1], family.size[0], key.outs[0]]
     weights = [[size, 1], [key.outs[0], 0]]
     if is_int8(family):
-        params[SCALE_TERM] = 1
-        weights = [[size, 2], [key.outs[0], 0], [key.outs[0], 3], [1, 3]]
+        codes = gives_codes(family)
+        params[SCALE_TERM] = HANDS_ON if codes else 1
+        weights = [[size, 2], [key.outs[0], 0], [key.outs[0], 3], [1, 3], *([[1, 3]] if codes else [])]
+        if clips(family):
+            params |= {9: 3, 10: [0.0, 6.0]}
     return "ConvolutionDepthWise" if groups > 1 else "Convolution", params, weights
 
 

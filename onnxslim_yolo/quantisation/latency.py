@@ -1,8 +1,8 @@
 """What int8 gains by a latency table, and which layers it gains on.
 
-ncnn's int8 convolutions read and write floats: each is faster or slower by itself. In onnxruntime codes are handed on,
-so that a layer that becomes float again also needs its neighbours' codes made and read: there the network is judged as
-a whole, layer after layer, and a change stays as long as the sum falls.
+ncnn's int8 convolutions read and write floats, but for those that only int8 ones read: these hand on codes. In
+onnxruntime codes are handed on everywhere, so that a layer that becomes float again also needs its neighbours' codes
+made and read. So the network is judged as a whole, layer after layer, and a change stays as long as the sum falls.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnxslim_yolo.ir.graph import Node, Tensor, consumers, is_constant, is_empty, is_graph_output, producer
+from onnxslim_yolo.ir.graph import (
+    Node,
+    Tensor,
+    consumers,
+    is_constant,
+    is_empty,
+    is_graph_output,
+    producer,
+    sole_consumer,
+)
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.int8 import end_of_chain, int8_us
+from onnxslim_yolo.latency.int8 import HANDED_ON, IN_NCNN, end_of_chain, gives_codes, int8_us
 from onnxslim_yolo.latency.layers import Family, Layer, LayerKey, describe, size_of
 from onnxslim_yolo.latency.table import LatencyTable
+from onnxslim_yolo.ops.linear import is_conv
 from onnxslim_yolo.quantisation.places import COMPUTES, MOVES, SATURATES, places_of
 from onnxslim_yolo.quantisation.plan import Quantisation
 
@@ -30,6 +40,9 @@ ROUNDS = 2
 SLOWER = "it is not faster in int8, by the latency table"
 UNKNOWN = "the latency table has no int8 time of it"
 NOTHING = "int8 gains nothing in all, by the latency table"
+
+FUSED_IN_NCNN = frozenset(("Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", "Mish"))
+"""Activations that ncnn's convolutions compute themselves (`emit.ncnn.tidy`)."""
 
 Wanted = Callable[[Node], str | None]
 
@@ -77,7 +90,7 @@ def faster_layers(model: Model, table: LatencyTable, wanted: Wanted) -> tuple[Wa
     alone = {node.name for node in places.layers if (judge.gain(node) or 0.0) > 0}
     float_us = judge.us((), ())
     chosen = min((alone, measured), key=us)
-    if table.runtime == "onnxruntime":
+    if table.runtime == "onnxruntime" or any(map(gives_codes, table.families)):
         chosen = _descended(chosen, [node.name for node in places.layers if node.name in measured], us)
     best = us(chosen)
     if best > LEAST * float_us:
@@ -108,7 +121,9 @@ class _Judge:
         self._layers = describe(graph)
         self._float = [table.predict(layer.key) for layer in self._layers]
         self._int8 = [int8_us(table, layer.key) for layer in self._layers]
+        self._codes = [int8_us(table, layer.key, codes=True) for layer in self._layers]
         self._on_codes = table.runtime == "onnxruntime"
+        self._readers = {} if self._on_codes else {layer.node.name: self._read_by(layer) for layer in self._layers}
         self._tensors = [tensor for node in graph.nodes for tensor in node.outputs] + list(graph.inputs)
 
     def gain(self, node: Node) -> float | None:
@@ -121,13 +136,27 @@ class _Judge:
     def us(self, layers: Collection[str], coded: Collection[str]) -> float:
         """µs of the graph with these layers in int8, and codes in these tensors, both by name."""
         layers, total = set(layers), 0.0
-        for layer, plain, whole in zip(self._layers, self._float, self._int8, strict=True):
+        for layer, plain, floats, handed in zip(self._layers, self._float, self._int8, self._codes, strict=True):
+            readers = self._readers.get(layer.node.name)
+            whole = handed if readers and readers <= layers else floats
             codes = layer.node.name in layers or (self._on_codes and _reads_and_writes(layer.node, coded))
             if not codes or whole is None:
                 total += plain
             else:
                 total += whole + (self._activation(layer) if layer.node.name in layers else 0.0)
         return total + (self._ends(layers, coded) if self._on_codes and layers else 0.0)
+
+    def _read_by(self, layer: Layer) -> set[str]:
+        """The convolutions that read what one makes, with its activation, in ncnn; none where something else does."""
+        made, (height, width) = layer.node.outputs[0], layer.key.family.size
+        if layer.key.family.kind not in IN_NCNN or height * width * layer.key.outs[0] < HANDED_ON:
+            return set()
+        reader = sole_consumer(self._graph, made)
+        if reader is not None and reader.op in FUSED_IN_NCNN:
+            made = reader.outputs[0]
+        readers = consumers(made)
+        other = is_graph_output(self._graph, made) or not all(is_conv(node) for node in readers)
+        return set() if other else {node.name for node in readers}
 
     def _activation(self, layer: Layer) -> float:
         """onnxruntime computes a LeakyRelu as part of a float convolution, and apart from one in int8."""

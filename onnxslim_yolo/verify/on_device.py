@@ -190,7 +190,8 @@ def _own_rows(
     """
     if head.kind == "end2end" or head.end2end:
         return {}
-    source, result = (candidates(outputs, head, 0, 0.0, multi_label=False) for outputs in (want, found))
+    # All rows, those as well whose score half precision holds for 0.
+    source, result = (candidates(outputs, head, 0, -1.0, multi_label=False) for outputs in (want, found))
     if len(source.scores) != len(result.scores):
         return {}
     rows = {}

@@ -24,6 +24,7 @@ import numpy as np
 from onnxslim_yolo.emit.ncnn.format import Layer, Weight, safe_name
 from onnxslim_yolo.emit.ncnn.layout import Dims
 from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.latency.int8 import HANDED_ON
 from onnxslim_yolo.quantisation.plan import Quantisation
 
 SCALE_TERM = 8
@@ -34,8 +35,6 @@ WITH_KERNEL = ("Convolution", "ConvolutionDepthWise", "InnerProduct")
 """Layers that ncnn computes in int8."""
 CODES_THROUGH = ("Convolution", "ConvolutionDepthWise")
 """Those that read and write codes as well. Its pools, concatenations and activations know floats only."""
-LEAST = 1024
-"""Values of a map from which on codes are handed on: of fewer nothing is gained, nor seen when it is checked."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def hand_on_codes(
     made = []
     for layer in layers:
         blob, scale = layer.outputs[0], None
-        if layer.name in known and blob not in outputs and prod(dims.get(blob, ())) >= LEAST:
+        if layer.name in known and blob not in outputs and prod(dims.get(blob, ())) >= HANDED_ON:
             scale = _scale_read(layer, readers.get(blob, ()), known)
         if scale is None:
             made.append(layer)
