@@ -37,6 +37,17 @@ def test_convolution() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "keys"),
+    [("1,5", "0=5"), ("1,7,5", "0=5 1=7"), ("1,3,7,5", "0=5 1=7 2=3"), ("1,3,2,7,5", "0=5 1=7 11=2 2=3")],
+)
+def test_an_input_says_its_extents(shape: str, keys: str) -> None:
+    """Width, height, depth and channels, under the keys that ncnn's Input has for them."""
+    text = one("y = Relu(x)", f"float[{shape}]", shape=f"float[{shape}]")
+    [head] = [line.split() for line in emit_ncnn(build(text), weights="fp32", cut=False).param.splitlines()[2:3]]
+    assert head[0] == "Input" and sorted(head[5:]) == sorted(keys.split())
+
+
 def test_bin_layout() -> None:
     text = one("y = Conv(x, w, b)", "float[1,1,1,1]", "float[1,3,1,1] w, float[1] b", "float[1,3,1,1]")
     text = text.replace("float[1,3,1,1] x", "float[1,3,1,2] x").replace("float[1,1,1,1] y", "float[1,1,1,2] y")

@@ -15,11 +15,12 @@ torch = pytest.importorskip("torch")
 
 import onnxslim_yolo as oy  # noqa: E402
 from onnxslim_yolo.emit.torch import load_module, module_to_onnx, save_module, to_torch  # noqa: E402
+from onnxslim_yolo.emit.torch.describe import describe  # noqa: E402
 from onnxslim_yolo.errors import InputError, UnsupportedError, VerificationError  # noqa: E402
 from onnxslim_yolo.ir.graph import initializers  # noqa: E402
 from onnxslim_yolo.ir.model import Model  # noqa: E402
 from onnxslim_yolo.load.graph_ops import OPS  # noqa: E402
-from onnxslim_yolo.load.saved_module import is_saved_module  # noqa: E402
+from onnxslim_yolo.load.saved_module import TRACED_ROWS, is_saved_module  # noqa: E402
 from onnxslim_yolo.load.trace import trace  # noqa: E402
 from onnxslim_yolo.manager import PassManager  # noqa: E402
 from onnxslim_yolo.models.zoo.architectures import build, randomise  # noqa: E402
@@ -182,6 +183,12 @@ def test_an_unknown_operator_is_named() -> None:
 def test_bins_are_not_trained() -> None:
     module = to_torch(prepared(source("yolov8n")[1]))
     assert [key for key, p in module.named_parameters() if not p.requires_grad] == ["model.22.dfl.conv.weight"]
+
+
+def test_a_reshape_alone_knows_how_many_rows_were_traced() -> None:
+    described, _ = describe(prepared(source("yolov8n")[1]))
+    rows = {node["op"]: node["attributes"].get(TRACED_ROWS) for node in described["nodes"]}
+    assert rows.pop("Reshape") == 1 and set(rows.values()) == {None}
 
 
 BESIDE = {

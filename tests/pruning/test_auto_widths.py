@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxslim_yolo.pruning.auto_widths import _candidates, _nearest, wished
+from onnxslim_yolo.latency import LatencyTable
+from onnxslim_yolo.pruning.auto_widths import FEWEST_UNITS, _candidates, _nearest, widths_by_latency, wished
 from onnxslim_yolo.pruning.plan import open_plan
 from onnxslim_yolo.pruning.problem import Unit
 from tests.passes.test_snap import chain
@@ -49,3 +50,21 @@ def test_choosing_again_starts_from_what_was_wished() -> None:
     assert np.array_equal(wished(fewer), fewer.keep)
     assert np.array_equal(wished(replace(fewer, snapped=(least, fewer.keep))), least)
     assert np.array_equal(wished(replace(fewer, snapped=(least, plan.keep))), fewer.keep), "it was pruned since"
+
+
+def test_below_eight_widths_nothing_is_chosen() -> None:
+    table = LatencyTable.analytic("ncnn", "avx2")
+    for count, chosen in ((FEWEST_UNITS - 1, False), (FEWEST_UNITS, True)):
+        model = chain(*[24] * count)
+        whole = open_plan(model)
+        free = [group.classes for group in whole.channels.groups if len(group.classes) == 24]
+        assert len(free) == count
+        for plan in (whole, whole.without(np.concatenate([classes[:5] for classes in free]))):
+            found = widths_by_latency(model.graph, plan, table)
+            assert (found is not None) == chosen
+            if found is None:
+                continue
+            keep, before, after = found
+            assert before.choice == (int(plan.keep[free[0]].sum()),) * count and after.lost <= before.lost + 1e-9
+            assert after.latency < before.latency or (np.array_equal(keep, plan.keep) and after is before)
+            assert plan is not whole or (after is before and keep.all())
