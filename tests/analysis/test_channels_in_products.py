@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
-from onnxslim_yolo.analysis.channels import NO_CHANNEL
+from onnxslim_yolo.analysis.channels import NO_CHANNEL, analyse_channels
 from tests.analysis.graphs import Labelled, distinct, onnx_text
+from tests.numeric import build
 
 WEIGHTS = """float[8, 6] q.w, float[8, 6] k.w, float[8, 6] v.w, float[8, 5] o.w, float[1, 16, 8] lstm.w,
     float[1, 16, 4] lstm.r, float[8, 8] e.w"""
@@ -130,6 +133,18 @@ class TestAttention:
         assert first[1:] == second[1:] and NO_CHANNEL not in first[1:]
         assert found["y"] == [NO_CHANNEL, *first[1:]] * 2
         assert found.channels.frozen[second[0]] is not None and "reaches" in str(found.channels.frozen[first[1]])
+
+    @pytest.mark.parametrize("index", [4, 5])
+    def test_one_of_the_earlier_states_is_enough(self, index: int) -> None:
+        """An exporter may leave the other one out: nothing is known of either."""
+        text = f"{LAYERS} y = Attention <q_num_heads = 2, kv_num_heads = 2> (q, k, v)"
+        model = build(onnx_text("float[2, 10, 8] x", "float[a, b, c] y", WEIGHTS, text, 23))
+        (node,) = (node for node in model.graph.nodes if node.op == "Attention")
+        empty = [gs.Variable.empty() for _ in range(index - 3)]
+        node.inputs = [*node.inputs, *empty, gs.Constant("past", np.zeros((2, 2, 4, 3), np.float32))]
+        channels = analyse_channels(model.graph)
+        labels = channels.labels_of(model.graph.tensors()["q"])
+        assert labels is not None and all("earlier calls" in str(channels.frozen[cls]) for cls in labels.reshape(-1))
 
 
 class TestRecurrent:

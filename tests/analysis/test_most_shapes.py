@@ -66,3 +66,22 @@ def test_what_shapes_say_is_known_however_it_is_computed() -> None:
     graph = build(text).graph
     assert of_any_size(graph) is None
     assert most_shapes(graph)[id(graph.tensors()["y"])] == (1, 12)
+
+
+def test_what_makes_two_of_unknown_size_and_what_is_not_followed() -> None:
+    """All outputs of a TopK are as large; of another operator, however many inputs it has, nothing is said."""
+    graph = graph_of("v, y = TopK (x, k)")
+    found = most_shapes(graph)
+    assert found[id(graph.tensors()["v"])] == found[id(graph.tensors()["y"])] == (1, 2, 3, 4)
+    made = "s = Squeeze (k) r = Range (none, s, ten) y = Cast <to = 7> (r)"
+    other = graph_of(f"n = NonZero (x) m = Slice (n, zero, k, one) {made}")
+    assert most_shapes(other)[id(other.tensors()["r"])] is None
+    assert most_shapes(other)[id(other.tensors()["m"])] == (4, 24)
+
+
+def test_boxes_of_unknown_number() -> None:
+    """Where the scores' shape is not known, no number of boxes is."""
+    graph = graph_of("n = NonZero (x) c = Cast <to = 1> (n) y = NonMaxSuppression (boxes, scores, ten)")
+    (node,) = (node for node in graph.nodes if node.op == "NonMaxSuppression")
+    node.inputs[1].shape = ["a", "b", "c"]
+    assert most_shapes(graph)[id(graph.tensors()["y"])] is None

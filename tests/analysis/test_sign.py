@@ -9,6 +9,12 @@ from onnxslim_yolo.ir.graph import Tensor
 from tests.numeric import build
 
 POSITIVE = [
+    "y = Clip(x, nil)",
+    "a = Relu(x) y = Clip(a, less)",
+    "a = Relu(x) y = Clip(a)",
+    "y = Max(x, nil)",
+    "a = Abs(x) y = Max(x, a)",
+    "a = Abs(x) y = Resize(a, , scales)",
     "y = Relu(x)",
     "a = Relu(x) b = Sigmoid(x) c = Add(a, b) y = MaxPool<kernel_shape=[2,2]>(c)",
     "a = Relu(x) b = Concat<axis=1>(a, a) p, y = Split<axis=1>(b)",
@@ -18,6 +24,12 @@ POSITIVE = [
     "y = Max(x, half)",
 ]
 UNKNOWN = [
+    "a = Relu(x) b = Neg(a) y = Max(b, b)",
+    "a = Relu(x) y = Pad(x, pads)",
+    "y = Resize(x, , scales)",
+    "y = Clip(x)",
+    "a = Cast<to=7>(x) b = Relu(x) y = Cast<to=1>(b)",
+    "a = Relu(x) y = Concat<axis=1>(a, x)",
     "y = LeakyRelu(x)",
     "y = Identity(x)",
     "a = Relu(x) y = Add(a, x)",
