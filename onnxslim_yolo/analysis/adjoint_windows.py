@@ -105,6 +105,8 @@ def _resize(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if len(shape) != 4 or shape[:2] != out[:2]:
         raise refusal(node, "it does not resize height and width alone")
+    if shape == out:
+        return {0: given(values)}  # the runtime copies it, whatever its scales
     factors = [b // a for a, b in zip(shape, out, strict=True)]
     whole = all(a * f == b for a, b, f in zip(shape, out, factors, strict=True))
     if whole and attribute(node, "mode") == "nearest":
@@ -123,8 +125,9 @@ def _along(adjoint: Adjoint, node: Node, axis: int, size: int, out: int) -> Arra
     if max(size, out) > WIDEST or attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
         raise refusal(node, "its coordinates are not known")
     unit = np.eye(size, dtype=np.float32).reshape(1, size, size, 1)
-    given_scales = np.array([1, 1, 1 if scales is None else scales.reshape(-1)[axis], 1], dtype=np.float32)
-    sizes = np.array([1, size, out, 1], dtype=np.int64)
+    beside = 2 if size == out else 1  # what keeps all its sizes would be copied, whatever its scales
+    given_scales = np.array([1, 1, 1 if scales is None else scales.reshape(-1)[axis], beside], dtype=np.float32)
+    sizes = np.array([1, size, out, beside], dtype=np.int64)
     feeds: dict[str, Array] = {"x": unit}
     if node.op == "Resize" and adjoint.graph.opset >= 11:
         feeds |= {"sizes": sizes} if scales is None else {"scales": given_scales}
@@ -139,10 +142,10 @@ def _along(adjoint: Adjoint, node: Node, axis: int, size: int, out: int) -> Arra
         (made,) = evaluate(one_node(proto, feeds, [onnx.helper.make_opsetid("", adjoint.graph.opset)]), feeds)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise refusal(node, "the runtime does not resize one axis alone") from error
-    if made.shape != (1, size, out, 1):
+    if made.shape != (1, size, out, beside):
         raise refusal(node, "what it makes of one axis has another size")
     matrix = np.ascontiguousarray(made[0, :, :, 0].T)
-    return None if size == out and np.array_equal(matrix, np.eye(size, dtype=np.float32)) else matrix
+    return None if np.array_equal(matrix, np.eye(size, dtype=np.float32)) else matrix
 
 
 WINDOWS: dict[str, Rule] = {
