@@ -209,7 +209,7 @@ class DropBlocks(PruneToTarget):
         """A copy without these blocks, its widths planned for the limit."""
         trial = model.copy()
         if blocks:
-            self._take_out(trial, blocks)
+            self._take_out(trial, blocks, open_plan(model))
         PruneToTarget(**{f.name: getattr(self, f.name) for f in fields(PruneToTarget)}).run(trial)
         return trial
 
@@ -251,8 +251,9 @@ class DropBlocks(PruneToTarget):
             hint="--depth auto narrows layers as well",
         )
 
-    def _take_out(self, model: Model, chosen: Sequence[Block]) -> int:
-        came, before, planned = copy_graph(model.graph), layers_of(model.graph), open_plan(model)
+    def _take_out(self, model: Model, chosen: Sequence[Block], planned: Plan | None = None) -> int:
+        """`planned`: the plan of a model that this is a copy of."""
+        came, before, planned = copy_graph(model.graph), layers_of(model.graph), planned or open_plan(model)
         ranked = planned.ranking
         gone = take_out(model, [block for block in chosen if block.kind != "layer"])
         gone += [block for block in chosen if block.kind == "layer" and _leaves(model, block, self.keep)]

@@ -88,7 +88,9 @@ class Reconstruct:
         images = CalibrationImages(self.calib, model, self.images, "fit")
         views = self.views or views_for(len(images))
         # Matching keeps every image's activations at a time: two views of each are what memory allows.
-        return reconstruct(model, plan, images.seen(min(views, 2)), self, images.seen(views))
+        edited = reconstruct(model, plan, images.seen(min(views, 2)), self, images.seen(views))
+        reopen_plan(model)
+        return edited
 
 
 def reconstruct(
@@ -100,6 +102,8 @@ def reconstruct(
     source: tuple[Model, Moments] | None = None,
 ) -> int:
     """Fold and match a planned model in place; returns the number of layers edited.
+
+    Weights are other constants then: before anything is cut, the plan has to be opened again.
 
     Args:
         images: what moments are matched on. views: what is folded by; None for the images.
@@ -120,7 +124,6 @@ def reconstruct(
         matched = corrections(masked(model, plan), _as_layers_yield(model, wanted, shifts), images)
         _apply_all(model, matched)
     model.plan = replace(plan, absorbed=True)
-    reopen_plan(model)
     return len({*shifts, *(correction.node for correction in matched)})
 
 

@@ -81,22 +81,25 @@ class HeadMetric:
             ]
             return
         table = self._layout.to_table(outputs).astype(np.float64)
-        scores = self._scores(table)
-        p = sigmoid(scores[:, 0] if self._layout.objectness else scores.max(axis=1))
+        raw = table[:, 4 * self._layout.bins :]
+        best = self._scores_of(raw[:, :1] if self._layout.objectness else raw.max(axis=1, keepdims=True))
+        p = sigmoid(best[:, 0])
         # Few cells count: with theirs alone, dozens of images' metrics fit in memory.
         self._cells, self._alive = len(p), np.flatnonzero(p > FAINTEST)
         self._root = np.sqrt(p[self._alive])[:, None]
         self._table = table[self._alive]
-        self._share = _shares(scores[self._alive], self._layout.objectness)
+        self._share = _shares(self._scores(self._table), self._layout.objectness)
         self._slopes = _SLOPES[head.kind](table, head, outputs)[self._alive] * np.sqrt(BOX_WEIGHT)
         self._outputs = [np.broadcast_to(np.zeros((), o.dtype), o.shape) for o in outputs]  # their shapes
 
     def _scores(self, table: Array) -> Array:
-        layout = self._layout
-        scores = table[:, 4 * layout.bins :] if layout else table
-        if layout is None or layout.logits:
-            return scores
-        p = np.clip(scores, LEAST, 1 - LEAST)
+        return self._scores_of(table[:, 4 * self._layout.bins :] if self._layout else table)
+
+    def _scores_of(self, found: Array) -> Array:
+        """Scores as logits."""
+        if self._layout is None or self._layout.logits:
+            return found
+        p = np.clip(found, LEAST, 1 - LEAST)
         return np.asarray(np.log(p) - np.log1p(-p))
 
     def error(self, outputs: Sequence[Array]) -> float:
@@ -120,7 +123,7 @@ class HeadMetric:
                 for o, s in zip(self._outputs, self._spreads, strict=True)
             ]
         sides = 4 * self._layout.bins
-        noise = rng.standard_normal((self._cells, 4 + self._share.shape[1]))[self._alive] * self._root
+        noise = rng.standard_normal((len(self._alive), 4 + self._share.shape[1])) * self._root
         scores = noise[:, 4:] * np.sqrt(self._share)
         if not self._layout.logits:
             p = np.clip(self._table[:, sides:], LEAST, 1 - LEAST)

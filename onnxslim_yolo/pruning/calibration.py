@@ -130,20 +130,46 @@ def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, tuple[A
     model.graph.nodes = toposort(model.graph)
     runner = session(model, optimise=True, threads=1)
     feed = model.graph.inputs[0].name
-    sums: dict[str, tuple[Array, Array, int]] = {}
-    pivots: dict[str, Array] = {}
     names = [tap.name for tap in taps]
+    sums: dict[str, _Sums] = {}
     for image in images:
         for tap, value in zip(taps, runner.run(names, {feed: image}), strict=True):
             columns = np.moveaxis(value, tap.axis, -1).reshape(-1, value.shape[tap.axis])
-            # Squares are summed about a point near the mean: far from it their rounding would drown small variances.
-            columns = columns - pivots.setdefault(tap.name, _pivot(columns))
-            gram = (columns.T @ columns).astype(np.float64)
-            total, whole, count = sums.get(tap.name, (0.0, 0.0, 0))
-            sums[tap.name] = (total + columns.sum(axis=0, dtype=np.float64), whole + gram, count + len(columns))
+            if tap.name not in sums:
+                sums[tap.name] = _Sums(_pivot(columns))
+            sums[tap.name].add(columns)
     if not sums:
         raise InputError("there is no calibration image")
-    return {name: (pivots[name].astype(np.float64), *found) for name, found in sums.items()}
+    return {name: found.all() for name, found in sums.items()}
+
+
+class _Sums:
+    """Sums over positions of columns and of their products, about a point near the mean: far from it the rounding of
+    squares would drown small variances. Positions are gathered first: small maps have fewer than matrices pay for."""
+
+    def __init__(self, pivot: Array) -> None:
+        self._pivot, self._count = pivot, 0
+        self._total, self._gram = np.zeros(len(pivot)), np.zeros((len(pivot), len(pivot)))
+        self._waiting: list[Array] = []
+
+    def add(self, columns: Array) -> None:
+        """Shape (positions, columns)."""
+        self._waiting.append(columns - self._pivot)
+        if sum(map(len, self._waiting)) >= POSITIONS:
+            self._sum()
+
+    def _sum(self) -> None:
+        columns = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
+        self._total += columns.sum(axis=0, dtype=np.float64)
+        self._gram += columns.T @ columns
+        self._count += len(columns)
+        self._waiting = []
+
+    def all(self) -> tuple[Array, Array, Array, int]:
+        """The point, the sums of columns, those of products, and how many positions."""
+        if self._waiting:
+            self._sum()
+        return self._pivot.astype(np.float64), self._total, self._gram, self._count
 
 
 def _pivot(columns: Array) -> Array:

@@ -11,6 +11,7 @@ matrix (`_second_order.sensitivities`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,6 +96,7 @@ def _gram(graph: gs.Graph, node: Node, cotangent: gs.Variable, name: Namer) -> g
         graph.nodes.append(gs.Node(op, name("curvature"), attrs, inputs, [output]))
         return output
 
-    first = add("Transpose", [cotangent], perm=[axis, *(k for k in range(rank) if k != axis)]) if axis else cotangent
+    leads = math.prod(shape_of(node.outputs[0])[:axis]) == 1
+    first = cotangent if leads else add("Transpose", [cotangent], perm=[axis, *(k for k in range(rank) if k != axis)])
     rows = add("Reshape", [first, gs.Constant(name("curvature_shape"), np.array([width, -1], dtype=np.int64))])
     return add("MatMul", [rows, add("Transpose", [rows], perm=[1, 0])])

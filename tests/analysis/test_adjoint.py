@@ -27,6 +27,13 @@ X = "float[1,4,8,8] x"
 BODIES = {
     "Conv": ("float[6,4,3,3] w", "y = Conv<pads=[1,1,1,1],strides=[2,2]>(x, w)"),
     "Conv grouped": ("float[6,2,3,3] w", "y = Conv<pads=[2,0,1,2],dilations=[2,1],group=2>(x, w)"),
+    "Conv of step 1": ("float[6,4,3,2] w", "y = Conv<pads=[1,0,0,1],dilations=[2,3]>(x, w)"),
+    "Conv of step 1 in groups": ("float[6,2,3,3] w", "y = Conv<pads=[1,1,1,1],group=2>(x, w)"),
+    "Conv padded far": ("float[3,4,2,2] w", "y = Conv<pads=[3,0,1,2]>(x, w)"),
+    "Conv depthwise": ("float[4,1,3,5] w", "y = Conv<pads=[1,2,1,2],group=4>(x, w)"),
+    "Conv depthwise, twice as many": ("float[8,1,3,3] w", "y = Conv<group=4>(x, w)"),
+    "slopes by values": (
+        "float[1] two = {2}", "a = Exp(x) b = Add(a, two) c = Reciprocal(b) d = Neg(c) e = Tan(d) y = Sigmoid(e)"),
     "ConvTranspose": ("float[4,3,2,2] w", "y = ConvTranspose<strides=[2,2]>(x, w)"),
     "ConvTranspose padded": ("float[4,1,3,3] w", "y = ConvTranspose<strides=[2,2],pads=[1,1,1,1],group=4>(x, w)"),
     "Gemm": ("float[5,256] w, int64[2] s = {1, 256}", "f = Reshape(x, s) y = Gemm<transB=1,alpha=0.5>(f, w)"),
@@ -157,6 +164,22 @@ def test_every_operator(name: str) -> None:
     positions = {"i": np.arange(24).reshape(1, 4, 3, 2) % 5} if name == "GatherElements" else None
     model = build(text, values=positions)
     assert disagreement(model, model) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "weight, attrs, op",
+    [
+        ("float[6,4,3,3] w", "pads=[1,1,1,1]", "Conv"),
+        ("float[4,1,3,3] w", "pads=[1,1,1,1],group=4", "Conv"),
+        ("float[6,4,3,3] w", "pads=[1,1,1,1],strides=[2,2]", "ConvTranspose"),
+        ("float[8,1,3,3] w", "pads=[1,1,1,1],group=4", "ConvTranspose"),
+        ("float[6,4,1,1] w", "pads=[0,0,0,1]", "ConvTranspose"),
+    ],
+)
+def test_a_convolution_of_step_1_is_carried_back_by_a_convolution(weight: str, attrs: str, op: str) -> None:
+    graph = build(onnx_text(X, "float y", weight, f"y = Conv<{attrs}>(x, w)")).graph
+    carry_back(graph, {"y": gs.Variable("y_seed", np.float32, shape_of(graph.outputs[0]))}, ["x"])
+    assert [node.op for node in graph.nodes] == ["Conv", op]
 
 
 def test_groups_are_normalised() -> None:

@@ -205,7 +205,7 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         Reconstruct(tmp_path / "nothing").run(source)
     two = build("""<ir_version: 8, opset_import: ["": 17]> g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }""")
-    with pytest.raises(UnsupportedError, match="one input of shape"):
+    with pytest.raises(UnsupportedError, match="one image of fixed size"):
         CalibrationImages(images, two)
 
 

@@ -46,6 +46,14 @@ def agree(found: Statistics, rows: Array) -> None:
     assert found.covariance == pytest.approx(np.cov(rows.T, bias=True), abs=1e-4)
 
 
+@pytest.mark.parametrize("count", [15, 16, 17, 40])
+def test_small_maps_of_many_images_are_summed_together(count: int) -> None:
+    model = network("y = Conv(h, w)", "float[5,4,1,1] w")
+    images = seen(model, count)
+    rows = np.concatenate([np.moveaxis(h, 1, -1).reshape(-1, 4) for h in maps(model, images)])
+    agree(collect(model, [place_of(model)], images)[0], rows)
+
+
 @pytest.mark.parametrize(
     "attributes, pad, stride, dilation, side, steps",
     [
