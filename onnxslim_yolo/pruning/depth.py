@@ -185,6 +185,9 @@ class _Search:
 TRIES = 6
 """Sets of blocks that are measured at most."""
 
+PATIENCE = 4
+"""Where so many single blocks lose no less, no more is tried: those that promise most are tried first."""
+
 
 def best_set(
     ranked: Sequence[Offer], by_widths: float, error: Callable[[Sequence[Block]], float]
@@ -199,7 +202,7 @@ def best_set(
             infinite: the limit asks for more.
     """
     left, best, chosen, least, size = list(ranked), by_widths, list[Offer](), np.inf, 1
-    for _ in range(TRIES):
+    for tried in range(TRIES):
         more = _apart([*chosen, *left])[len(chosen) :][:size]
         if not more:
             break
@@ -211,6 +214,8 @@ def best_set(
         if better or len(more) == 1:
             left = [offer for offer in left if all(offer is not one for one in more)]
         size = 2 * size if better else 1
+        if not chosen and tried + 1 == PATIENCE:
+            break
     return ([offer.block for offer in chosen] if np.isfinite(best) else []), least
 
 

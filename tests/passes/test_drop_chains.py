@@ -183,6 +183,21 @@ def test_sets_are_tried_until_less_is_lost(losses: dict[str, float], by_widths: 
     assert len(set(tried)) == len(tried) <= 6
 
 
+def test_the_search_ends_where_the_best_four_lose_more() -> None:
+    tried: list[str] = []
+
+    def error(blocks: Sequence[Block]) -> float:
+        tried.append("".join(block.node for block in blocks))
+        return {"a": 1.0}.get(tried[-1], 9.0)
+
+    assert best_set([offer(name) for name in "bcdefa"], 2.0, error) == ([], 9.0)
+    assert tried == ["b", "c", "d", "e"]
+    tried.clear()
+    chosen, _ = best_set([offer(name) for name in "bcade"], 2.0, error)  # one that loses less: more are tried
+    assert [block.node for block in chosen] == ["a"]
+    assert tried == ["b", "c", "a", "ade", "ad", "ae"]
+
+
 def test_of_blocks_that_share_nodes_one_goes() -> None:
     ranked = [offer("a", "a", "b"), offer("b", "b"), offer("c")]
     found, _ = best_set(ranked, 2.0, lambda blocks: 1.0 / len(blocks))
