@@ -68,10 +68,9 @@ def _independent(node: Node, parts: list[Moments], exact: Array, function: Calla
         elif node.op == "Mul":
             square = variance * other.variance + variance * other.mean**2 + other.variance * mean**2
             mean, variance = mean * other.mean, square
-        else:
-            mean, variance = np.full_like(mean + other.mean, np.nan), np.full_like(variance + other.variance, np.nan)
     if node.op not in (*SUMS, "Sub", "Mul"):  # of constants alone it is known all the same
-        mean = np.where(exact, np.asarray(function(node, *(part.mean for part in parts)), dtype=np.float64), np.nan)
+        value = np.asarray(function(node, *(part.mean for part in parts)), dtype=np.float64)
+        mean, variance = np.where(exact, value, np.nan), np.full_like(value, np.nan)
     zero = _is_zero(node, parts)
     if zero.any():
         mean, variance, exact = np.where(zero, 0.0, mean), np.where(zero, 0.0, variance), exact | zero

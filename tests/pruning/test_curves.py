@@ -9,7 +9,16 @@ import pytest
 
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.pruning import curves as module
-from onnxslim_yolo.pruning.curves import MOST, Curve, Gauge, losses_of, removal_order
+from onnxslim_yolo.pruning.curves import (
+    FRACTIONS,
+    MOST,
+    Curve,
+    Gauge,
+    average,
+    losses_of,
+    measure_curves,
+    removal_order,
+)
 
 
 def curve(*order: int, counts: tuple[int, ...], errors: tuple[float, ...]) -> Curve:
@@ -77,3 +86,56 @@ def test_the_error_is_the_mean_over_images_and_what_overflows_costs_most(monkeyp
     for broken in (np.nan, np.inf, 1e300):
         found[1] = [broken]
         assert gauge.error(None) == MOST  # type: ignore[arg-type]
+
+
+class TestMeasured:
+    """Cuts of a quarter of a unit at a time, in the order of importance; see `FRACTIONS`."""
+
+    IMPORTANCE = np.array([0.0, 5.0, 1.0, 4.0, 2.0, 3.0, 9.0, 9.0])
+    UNIT = np.array([1, 2, 3, 4, 5])
+
+    def measured(self, monkeypatch: pytest.MonkeyPatch, errors: list[float], variance: Array, **more: object) -> Curve:
+        cuts: list[list[int]] = []
+
+        def cut(model: object, places: object, statistics: object, keep: Array, ridge: float) -> list[int]:
+            cuts.append(np.flatnonzero(~keep).tolist())
+            return cuts[-1]
+
+        monkeypatch.setattr(module, "without", cut)
+        monkeypatch.setattr(module, "complete", lambda channels, keep, importance: keep)
+        gauge = SimpleNamespace(error=lambda model: errors[len(cuts) - 1])
+        (found,) = measure_curves(
+            None, SimpleNamespace(count=8), [self.UNIT], self.IMPORTANCE, [], [], gauge, variance, **more,  # type: ignore[arg-type]
+        )  # fmt: skip
+        order = found.order.tolist()
+        assert order == [2, 4, 5, 3, 1] and found.counts[0] == 0 and found.errors[0] == 0.0
+        assert cuts == [sorted(order[:count]) for count in found.counts[1:]]
+        assert list(found.counts[1:]) == sorted({round(f * 5) for f in FRACTIONS} - {0})
+        return found
+
+    def test_averaged_with_what_varies(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        variance = np.array([7.0, 0.1, 0.2, 0.3, 0.4, 0.5, 7, 7])
+        errors = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+        found = self.measured(monkeypatch, errors, variance)
+        varied = np.cumsum(variance[[2, 4, 5, 3, 1]])[np.array(found.counts[1:]) - 1]
+        expected = average(np.array(errors[: len(varied)]), varied)
+        assert found.errors[1:] == pytest.approx(np.maximum.accumulate(expected).tolist())
+
+    def test_averaged_with_what_is_predicted_before_that(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The root of the product: predicted four times as dear, it is twice as dear."""
+        variance, errors = np.ones(8), [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+        asked: list[tuple[list[int], list[int]]] = []
+
+        def predict(order: list[int], counts: list[int]) -> Array:
+            asked.append((order, counts))
+            return 4 * np.array(errors[: len(counts)])
+
+        found = self.measured(monkeypatch, errors, variance, predicted=SimpleNamespace(errors=predict))
+        counts = list(found.counts[1:])
+        assert asked == [([2, 4, 5, 3, 1], counts)]
+        expected = average(2 * np.array(errors[: len(counts)]), np.array(counts, float))
+        assert found.errors[1:] == pytest.approx(np.maximum.accumulate(expected).tolist())
+
+    def test_a_larger_cut_is_never_cheaper(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.measured(monkeypatch, [9.0, 1, 1, 1, 1, 1, 1, 1], np.ones(8))
+        assert (np.diff(found.errors) >= 0).all() and found.errors[1] > 0
