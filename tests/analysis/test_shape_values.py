@@ -218,3 +218,12 @@ def test_open_sizes_that_are_inferred_elsewhere() -> None:
     gs.Node("Mul", inputs=[out, gs.Constant("t", np.array([2]))], outputs=[doubled])
     assert known_sizes(doubled, types) == [12]
     assert known_sizes(gs.Variable("nothing"), types) is None
+
+
+@pytest.mark.parametrize("shape, told", [([3], [12, None, None, None]), (None, None), (["n"], None), ([1, 3], None)])
+def test_a_part_of_which_nothing_is_known_but_how_long_it_is(shape: list[int | str] | None, told: object) -> None:
+    """As many numbers that are not known; without a length nothing is."""
+    known, part = gs.Constant("k", np.array([12])), gs.Variable("p", np.int64, shape)
+    joined = gs.Node("Concat", "c", {"axis": 0}, [known, part], [gs.Variable("y", np.int64)])
+    found = sizes_of(joined.outputs[0])
+    assert (None if found is None else [_told(size) for size in found]) == told

@@ -45,6 +45,13 @@ def test_channels_that_vary_or_are_scaled_by_nothing_are_not_asked() -> None:
     assert misjudged(network((9.0, 9.0), (0.0, 0.0), (0.0, 1.0), **{"n.gamma": small}), FLOOR) == []
 
 
+def test_only_channels_below_the_floor_are_asked() -> None:
+    """One that is at the floor may be wherever it likes, beside one that stays as it was."""
+    floor = 2.0**-20  # a number of float32
+    assert misjudged(network((3.0, 9.0), (3.0, 0.0), (0.0, floor)), floor) == []
+    assert len(misjudged(network((3.0, 9.0), (3.0, 0.0), (0.0, floor / 2)), floor)) == 1
+
+
 def test_where_a_layer_reads_the_image_itself() -> None:
     weights = "float[3] n.gamma, float[3] n.beta, float[3] n.mean, float[3] n.var, float[2,3,1,1] y.weight"
     body = "n = BatchNormalization(x, n.gamma, n.beta, n.mean, n.var) y = Conv(n, y.weight)"
