@@ -63,8 +63,12 @@ BENCHMARKS = (
     Result(
         "Accuracy without training",
         "mAP by importance, compensation and allocation, at 10 to 70 % fewer MACs; other pruners; other heads",
-        ("accuracy*", "kinds_of_heads*"),
-        ("python bench/accuracy.py --peers PEERS/bin/python", "python bench/kinds_of_heads.py"),
+        ("accuracy*", "kinds_of_heads*", "ways_to_choose*"),
+        (
+            "python bench/accuracy.py --peers PEERS/bin/python",
+            "python bench/kinds_of_heads.py",
+            "python bench/ways_to_choose.py",
+        ),
         f"{MATERIAL}; {PEERS}",
     ),
     *LEVERS,
