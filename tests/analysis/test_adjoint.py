@@ -81,6 +81,10 @@ BODIES = {
     "AveragePool inside": ("float[1] one = {3}", "y = AveragePool<kernel_shape=[3,3],pads=[1,1,1,1]>(x)"),
     "AveragePool VALID": (
         "float[1] one = {3}", "y = AveragePool<kernel_shape=[3,2],strides=[2,3],auto_pad=\"VALID\">(x)"),
+    "AveragePool VALID, counting": (
+        "float[1] one = {3}",
+        "y = AveragePool<kernel_shape=[3,2],strides=[2,3],auto_pad=\"VALID\",count_include_pad=1>(x)"),
+    "Max of one": ("float[1] one = {3}", "y = Max(x)"),
     "AveragePool ceil, padded": (
         "float[1] one = {3}",
         "y = AveragePool<kernel_shape=[3,3],strides=[2,2],pads=[0,1,0,1],ceil_mode=1,count_include_pad=1>(x)"),

@@ -140,6 +140,8 @@ class TestChains:
     def test_not_beside_a_shortcut_which_is_a_branch(self) -> None:
         body = "a = Conv (i, w) o = Add (i, a)"
         assert blocks(body, "chain") == [] and len(blocks(body, "branch")) == 1
+        body = "p = Relu (i) a = Conv (p, w) o = Add (a, i)"
+        assert blocks(body, "chain") == [("a", -1, "p", "a", "a")]
 
     def test_not_what_is_returned_or_open_or_no_map(self) -> None:
         body = "a = Conv (i, w) r = Relu (a) b = Conv (r, v) o = Relu (b)"
