@@ -74,5 +74,5 @@ def _most(node: Node, shapes: Mapping[int, Shape]) -> tuple[int, ...] | None:
 
 def _kept(node: Node, boxes: int) -> int:
     """Boxes that a NonMaxSuppression keeps of each class at most."""
-    most = input_constant(node, 2) if len(node.inputs) > 2 else None
+    most = input_constant(node, 2)
     return boxes if most is None or not most.size else max(0, min(boxes, int(np.asarray(most).reshape(-1)[0])))

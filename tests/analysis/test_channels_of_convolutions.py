@@ -105,6 +105,13 @@ class TestDepthwise:
         assert found["d"] == found["c"] and distinct(found["d"]) and not read(found, "d")
         assert uses(found, "w") == uses(found, "v") == [(0, "channel", found["c"])] and not found.channels.balances
 
+    def test_of_two_channels(self) -> None:
+        found = graph(
+            "float[2, 4, 1, 1] v, float[2, 1, 3, 3] w",
+            f"{STEM} b = Conv (c, v) d = Conv <group = 2> (b, w) y = Relu (d)",
+        )
+        assert found["d"] == found["b"] and distinct(found["b"]) and uses(found, "w") == [(0, "channel", found["b"])]
+
     def test_makes_several_of_each(self) -> None:
         found = graph("float[8, 1, 3, 3] w, float[8] v", f"{STEM} d = Conv <group = 4> (c, w, v) y = Relu (d)")
         twice = [cls for cls in found["c"] for _ in range(2)]

@@ -352,6 +352,12 @@ class TestNorms:
         own = sorted((u.constant.name, u.axis, u.role) for u in there.channels.uses if u.constant.name[0] == "n")
         assert own == [(f"n{k}", 0, "channel") for k in range(count)] and there.free("a") and there["n"] == there["a"]
 
+    @pytest.mark.parametrize("op, held", [("Sub", True), ("Add", False), ("Mul", False)])
+    def test_written_out(self, op: str, held: bool) -> None:
+        """The mean over channels, taken off each of them: of one that is zero, minus the mean is left."""
+        found = graph(f"m = ReduceMean <axes = [1]> (a) c = {op} (a, m) y = Conv (c, z)")
+        assert ("normalises over channels" in str(found.reasons("c"))) == held
+
     @pytest.mark.parametrize("index", [0, 1])
     def test_by_what_is_computed(self, index: int) -> None:
         names = ["s", "t"]
