@@ -25,6 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
+from onnxslim_yolo.ir.attributes import since
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.devices import DeviceName
@@ -95,6 +96,7 @@ class Quantise:
             return 0
         if self.calib is None:
             raise UsageError("int8 needs images to measure ranges on", hint="give unlabelled ones with --calib DIR")
+        _require_opset(model)
         _require_float32(model)
         images = calibration(self.calib, model)
         wanted = _wanted(model, self.layers)
@@ -156,6 +158,15 @@ def calibration(calib: Path, model: Model) -> list[Array]:
             model.note(f"int8: {count} of {len(images)} calibration images are {what}, and left out")
     fitted = [index for index in shown if not held or index % held != held - 1]
     return [images[fitted[i]] for i in evenly(MOST, len(fitted))]
+
+
+def _require_opset(model: Model) -> None:
+    if model.opset < since("QuantizeLinear"):
+        raise UnsupportedError(
+            f"int8 is written with QuantizeLinear, which opset {model.opset} has not",
+            file=model.source.file,
+            hint="convert it with onnx.version_converter, or export it with opset_version=17",
+        )
 
 
 def _require_float32(model: Model) -> None:
