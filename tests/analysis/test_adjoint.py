@@ -383,3 +383,9 @@ def test_an_unknown_operator_is_refused() -> None:
     model = build(onnx_text(X, "float y, int64 i", "int64[1] k = {2}", "y, i = TopK<axis=1>(x, k)"))
     with pytest.raises(UnsupportedError, match="TopK"):
         carry_back(copy_graph(model.graph), {"y": gs.Variable("u", np.float32, (1, 2, 8, 8))}, ["x"])
+
+
+def test_a_sum_along_axes_that_are_computed_is_refused() -> None:
+    model = build(onnx_text(f"{X}, int64[1] k", "float[1,1,8,8] y", "float[1] unread", "y = ReduceSum(x, k)"))
+    with pytest.raises(UnsupportedError, match="its axes are not constant"):
+        carry_back(copy_graph(model.graph), {"y": gs.Variable("u", np.float32, (1, 1, 8, 8))}, ["x"])

@@ -11,6 +11,8 @@ from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import AbsorbConstants, PruneChannels, SliceChannels, SnapWidths
 from onnxslim_yolo.pipeline import preparation
+from onnxslim_yolo.pruning.not_slower import _widths
+from onnxslim_yolo.pruning.problem import Unit
 from tests.numeric import assert_same, build
 
 HEAD = '<ir_version: 9, opset_import: ["" : 17]>\n'
@@ -72,3 +74,12 @@ def test_without_it_some_would_be_slower() -> None:
 def test_what_is_faster_without_still_goes() -> None:
     after, was, now = cut(network(64, 32, "max"))
     assert now < was and not any("channels stay" in note for note in after.notes)
+
+
+@pytest.mark.parametrize(
+    ("planned", "width", "step", "found"),
+    [(3, 8, 1, [3, 4, 5, 6, 7, 8]), (4, 10, 3, [4, 6, 9, 10]), (6, 10, 3, [6, 9, 10]), (8, 8, 3, [8])],
+)
+def test_widths_to_grow_to_are_whole_steps(planned: int, width: int, step: int, found: list[int]) -> None:
+    unit = Unit(np.arange(width), least=1, planned=planned, step=step, lost=(0.0,) * (width + 1))
+    assert _widths(unit) == found
