@@ -162,9 +162,8 @@ class _Slots:
         times = whole // len(classes)
         named = classes[classes != NO_CHANNEL]
         units = self.unit[named]
-        fixed = (
-            len(classes) - len(named) + int(self.plan.keep[named[units < 0]].sum())
-        )  # without a unit: stays, or gone
+        without_unit = named[units < 0]  # these stay, or have gone
+        fixed = len(classes) - len(named) + int(self.plan.keep[without_unit].sum())
         parts = []
         for unit in np.unique(units[units >= 0]).tolist():
             counts = np.bincount(self.rank[named[units == unit]], minlength=self.widths[unit])
