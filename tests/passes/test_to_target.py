@@ -11,7 +11,14 @@ from onnxslim_yolo.latency import table_for
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
-from onnxslim_yolo.passes import ConvBeforeResize, FoldBatchNorm, PruneToTarget, SliceChannels, to_target
+from onnxslim_yolo.passes import (
+    ConvBeforeResize,
+    ConvBeforeSplit,
+    FoldBatchNorm,
+    PruneToTarget,
+    SliceChannels,
+    to_target,
+)
 from onnxslim_yolo.passes.to_target import _candidates, parse_target
 from onnxslim_yolo.pipeline import parse_pipeline, remainder
 from onnxslim_yolo.pruning.plan import open_plan
@@ -28,7 +35,8 @@ def network():
 
 def run(model, step: PruneToTarget) -> None:
     """Plan, cut, and fuse what the step has counted on."""
-    PassManager([step, SliceChannels(), FoldBatchNorm(), ConvBeforeResize()]).run(model)
+    parts = ConvBeforeSplit(runtime=step.runtime, isa=step.isa)
+    PassManager([step, SliceChannels(), FoldBatchNorm(), parts, ConvBeforeResize()]).run(model)
 
 
 def predicted(model, runtime: str = "ncnn") -> float:
