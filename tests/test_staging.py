@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files import directories
-from onnxslim_yolo.files.atomic import INCOMING, STALE_SECONDS, move_into, staging, write_atomically
+from onnxslim_yolo.files.atomic import INCOMING, STALE_SECONDS, move_into, private_folder, staging, write_atomically
 from tests.command import command, environment
 from tests.test_bad_input import good, write
 
@@ -236,3 +238,37 @@ def test_a_file_name_in_a_locale_without_utf_8(tmp_path: Path) -> None:
 
 if sys.platform == "win32":
     pytestmark = pytest.mark.skip("written for POSIX")
+
+
+def test_a_private_folder_is_gone_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal may come while it is made, while it is used, and while it goes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make, remove = Path.mkdir, shutil.rmtree
+    with private_folder("onnxslim-test-") as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "file").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), private_folder():
+        raise KeyboardInterrupt
+
+    def interrupted(folder: Path, mode: int) -> None:
+        make(folder, mode)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "mkdir", interrupted)
+        with private_folder():
+            pass
+    calls: list[Path] = []
+
+    def once(folder: Path, ignore_errors: bool) -> None:
+        calls.append(folder)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(folder, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", once)
+        with private_folder():
+            pass
+    assert list(tmp_path.iterdir()) == [] and len(calls) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +24,7 @@ from onnxslim_yolo.cli.shared import (
     settle,
 )
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.files.atomic import private_folder
 from onnxslim_yolo.options import EMITTERS, options_from, parse_size
 
 
@@ -74,11 +74,11 @@ def distil_command(
         raise UsageError("--emit: distil writes no checkpoint of Ultralytics'", hint="train that with `finetune`")
     chosen = DistilOptions(epochs, batch, lr, maps, not no_flip, seed, size, asked)
     require_torch()
-    with stages(quiet or as_json) as progress, tempfile.TemporaryDirectory(prefix="onnxslim-") as private:
+    with stages(quiet or as_json) as progress, private_folder() as private:
         from onnxslim_yolo.emit.torch import save_module
 
         taught = distil(model, teacher, images, chosen, plan=plan, progress=progress)
-        module = save_module(taught.module, Path(private) / f"{stem}.pt")
+        module = save_module(taught.module, private / f"{stem}.pt")
         lesson = Taught(taught.teacher, images, taught.facts, str(taught))
         result = build(module, compiling, progress, lesson)
     if as_json:

@@ -83,7 +83,32 @@ def staging(folder: Path) -> Iterator[Path]:
         with _locked(stage, follow=False):
             yield stage
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        _remove(stage)
+
+
+@contextlib.contextmanager
+def private_folder(prefix: str = "onnxslim-") -> Iterator[Path]:
+    """A folder among the temporary ones that only this user can read; gone afterwards whatever happens.
+
+    A signal that comes between making a folder and knowing its name would leave it: `tempfile` makes it first.
+
+    Raises:
+        OSError: none can be made.
+    """
+    folder = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(0o700)
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:  # a signal came while it went
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _sweep(parent: Path, prefix: str) -> None:

@@ -15,13 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
-from onnxslim_yolo.files.atomic import write_atomically
+from onnxslim_yolo.files.atomic import private_folder, write_atomically
 from onnxslim_yolo.ir.graph import MODULE_KEY, Array
 from onnxslim_yolo.load.trace_check import check_norms, check_outputs, flatten_outputs
 from onnxslim_yolo.load.trace_names import all_nodes, module_path, name_transposed
@@ -185,8 +184,8 @@ def _torchscript(module: nn.Module, example: Tensor, outputs: list[str], opset: 
     import torch
 
     axes = {"images": {0: "batch", 2: "height", 3: "width"}} if dynamic else None
-    with TemporaryDirectory(prefix="onnxslim-trace-") as folder:  # in memory, the bytes would be there twice
-        file = Path(folder) / "traced.onnx"
+    with private_folder("onnxslim-trace-") as folder:  # in memory, the bytes would be there twice
+        file = folder / "traced.onnx"
         torch.onnx.export(
             module,
             (example,),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from onnxslim_yolo.files.atomic import private_folder
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.measure.benchmark import benchmark
 from onnxslim_yolo.measure.evaluate import evaluate
@@ -29,8 +29,8 @@ def measure_speed(
     Raises:
         UnsupportedError: the source cannot be converted to the runtime. VerificationError: measuring failed.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxslim-speed-") as text:
-        base = Path(text) / "source.onnx"
+    with private_folder("onnxslim-speed-") as folder:
+        base = folder / "source.onnx"
         if result.is_dir():
             from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
             from onnxslim_yolo.emit.ncnn.write import write_ncnn
@@ -38,7 +38,7 @@ def measure_speed(
 
             plain = source.copy()
             FoldBatchNorm().run(plain)
-            base = write_ncnn(emit_ncnn(plain), Path(text) / "source_ncnn_model", plain.metadata)
+            base = write_ncnn(emit_ncnn(plain), folder / "source_ncnn_model", plain.metadata)
         else:
             source.save(base)
         names = ["source", result.name]
@@ -65,8 +65,8 @@ def measure_accuracy(reference: onnx.ModelProto, files: list[Path], data: Path) 
         InputError: the data or a file cannot be read. UnsupportedError: the head is not one that can be decoded.
     """
     dataset = read_dataset(data, ("val",))
-    with tempfile.TemporaryDirectory(prefix="onnxslim-map-") as text:
-        base = Path(text) / "source.onnx"
+    with private_folder("onnxslim-map-") as folder:
+        base = folder / "source.onnx"
         onnx.save(reference, str(base))
         networks = {path.name: open_network(path) for path in files}
         source = open_network(base)

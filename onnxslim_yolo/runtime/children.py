@@ -15,6 +15,7 @@ import ctypes
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -78,8 +79,10 @@ class Child:
         memory: float | None = None,
     ) -> None:
         give_back()
-        self.folder = Path(tempfile.mkdtemp(prefix="onnxslim-child-"))  # mode 0700
+        # Named before it is there: a signal that came between the two would leave it.
+        self.folder = Path(tempfile.gettempdir()) / f"onnxslim-child-{secrets.token_hex(8)}"
         try:
+            self.folder.mkdir(0o700)
             self.process: subprocess.Popen[Any] = subprocess.Popen(
                 command_of(script, memory),
                 stdin=subprocess.PIPE,

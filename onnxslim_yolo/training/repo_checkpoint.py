@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxslim_yolo.errors import InputError, UnsupportedError
+from onnxslim_yolo.files.atomic import private_folder
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.load.checkpoint import module_record, read_checkpoint
 from onnxslim_yolo.load.rebuild_module import plain_value
@@ -284,8 +284,8 @@ def _compared(
 
     from onnxslim_yolo.training.slim_child import masked, outputs, spoiled
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "slim.pt")
+    with private_folder() as folder:
+        file = folder / "slim.pt"
         file.write_bytes(data)
         module = read_checkpoint(file).module
     whole = read_checkpoint(source).module

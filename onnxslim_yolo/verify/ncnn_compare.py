@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -20,6 +19,7 @@ from onnxslim_yolo.emit.ncnn.emitter import NcnnModel
 from onnxslim_yolo.emit.ncnn.format import safe_name
 from onnxslim_yolo.emit.ncnn.write import write_pair
 from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.files.atomic import private_folder
 from onnxslim_yolo.ir.graph import Array, input_constant, replace_constant
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LINEAR
@@ -276,5 +276,5 @@ def run_tensors(model: Model, names: Sequence[str], feed: Mapping[str, Array]) -
 
 @contextmanager
 def _pair(ncnn: NcnnModel) -> Iterator[tuple[Path, Path]]:
-    with TemporaryDirectory(prefix="onnxslim-ncnn-") as folder:
-        yield write_pair(ncnn, Path(folder))
+    with private_folder("onnxslim-ncnn-") as folder:
+        yield write_pair(ncnn, folder)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxslim_yolo.errors import VerificationError
+from onnxslim_yolo.files.atomic import private_folder
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.devices import adds_in_16_bits
@@ -138,15 +139,14 @@ def _notes(plan: Quantisation, here: Int8Verification) -> list[str]:
 
 def int8_kernels(file: Path) -> int:
     """How many layers with weights onnxruntime computes on codes on this machine."""
-    import tempfile
 
     import onnx
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder:
+    with private_folder() as folder:
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
         ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
     return sum(node.op_type in INT8_LAYERS for node in optimised.graph.node)
