@@ -61,6 +61,17 @@ class Layout:
     to_table: Callable[[Sequence[Array]], Array]
     to_outputs: Callable[[Array, Sequence[Array]], list[Array]]
 
+    def scores(self, table: Array) -> Array:
+        """A table's objectness and classes, as logits."""
+        return self.as_logits(table[:, 4 * self.bins :])
+
+    def as_logits(self, scores: Array) -> Array:
+        """Scores as logits, whatever they are."""
+        if self.logits:
+            return scores
+        p = np.clip(scores, LEAST, 1 - LEAST)
+        return np.asarray(np.log(p) - np.log1p(-p))
+
 
 class HeadMetric:
     """The metric around a source's outputs on one image.
@@ -82,25 +93,14 @@ class HeadMetric:
             return
         table = self._layout.to_table(outputs).astype(np.float64)
         raw = table[:, 4 * self._layout.bins :]
-        best = self._scores_of(raw[:, :1] if self._layout.objectness else raw.max(axis=1, keepdims=True))
-        p = sigmoid(best[:, 0])
+        p = sigmoid(self._layout.as_logits(raw[:, 0] if self._layout.objectness else raw.max(axis=1)))
         # Few cells count: with theirs alone, dozens of images' metrics fit in memory.
         self._cells, self._alive = len(p), np.flatnonzero(p > FAINTEST)
         self._root = np.sqrt(p[self._alive])[:, None]
         self._table = table[self._alive]
-        self._share = _shares(self._scores(self._table), self._layout.objectness)
+        self._share = _shares(self._layout.scores(self._table), self._layout.objectness)
         self._slopes = _SLOPES[head.kind](table, head, outputs)[self._alive] * np.sqrt(BOX_WEIGHT)
         self._outputs = [np.broadcast_to(np.zeros((), o.dtype), o.shape) for o in outputs]  # their shapes
-
-    def _scores(self, table: Array) -> Array:
-        return self._scores_of(table[:, 4 * self._layout.bins :] if self._layout else table)
-
-    def _scores_of(self, found: Array) -> Array:
-        """Scores as logits."""
-        if self._layout is None or self._layout.logits:
-            return found
-        p = np.clip(found, LEAST, 1 - LEAST)
-        return np.asarray(np.log(p) - np.log1p(-p))
 
     def error(self, outputs: Sequence[Array]) -> float:
         """E of another network's outputs."""
@@ -109,7 +109,7 @@ class HeadMetric:
             return float(sum((((a - _found(a, b)) / s) ** 2).sum() for a, b, s in pairs))
         table = np.nan_to_num(self._layout.to_table(outputs)[self._alive].astype(np.float64))
         sides = 4 * self._layout.bins
-        logits = np.clip(self._scores(table) - self._scores(self._table), -LARGEST_LOGIT, LARGEST_LOGIT)
+        logits = np.clip(self._layout.scores(table) - self._layout.scores(self._table), -LARGEST_LOGIT, LARGEST_LOGIT)
         moved = (table[:, :sides] - self._table[:, :sides]).reshape(len(table), 4, self._layout.bins)
         limit = LARGEST_SHIFT * np.sqrt(BOX_WEIGHT)
         boxes = np.clip((moved * self._slopes).sum(axis=2), -limit, limit)

@@ -27,15 +27,12 @@ def way_to_cut_off(graph: onnx.GraphProto, first: onnx.NodeProto, path: Path | s
             tail.append(node)
             behind |= set(node.output)
     given = [value.name for value in graph.input]
-    known = {
-        *given,
-        "",
-        *(tensor.name for tensor in graph.initializer),
-        *(n for each in _constants(graph) for n in each),
-    }
+    weights = {tensor.name for tensor in graph.initializer}
+    constants = {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    known = {*given, *weights, *constants, ""}
     returned = [value.name for value in graph.output if value.name not in behind]
     ends = list(dict.fromkeys([n for node in tail for n in node.input if n not in behind | known] + returned))
-    fed = [name for name in given if name not in {tensor.name for tensor in graph.initializer}]
+    fed = [name for name in given if name not in weights]
     if path is None or not ends or any(node.op_type in LINEAR for node in tail):
         return None
     file = Path(path)
@@ -47,7 +44,3 @@ def way_to_cut_off(graph: onnx.GraphProto, first: onnx.NodeProto, path: Path | s
         f'cut it off, and put it behind the result again: python -c "import onnx.utils; onnx.utils.extract_model('
         f"'{file.name}', '{cut}', {fed}, {ends}, check_model=False)\""
     )
-
-
-def _constants(graph: onnx.GraphProto) -> list[list[str]]:
-    return [list(node.output) for node in graph.node if node.op_type == "Constant"]

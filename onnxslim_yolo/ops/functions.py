@@ -113,9 +113,7 @@ FUNCTIONS: dict[str, Function] = {
         lambda x, alpha, gamma: gamma * _negative_exp(x, alpha), ncnn=("SELU", {0: "alpha", 1: "gamma"}), kind="elu"
     ),
     "Shrink": Function(_shrink, ncnn=("Shrink", {0: "bias", 1: "lambd"}), kind="relu"),
-    "Sigmoid": Function(
-        _sigmoid, floor=0, ncnn=("Sigmoid", {}), torch="sigmoid", kind="sigmoid"
-    ),
+    "Sigmoid": Function(_sigmoid, floor=0, ncnn=("Sigmoid", {}), torch="sigmoid", kind="sigmoid"),
     "HardSigmoid": Function(
         lambda x, alpha, beta: np.clip(alpha * x + beta, 0.0, 1.0),
         floor=0, ncnn=("HardSigmoid", {0: "alpha", 1: "beta"}), kind="hardsigmoid",
@@ -134,9 +132,7 @@ FUNCTIONS: dict[str, Function] = {
     "Exp": Function(np.exp, floor=0, ncnn=_unary(7), torch="exp"),
     "Log": Function(np.log, ncnn=_unary(8), torch="log"),
     "Sqrt": Function(np.sqrt, floor=0, ncnn=_unary(5), torch="sqrt", kind="scale"),
-    "Reciprocal": Function(
-        lambda x: 1.0 / x, ncnn=_unary(15), torch="reciprocal", kind="scale"
-    ),
+    "Reciprocal": Function(lambda x: 1.0 / x, ncnn=_unary(15), torch="reciprocal", kind="scale"),
     "Abs": Function(np.abs, floor=0, ncnn=_unary(0), torch="abs", kind="scale"),
     "Neg": Function(np.negative, ncnn=_unary(1), torch="neg", kind="scale"),
     "Floor": Function(np.floor, slope=False, ncnn=_unary(2), torch="floor", kind="scale"),

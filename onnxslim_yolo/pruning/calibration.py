@@ -119,12 +119,12 @@ def collect(model: Model, places: Sequence[Contraction], images: Images, *, wind
         )
     graph.outputs = [gs.Variable(tap.name, np.float32) for tap in taps.values()]
     sums = _stream(Model(graph=graph), list(taps.values()), images)
-    found = {key: _finish(sums[tap.name], tap.taps) for key, tap in taps.items()}
+    found = {key: sums[tap.name].statistics(tap.taps) for key, tap in taps.items()}
     return [found[key] for key in keys]
 
 
-def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, tuple[Array, Array, Array, int]]:
-    """Per tap the point that sums are taken about, the sums of its columns and of their products, and how many."""
+def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, _Sums]:
+    """What each tap's columns come to, by its name."""
     from onnxslim_yolo.runtime.onnx_run import session
 
     model.graph.nodes = toposort(model.graph)
@@ -140,7 +140,7 @@ def _stream(model: Model, taps: list[_Tap], images: Images) -> dict[str, tuple[A
             sums[tap.name].add(columns)
     if not sums:
         raise InputError("there is no calibration image")
-    return {name: found.all() for name, found in sums.items()}
+    return sums
 
 
 class _Sums:
@@ -165,25 +165,21 @@ class _Sums:
         self._count += len(columns)
         self._waiting = []
 
-    def all(self) -> tuple[Array, Array, Array, int]:
-        """The point, the sums of columns, those of products, and how many positions."""
+    def statistics(self, taps: int) -> Statistics:
+        """Of all positions that were added."""
         if self._waiting:
             self._sum()
-        return self._pivot.astype(np.float64), self._total, self._gram, self._count
+        offset = self._total / self._count
+        mean = self._pivot.astype(np.float64) + offset
+        covariance = self._gram / self._count - np.outer(offset, offset)
+        constant = np.diagonal(covariance) <= CONSTANT * mean**2
+        covariance[constant] = 0.0
+        covariance[:, constant] = 0.0
+        return Statistics(mean, covariance, self._count, taps)
 
 
 def _pivot(columns: Array) -> Array:
     return np.asarray(np.nan_to_num(columns.mean(axis=0), nan=0.0, posinf=0.0, neginf=0.0))
-
-
-def _finish(sums: tuple[Array, Array, Array, int], taps: int) -> Statistics:
-    pivot, total, gram, count = sums
-    offset = total / count
-    mean, covariance = pivot + offset, gram / count - np.outer(offset, offset)
-    constant = np.diagonal(covariance) <= CONSTANT * mean**2
-    covariance[constant] = 0.0
-    covariance[:, constant] = 0.0
-    return Statistics(mean, covariance, count, taps)
 
 
 def _key(place: Contraction, images: int) -> tuple[object, ...]:

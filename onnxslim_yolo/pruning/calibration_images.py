@@ -141,9 +141,9 @@ def input_size(model: Model) -> tuple[int, int]:
     """
     if len(model.graph.inputs) == 1:
         shape = list(model.graph.inputs[0].shape or [])
-        channel = 1 if channels_first(model) else 3
-        sides = [length for axis, length in enumerate(shape) if axis not in (0, channel)]
-        if len(shape) == 4 and shape[channel] == 3 and all(isinstance(d, int) and d > 0 for d in sides):
+        channel, axes = image_axes(shape) if len(shape) == 4 else (0, ())
+        sides = [shape[axis] for axis in axes]
+        if sides and shape[channel] == 3 and all(isinstance(d, int) and d > 0 for d in sides):
             return int(sides[0]), int(sides[1])
     listed = ", ".join(f"{t.name} {t.shape}" for t in model.graph.inputs)
     raise UnsupportedError(
