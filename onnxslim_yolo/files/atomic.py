@@ -25,6 +25,7 @@ with contextlib.suppress(ImportError):  # on Windows
 INCOMING = ".onnxslim-incoming"
 STALE_SECONDS = 60.0
 """A staging folder younger than this may belong to a process that has not locked it yet."""
+ELSEWHERE = "choose another folder with -o"
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:
@@ -49,28 +50,30 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
         reason = error.strerror or str(error)
-        raise InputError(f"cannot write: {reason}", file=path, hint="choose another folder with -o") from error
+        raise InputError(f"cannot write: {reason}", file=path, hint=ELSEWHERE) from error
     return path
 
 
 @contextlib.contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write into first; gone afterwards whatever happens.
+def staging(folder: Path, hint: str = ELSEWHERE) -> Iterator[Path]:
+    """A hidden folder beside `folder` to write into first, or in it; gone afterwards whatever happens.
 
     One that a killed process left there is taken away by the next.
+
+    Args:
+        hint: the way out where it cannot be made.
 
     Raises:
         InputError: `folder` is a file, or nothing can be written beside it.
     """
     real = resolved(folder)
     parent, prefix = real.parent, f".{real.name}.onnxslim-"
-    hint = "choose another folder with -o"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
             raise InputError("is a file, expected a folder to write to", file=folder, hint=hint)
-        if folder.is_dir() and folder.stat().st_dev != parent.stat().st_dev:
-            parent = real  # a mount point: renaming does not cross it
+        if folder.is_dir() and (folder.stat().st_dev != parent.stat().st_dev or not os.access(parent, os.W_OK)):
+            parent = real  # a mount point, which renaming does not cross; or a home in a folder of somebody else's
         _sweep(parent, prefix)
     except OSError as error:
         raise InputError(f"cannot write here: {error.strerror or error}", file=folder, hint=hint) from error
@@ -152,9 +155,7 @@ def move_into(stage: Path, folder: Path) -> None:
             target.take(stage, INCOMING)
             _finish(target)
     except OSError as error:
-        raise InputError(
-            f"cannot write: {error.strerror or error}", file=folder, hint="choose another folder with -o"
-        ) from error
+        raise InputError(f"cannot write: {error.strerror or error}", file=folder, hint=ELSEWHERE) from error
 
 
 def _finish_or_remove(target: Folder) -> None:
@@ -247,13 +248,35 @@ def require_file(path: Path) -> None:
         raise InputError(f"is {what}, expected a file", file=path, hint="copy what it gives into a file first")
 
 
-def require_place(path: Path) -> None:
-    """Raises InputError where `write_atomically` is certain to fail: a folder in its place, or one nobody may write."""
-    above = next((each for each in path.parents if each.exists()), path.parent)
+def require_place(path: Path, option: str = "-o") -> None:
+    """Raises InputError where `write_atomically` is certain to fail: a folder in its place, or one nobody may write.
+
+    Args:
+        option: what names the file.
+    """
     if path.is_dir():
-        raise InputError("is a folder, expected a file to write", file=path, hint="choose another name with -o")
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError("cannot write here", file=path, hint="choose another folder with -o")
+        raise InputError("is a folder, expected a file to write", file=path, hint=f"choose another name with {option}")
+    _require_writable(path.parent, path, f"choose another folder with {option}")
+
+
+def require_folder(folder: Path, option: str = "-o") -> None:
+    """Raises InputError where nothing can come to lie in a folder: a file in its place, or one nobody may write.
+
+    Args:
+        option: what names the folder.
+    """
+    hint = f"choose another folder with {option}"
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, expected a folder to write to", file=folder, hint=hint)
+    _require_writable(folder, folder, hint)
+
+
+def _require_writable(folder: Path, said_of: Path, hint: str) -> None:
+    """Raises InputError where a folder cannot be written, or made: the nearest that is there decides."""
+    there = next((each for each in (folder, *folder.parents) if each.exists()), Path())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if there.is_dir() else f"{there} is no folder"
+        raise InputError(f"cannot write here: {reason}", file=said_of, hint=hint)
 
 
 def resolved(path: Path) -> Path:

@@ -229,6 +229,12 @@ BESIDE = {
         "h = Cast<to=10>(f) c2 = Conv(h, w2) m = Mul(c2, s) z = Cast<to=1>(m)",
         13,
     ),
+    "a weight that layers share, and a bias for each": (
+        "float[8,8,1,1] w2, float[8] b1, float[8] b2, float[8] g, float[8] v = {1,2,3,4,5,6,7,8}",
+        "c1 = Conv(f, w2, b1) n1 = BatchNormalization(c1, g, b1, b2, v) "
+        "c2 = Conv(n1, w2, b2) n2 = BatchNormalization(c2, g, b2, b1, v) z = Conv(n2, w2)",
+        13,
+    ),
     "double precision inside": ("double[8,1,1] s", "h = Cast<to=11>(f) m = Mul(h, s) z = Cast<to=1>(m)", 13),
 }
 
