@@ -27,7 +27,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.ir.attributes import attribute, set_operand
-from onnxslim_yolo.ir.graph import Namer, Node, Tensor, is_constant, nodes_of
+from onnxslim_yolo.ir.graph import Namer, Node, Tensor, detach, is_constant, nodes_of
 
 _UNKNOWN = -1
 _OPERANDS = (1, 2)
@@ -160,6 +160,8 @@ class _Writer:
     def commit(self, node: Node, made: Tensor) -> int:
         """Let the nodes give what `node` gave; 1, or 0 and no change if a Reshape's target is unknown."""
         if not self._known:
+            for each in self._nodes:  # what they read still counts them among its readers
+                detach(each)
             return 0
         if not self._nodes:  # the equation changes nothing
             self.node("Identity", made)

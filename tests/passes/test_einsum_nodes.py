@@ -11,7 +11,7 @@ import pytest
 
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.errors import UnsupportedError
-from onnxslim_yolo.ir.graph import is_constant
+from onnxslim_yolo.ir.graph import consumers, is_constant
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes import Canonicalise
 from onnxslim_yolo.pruning.plan import open_plan
@@ -181,6 +181,17 @@ def test_what_is_left_alone(case: str) -> None:
     kind = "int32" if case == "integers" else "float"
     text = onnx_text(inputs, f"{kind}[{rank}] y", "", f'y = Einsum<equation="{equation}">{operands}')
     check_declines(build(text), Canonicalise())
+
+
+def test_what_is_left_alone_has_no_readers_that_the_graph_has_not() -> None:
+    """What a declined equation began with is taken off its operands again: a stray reader was found later (exit 3)."""
+    inputs, _, equation, rank = DECLINED["two-unknown-extents"]
+    model = build(onnx_text(inputs, f"float[{rank}] y", "", f'r = Relu(x) y = Einsum<equation="{equation}">(r, z)'))
+    Canonicalise().run(model)
+    known = {id(node) for node in model.graph.nodes}
+    assert [node.op for node in model.graph.nodes] == ["Relu", "Einsum"]
+    assert {id(node) for node in consumers(model.graph.nodes[0].outputs[0])} <= known
+    assert {id(node) for node in consumers(model.graph.inputs[1])} <= known
 
 
 def attention(spelling: str) -> Model:
