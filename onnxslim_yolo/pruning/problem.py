@@ -276,7 +276,8 @@ def _turns(plan: Plan, classes: Array, fixed: Array) -> tuple[Array, int]:
     """The rank of each channel in its part of a grouped convolution, and the number of parts; 0 and 1 without one."""
     inside = set(classes.tolist())
     for balance in plan.channels.balances:
-        members = [[int(c) for c in part if int(c) in inside] for part in balance.parts]
+        # Parts that hold the same classes (behind a shuffle each class lies in all of them) are balanced at any number.
+        members = [*dict.fromkeys(tuple(sorted({int(c) for c in part} & inside)) for part in balance.parts)]
         if any(members):
             break
     else:
@@ -286,7 +287,8 @@ def _turns(plan: Plan, classes: Array, fixed: Array) -> tuple[Array, int]:
     for part in members:
         ranked = sorted(part, key=lambda c: (not stays[c], not plan.keep[c], -plan.importance[c], c))
         turn.update({c: rank for rank, c in enumerate(ranked)})
-    parts = len(members) if len({len(part) for part in members}) == 1 else 1
+    even = len({len(part) for part in members}) == 1 and sum(map(len, members)) == len(turn)
+    parts = len(members) if even else 1
     return np.array([turn.get(c, 0) for c in classes.tolist()], dtype=np.int64), parts
 
 

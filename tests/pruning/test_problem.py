@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from onnxslim_yolo.analysis.labelling import Balance
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.costs import Multiplications
@@ -145,6 +146,19 @@ def test_what_stays_or_has_gone_takes_its_turn_in_its_part() -> None:
 def test_parts_of_unlike_size_take_any_width() -> None:
     model, plan = network()
     assert unit(plan, classes_of(model, "a")[:6]).step == 1
+
+
+def test_parts_that_hold_the_same_classes_take_any_width() -> None:
+    """Behind a shuffle each class lies in every part: any number is balanced, and two classes have no step of four."""
+    model, plan = network()
+    classes = classes_of(model, "e")[:2]
+    everywhere = Balance(np.tile(classes, (4, 1)), "a shuffle")
+    shuffled = replace(plan, channels=replace(plan.channels, balances=[everywhere]))
+    found = unit(shuffled, classes)
+    assert (found.step, found.least, found.width) == (1, 1, 2)
+    crossed = Balance(np.stack([classes_of(model, "e")[:2], classes_of(model, "e")[1:3]]), "parts that share one")
+    shared = replace(plan, channels=replace(plan.channels, balances=[crossed]))
+    assert unit(shared, classes_of(model, "e")).step == 1
 
 
 def test_saturated_the_last_channels_are_ever_dearer() -> None:
