@@ -138,6 +138,20 @@ def test_what_takes_too_much_is_by_channels_or_refused(monkeypatch: pytest.Monke
     assert refused.value.hint == "use --compensate constant"
 
 
+def test_what_a_padded_convolution_reads_is_tapped_whole() -> None:
+    """onnxruntime 1.32 refuses a tensor that a Pad and an Identity read, once it has taken out both (exit 3)."""
+    model = network(
+        "s = Sigmoid(h) p = Pad(s, around) c = Conv(p, w) y = Conv(c, w2) z = Conv(s, w2)",
+        "float[4,4,3,3] w, float[2,4,1,1] w2, int64[8] around = {0,0,1,1,0,0,1,1}",
+        outputs="float[i,j,k,l] y, float[i,j,k,l] z",
+    )
+    images = seen(model)
+    places = [p for p in contractions(open_plan(model).channels) if p.node.inputs[1].name == "w2"]
+    rows = np.concatenate([np.moveaxis(1 / (1 + np.exp(-h)), 1, -1).reshape(-1, 4) for h in maps(model, images)])
+    for order in (places, places[::-1]):
+        agree(collect(model, order, images)[[p.node.inputs[0].name for p in order].index("s")], rows)
+
+
 def test_nothing_asked_and_nothing_shown() -> None:
     model = network(*WINDOW)
     assert collect(model, [], iter(())) == []
