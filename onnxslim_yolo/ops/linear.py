@@ -60,6 +60,12 @@ def output_axis(node: Node) -> int | None:
     return None if shape is None else len(shape) - 1
 
 
+def tapped_axis(node: Node) -> int:
+    """`output_axis`, or 1, where feature maps have their channels, if the rank is not known. A vector's is 0."""
+    axis = output_axis(node)
+    return 1 if axis is None else axis
+
+
 def is_steady(node: Node) -> bool:
     """Whether a constant input gives a constant output everywhere.
 

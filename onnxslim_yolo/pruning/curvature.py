@@ -24,7 +24,7 @@ from onnxslim_yolo.heads.metric import HeadMetric
 from onnxslim_yolo.heads.spec import HeadSpec
 from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, toposort
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import output_axis
+from onnxslim_yolo.ops.linear import tapped_axis
 from onnxslim_yolo.pruning.calibration import Images
 from onnxslim_yolo.runtime.half import in_float32
 
@@ -79,17 +79,13 @@ def curvatures(
     return {layer: total / max(count, 1) for layer, total in sums.items()}
 
 
-def _axis(node: Node) -> int:
-    return output_axis(node) or 1
-
-
 def _width(node: Node) -> int:
-    return shape_of(node.outputs[0])[_axis(node)]
+    return shape_of(node.outputs[0])[tapped_axis(node)]
 
 
 def _gram(graph: gs.Graph, node: Node, cotangent: gs.Variable, name: Namer) -> gs.Variable:
     """Σ over positions of g gᵀ, computed in the graph so that only a small matrix leaves it."""
-    rank, axis, width = len(shape_of(node.outputs[0])), _axis(node), _width(node)
+    rank, axis, width = len(shape_of(node.outputs[0])), tapped_axis(node), _width(node)
 
     def add(op: str, inputs: list[Tensor], **attrs: object) -> gs.Variable:
         output = gs.Variable(name(f"{node.name}_curvature"), np.float32)

@@ -35,7 +35,7 @@ from onnxslim_yolo.ir.graph import (
 )
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.origins import left_of, origin_of
-from onnxslim_yolo.ops.linear import PLAIN, Layout, output_axis
+from onnxslim_yolo.ops.linear import PLAIN, Layout, tapped_axis
 from onnxslim_yolo.ops.norms import is_batch_norm
 from onnxslim_yolo.pruning.calibration import Images, thin, thinned
 
@@ -73,10 +73,6 @@ def _layers(model: Model) -> list[Node]:
     ]
 
 
-def _axis(node: Node) -> int:
-    return output_axis(node) or 1
-
-
 def output_moments(model: Model, nodes: Sequence[Node], images: Images) -> Moments:
     """Mean and variance of each output channel of the nodes, over images and (thinned) positions."""
     from onnxslim_yolo.runtime.onnx_run import session
@@ -84,7 +80,7 @@ def output_moments(model: Model, nodes: Sequence[Node], images: Images) -> Momen
     graph = copy_graph(model.graph)
     twins = {node.name: node for node in graph.nodes}
     name = Namer(graph)
-    taps = {node.name: thin(graph, twins[node.name].outputs[0], _axis(node), name) for node in nodes}
+    taps = {node.name: thin(graph, twins[node.name].outputs[0], tapped_axis(node), name) for node in nodes}
     graph.nodes = toposort(graph)
     graph.outputs = [gs.Variable(tap, np.float32) for tap in taps.values()]
     runner = session(Model(graph=graph), optimise=True, threads=1)
@@ -92,7 +88,7 @@ def output_moments(model: Model, nodes: Sequence[Node], images: Images) -> Momen
     seen: dict[str, list[Array]] = {node.name: [] for node in nodes}
     for image in images:
         for node, value in zip(nodes, runner.run(list(taps.values()), {feed: image}), strict=True):
-            axis = _axis(node)
+            axis = tapped_axis(node)
             rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float64)
             seen[node.name].append(
                 np.stack([rows.sum(axis=0), (rows**2).sum(axis=0), np.full(rows.shape[1], len(rows))])
@@ -136,7 +132,7 @@ def corrections(model: Model, source: Moments, images: Images) -> list[Correctio
     for node in matchable(model):
         if node.name not in source:
             continue
-        axis = _axis(node)
+        axis = tapped_axis(node)
         outputs = stages.run_to(node)
         rows = [thinned(value, axis).astype(np.float64) for value in outputs]
         mean, variance = _moments(

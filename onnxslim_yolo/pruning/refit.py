@@ -33,7 +33,7 @@ from onnxslim_yolo.ir.graph import (
     toposort,
 )
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.ops.linear import LinearLayer, output_axis
+from onnxslim_yolo.ops.linear import LinearLayer, tapped_axis
 from onnxslim_yolo.pruning.calibration import Images, thin
 from onnxslim_yolo.pruning.fold_removed import ridge_regression
 from onnxslim_yolo.pruning.shift import shift_outputs
@@ -202,7 +202,7 @@ def _measure(graph: gs.Graph, came: gs.Graph, wave: Sequence[_Reader], images: I
         nodes, name = {node.name: node for node in copy.nodes}, Namer(copy)
         taps = []
         for reader in wave:
-            axis = output_axis(nodes[reader.node]) or 1
+            axis = tapped_axis(nodes[reader.node])
             taps.append((thin(copy, nodes[reader.node].inputs[0], axis, name), axis))
         copy.outputs = [gs.Variable(tap, np.float32) for tap, _ in taps]
         copy.nodes = toposort(copy)

@@ -83,6 +83,17 @@ def test_moments_are_those_of_every_channel_over_the_positions(side: int) -> Non
     assert found[product.name][1] == pytest.approx(rows.var(axis=(0, 1)), rel=1e-4)
 
 
+def test_moments_of_a_vector_are_those_of_its_only_axis() -> None:
+    """A router's layer behind a mean over everything: axis 0 was taken for none, and axis 1 for channels (exit 3)."""
+    model = network(
+        "a = Conv(x, a.weight) v = ReduceMean<axes=[0,2,3], keepdims=0>(a) y = MatMul(v, m.weight)", "float[i] y"
+    )
+    images = seen(model)
+    mean, variance = output_moments(model, matchable(model), images)[matchable(model)[1].name]
+    rows = np.stack(values(model, "y", images))
+    assert mean == pytest.approx(rows.mean(axis=0), abs=1e-5) and variance == pytest.approx(rows.var(axis=0), rel=1e-3)
+
+
 def test_moments_from_sums_of_several_images() -> None:
     rng = np.random.default_rng(0)
     parts = [rng.standard_normal((n, 4)) + 3 for n in (5, 9)]
