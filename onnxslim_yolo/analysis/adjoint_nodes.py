@@ -14,8 +14,8 @@ from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, stat
 from onnxslim_yolo.ops.arithmetic import COMPARISONS, LOGIC
 
 _TRUTHS = (*COMPARISONS, *LOGIC)
-_SLICES_BY_INPUTS, _EQUAL_FLOATS, _BROADCASTS_EXTREMES = 10, 11, 8
-"""The opsets from which on a Slice reads its bounds, Equal takes floats, and Max broadcasts."""
+_SLICES_BY_INPUTS, _EQUAL_FLOATS, _BROADCASTS_EXTREMES, _GEMM_OF_TWO = 10, 11, 8, 11
+"""The opsets from which on a Slice reads its bounds, Equal takes floats, Max broadcasts, and a Gemm may add nothing."""
 
 
 class Adjoint:
@@ -71,6 +71,11 @@ class Adjoint:
             return self.add("Cast", [self.add("Equal", [value, other])], to=1)
         unlike = self.add("Or", [self.add("Less", [value, other]), self.add("Greater", [value, other])])
         return self.add("Cast", [self.add("Not", [unlike])], to=1)
+
+    def gemm(self, value: Any, matrix: Any, **attrs: Any) -> gs.Variable:
+        """The product of two matrices, to which nothing is added."""
+        nothing = [np.zeros(1)] if self.graph.opset < _GEMM_OF_TWO else []
+        return self.add("Gemm", [value, matrix, *nothing], **attrs)
 
     def at_least(self, value: Any, least: float) -> gs.Variable:
         """What is smaller is `least`."""

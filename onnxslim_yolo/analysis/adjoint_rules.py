@@ -61,7 +61,7 @@ def _gemm(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
         raise refusal(node, "its first matrix is transposed")
     turned = 0 if attribute(node, "transB") else 1
     alpha = attribute(node, "alpha")
-    return {0: adjoint.add("Gemm", [given(values), node.inputs[1]], transB=turned, alpha=alpha)}
+    return {0: adjoint.gemm(given(values), node.inputs[1], transB=turned, alpha=alpha)}
 
 
 def _matmul(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:

@@ -208,6 +208,7 @@ def test_groups_are_normalised() -> None:
         (9, "float[1] unread", "y = ReduceL1<axes=[2]>(x)"),
         (10, "float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, s)'),
         (11, "float[8] r, float[4] s = {1, 1, 1.5, 2}", 'y = Resize<mode="linear">(x, r, s)'),
+        (9, "float[5,256] w, float[5] b, int64[2] s = {1,256}", "f = Reshape(x, s) y = Gemm<transB=1>(f, w, b)"),
         (9, "float[1] one = {3}", "n = Exp(x) y = Concat<axis=1>(n, x)"),
         (10, "float[1] one = {3}", "n = Exp(x) y = Concat<axis=1>(n, x)"),
         (16, "int64[1,4,3,2] i", "y = GatherElements<axis=2>(x, i)"),
