@@ -214,6 +214,18 @@ def test_a_folder_that_is_read_only() -> None:
         assert [p.name for p in place.iterdir()] == ["out"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs users")
+def test_a_folder_of_ones_own_in_a_folder_that_is_read_only() -> None:
+    """A home, or a container's working directory: what comes into it is made in it, as nothing can be beside it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        place, out = Path(name), Path(name) / "out"
+        out.mkdir()
+        out.chmod(0o777)
+        place.chmod(0o555)
+        assert as_nobody(out) == "allowed"
+        assert [p.name for p in place.iterdir()] == ["out"] and list(out.iterdir()) == []
+
+
 def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "b").mkdir(parents=True)
