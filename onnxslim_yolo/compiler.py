@@ -29,16 +29,16 @@ from onnxslim_yolo.manager import Observer, PassManager
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.canonicalise import GUESSED, Canonicalise
 from onnxslim_yolo.passes.protocol import Pass
-from onnxslim_yolo.pipeline import preparation, remainder, shaping
+from onnxslim_yolo.pipeline import parse_pipeline, preparation, remainder, shaping
 from onnxslim_yolo.report.artefacts import fill_report, source_sizes, write_artefacts, write_reports
+from onnxslim_yolo.report.beforehand import require_all
 from onnxslim_yolo.report.budget import budget_of, violations
-from onnxslim_yolo.report.gains import enter_latency, is_timed, measure_gains, predict_latency
+from onnxslim_yolo.report.gains import enter_latency, measure_gains, predict_latency
 from onnxslim_yolo.report.judging import enter_verdict, foretold, judge_result, looks_sparse
 from onnxslim_yolo.report.network import network_of
-from onnxslim_yolo.report.slim_file import enter_slim, require_checkpoint
+from onnxslim_yolo.report.slim_file import enter_slim
 from onnxslim_yolo.result import Result, Taught
 from onnxslim_yolo.runtime.onnx_run import image_like_feeds, run_onnx, session
-from onnxslim_yolo.runtime.packages import require_counting, require_ncnn
 from onnxslim_yolo.runtime.progress import tell
 from onnxslim_yolo.stages import Journey, Stages, up_to_slice
 from onnxslim_yolo.verify.chain import Chain, EachPass, check_pair
@@ -96,6 +96,9 @@ def build(path: Path, options: CompileOptions, progress: Progress, taught: Taugh
     Args:
         taught: what the network learnt from, where it is judged against that.
     """
+    require_all(path, options)
+    if options.passes is not None:
+        parse_pipeline(options.passes)
     try:
         return _build(path, options, progress, taught)
     except (PassError, VerificationError) as error:
@@ -172,15 +175,11 @@ def _source_fails(path: Path, options: CompileOptions) -> str | None:
 
 def _build(path: Path, options: CompileOptions, progress: Progress, taught: Taught | None = None) -> Result:
     started = time.perf_counter()
-    options.folder_for(path)  # a name that cannot be written is refused before any work
-    require_checkpoint(path, options)
-    _require_packages(options)
     options, chosen = _sized(path, options, progress)
     progress("load")
     model, reference = _read(path, options)
     if chosen is not None:
         model.note(chosen.note())
-    budget_of(options)  # a broken file is refused before any work
     if options.verify:
         _require_runnable(reference, options.reference or path)
     if options.reference is not None:
@@ -253,23 +252,6 @@ def _sized(path: Path, options: CompileOptions, progress: Progress) -> tuple[Com
     )
     imgsz = options.imgsz if chosen.size == chosen.full else chosen.size
     return replace(options, size="file", imgsz=imgsz, target_latency=chosen.rest), chosen
-
-
-def _require_packages(options: CompileOptions) -> None:
-    """What the run will need is asked for before it."""
-    if options.data is not None:
-        require_counting()
-    if options.compensate == "distil":
-        from onnxslim_yolo.training.distil import require_torch
-
-        require_torch()
-    here = options.verify or options.measure or options.data is not None
-    if "ncnn" in options.emit and here and options.run_on is None:
-        require_ncnn("--emit onnx")
-    if is_timed(options) and options.run_on is None:
-        from onnxslim_yolo.measure.machine import cores_here, require_cores
-
-        require_cores(options.threads, cores_here())
 
 
 def _require_runnable(reference: onnx.ModelProto, path: Path) -> None:

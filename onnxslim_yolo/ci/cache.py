@@ -155,9 +155,10 @@ class Entry:
 
     def store(self, source: Path, names: Iterable[str]) -> None:
         """Keep a result's files. Raises InputError where the cache cannot be written."""
-        with staging(self.folder) as stage:
+        hint = "make room, or choose another folder with --cache"
+        with staging(self.folder, hint) as stage:
             listed = {}
-            with _writing(self.folder, "make room, or choose another folder with --cache"):
+            with _writing(self.folder, hint):
                 for name in names:
                     copy = stage / "files" / name
                     copy.parent.mkdir(parents=True, exist_ok=True)

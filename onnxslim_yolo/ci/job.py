@@ -11,6 +11,7 @@ from typing import Any
 from onnxslim_yolo.ci.cache import Entry, key_of
 from onnxslim_yolo.compiler import build, require_budget
 from onnxslim_yolo.errors import BudgetError, InputError, NotAliveError
+from onnxslim_yolo.files.atomic import require_folder
 from onnxslim_yolo.options import CompileOptions
 
 
@@ -92,6 +93,7 @@ def _entry(job: Job) -> Entry | None:
         raise InputError("no such file", file=job.source)
     if os.path.lexists(job.cache) and not job.cache.is_dir():  # said before anything is compiled
         raise InputError("is no folder to keep results in", file=job.cache, hint="choose another one with --cache")
+    require_folder(job.cache, "--cache")
     return Entry(job.cache / key_of(job.source, job.options))
 
 

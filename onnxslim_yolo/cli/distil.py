@@ -59,7 +59,7 @@ def distil_command(
     settle(debug, quiet)
     from onnxslim_yolo.ci.job import Job, Outcome
     from onnxslim_yolo.compiler import build
-    from onnxslim_yolo.files.atomic import require_other
+    from onnxslim_yolo.files.atomic import require_folder, require_other
     from onnxslim_yolo.result import Taught
     from onnxslim_yolo.training.distil import DistilOptions, distil, require_torch
 
@@ -70,6 +70,7 @@ def distil_command(
     how = {"prune": 0.0, "snap": "none", "device": device, "emit": emit, "imgsz": size}
     compiling = options_from({"out": folder, "name": stem, **how, **limits})
     require_other([folder / f"{stem}.onnx", folder / f"{stem}.pt"], model, teacher, hint="choose another -o or --name")
+    require_folder(folder)
     if "ultralytics" in compiling.emit:
         raise UsageError("--emit: distil writes no checkpoint of Ultralytics'", hint="train that with `finetune`")
     chosen = DistilOptions(epochs, batch, lr, maps, not no_flip, seed, size, asked)

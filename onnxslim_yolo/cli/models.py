@@ -52,13 +52,14 @@ def trace(
 ) -> None:
     """Turn a checkpoint into ONNX, with every BatchNorm kept and the result checked."""
     settle(debug, quiet)
-    from onnxslim_yolo.files.atomic import require_other
+    from onnxslim_yolo.files.atomic import require_other, require_place
     from onnxslim_yolo.load import LoadOptions, read_model
 
     if head not in ("decoded", "raw"):
         raise UsageError(f"--head takes decoded or raw, not '{head}'")
     target = output or Path(f"{checkpoint.stem}.onnx")
     require_other([target], checkpoint, weights, hint="say with -o where to write")
+    require_place(target)
     asked = asked_for(limit_memory, limit_work)
     options = LoadOptions(parse_size(imgsz), weights, trust=trust, asked=asked)
     with spinner("tracing", quiet):
@@ -99,8 +100,11 @@ def inspect(
     from onnxslim_yolo.analysis.channels import analyse_channels
     from onnxslim_yolo.analysis.cost import cost_of
     from onnxslim_yolo.analysis.sparsity import sparsity_of
+    from onnxslim_yolo.files.atomic import require_place
     from onnxslim_yolo.load import load
 
+    if html is not None:
+        require_place(html, "--html")
     with spinner("reading", as_json):
         loaded = load(model, imgsz=parse_size(imgsz), trust=trust)
         cost, sparsity = cost_of(loaded.graph), sparsity_of(analyse_channels(loaded.graph))
@@ -239,13 +243,14 @@ def apply_plan_command(
 ) -> None:
     """Cut a checkpoint's weights as a plan says, and write them as a state_dict or for Ultralytics."""
     settle(debug)
-    from onnxslim_yolo.files.atomic import require_other
+    from onnxslim_yolo.files.atomic import require_other, require_place
     from onnxslim_yolo.training.apply_plan import apply_plan_file
     from onnxslim_yolo.training.slim_checkpoint import write_slim_checkpoint
 
     if form not in ("state", "ultralytics"):
         raise UsageError(f"--as takes state or ultralytics, not '{form}'")
     require_other([output], checkpoint, plan)
+    require_place(output)
     with spinner("reading"):
         (apply_plan_file if form == "state" else write_slim_checkpoint)(plan, checkpoint, output)
     out.print(f"{output} written", highlight=False)

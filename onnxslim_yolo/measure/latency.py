@@ -76,8 +76,7 @@ def profile_command(
     """
     if not models:
         raise UsageError("profile needs at least one model", hint="its layers are what is measured")
-    if out is not None:
-        require_place(out)  # before minutes of measuring
+    require_place(out or Path(f"{target}-ISA-{threads}.json"))  # before minutes of measuring
     graphs = [_prepared(path, imgsz, asked) for path in models]
     from onnxslim_yolo.measure.profile import profile  # reports predict, and need nothing of it
 

@@ -187,6 +187,11 @@ class NcnnSession:
         return f"; it said: {text[-LOG_CHARACTERS:]}" if text else ""
 
 
+def require_answer(run_on: str) -> None:
+    """Raises UsageError where a launcher starts no Python that runs NCNN pairs (see `launchers`)."""
+    LaunchedChild(run_on, CHILD).close()
+
+
 def run_ncnn(
     param: Path,
     weights: Path,

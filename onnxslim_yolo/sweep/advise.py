@@ -21,7 +21,7 @@ from typing import Any
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError
-from onnxslim_yolo.files.atomic import resolved, sha256_of, write_atomically
+from onnxslim_yolo.files.atomic import require_folder, resolved, sha256_of, write_atomically
 from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.shipped import table_for
@@ -142,6 +142,7 @@ class _Work:
             require_cores(plain.threads, cores_here())  # before minutes of trials
         if not options.model.is_file():
             raise InputError("no such file", file=options.model)
+        require_folder(options.out)
         self.dataset = None if options.data is None else read_dataset(options.data, ("val",))
         self.table = table_for(plain.target, plain.device, plain.table, plain.threads)
         images = read_calibration(options.calib)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from onnxslim_yolo._version import install_line
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.files.atomic import resolved, sha256_of
+from onnxslim_yolo.files.atomic import require_folder, resolved, sha256_of
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import LoadOptions
 from onnxslim_yolo.measure.smaller_input import Sizes, smaller_sizes
@@ -310,6 +310,7 @@ def _check(options: SweepOptions) -> None:
     for path in (options.model, *options.against):
         if not path.is_file():
             raise InputError("no such file", file=path)
+    require_folder(options.out)
     if options.against and options.data is None:
         raise UsageError(
             "rivals are compared by mAP: without it each is measured against itself, and wins",
@@ -317,6 +318,8 @@ def _check(options: SweepOptions) -> None:
         )
     if options.data is not None:
         read_dataset(options.data, ("val",))
+    if options.calib is not None:
+        read_calibration(options.calib)
     if options.jobs == 0 or options.jobs < -1:
         raise UsageError(f"{options.jobs} trials at a time?", hint="--jobs takes a number above 0, or -1 for all cores")
     if options.backend not in ("local", "loky", "dask"):
