@@ -30,6 +30,8 @@ class Function:
         f: the function of x, and of the attributes by name, in float64.
         floor: no value is below this; None where there is no such bound.
         slope: False for step functions, of which no gradient says anything.
+        slope_of_value: f′ as a polynomial of y = f(x), its coefficients of 1, y, y²; None where it is none, and
+            differences of f tell it.
         ncnn: the layer, and parameter id → attribute or number; None where ncnn has none.
         torch: how torch.nn.functional or else torch calls it; None where a function of ours says it.
         arguments: attribute → the keyword that `torch` takes it by.
@@ -39,6 +41,7 @@ class Function:
     f: Callable[..., Array]
     floor: float | None = None
     slope: bool = True
+    slope_of_value: tuple[float, float, float] | None = None
     ncnn: tuple[str, Mapping[int, str | float]] | None = None
     torch: str | None = None
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -113,7 +116,9 @@ FUNCTIONS: dict[str, Function] = {
         lambda x, alpha, gamma: gamma * _negative_exp(x, alpha), ncnn=("SELU", {0: "alpha", 1: "gamma"}), kind="elu"
     ),
     "Shrink": Function(_shrink, ncnn=("Shrink", {0: "bias", 1: "lambd"}), kind="relu"),
-    "Sigmoid": Function(_sigmoid, floor=0, ncnn=("Sigmoid", {}), torch="sigmoid", kind="sigmoid"),
+    "Sigmoid": Function(
+        _sigmoid, floor=0, slope_of_value=(0, 1, -1), ncnn=("Sigmoid", {}), torch="sigmoid", kind="sigmoid"
+    ),
     "HardSigmoid": Function(
         lambda x, alpha, beta: np.clip(alpha * x + beta, 0.0, 1.0),
         floor=0, ncnn=("HardSigmoid", {0: "alpha", 1: "beta"}), kind="hardsigmoid",
@@ -127,21 +132,23 @@ FUNCTIONS: dict[str, Function] = {
     "Gelu": Function(_gelu, torch="gelu", arguments={"approximate": "approximate"}, kind="gelu"),
     "Softplus": Function(_softplus, floor=0, ncnn=("Softplus", {}), torch="softplus", kind="mish"),
     "Softsign": Function(lambda x: x / (1.0 + np.abs(x)), torch="softsign", kind="sigmoid"),
-    "Tanh": Function(np.tanh, ncnn=_unary(16), torch="tanh", kind="tanh"),
+    "Tanh": Function(np.tanh, slope_of_value=(1, 0, -1), ncnn=_unary(16), torch="tanh", kind="tanh"),
     "Erf": Function(_erf, ncnn=("Erf", {}), torch="erf", kind="gelu"),
-    "Exp": Function(np.exp, floor=0, ncnn=_unary(7), torch="exp"),
+    "Exp": Function(np.exp, floor=0, slope_of_value=(0, 1, 0), ncnn=_unary(7), torch="exp"),
     "Log": Function(np.log, ncnn=_unary(8), torch="log"),
     "Sqrt": Function(np.sqrt, floor=0, ncnn=_unary(5), torch="sqrt", kind="scale"),
-    "Reciprocal": Function(lambda x: 1.0 / x, ncnn=_unary(15), torch="reciprocal", kind="scale"),
+    "Reciprocal": Function(
+        lambda x: 1.0 / x, slope_of_value=(0, 0, -1), ncnn=_unary(15), torch="reciprocal", kind="scale"
+    ),
     "Abs": Function(np.abs, floor=0, ncnn=_unary(0), torch="abs", kind="scale"),
-    "Neg": Function(np.negative, ncnn=_unary(1), torch="neg", kind="scale"),
+    "Neg": Function(np.negative, slope_of_value=(-1, 0, 0), ncnn=_unary(1), torch="neg", kind="scale"),
     "Floor": Function(np.floor, slope=False, ncnn=_unary(2), torch="floor", kind="scale"),
     "Ceil": Function(np.ceil, slope=False, ncnn=_unary(3), torch="ceil", kind="scale"),
     "Round": Function(np.round, slope=False, ncnn=_unary(18), torch="round", kind="scale"),
     "Sign": Function(np.sign, slope=False, torch="sign", kind="scale"),
     "Sin": Function(np.sin, ncnn=_unary(9), torch="sin"),
     "Cos": Function(np.cos, ncnn=_unary(10), torch="cos"),
-    "Tan": Function(np.tan, ncnn=_unary(11), torch="tan"),
+    "Tan": Function(np.tan, slope_of_value=(1, 0, 1), ncnn=_unary(11), torch="tan"),
     "Asin": Function(np.arcsin, ncnn=_unary(12), torch="asin"),
     "Acos": Function(np.arccos, floor=0, ncnn=_unary(13), torch="acos"),
     "Atan": Function(np.arctan, ncnn=_unary(14), torch="atan"),

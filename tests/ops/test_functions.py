@@ -54,6 +54,15 @@ def guard(op: str) -> str:
     return "t = Abs(f) d = Add(t, low)" if op in BELOW else "d = Identity(f)"
 
 
+@pytest.mark.parametrize("op", [op for op, row in FUNCTIONS.items() if row.slope_of_value is not None])
+def test_a_slope_told_by_the_value_is_the_function_s(op: str) -> None:
+    x, step = domain(op, np.random.default_rng(0).normal(0, 2, 40)), 1e-5
+    constant, linear, square = FUNCTIONS[op].slope_of_value or (0.0, 0.0, 0.0)
+    y = apply(op, {}, x)
+    difference = (apply(op, {}, x + step) - apply(op, {}, x - step)) / (2 * step)
+    np.testing.assert_allclose(constant + linear * y + square * y * y, difference, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("spelt", SPELT)
 def test_the_function_is_onnx_s(spelt: str) -> None:
     op = SPELT[spelt]
