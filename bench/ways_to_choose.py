@@ -2,7 +2,7 @@
 
     python bench/ways_to_choose.py [--network yolov5n-coco-v6.pt] [--limits 0.9x 0.8x] [--only NAME ...]     --table
 
-YOLOv5n on COCO at 320 px, limited to a share of the latency that ncnn's AVX2 table predicts, widths alone, fitted on
+Networks on COCO at 320 px (FastestDet at 352), limited to a share of the latency that ncnn's AVX2 table predicts, widths alone, fitted on
 28 of the 32 images of calib.txt, evaluated on the 96 of val.txt (2 points are noise on so few). "Error" is
 `pruning.head_error` against the source on 48 of the same: it tells smaller differences, but not always mAP50's.
 Statistics and gradients are taken once for all rows. Rows that are there are kept.
@@ -30,13 +30,13 @@ from onnxslim_yolo.manager import PassManager
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.passes import reconstruct
 from onnxslim_yolo.pipeline import preparation, remainder
-from onnxslim_yolo.pruning import importance_variance, ranking, second_order
+from onnxslim_yolo.pruning import coherence, importance_variance, ranking, second_order
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.problem import WidthProblem
 
 RESULT = Path(__file__).resolve().parent / "results" / "ways_to_choose.json"
-DEVICE, SIZE, JUDGED = "x86-avx2", (320, 320), 48
+DEVICE, SIZES, JUDGED = "x86-avx2", {"FastestDet.onnx": (352, 352)}, 48
 Changes = Sequence[tuple[Any, str, Any]]
 
 
@@ -51,8 +51,11 @@ WAYS: dict[str, Changes] = {
     "variance counts half": ((importance_variance, "VARIANCE_WEIGHT", 0.5),),
     "the share of variance alone": ((importance_variance, "VARIANCE_WEIGHT", 1.0),),
     "one channel a step of the greedy": ((second_order, "STEPS", 4000),),
-    "a ridge of 0.1 in the importance": ((second_order, "RIDGE", 0.1),),
+    "a ridge of 0.1 in the importance": ((coherence, "RIDGE", 0.1),),
     "what a width loses as a plain sum": ((WidthProblem, "of", classmethod(_plainly)),),
+    "errors at positions independent": ((coherence, "POWER", 0.0),),
+    "errors at positions as measured, whole": ((coherence, "POWER", 1.0),),
+    "all views differentiated": ((ranking, "CURVATURE_INPUTS", 10**6),),
     "no moments matched": ((reconstruct, "corrections", lambda *_: []),),
 }
 
@@ -77,7 +80,9 @@ def main() -> None:
 
 def measured(network: str, todo: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """A row for each limit and way."""
-    source, _ = read_model(MATERIAL / "weights" / network, LoadOptions(SIZE, None, trust=False))
+    source, _ = read_model(
+        MATERIAL / "weights" / network, LoadOptions(SIZES.get(network, (320, 320)), None, trust=False)
+    )
     PassManager(preparation(CompileOptions())).run(source)
     head = HeadError.of(source, CalibrationImages(COCO.parent / "val.txt", source, JUDGED))
     times, whole = table_for("ncnn", DEVICE), cost_of(source.graph).macs
@@ -136,7 +141,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# Ways to choose and to fit what is pruned at a latency",
         "",
-        "| network, 320 px | limit | what is otherwise | mAP50 | mAP | error | latency left, predicted | MACs left |",
+        "| network | limit | what is otherwise | mAP50 | mAP | error | latency left, predicted | MACs left |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["network"], -float(row["limit"][:-1]), list(WAYS).index(row["way"]))):

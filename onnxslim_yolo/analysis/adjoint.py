@@ -10,6 +10,7 @@ Every tensor between has to have a static shape, and every operator a row in `ad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -20,8 +21,17 @@ from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.graph import Node, is_constant, is_empty, toposort
 
 
-def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequence[str]) -> dict[str, gs.Variable]:
-    """Add what computes the cotangents of the wanted tensors; returns them by tensor, without those nothing depends on.
+@dataclass(frozen=True)
+class Carried:
+    """What was carried back: cotangents of the wanted tensors by name, without those nothing depends on; and by node,
+    the part of its first input's cotangent that comes through this node alone."""
+
+    of: dict[str, gs.Variable]
+    through: dict[str, gs.Variable]
+
+
+def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequence[str]) -> Carried:
+    """Add what computes the cotangents of the wanted tensors.
 
     Args:
         graph: edited: nodes are added, and the seeds become inputs. Its outputs stay.
@@ -35,6 +45,7 @@ def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequen
     needed = _leading_to(order, set(wanted))
     parts: dict[str, list[Any]] = {name: [seed] for name, seed in seeds.items()}
     done: dict[str, gs.Variable] = {}
+    through: dict[str, gs.Variable] = {}
 
     def total(name: str) -> gs.Variable | None:
         if name not in done and name in parts:
@@ -52,11 +63,13 @@ def carry_back(graph: gs.Graph, seeds: Mapping[str, gs.Variable], wanted: Sequen
         for index, value in rule(adjoint, node, outputs).items():
             tensor = node.inputs[index]
             if not is_constant(tensor) and tensor.name in needed:
+                if index == 0:
+                    through[node.name] = value
                 parts.setdefault(tensor.name, []).append(value)
     found = {name: total(name) for name in wanted}
     graph.inputs = [*graph.inputs, *seeds.values()]
     graph.nodes = toposort(graph)
-    return {name: value for name, value in found.items() if value is not None}
+    return Carried({name: value for name, value in found.items() if value is not None}, through)
 
 
 def _leading_to(order: Sequence[Node], wanted: set[str]) -> set[str]:

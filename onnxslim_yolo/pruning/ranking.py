@@ -46,6 +46,10 @@ KNOWN = 0.5
 CURVE_INPUTS = 24
 """So many of the images and their views, evenly picked, are run for each measured point."""
 
+CURVATURE_INPUTS = 24
+"""Each image is differentiated in one view, and in more while that makes fewer than so many: every position is a sample
+of a gradient's second moments, and all views of each keep no more (bench/results/ways_to_choose.md)."""
+
 UNSEEN = (
     "the detector sees nothing in any calibration image: importance is measured by its outputs' spread, which says "
     "little about detection; give images with objects in them"
@@ -191,7 +195,8 @@ def _calibrated(
         head = head.undecoded()
     predicted = None
     if kind == "output":
-        predicted = SecondOrder.of(model, places, statistics, head, views)
+        turns = in_turns(len(images), len(views) // len(images), CURVATURE_INPUTS)
+        predicted = SecondOrder.of(model, places, statistics, head, (views[i] for i in turns))
         values = predicted.importance(channels, eligible, cost if options.per == "macs" else None)
         saved = np.maximum(cost.saved(np.ones(channels.count, dtype=bool)), 1.0)
         shares = variance / saved if options.per == "macs" else variance
@@ -204,6 +209,13 @@ def _calibrated(
     gauge = Gauge.of(model, [views[shown[i]] for i in evenly(CURVE_INPUTS, len(shown))], head.head)
     curves = measure_curves(model, channels, units, values, places, statistics, gauge, variance, predicted)
     return values, tuple(curves)
+
+
+def in_turns(images: int, views: int, least: int) -> list[int]:
+    """Places among all views of all images: one view of each image, the next one of the next; and rounds of that until
+    there are so many, or all."""
+    rounds = min(-(-least // images), views)
+    return [image * views + (image + k) % views for k in range(rounds) for image in range(images)]
 
 
 def _views_of(images: list[int], views: int) -> list[int]:

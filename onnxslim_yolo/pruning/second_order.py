@@ -26,12 +26,10 @@ from onnxslim_yolo.ir.graph import Array, input_constant, revalue
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.pruning.calibration import Images, Statistics
+from onnxslim_yolo.pruning.coherence import Residuals, inverses, with_coherence
 from onnxslim_yolo.pruning.curvature import curvatures
 from onnxslim_yolo.pruning.fold_removed import matrices, weight_of
 from onnxslim_yolo.pruning.head_error import HeadError
-
-RIDGE = 1e-2
-"""λ of Σ + λI, relative to the mean variance."""
 
 NOISE = 0.05
 """The relative error that sensitivities are measured with: of the output's variance."""
@@ -135,9 +133,12 @@ def _curvature(
 ) -> dict[str, Array]:
     """G per layer; from noise where gradients cannot be had, the inverse of the output's variance without a head."""
     if head is not None:
+        read = {place.node.name: Residuals.of(place, known) for place, known in zip(places, statistics, strict=True)}
+        apart = {name: residuals for name, residuals in read.items() if residuals is not None}
         try:
             seen = head.inputs if images is None else images
-            return curvatures(model, [place.node.name for place in places], seen, head.head)
+            curvature, summed = curvatures(model, list(read), seen, head.head, apart)
+            return with_coherence(curvature, apart, summed)
         except UnsupportedError as error:
             model.note(f"importance: by noise instead of gradients, for {error.message}")
     few = None if head is None else head.subset(SENSITIVITY_IMAGES)
@@ -200,11 +201,8 @@ def _blocks(place: Contraction, statistics: Statistics, curvature: Array) -> lis
     found = []
     parts = matrices(place.node, constant, 1)
     outputs = len(curvature) // len(parts)
-    for g, block in enumerate(parts):
+    for g, (block, (_, inverse)) in enumerate(zip(parts, inverses(known, len(parts), parts.shape[2]), strict=True)):
         mine = slice(g * block.shape[1], (g + 1) * block.shape[1])
-        covariance = np.nan_to_num(known.covariance[mine, mine])
-        ridge = max(RIDGE * float(np.diagonal(covariance).mean()), 1e-12)
-        inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
         rows = slice(g * outputs, (g + 1) * outputs)
         found.append(_Block(place.classes[mine], _weighted(block, curvature[rows, rows]), inverse))
     return found

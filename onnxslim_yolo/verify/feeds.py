@@ -189,7 +189,7 @@ def _climb(model: Model, graph: gs.Graph, targets: Sequence[Tensor], count: int,
     names = [tensor.name for tensor in targets]
     seeds = {name: gs.Variable(f"{name}__seed", np.float32, shape) for name, shape in zip(names, shapes, strict=True)}
     name = graph.inputs[0].name
-    gradient = carry_back(graph, seeds, [name]).get(name)
+    gradient = carry_back(graph, seeds, [name]).of.get(name)
     if gradient is None:
         raise _NoGradientError("no score depends on the input")
     gradient.shape = static_shape(graph.inputs[0])

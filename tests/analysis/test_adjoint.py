@@ -136,7 +136,7 @@ BODIES = {
 def gradients(model: Model, feeds: dict[str, Array], seeds: dict[str, Array], wanted: str) -> Array:
     graph = copy_graph(model.graph)
     variables = {name: gs.Variable(f"{name}_seed", np.float32, value.shape) for name, value in seeds.items()}
-    carried = carry_back(graph, variables, [wanted])
+    carried = carry_back(graph, variables, [wanted]).of
     graph.outputs = [carried[wanted]]
     found = run_onnx(Model(graph=graph), {**feeds, **{f"{n}_seed": v for n, v in seeds.items()}})
     return next(iter(found.values()))

@@ -63,7 +63,7 @@ def test_curvature_of_a_linear_network(images: Path) -> None:
     )
     head = HeadError.of(model, CalibrationImages(images, model))
     first, last = model.graph.nodes
-    found = curvatures(model, [first.name, last.name], head.inputs, None, probes=20)
+    found, _ = curvatures(model, [first.name, last.name], head.inputs, None, probes=20)
     weight = input_constant(last, 1)
     assert weight is not None
     matrix = weight[:, :, 0, 0].astype(np.float64)
