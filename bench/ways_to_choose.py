@@ -2,10 +2,10 @@
 
     python bench/ways_to_choose.py [--network yolov5n-coco-v6.pt] [--limits 0.9x 0.8x] [--only NAME ...]     --table
 
-Networks on COCO at 320 px (FastestDet at 352), limited to a share of the latency that ncnn's AVX2 table predicts, widths alone, fitted on
-28 of the 32 images of calib.txt, evaluated on the 96 of val.txt (2 points are noise on so few). "Error" is
-`pruning.head_error` against the source on 48 of the same: it tells smaller differences, but not always mAP50's.
-Statistics and gradients are taken once for all rows. Rows that are there are kept.
+Networks on COCO at 320 px (FastestDet at 352), limited to a share of the latency that ncnn's AVX2 table predicts,
+widths alone, fitted on 28 of the 32 images of calib.txt, evaluated on the 96 of val.txt (2 points are noise on so few).
+"Error" is `pruning.head_error` against the source on 48 of the same: it tells smaller differences, but not always
+mAP50's. Statistics and gradients are taken once for all rows that do not change them. Rows that are there are kept.
 """
 
 from __future__ import annotations
@@ -80,9 +80,8 @@ def main() -> None:
 
 def measured(network: str, todo: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """A row for each limit and way."""
-    source, _ = read_model(
-        MATERIAL / "weights" / network, LoadOptions(SIZES.get(network, (320, 320)), None, trust=False)
-    )
+    size = SIZES.get(network, (320, 320))
+    source, _ = read_model(MATERIAL / "weights" / network, LoadOptions(size, None, trust=False))
     PassManager(preparation(CompileOptions())).run(source)
     head = HeadError.of(source, CalibrationImages(COCO.parent / "val.txt", source, JUDGED))
     times, whole = table_for("ncnn", DEVICE), cost_of(source.graph).macs
@@ -127,7 +126,7 @@ def measured_once() -> Iterator[None]:
         return tuple((place.node.name, place.index) for place in places)
 
     def names(names: Any, *_: Any) -> tuple[Any, ...]:
-        return tuple(names)
+        return (*names, coherence.RIDGE, ranking.CURVATURE_INPUTS)
 
     with (
         patch.object(ranking, "collect", once(ranking.collect, places)),
