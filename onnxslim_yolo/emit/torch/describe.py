@@ -53,6 +53,7 @@ class _Writer:
         self.loose: list[str] = []
         self.fixed: list[str] = []
         self.owner: dict[int, str] = {}
+        self.held: dict[str, int] = {}
         self.paths: set[str] = set()
         self.shapes = concrete_shapes(graph)
         self.opset = graph.opset
@@ -92,13 +93,22 @@ class _Writer:
             return self.owner[id(weight)]
         name = weight.name
         if name.endswith(".weight") and _KEY.fullmatch(name):
-            path = name[: -len(".weight")]
+            path = self._unique(name[: -len(".weight")])
         else:
-            path = re.sub(r"\W+", "_", node.name).strip("_") or "layer"
+            path = self._own_path(node)
+        self.owner[id(weight)] = path
+        return path
+
+    def _own_path(self, node: Node) -> str:
+        """A path of the node's own name, one for each node."""
+        if id(node) not in self.owner:
+            self.owner[id(node)] = self._unique(re.sub(r"\W+", "_", node.name).strip("_") or "layer")
+        return self.owner[id(node)]
+
+    def _unique(self, path: str) -> str:
         while path in self.paths:
             path += "_"
         self.paths.add(path)
-        self.owner[id(weight)] = path
         return path
 
     def _is_module(self, node: Node) -> bool:
@@ -123,6 +133,8 @@ class _Writer:
         slots = SLOTS.get(node.op, ())
         if path and 1 <= position <= len(slots):
             key = f"{path}.{slots[position - 1]}"
+            if self.held.setdefault(key, id(tensor)) != id(tensor):  # a shared weight, and a bias of its own
+                key = f"{self._own_path(node)}.{slots[position - 1]}"
             if key not in self.weights:
                 self.weights[key] = values
                 self.loose += [] if whole else [key]
