@@ -3,6 +3,8 @@
 Linear operators have theirs spelled out. A function applied value by value is differentiated by a central difference of
 the operator itself, f′(x) ≈ (f(x + h) − f(x − h)) / 2h, which is good to about 1e-4 and needs no table of derivatives;
 where its slope is a polynomial of its value, by that.
+Functions that end at zero have theirs spelled out: a variance of less than h is common (a LayerNorm on a flat patch),
+and x − h has no root; one NaN is every layer's in front.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from onnxslim_yolo.ops.linear import groups_of
 
 STEP = 1e-2
 """h of the central difference: float32 rounds off 1e-5 of it, the curvature of a sigmoid spoils less."""
+
+LEAST_ROOT = 1e-4
+"""Below this a root counts as this: its slope has no end."""
 
 
 def _conv(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
@@ -147,6 +152,30 @@ def _polynomial(adjoint: Adjoint, coefficients: tuple[float, float, float], y: A
     return constant if first is None else adjoint.add("Add", [first, constant]) if constant else first
 
 
+def _root(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    """√x has the slope 1 / 2√x."""
+    root = adjoint.at_least(node.outputs[0], LEAST_ROOT)
+    return {0: adjoint.add("Div", [adjoint.add("Mul", [given(values), np.asarray(0.5)]), root])}
+
+
+def _log(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    return {0: adjoint.add("Div", [given(values), adjoint.at_least(node.inputs[0], LEAST_ROOT**2)])}
+
+
+def _power(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
+    """Of whole powers from 1 on by a difference; of others, which end at zero, x^p has the slope p·x^(p − 1)."""
+    power = input_constant(node, 1)
+    if power is None or (power == np.maximum(np.round(power), 1)).all():
+        return _function(adjoint, node, values)
+    if shape_of(node.inputs[0]) != shape_of(node.outputs[0]):
+        raise refusal(node, "its input is broadcast")
+    base = node.inputs[0]
+    if not (power == np.round(power)).all():
+        base = adjoint.at_least(base, LEAST_ROOT**2)
+    less = adjoint.add("Pow", [base, power.astype(np.float32) - 1])
+    return {0: adjoint.add("Mul", [given(values), adjoint.add("Mul", [less, power.astype(np.float32)])])}
+
+
 def _step(adjoint: Adjoint, node: Node, values: Cotangents) -> Found:
     raise refusal(node, "it is a step function, and has no slope")
 
@@ -224,5 +253,8 @@ ADJOINTS: dict[str, Rule] = {
     **NORMALISATIONS,
     **WINDOWS,
     **{op: _function if row.slope else _step for op, row in FUNCTIONS.items()},
-    **dict.fromkeys(("PRelu", "Clip", "Pow"), _function),
+    **dict.fromkeys(("PRelu", "Clip"), _function),
+    "Pow": _power,
+    "Sqrt": _root,
+    "Log": _log,
 }
