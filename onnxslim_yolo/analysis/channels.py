@@ -112,7 +112,7 @@ def concrete_shapes(
     try:
         for tensor, shape in saved:
             tensor.shape = [batch, *shape[1:]]
-        types = _types(graph, given)
+        types = _types(graph, given, {str(shape[0]): batch for _, shape in saved})
     finally:
         for tensor, shape in saved:
             tensor.shape = shape
@@ -128,15 +128,17 @@ def concrete_shapes(
     return shapes
 
 
-def _types(graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None) -> dict[str, onnx.TypeProto]:
-    """What is inferred. Where onnx does not follow sizes through arithmetic they are followed here: below opset 13 not
-    at all, and divisions never (`chunk` of an exporter that knew no widths)."""
+def _types(
+    graph: gs.Graph, given: Mapping[str, tuple[int, ...]] | None, named: Mapping[str, int]
+) -> dict[str, onnx.TypeProto]:
+    """What is inferred, open sizes of these names being those. Where onnx does not follow sizes through arithmetic they
+    are followed here: below opset 13 not at all, and divisions never (`chunk` of an exporter that knew no widths)."""
     sizes: dict[str, list[int]] = {}
     while True:
         types = infer_shapes(graph, strict=False, given=given, sizes=sizes)
         open_ended = [n for n in graph.nodes if n.op in SIZED_BY and not all(_is_known(types, t) for t in n.outputs)]
         targets = [t for n in open_ended for t in n.inputs[SIZED_BY[n.op] :] if t.name not in sizes and producer(t)]
-        found = {t.name: known_sizes(t, types) for t in targets if _is_whole(types, t)}
+        found = {t.name: known_sizes(t, types, named) for t in targets if _is_whole(types, t)}
         more = {name: value for name, value in found.items() if value is not None}
         if not more:
             return types

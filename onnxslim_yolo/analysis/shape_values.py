@@ -53,16 +53,23 @@ def sizes_of(tensor: Tensor, depth: int = DEPTH) -> Sizes | None:
     return None if rule is None else rule(node, depth - 1)
 
 
-def known_sizes(tensor: Tensor, types: Mapping[str, onnx.TypeProto]) -> list[int] | None:
-    """The numbers of a computed vector of sizes, with open sizes as inferred elsewhere; None where one is not known."""
+def known_sizes(
+    tensor: Tensor, types: Mapping[str, onnx.TypeProto], named: Mapping[str, int] | None = None
+) -> list[int] | None:
+    """The numbers of a computed vector of sizes; None where one is not known.
+
+    Open sizes are as inferred elsewhere, or what `named` says that they are taken as (the batch).
+    """
     found = sizes_of(tensor)
-    numbers = [None if size is None else _number(size, types) for size in found or [None]]
+    numbers = [None if size is None else _number(size, types, named or {}) for size in found or [None]]
     return None if None in numbers else [number for number in numbers if number is not None]
 
 
-def _number(size: Size, types: Mapping[str, onnx.TypeProto]) -> int | None:
+def _number(size: Size, types: Mapping[str, onnx.TypeProto], named: Mapping[str, int]) -> int | None:
     if not size.of:
         return size.factor
+    if size.of in named:
+        return size.factor * named[size.of]
     name, _, axis = size.of.rpartition(":")
     kind = types.get(name)
     if kind is None or not kind.tensor_type.HasField("shape") or not axis.isdigit():

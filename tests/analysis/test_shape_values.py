@@ -8,8 +8,11 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto, helper
 
+from onnxslim_yolo.analysis.channels import concrete_shapes
+from onnxslim_yolo.analysis.most_shapes import of_any_size
 from onnxslim_yolo.analysis.shape_values import DEPTH, LONGEST, Size, dims_of, known_sizes, sizes_of
 from onnxslim_yolo.ir.graph import Tensor
+from onnxslim_yolo.ir.shapes import reinfer
 from tests.analysis.graphs import onnx_text
 from tests.numeric import build
 
@@ -218,6 +221,29 @@ def test_open_sizes_that_are_inferred_elsewhere() -> None:
     gs.Node("Mul", inputs=[out, gs.Constant("t", np.array([2]))], outputs=[doubled])
     assert known_sizes(doubled, types) == [12]
     assert known_sizes(gs.Variable("nothing"), types) is None
+
+
+def test_open_sizes_that_are_taken_as_said() -> None:
+    x, whole = gs.Variable("x", np.float32, ("batch", 4, "unk_2")), gs.Variable("s")
+    gs.Node("Shape", attrs={"start": 0, "end": 2}, inputs=[x], outputs=[whole])
+    assert known_sizes(whole, {}) is None and known_sizes(whole, {}, {"batch": 3}) == [3, 4]
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 17])
+def test_a_resize_to_another_maps_size_has_a_shape_over_an_open_batch(opset: int) -> None:
+    """`interpolate(z, size=x.shape[-2:])`: onnx follows a Concat of sizes from opset 13 on only, and before it the file
+    was refused as of a size that the image says."""
+    body = (
+        "p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x) s = Shape(p) lead = Slice(s, zero, two, zero) "
+        "w = Shape(x) last = Slice(w, two, four, zero) size = Concat<axis=0>(lead, last) "
+        "y = Resize(p, none, none, size)"
+    )
+    weights = "int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}, float[0] none"
+    text = onnx_text("float[batch,3,8,8] x", "float[batch,3,h,w] y", weights, body, opset)
+    model = build(text)
+    reinfer(model.graph)
+    assert concrete_shapes(model.graph, 2)[id(model.graph.outputs[0])] == (2, 3, 8, 8)
+    assert of_any_size(model.graph) is None
 
 
 @pytest.mark.parametrize("shape, told", [([3], [12, None, None, None]), (None, None), (["n"], None), ([1, 3], None)])
