@@ -38,7 +38,7 @@ from onnxslim_yolo.ir.input_format import InputFormat
 from onnxslim_yolo.pruning.head_error import iou
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.verify.alive import CONFIDENCE, ENOUGH, OVERLAP, SCORE
-from onnxslim_yolo.verify.detector import ON_BOARDS, SLOW, Network, open_network
+from onnxslim_yolo.verify.detector import ON_BOARDS, SLOW, Network, open_network, require_as_many
 from onnxslim_yolo.verify.scenes import scene
 
 IMAGES = 3
@@ -248,8 +248,7 @@ def check_there(
     images = [here.form.feed(scene(3, here.size, rng).astype(np.float32)[None]) for _ in range(IMAGES)]
     expected, got = ([list(network.run(image)) for image in images] for network in (here, there))
     names = [f"output{index}" for index in range(len(expected[0]))]
-    if len(got[0]) != len(names):
-        raise InputError(f"has {len(got[0])} outputs, {first.name} has {len(names)}", file=second)
+    require_as_many(len(names), len(got[0]), first, second)
     board = getattr(there.run, "board", None)
     return compare_there(expected, got, names, head_of(here, expected[0]), board=board)
 

@@ -23,7 +23,7 @@ from onnxslim_yolo.runtime.onnx_run import image_like, run_onnx
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, sorts
-from onnxslim_yolo.verify.detector import Network, open_network
+from onnxslim_yolo.verify.detector import Network, open_network, require_as_many
 from onnxslim_yolo.verify.feeds import firing_feed
 from onnxslim_yolo.verify.input_size import FIXED, common_size
 from onnxslim_yolo.verify.judge import Judge, judge_of
@@ -80,8 +80,7 @@ def compare_models(
     fired = None if graph is None else firing_feed(in_float32(graph) if is_half(graph) else graph)
     images += [] if fired is None else [next(iter(fired.values()))[:1]]
     expected, got = _outputs(a, images), _outputs(b, images)
-    if len(expected[0]) != len(got[0]):
-        raise InputError(f"has {len(got[0])} outputs, {first.name} has {len(expected[0])}", file=second)
+    require_as_many(len(expected[0]), len(got[0]), first, second)
     same = [_like(g, e) for g, e in zip(got, expected, strict=True)]
     judge = _judge(a, graphs[first], graph, images, expected)
     if graphs[first] is None or graphs[second] is None:

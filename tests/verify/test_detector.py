@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxslim_yolo as oy
 from onnxslim_yolo.emit.ncnn.emitter import emit_ncnn
 from onnxslim_yolo.emit.ncnn.write import write_ncnn
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
@@ -14,6 +15,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.head import Head
 from onnxslim_yolo.verify.detector import Detector, _ncnn_metadata, cut_by_emitter, open_network
 from onnxslim_yolo.verify.input_size import declared_size
+from onnxslim_yolo.verify.pair import compare_models
 from tests.zoo import model_path
 
 IMAGE = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
@@ -122,3 +124,14 @@ def test_damaged_descriptions(tmp_path, value: str) -> None:
     assert not cut_by_emitter(metadata)
     with pytest.raises(InputError, match=r"is damaged|unknown kind"):
         HeadSpec.from_json(metadata[HEAD_KEY])
+
+
+def test_raw_maps_beside_boxes_are_refused_with_the_way_to_compare_them(tmp_path) -> None:
+    whole = model_path("yolov5n")
+    raw = oy.compile(whole, prune=0, head="raw", emit="onnx", verify=False, out=tmp_path / "raw").onnx
+    for pair in ((whole, raw), (raw, whole)):
+        with pytest.raises(InputError, match=r"has \d outputs?, .* has \d") as caught:
+            compare_models(*pair)
+        assert f"`compile {whole} --prune 0 --head raw`" in str(caught.value)
+    again = oy.compile(whole, prune=0, head="raw", emit="onnx", verify=False, out=tmp_path / "again").onnx
+    assert compare_models(again, raw).passed
