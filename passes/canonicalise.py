@@ -34,6 +34,7 @@ from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.graph import sweep, toposort
 from onnxslim_yolo.ir.input_format import image_axes
 from onnxslim_yolo.ir.model import Model
+from onnxslim_yolo.ir.old_axes import settle_axes
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.rewrites.crop_nodes import pads_for_crops
 from onnxslim_yolo.rewrites.einsum_nodes import rewrite_einsums
@@ -112,8 +113,8 @@ class Canonicalise:
 
 
 _REWRITES = (
-    resolve_reshapes, resolve_targets, drop_noops, rewrite_einsums, rewrite_exported, plain_gemms, pads_for_crops,
-    boxes_for_scatters,
+    settle_axes, resolve_reshapes, resolve_targets, drop_noops, rewrite_einsums, rewrite_exported, plain_gemms,
+    pads_for_crops, boxes_for_scatters,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.check import InvariantError, check_graph, check_widths
 from onnxslim_yolo.ir.graph import initializers, input_constant, nodes_of, toposort
 from onnxslim_yolo.ir.model import Model, Source
+from onnxslim_yolo.ir.old_axes import settle_axes
 from onnxslim_yolo.ir.shapes import infer_shapes
 from onnxslim_yolo.load.conditions import fold_conditions
 from onnxslim_yolo.load.cut_off import way_to_cut_off
@@ -139,6 +140,7 @@ def model_of(proto: onnx.ModelProto, source: Source, path: Path | str | None = N
         _note_ranges(model)
         model.graph.nodes = toposort(model.graph)
         check_graph(model.graph, shapes=False)
+        settle_axes(model.graph)
         types = infer_shapes(model.graph, strict=False)
         check_sizes(types, path)
         check_widths(model.graph, types)
