@@ -125,6 +125,18 @@ def test_the_nearest_file_counts(tmp_path: Path) -> None:
         read_config(tmp_path / "a" / "pyproject.toml", OPTIONS, check)
 
 
+def test_a_file_of_our_own_under_the_heading_of_a_pyproject(tmp_path: Path) -> None:
+    """Its heading is copied with its lines. That neither opens what a found file may not set nor hides slips."""
+    assert read(tmp_path, "[tool.onnxslim-yolo]\nprune = 0.5\n") == read(tmp_path, "prune = 0.5\n")
+    for text in ("[tool.other]\nx = 1\n", "snap = 8\n[tool.onnxslim-yolo]\nprune = 0.5\n"):
+        with pytest.raises(InputError, match="unknown key 'tool'"):
+            read(tmp_path, text)
+    with pytest.raises(InputError, match="unknown key 'kep'"):
+        read(tmp_path, "[tool.onnxslim-yolo]\nkep = 1\n")
+    with pytest.raises(InputError, match="'summary' cannot be set"):
+        find(tmp_path, "[tool.onnxslim-yolo]\nsummary = 's.md'\n")
+
+
 def test_the_command_line_wins(tmp_path: Path) -> None:
     """Merged, printed, and read again: the printed file says the same."""
     (tmp_path / "pyproject.toml").write_text(

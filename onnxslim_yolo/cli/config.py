@@ -89,7 +89,7 @@ def read_config(
     """Read and check a configuration file.
 
     Args:
-        path: an onnxslim-yolo.toml, or a pyproject.toml with our table.
+        path: an onnxslim-yolo.toml, or a pyproject.toml with our table; under its heading another file is read as well.
         options: what may be set, by key.
         check: reads one parameter's value as the command would. Raises UsageError for one that it does not take.
         found: the file was looked for, not named: it may not set everything.
@@ -153,7 +153,9 @@ def _tools(path: Path) -> dict[str, Any]:
 
 
 def _table(path: Path) -> dict[str, Any]:
-    table = _tools(path).get(TABLE) if path.name == PROJECT_FILE else read_toml(path, hint=IGNORE)
+    whole = read_toml(path, hint=IGNORE)
+    headed = set(whole) == {"tool"} and TABLE in _tools(path)  # the heading of a pyproject.toml, copied with its lines
+    table = _tools(path).get(TABLE) if headed or path.name == PROJECT_FILE else whole
     if not isinstance(table, dict):
         raise InputError(f"has no table [tool.{TABLE}]", file=path, hint=IGNORE)
     return table
