@@ -31,6 +31,12 @@ FIRST_RESIZE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": 
 PER_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 """What windows take per axis where nothing is said (the schema has it in words: "defaults to 1 along each axis")."""
 
+UNFOLLOWED_AXES = {"Concat": "axis", "Flatten": "axis", "Squeeze": "axes", "Unsqueeze": "axes", "Slice": "axes"}
+"""Operators before opset 11 whose shapes onnx does not infer with an axis counted from the end: the attribute of it."""
+
+AXES_OF_THE_RESULT = frozenset({"Unsqueeze"})
+"""Those of them whose axes are counted in what they make, which has as many more."""
+
 
 @cache
 def defaults(op: str) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxslim_yolo.ir.attributes import AXES_OF_THE_RESULT, UNFOLLOWED_AXES
 from onnxslim_yolo.ir.graph import Node, Tensor, is_constant
 from onnxslim_yolo.ir.shapes import infer_shapes
 
@@ -19,9 +20,6 @@ FROM_THE_END = 11
 
 ROUNDS = 64
 """So many nodes behind one another at the most: each round infers all shapes."""
-
-_NAMES = {"Concat": "axis", "Flatten": "axis", "Squeeze": "axes", "Unsqueeze": "axes", "Slice": "axes"}
-"""Operators whose shapes onnx does not infer with a negative axis, and the attribute that has it."""
 
 
 def settle_axes(graph: gs.Graph) -> int:
@@ -48,9 +46,9 @@ def settle_axes(graph: gs.Graph) -> int:
 
 
 def _axes(node: Node) -> list[int]:
-    if node.op not in _NAMES or _NAMES[node.op] not in node.attrs:
+    if node.op not in UNFOLLOWED_AXES or UNFOLLOWED_AXES[node.op] not in node.attrs:
         return []
-    given = node.attrs[_NAMES[node.op]]
+    given = node.attrs[UNFOLLOWED_AXES[node.op]]
     return [int(axis) for axis in (given if isinstance(given, (list, tuple)) else [given])]
 
 
@@ -62,8 +60,8 @@ def _settle(node: Node, types: Mapping[str, onnx.TypeProto]) -> bool:
     rank = next((rank for rank in (_rank(tensor, types) for tensor in node.inputs) if rank is not None), None)
     if rank is None:
         return False
-    axes, name = _axes(node), _NAMES[node.op]
-    rank += len(axes) if node.op == "Unsqueeze" else 0
+    axes, name = _axes(node), UNFOLLOWED_AXES[node.op]
+    rank += len(axes) if node.op in AXES_OF_THE_RESULT else 0
     if min(axes) < -rank:
         return False
     front = [axis % rank if axis < 0 else axis for axis in axes]
