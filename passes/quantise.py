@@ -42,7 +42,8 @@ from onnxslim_yolo.quantisation.equalise import equalise
 from onnxslim_yolo.quantisation.latency import LEAST, NOTHING, faster_layers, plan_prediction
 from onnxslim_yolo.quantisation.places import decoding, no_kernel
 from onnxslim_yolo.quantisation.plan import Quantisation
-from onnxslim_yolo.quantisation.weights import NARROW, WHOLE
+from onnxslim_yolo.quantisation.weights import WHOLE
+from onnxslim_yolo.runtime.processor import NARROW
 
 ENOUGH = 8
 """Images that show something, at least: ranges of fewer are an accident."""

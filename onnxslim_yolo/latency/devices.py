@@ -14,10 +14,10 @@ import ctypes
 import platform
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.runtime import processor
 
 Isa = Literal["avx512", "avx2", "neon-fp16", "neon"]
 Arithmetic = Literal["fp16", "fp32", "bf16"]
@@ -162,7 +162,7 @@ def host_isa() -> Isa:
         return "neon-fp16" if _has_half() else "neon"
     if machine.startswith("arm"):
         return "neon"
-    return "avx512" if "avx512f" in _cpuinfo() else "avx2"
+    return "avx512" if "avx512f" in processor.flags() else "avx2"
 
 
 def adds_in_16_bits(name: str) -> bool:
@@ -171,7 +171,7 @@ def adds_in_16_bits(name: str) -> bool:
     AVX2 and AVX-512 without VNNI do. Of a machine that is only named with AVX-512, VNNI is assumed.
     """
     if name == "host":
-        return host_isa() in ("avx2", "avx512") and not {"avx_vnni", "avx512_vnni"} & _cpuinfo()
+        return processor.adds_in_16_bits()
     return device_of(name).isa == "avx2"
 
 
@@ -187,11 +187,4 @@ def _has_half() -> bool:
         ask.restype, ask.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
         return bool(ask(_AT_HWCAP) & _HWCAP_ASIMDHP)
     except (OSError, AttributeError, TypeError):
-        return "asimdhp" in _cpuinfo()
-
-
-def _cpuinfo() -> set[str]:
-    try:
-        return set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return set()
+        return "asimdhp" in processor.flags()

@@ -12,13 +12,19 @@ import numpy as np
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.graph import Array, Node
 from onnxslim_yolo.ops.linear import LinearLayer, is_matmul
-from onnxslim_yolo.quantisation.plan import QuantisedLayer, Range
+from onnxslim_yolo.quantisation.plan import Quantisation, QuantisedLayer, Range
+from onnxslim_yolo.runtime.processor import NARROW, adds_in_16_bits
 
-WHOLE, NARROW = 127, 63
-"""The largest weight; and where pairs of products are added up in 16 bits (AVX2 without VNNI), which hold no more."""
+WHOLE = 127
+"""The largest weight, where pairs of products are not added up in 16 bits."""
 
 ROOM = 2.0**30
 """A bias in whole numbers stays below this."""
+
+
+def overflows_here(plan: Quantisation) -> bool:
+    """Whether this machine's int8 kernels overflow on a plan that is for others."""
+    return plan.largest_weight > NARROW and adds_in_16_bits()
 
 
 def quantised_layer(node: Node, writes: str, read: Range, mean: Array, largest: int = WHOLE) -> QuantisedLayer:

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 
 from onnxslim_yolo.errors import VerificationError
-from onnxslim_yolo.ir.graph import Array
+from onnxslim_yolo.ir.graph import Array, input_constant
 from onnxslim_yolo.ir.input_format import UNIT, input_format_of
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.runtime.apart import Apart, apart
 from onnxslim_yolo.runtime.onnx_pads import fit_for_onnxruntime
+from onnxslim_yolo.runtime.processor import NARROW, adds_in_16_bits
 from onnxslim_yolo.runtime.progress import counted
 
 Feeds = dict[str, Array]
@@ -25,6 +26,9 @@ Runs = Model | onnx.ModelProto | Apart | bytes | Path
 
 def session(model: Runs, *, optimise: bool, threads: int = 0) -> Any:
     """An onnxruntime session on the CPU.
+
+    Layers between codes are computed in whole numbers, where there are kernels; of a Model whose weights this machine's
+    kernels overflow on, which is for other machines, in float from the codes.
 
     Raises:
         VerificationError: onnxruntime refuses the model.
@@ -39,6 +43,8 @@ def session(model: Runs, *, optimise: bool, threads: int = 0) -> Any:
     options.enable_cpu_mem_arena = False  # what a run has taken is given back after it
     options.enable_mem_pattern = False  # planning it takes time by the square of what lives at once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if isinstance(model, Model) and _overflows(model):  # a file is run as it is: that is what this machine makes of it
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     fit = fit_for_onnxruntime(model) if isinstance(model, Model) else model
     given = apart(fit) if isinstance(fit, Model | onnx.ModelProto) else fit
     weights = given.weights if isinstance(given, Apart) else {}
@@ -51,6 +57,13 @@ def session(model: Runs, *, optimise: bool, threads: int = 0) -> Any:
         return runner
     except Exception as error:
         raise VerificationError(f"onnxruntime refuses the model: {_first_line(error)}") from error
+
+
+def _overflows(model: Model) -> bool:
+    """Whether int8 weights are larger than pairs of products leave room for here."""
+    first = (input_constant(node, 0) for node in model.graph.nodes if node.inputs)
+    codes = (value.astype(int) for value in first if value is not None and value.dtype == np.int8)
+    return adds_in_16_bits() and any(int(np.abs(code).max(initial=0)) > NARROW for code in codes)
 
 
 def _readable(model: Apart | bytes | Path) -> bytes | str:

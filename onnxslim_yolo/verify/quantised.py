@@ -22,12 +22,11 @@ from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.files.atomic import private_folder
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.devices import adds_in_16_bits
 from onnxslim_yolo.ops.registry import INT8_LAYERS
 from onnxslim_yolo.quantisation.plan import Quantisation, reasons
 from onnxslim_yolo.quantisation.qdq import CODES_OF
 from onnxslim_yolo.quantisation.simulate import Runner, Simulation, off_by
-from onnxslim_yolo.quantisation.weights import NARROW
+from onnxslim_yolo.quantisation.weights import overflows_here
 from onnxslim_yolo.runtime.onnx_run import Feeds, run_onnx, with_outputs
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference
@@ -86,7 +85,7 @@ def verify_quantised(model: Model, plan: Quantisation, file: Path, feeds: Sequen
     named = [name + CODES_OF for name in simulation.tensors]
     label = f"simulation = {file.name}"
     ways = list(zip((True, False), KERNELS, strict=True))
-    if adds_in_16_bits("host") and plan.largest_weight > NARROW:
+    if overflows_here(plan):
         ways = ways[1:]  # int8 kernels of this machine overflow; those of the machine that it is for do not
     for optimise, runtime in ways:
         runs = run_onnx(with_outputs(file, named), list(feeds), optimise=optimise)
@@ -128,7 +127,7 @@ def _notes(plan: Quantisation, here: Int8Verification) -> list[str]:
             f"int8: channels behind {len(plan.links)} layers were made equally large ({plan.equalised}), exactly"
         )
     notes += [f"int8: {number} stay float: {why}" for why, number in reasons(plan.left.values()).items()]
-    if adds_in_16_bits("host") and plan.largest_weight > NARROW:
+    if overflows_here(plan):
         notes.append("int8: not run with this machine's kernels, which overflow (for such machines: --for x86-avx2)")
     if here.kernels < count:
         notes.append(f"int8: onnxruntime computes {here.kernels} of {count} layers in int8 here, the others in float")

@@ -107,7 +107,7 @@ def test_host_asks_the_system_where_the_library_cannot(monkeypatch: pytest.Monke
     monkeypatch.setattr(devices.platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(devices.ctypes, "CDLL", none)
     for words, isa in (({"fp", "asimdhp"}, "neon-fp16"), ({"fp", "asimd"}, "neon")):
-        monkeypatch.setattr(devices, "_cpuinfo", lambda words=words: words)
+        monkeypatch.setattr(devices.processor, "flags", lambda words=words: words)
         assert host_isa() == isa
 
 
