@@ -36,21 +36,21 @@ fitted to make up for."""
 
 @dataclass(frozen=True)
 class Residuals:
-    """What a layer reads that its other channels do not tell: e = A·(x − μ), group by group.
+    """What a layer reads that its other channels do not tell: e = diag(P)⁻¹·P·(x − μ), group by group.
 
     Attributes:
         axis: of the channels in the layer's input.
         weight: (groups, outputs · kernel positions, n).
         mean: μ, (groups, n).
-        apart: A = diag(P)⁻¹·P with P = (Σ + λI)⁻¹, (groups, n, n).
-        variance: of e, (groups, n).
+        inverse: P = (Σ + λI)⁻¹, (groups, n, n), float64.
+        ridge: λ, (groups,).
     """
 
     axis: int
     weight: Array
     mean: Array
-    apart: Array
-    variance: Array
+    inverse: Array
+    ridge: Array
 
     @classmethod
     def of(cls, place: Contraction, statistics: Statistics) -> Residuals | None:
@@ -60,47 +60,47 @@ class Residuals:
             return None
         weight, known = matrices(place.node, constant, 1), statistics.by_channel()
         groups, _, n = weight.shape
-        apart, variance = np.zeros((groups, n, n)), np.zeros((groups, n))
-        for g, (covariance, inverse) in enumerate(inverses(known, groups, n)):
-            apart[g] = inverse / np.diagonal(inverse)[:, None]
-            variance[g] = np.einsum("ij,jk,ik->i", apart[g], covariance, apart[g], optimize=True)
-        mean = np.nan_to_num(known.mean).reshape(groups, n)
-        return cls(place.axis, weight, mean, apart, variance)
+        inverse, ridge = np.zeros((groups, n, n)), np.zeros(groups)
+        for g in range(groups):
+            mine = slice(g * n, (g + 1) * n)
+            covariance = np.nan_to_num(known.covariance[mine, mine])
+            ridge[g] = max(RIDGE * float(np.diagonal(covariance).mean()), 1e-12)
+            inverse[g] = np.linalg.inv(covariance + ridge[g] * np.eye(n))
+        return cls(place.axis, weight, np.nan_to_num(known.mean).reshape(groups, n), inverse, ridge)
+
+    @property
+    def _diagonal(self) -> Array:
+        return np.diagonal(self.inverse, axis1=1, axis2=2)
+
+    @property
+    def variance(self) -> Array:
+        """Of e, (groups, n): P·Σ·P = P − λP²."""
+        squares = np.einsum("gij,gij->gi", self.inverse, self.inverse)
+        return np.asarray((self._diagonal - self.ridge[:, None] * squares) / self._diagonal**2)
 
     def one_by_one(self, curvature: Array) -> float:
         """What they cost where positions are independent: Σ_j W_jᵀ·G·W_j·Var(e_j). `curvature`: G of all outputs."""
         groups, rows, n = self.weight.shape
         outputs, total = len(curvature) // groups, 0.0
-        for g in range(groups):
+        for g, variance in enumerate(self.variance):
             mine = slice(g * outputs, (g + 1) * outputs)
             by_output = self.weight[g].reshape(outputs, rows // outputs * n)
             energy = (by_output * (curvature[mine, mine] @ by_output)).reshape(outputs, -1, n).sum(axis=(0, 1))
-            total += float(energy @ self.variance[g])
+            total += float(energy @ variance)
         return total
 
     def sums(self, adjoint: Adjoint, node: Node, cotangent: gs.Variable) -> gs.Variable:
         """Add what computes s, (groups, n, 1). `cotangent`: of the layer's input, through the layer alone."""
         x, c = (self._rows(adjoint, value, shape_of(node.inputs[0])) for value in (node.inputs[0], cotangent))
-        offset = self.apart @ self.mean[:, :, None]
-        told = adjoint.add("MatMul", [self.apart, x])
-        return adjoint.sum_over(adjoint.add("Mul", [adjoint.add("Sub", [told, offset]), c]), [2])
+        apart = self.inverse / self._diagonal[:, :, None]
+        own = adjoint.add("Sub", [adjoint.add("MatMul", [apart, x]), apart @ self.mean[:, :, None]])
+        return adjoint.sum_over(adjoint.add("Mul", [own, c]), [2])
 
     def _rows(self, adjoint: Adjoint, value: Tensor, shape: tuple[int, ...]) -> gs.Variable:
         """As (groups, n, positions)."""
         axis, rest = self.axis % len(shape), [k for k in range(len(shape)) if k != self.axis % len(shape)]
         first = value if math.prod(shape[:axis]) == 1 else adjoint.add("Transpose", [value], perm=[axis, *rest])
         return adjoint.reshape(first, (*self.mean.shape, -1))
-
-
-def inverses(known: Statistics, groups: int, n: int) -> list[tuple[Array, Array]]:
-    """(Σ, (Σ + λI)⁻¹) of each group's channels."""
-    found = []
-    for g in range(groups):
-        mine = slice(g * n, (g + 1) * n)
-        covariance = np.nan_to_num(known.covariance[mine, mine])
-        ridge = max(RIDGE * float(np.diagonal(covariance).mean()), 1e-12)
-        found.append((covariance, np.linalg.inv(covariance + ridge * np.eye(n))))
-    return found
 
 
 def with_coherence(
@@ -113,8 +113,8 @@ def with_coherence(
     """
     ratios = {}
     for name, squares in summed.items():
-        apart = residuals[name].one_by_one(curvature[name])
-        if apart > 0:
-            ratios[name] = float(squares.sum()) / apart
+        apart, together = residuals[name].one_by_one(curvature[name]), float(squares.sum())
+        if apart > 0 and np.isfinite(together / apart):
+            ratios[name] = together / apart
     typical = float(np.median(list(ratios.values()))) if ratios else 1.0
     return {name: matrix * ratios.get(name, typical) ** POWER for name, matrix in curvature.items()}

@@ -12,7 +12,7 @@ cheapest per MAC saved first; the order of removal is the ranking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,7 +26,7 @@ from onnxslim_yolo.ir.graph import Array, input_constant, revalue
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import LinearLayer
 from onnxslim_yolo.pruning.calibration import Images, Statistics
-from onnxslim_yolo.pruning.coherence import Residuals, inverses, with_coherence
+from onnxslim_yolo.pruning.coherence import Residuals, with_coherence
 from onnxslim_yolo.pruning.curvature import curvatures
 from onnxslim_yolo.pruning.fold_removed import matrices, weight_of
 from onnxslim_yolo.pruning.head_error import HeadError
@@ -91,9 +91,11 @@ class SecondOrder:
             head: measures what an error at a contraction does to the outputs; None counts all alike.
             images: what gradients are taken on; None for the head's own.
         """
-        curvature = _curvature(model, places, statistics, head, images)
-        pairs = zip(places, statistics, strict=True)
-        return cls(tuple(b for p, s in pairs for b in _blocks(p, s, curvature[p.node.name])))
+        pairs = [(place, Residuals.of(place, known)) for place, known in zip(places, statistics, strict=True)]
+        read = [(place, residuals) for place, residuals in pairs if residuals is not None]
+        apart = {place.node.name: residuals for place, residuals in read}
+        curvature = _curvature(model, places, statistics, apart, head, images)
+        return cls(tuple(b for place, mine in read for b in _blocks(place.classes, mine, curvature[place.node.name])))
 
     def importance(self, channels: Channels, eligible: Array, cost: PlanCost | None) -> Array:
         """Per class, the largest cost per MAC met up to its removal, in removal order; shape (count,).
@@ -128,16 +130,15 @@ def _curvature(
     model: Model,
     places: Sequence[Contraction],
     statistics: Sequence[Statistics],
+    apart: Mapping[str, Residuals],
     head: HeadError | None,
     images: Images | None,
 ) -> dict[str, Array]:
     """G per layer; from noise where gradients cannot be had, the inverse of the output's variance without a head."""
     if head is not None:
-        read = {place.node.name: Residuals.of(place, known) for place, known in zip(places, statistics, strict=True)}
-        apart = {name: residuals for name, residuals in read.items() if residuals is not None}
         try:
             seen = head.inputs if images is None else images
-            curvature, summed = curvatures(model, list(read), seen, head.head, apart)
+            curvature, summed = curvatures(model, [place.node.name for place in places], seen, head.head, apart)
             return with_coherence(curvature, apart, summed)
         except UnsupportedError as error:
             model.note(f"importance: by noise instead of gradients, for {error.message}")
@@ -193,18 +194,13 @@ def _energy(weight: Array, covariance: Array) -> float:
     return float(np.einsum("ri,ij,rj->", weight, covariance, weight, optimize=True))
 
 
-def _blocks(place: Contraction, statistics: Statistics, curvature: Array) -> list[_Block]:
-    constant = input_constant(place.node, 1)
-    if constant is None:
-        return []
-    known = statistics.by_channel()
+def _blocks(classes: Array, read: Residuals, curvature: Array) -> list[_Block]:
     found = []
-    parts = matrices(place.node, constant, 1)
-    outputs = len(curvature) // len(parts)
-    for g, (block, (_, inverse)) in enumerate(zip(parts, inverses(known, len(parts), parts.shape[2]), strict=True)):
+    outputs = len(curvature) // len(read.weight)
+    for g, (block, inverse) in enumerate(zip(read.weight, read.inverse, strict=True)):
         mine = slice(g * block.shape[1], (g + 1) * block.shape[1])
         rows = slice(g * outputs, (g + 1) * outputs)
-        found.append(_Block(place.classes[mine], _weighted(block, curvature[rows, rows]), inverse))
+        found.append(_Block(classes[mine], _weighted(block, curvature[rows, rows]), inverse))
     return found
 
 

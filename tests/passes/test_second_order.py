@@ -15,6 +15,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning import second_order as _second_order
 from onnxslim_yolo.pruning.calibration import Statistics, collect
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
+from onnxslim_yolo.pruning.coherence import Residuals
 from onnxslim_yolo.pruning.curvature import curvatures
 from onnxslim_yolo.pruning.head_error import HeadError
 from onnxslim_yolo.pruning.plan import open_plan
@@ -129,7 +130,9 @@ def test_a_grouped_layer_is_one_block_a_group() -> None:
     rng = np.random.default_rng(0)
     half, g = rng.standard_normal((6, 60)), rng.standard_normal((4, 4))
     covariance, curvature = half @ half.T, g @ g.T
-    blocks = _blocks(place, Statistics(np.zeros(6), covariance, 100, 1), curvature)
+    read = Residuals.of(place, Statistics(np.zeros(6), covariance, 100, 1))
+    assert read is not None
+    blocks = _blocks(place.classes, read, curvature)
     weight = input_constant(place.node, 1)
     assert weight is not None and len(blocks) == 2
     for k, block in enumerate(blocks):

@@ -12,7 +12,7 @@ from onnxslim_yolo.analysis.contraction import Contraction, contractions
 from onnxslim_yolo.ir.graph import Array, copy_graph, replace_constant, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.pruning.calibration import Statistics, collect
-from onnxslim_yolo.pruning.coherence import POWER, Residuals, inverses, with_coherence
+from onnxslim_yolo.pruning.coherence import POWER, Residuals, with_coherence
 from onnxslim_yolo.pruning.curvature import curvatures
 from onnxslim_yolo.pruning.plan import open_plan
 from tests.numeric import build, run_onnx
@@ -26,6 +26,8 @@ LAYERS = {
     "tokens": ("float[4,7] w", "t = Transpose<perm=[0,2,3,1]>(a) y = MatMul(t, w)"),
 }
 
+THREE = "float[3,3,1,1] f, float[5,3,1,1] w"
+
 
 def network(layer: str) -> Model:
     """A convolution `a` in front of a layer `y`."""
@@ -35,6 +37,14 @@ def network(layer: str) -> Model:
             "float[1,3,8,8] x", "float[p,q,r,s] y", f"float[4,3,1,1] f, {weight}", f"n = Conv(x, f) a = Relu(n) {text}"
         )
     )
+
+
+def own_parts(residuals: Residuals, rows: Array) -> Array:
+    """e of values (channels, positions): diag(P)⁻¹·P·(x − μ), group by group."""
+    parts = rows.reshape(*residuals.mean.shape, -1) - residuals.mean[:, :, None]
+    told = residuals.inverse @ parts
+    diagonal = np.stack([np.diagonal(inverse) for inverse in residuals.inverse])
+    return np.asarray((told / diagonal[:, :, None]).reshape(rows.shape))
 
 
 def place_of(model: Model) -> Contraction:
@@ -71,10 +81,7 @@ def test_what_is_carried_is_what_the_layer_makes_of_each_channel_s_own_part(laye
     (read,) = run_onnx(whole, {"x": x}).values()
     columns = np.moveaxis(read.astype(np.float64), place.axis, 0)
     rows = columns.reshape(len(columns), -1)
-    groups, _, n = residuals.weight.shape
-    own = np.concatenate([
-        residuals.apart[g] @ (rows[g * n : (g + 1) * n] - residuals.mean[g][:, None]) for g in range(groups)
-    ])  # fmt: skip
+    own = own_parts(residuals, rows)
     for channel in range(len(own)):
         only = np.zeros_like(own)
         only[channel] = own[channel]
@@ -92,16 +99,18 @@ def test_what_is_carried_is_what_the_layer_makes_of_each_channel_s_own_part(laye
 
 def test_own_parts_are_what_the_others_do_not_tell() -> None:
     """Of two channels that are the same and a third: nothing, nothing, and the third but for its mean."""
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((3, 4000))
+    model = build(onnx_text("float[1,3,4,4] x", "float[1,5,4,4] y", THREE, "a = Conv(x, f) y = Conv(a, w)"))
+    x = np.random.default_rng(1).standard_normal((3, 4000))
     x[1] = x[0]
     x[2] += 5
-    known = Statistics(x.mean(axis=1), np.cov(x, bias=True), x.shape[1], 1)
-    ((covariance, inverse),) = inverses(known, 1, 3)
-    apart = inverse / np.diagonal(inverse)[:, None]
-    variance = np.diagonal(apart @ covariance @ apart.T)
+    residuals = Residuals.of(place_of(model), Statistics(x.mean(axis=1), np.cov(x, bias=True), x.shape[1], 1))
+    assert residuals is not None
+    variance = residuals.variance[0]
     assert variance[0] < 0.02 > variance[1]
     assert variance[2] == pytest.approx(x[2].var(), rel=0.03)
+    own = own_parts(residuals, x)
+    np.testing.assert_allclose(own.var(axis=1), variance, rtol=1e-9)
+    np.testing.assert_allclose(own.mean(axis=1), 0, atol=1e-9)
 
 
 def ratio(patchy: bool) -> float:
@@ -109,7 +118,7 @@ def ratio(patchy: bool) -> float:
     # The bias keeps the outputs' spread, by which errors are measured, alike from image to image.
     text = "a = Conv(x, f) b = Conv(a, w, c) y = GlobalAveragePool(b)"
     model = build(
-        onnx_text("float[1,3,4,4] x", "float[1,5,1,1] y", "float[3,3,1,1] f, float[5,3,1,1] w, float[5] c", text),
+        onnx_text("float[1,3,4,4] x", "float[1,5,1,1] y", f"{THREE}, float[5] c", text),
         values={"c": np.array([-200, -100, 0, 100, 200])},
     )
     rng, place = np.random.default_rng(2), place_of(model)

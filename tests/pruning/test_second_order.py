@@ -122,7 +122,7 @@ def test_noise_of_a_share_of_an_output_is_seen_as_that_share_of_it() -> None:
 
 def test_without_a_head_every_output_counts_by_its_own_spread() -> None:
     model, places, statistics, _ = linear()
-    (found,) = _curvature(model, places, statistics, None, None).values()  # type: ignore[arg-type]
+    (found,) = _curvature(model, places, statistics, {}, None, None).values()  # type: ignore[arg-type]
     weight = places[0].node.inputs[1].values[:, :, 0, 0].astype(np.float64)  # type: ignore[attr-defined]
     energy = 0.0
     for g, rows in enumerate(weight.reshape(2, 2, 3)):
