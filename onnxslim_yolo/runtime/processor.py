@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 
 NARROW = 63
 """The largest int8 weight where pairs of products are added up in 16 bits, which hold no more."""
 
 
+@cache
 def flags() -> set[str]:
     """The words that the system describes the processor by; none where it does not."""
     try:
