@@ -27,10 +27,11 @@ HEAD = """\
 mAP50 / mAP50-95 in per cent of the ONNX file as written, in onnxruntime, on the `val` images (96 of COCO, 72 of
 BCCD, 120 of digits); calibrated on 28 of the 32 images of calib.txt (COCO) or 56 of the first 64 training images
 (BCCD, digits), without labels. The columns are MACs removed. `bench/accuracy.py`; – means not run, × that it could
-not be done, ° that it was run before the pass `conv-before-resize` was there, which removes 2 % of the MACs at no
-loss. @ is the share of the latency that is left, predicted by the table for ncnn on this computer (x86, AVX-512, one
-thread): it was not measured. Rows are of exact widths, which few devices are fast at, but for those that say "widths by
-default": these are what a compilation gives.
+not be done, ° that an older tree was run: before `conv-before-resize`, which removes 2 % of the MACs at no loss, or,
+with importance `output` and with curves, before errors at neighbouring positions were added up
+(`pruning/coherence.py`). @ is the share of the latency that is left, predicted by the table for ncnn on x86 with
+AVX-512, one thread: it was not measured. Rows are of exact widths, which few devices are fast at, but for those that
+say "widths by default": these are what a compilation gives.
 
 What chose what: importance `output`, its gradients, the weights of confidence, classes and boxes in its error (1,
 10, 60; a dozen triples and powers were tried), the views of images, the mean of measured and predicted error in

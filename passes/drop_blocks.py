@@ -59,7 +59,7 @@ IMAGES = 16
 """On so many calibration images, evenly picked, what of blocks is linear is fitted; on half as many others what the
 detector loses without each is measured."""
 
-MEASURED = 16
+MEASURED = 8
 """The detector's loss is measured for so many blocks at most: those that promise most."""
 
 

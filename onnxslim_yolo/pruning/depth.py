@@ -182,10 +182,10 @@ class _Search:
         return widths.latency <= self._limit * (1 + 1e-9)
 
 
-TRIES = 6
+TRIES = 4
 """Sets of blocks that are measured at most."""
 
-PATIENCE = 4
+PATIENCE = 3
 """Where so many single blocks lose no less, no more is tried: those that promise most are tried first."""
 
 
