@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,12 @@ class Adjoint:
     def reshape(self, value: Any, shape: Sequence[int]) -> gs.Variable:
         """The value in another shape."""
         return self.add("Reshape", [value, np.asarray(shape, dtype=np.int64)])
+
+    def in_rows(self, value: Any, shape: Sequence[int], axis: int, rows: Sequence[int]) -> gs.Variable:
+        """The value, of this shape, as (*rows, positions): `rows` is how its axis is told, positions are all others."""
+        axis, rest = axis % len(shape), [k for k in range(len(shape)) if k != axis % len(shape)]
+        first = value if math.prod(shape[:axis]) == 1 else self.add("Transpose", [value], perm=[axis, *rest])
+        return self.reshape(first, (*rows, -1))
 
     def sum_over(self, value: Any, axes: Sequence[int]) -> gs.Variable:
         """The sum over axes, which stay with size 1."""

@@ -13,7 +13,6 @@ of a YOLOv5n: without it channels of fine maps, which find small objects, seem c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, shape_of
 from onnxslim_yolo.analysis.contraction import Contraction
-from onnxslim_yolo.ir.graph import Array, Node, Tensor, input_constant
+from onnxslim_yolo.ir.graph import Array, Node, input_constant
 from onnxslim_yolo.pruning.calibration import Statistics
 from onnxslim_yolo.pruning.fold_removed import matrices
 
@@ -91,16 +90,11 @@ class Residuals:
 
     def sums(self, adjoint: Adjoint, node: Node, cotangent: gs.Variable) -> gs.Variable:
         """Add what computes s, (groups, n, 1). `cotangent`: of the layer's input, through the layer alone."""
-        x, c = (self._rows(adjoint, value, shape_of(node.inputs[0])) for value in (node.inputs[0], cotangent))
+        shape = shape_of(node.inputs[0])
+        x, c = (adjoint.in_rows(value, shape, self.axis, self.mean.shape) for value in (node.inputs[0], cotangent))
         apart = self.inverse / self._diagonal[:, :, None]
         own = adjoint.add("Sub", [adjoint.add("MatMul", [apart, x]), apart @ self.mean[:, :, None]])
         return adjoint.sum_over(adjoint.add("Mul", [own, c]), [2])
-
-    def _rows(self, adjoint: Adjoint, value: Tensor, shape: tuple[int, ...]) -> gs.Variable:
-        """As (groups, n, positions)."""
-        axis, rest = self.axis % len(shape), [k for k in range(len(shape)) if k != self.axis % len(shape)]
-        first = value if math.prod(shape[:axis]) == 1 else adjoint.add("Transpose", [value], perm=[axis, *rest])
-        return adjoint.reshape(first, (*self.mean.shape, -1))
 
 
 def with_coherence(

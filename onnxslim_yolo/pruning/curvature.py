@@ -11,7 +11,6 @@ matrix (`_second_order.sensitivities`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,7 +21,7 @@ from onnxslim_yolo.analysis.adjoint_nodes import Adjoint, shape_of
 from onnxslim_yolo.errors import VerificationError
 from onnxslim_yolo.heads.metric import HeadMetric
 from onnxslim_yolo.heads.spec import HeadSpec
-from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, copy_graph, toposort
+from onnxslim_yolo.ir.graph import Array, Namer, Node, copy_graph, toposort
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ops.linear import tapped_axis
 from onnxslim_yolo.pruning.calibration import Images
@@ -60,21 +59,18 @@ def curvatures(
     seeds = {o.name: gs.Variable(name(f"{o.name}_seed"), np.float32, shape_of(o)) for o in graph.outputs}
     layers = {layer: by_name[layer] for layer in dict.fromkeys(names)}
     carried = carry_back(graph, seeds, [node.outputs[0].name for node in layers.values()])
+    adjoint = Adjoint(graph)
     grams = {
-        layer: _gram(graph, node, carried.of[node.outputs[0].name], name)
+        layer: _gram(adjoint, node, carried.of[node.outputs[0].name])
         for layer, node in layers.items()
         if node.outputs[0].name in carried.of
     }
-    adjoint = Adjoint(graph)
-    together = {
-        layer: known.sums(adjoint, by_name[layer], carried.through[layer])
-        for layer, known in (residuals or {}).items()
-        if layer in carried.through
-    }
-    graph.outputs, graph.nodes = [*grams.values(), *together.values()], toposort(graph)
+    known = {layer: mine for layer, mine in (residuals or {}).items() if layer in carried.through}
+    together = [mine.sums(adjoint, by_name[layer], carried.through[layer]) for layer, mine in known.items()]
+    graph.outputs, graph.nodes = [*grams.values(), *together], toposort(graph)
     runner = session(Model(graph=graph), optimise=True, threads=1)
     sums = {layer: np.zeros((n, n)) for layer, n in ((la, _width(node)) for la, node in layers.items())}
-    squares = {layer: np.zeros(()) for layer in together}
+    squares = {layer: np.zeros(mine.mean.size) for layer, mine in known.items()}
     rng = np.random.default_rng(SEED)
     feed, kind = graph.inputs[0].name, graph.inputs[0].dtype or np.float32
     wanted = [tensor.name for tensor in graph.outputs]
@@ -90,8 +86,8 @@ def curvatures(
             values = [np.nan_to_num(value.astype(np.float64)) for value in found]
             for layer, value in zip(grams, values, strict=False):
                 sums[layer] += value
-            for layer, value in zip(together, values[len(grams) :], strict=True):
-                squares[layer] = squares[layer] + value.reshape(-1) ** 2
+            for layer, value in zip(squares, values[len(grams) :], strict=True):
+                squares[layer] += value.reshape(-1) ** 2
             count += 1
     means = [{layer: total / max(count, 1) for layer, total in one.items()} for one in (sums, squares)]
     return means[0], means[1]
@@ -101,16 +97,7 @@ def _width(node: Node) -> int:
     return shape_of(node.outputs[0])[tapped_axis(node)]
 
 
-def _gram(graph: gs.Graph, node: Node, cotangent: gs.Variable, name: Namer) -> gs.Variable:
+def _gram(adjoint: Adjoint, node: Node, cotangent: gs.Variable) -> gs.Variable:
     """Σ over positions of g gᵀ, computed in the graph so that only a small matrix leaves it."""
-    rank, axis, width = len(shape_of(node.outputs[0])), tapped_axis(node), _width(node)
-
-    def add(op: str, inputs: list[Tensor], **attrs: object) -> gs.Variable:
-        output = gs.Variable(name(f"{node.name}_curvature"), np.float32)
-        graph.nodes.append(gs.Node(op, name("curvature"), attrs, inputs, [output]))
-        return output
-
-    leads = math.prod(shape_of(node.outputs[0])[:axis]) == 1
-    first = cotangent if leads else add("Transpose", [cotangent], perm=[axis, *(k for k in range(rank) if k != axis)])
-    rows = add("Reshape", [first, gs.Constant(name("curvature_shape"), np.array([width, -1], dtype=np.int64))])
-    return add("MatMul", [rows, add("Transpose", [rows], perm=[1, 0])])
+    rows = adjoint.in_rows(cotangent, shape_of(node.outputs[0]), tapped_axis(node), [_width(node)])
+    return adjoint.add("MatMul", [rows, adjoint.add("Transpose", [rows], perm=[1, 0])])

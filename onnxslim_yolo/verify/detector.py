@@ -303,9 +303,6 @@ def _open_checkpoint(
     return open_onnx(proto.SerializeToString(), path, size, threads, form)
 
 
-__all__ = ["Detector", "Network", "Runner", "class_names", "open_network", "open_onnx"]
-
-
 def require_as_many(expected: int, got: int, first: Path, second: Path) -> None:
     """Raises InputError where two networks that are to be compared have not as many outputs."""
     if expected == got:
@@ -313,3 +310,6 @@ def require_as_many(expected: int, got: int, first: Path, second: Path) -> None:
     whole = first if expected < got else second
     hint = f"where one ends in raw maps: `compile {whole} --prune 0 --head raw` has the other end there"
     raise InputError(f"has {got} outputs, {first.name} has {expected}", file=second, hint=hint)
+
+
+__all__ = ["Detector", "Network", "Runner", "class_names", "open_network", "open_onnx", "require_as_many"]
