@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.pruning.removed import as_modules
 from onnxslim_yolo.training.apply_plan import apply_plan, apply_plan_file
+from tests.command import command
 
 HEAD = {"format": "onnxslim-yolo/plan", "version": 1}
 
@@ -169,6 +168,6 @@ def test_a_plan_that_does_not_fit_is_exit_2(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps(content))
     torch.save({name: torch.from_numpy(value) for name, value in state().items()}, tmp_path / "full.pt")
     arguments = ["apply-plan", str(tmp_path / "p.json"), str(tmp_path / "full.pt"), "-o", str(tmp_path / "cut.pt")]
-    done = subprocess.run([sys.executable, "-m", "onnxslim_yolo", *arguments], capture_output=True, text=True)
+    done = command(*arguments)
     assert done.returncode == 2 and not (tmp_path / "cut.pt").exists()
     assert "the pruned graph has (3, 3, 1, 1)" in " ".join((done.stdout + done.stderr).split())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxslim_yolo as oy
 from onnxslim_yolo.errors import OnnxSlimError
+from tests.command import command
 from tests.numeric import build
 
 TEXT = (
@@ -228,16 +227,6 @@ def test_the_command_exits_with_2_and_one_message(case: str, tmp_path: Path) -> 
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("error") == 1 and "Traceback" not in done.stderr
     assert path.name in done.stderr
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onnxslim_yolo", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from onnxslim_yolo.cli.main import app
 from onnxslim_yolo.cli.options import compile_options
 from onnxslim_yolo.errors import UsageError
 from onnxslim_yolo.options import EMITTERS, PANELS, ROWS, CompileOptions, options_from, parse_size
+from tests.command import command
 from tests.docs_snippets import PAGES
 
 GROUP: Any = typer.main.get_command(app)
@@ -28,6 +29,8 @@ START = "import sys; sys.argv[0] = 'onnxslim-yolo'; from onnxslim_yolo.cli.main 
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    if not environment:
+        return command(*words)
     surroundings = {**os.environ, "COLUMNS": "120", **environment}
     line = [sys.executable, "-c", START, *words]
     return subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=60, check=False)

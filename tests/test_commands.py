@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
+from tests.command import command
 from tests.zoo import model_path
 
 MATERIAL = Path(__file__).resolve().parents[2] / "shared" / "material"
-
-
-def command(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user would."""
-    line = [sys.executable, "-m", "onnxslim_yolo", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
