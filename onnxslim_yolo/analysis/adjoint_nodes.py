@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxslim_yolo.errors import UnsupportedError
 from onnxslim_yolo.ir.attributes import set_operand, since
-from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, static_shape
+from onnxslim_yolo.ir.graph import Array, Namer, Node, Tensor, is_constant, is_empty, static_shape
 from onnxslim_yolo.ops.arithmetic import COMPARISONS, LOGIC
 
 _TRUTHS = (*COMPARISONS, *LOGIC)
@@ -22,6 +22,8 @@ _SLICES_BY_INPUTS, _EQUAL_FLOATS, _BROADCASTS_EXTREMES, _GEMM_OF_TWO = 10, 11, 8
 class Adjoint:
     """Adds the adjoints of a graph's nodes to it, one by one; the graph is edited.
 
+    Cotangents are float32 throughout: what they are multiplied with and is of another precision is read as float32.
+
     Args:
         graph: a graph of the caller's own, whose outputs it may add to.
     """
@@ -29,15 +31,32 @@ class Adjoint:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self._namer, self._count = Namer(graph), 0
+        self._singles: dict[str, gs.Variable] = {}
 
     def add(self, op: str, inputs: Sequence[Any], **attrs: Any) -> gs.Variable:
         """A new node's output. Arrays among the inputs become constants."""
         if self.graph.opset < since(op):
             raise UnsupportedError(f"no gradient is known: it takes {op}, which opset {self.graph.opset} has not")
-        tensors = [self.constant(value) if isinstance(value, np.ndarray) else value for value in inputs]
+        tensors = [self._single(value) for value in inputs]
         output = gs.Variable(self._name("adjoint"), np.bool_ if op in _TRUTHS else np.float32)
         self.graph.nodes.append(gs.Node(op, self._name(f"adjoint_{op}"), attrs, tensors, [output]))
         return output
+
+    def _single(self, value: Any) -> Tensor:
+        """An operand, as float32 where it is a float of another precision."""
+        if isinstance(value, np.ndarray):
+            return self.constant(value)
+        tensor: Tensor = value
+        kind = None if is_empty(tensor) or tensor.dtype is None else np.dtype(tensor.dtype)
+        if kind is None or kind.kind != "f" or kind == np.float32:
+            return tensor
+        if isinstance(tensor, gs.Constant):
+            return self.constant(tensor.values)
+        if tensor.name not in self._singles:
+            single = gs.Variable(self._name("adjoint"), np.float32, tensor.shape)
+            self.graph.nodes.append(gs.Node("Cast", self._name("adjoint_Cast"), {"to": 1}, [tensor], [single]))
+            self._singles[tensor.name] = single
+        return self._singles[tensor.name]
 
     def _name(self, stem: str) -> str:
         self._count += 1  # a number of its own each: trying them in turn would be quadratic

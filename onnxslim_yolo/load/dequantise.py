@@ -212,7 +212,7 @@ class _Work:
         shape = [-1 if k == axis and step.size > 1 else 1 for k in range(weight.ndim)]
         zeros = zero.reshape([-1 if k == axis and zero.size > 1 else 1 for k in range(weight.ndim)])
         floats = (weight.astype(np.int64) - zeros.astype(np.int64)) * step.reshape(shape).astype(np.float64)
-        named = f"{node.input[1]}_floats"
+        named = f"{node.output[0]}_floats"  # the same weight may be read twice
         self.graph.initializer.append(numpy_helper.from_array(floats.astype(np.float32), named))
         kind = "Conv" if node.op_type == "ConvInteger" else "MatMul"
         made = onnx.helper.make_node(kind, [codes.input[0], named], [last.output[0]], name=node.name or last.output[0])

@@ -57,6 +57,7 @@ def curvatures(
     by_name = {node.name: node for node in graph.nodes}
     name = Namer(graph)
     seeds = {o.name: gs.Variable(name(f"{o.name}_seed"), np.float32, shape_of(o)) for o in graph.outputs}
+    outputs = [o.name for o in graph.outputs]
     layers = {layer: by_name[layer] for layer in dict.fromkeys(names)}
     carried = carry_back(graph, seeds, [node.outputs[0].name for node in layers.values()])
     adjoint = Adjoint(graph)
@@ -78,7 +79,10 @@ def curvatures(
     for image in (each.astype(kind, copy=False) for each in images):
         metric = HeadMetric([np.asarray(o, dtype=np.float32) for o in source.run(None, {feed: image})], head)
         for _ in range(probes):
-            given = {seed.name: value for seed, value in zip(seeds.values(), metric.cotangents(rng), strict=True)}
+            given: dict[str, Array] = {}
+            for output, value in zip(outputs, metric.cotangents(rng), strict=True):
+                seed = seeds[output].name  # an output may be given out twice
+                given[seed] = given[seed] + value if seed in given else value
             try:
                 found = runner.run(wanted, {feed: image, **given})
             except Exception as error:

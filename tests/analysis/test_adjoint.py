@@ -133,6 +133,8 @@ BODIES = {
     "Where": ("float[1] zero = {0.0078}, float[4,1,1] w",
               "m = GlobalMaxPool(x) p = Greater(x, zero) a = Where(p, x, m) y = Where(p, w, a)"),
     "Cast": ("float[1] one = {3}", "d = Cast<to=11>(x) e = Cast<to=1>(d) y = Mul(e, x)"),
+    "double precision": ("double[4,1,1] k = {1, 2, 3, 4}, double[1] two = {2}",
+                         "d = Cast<to=11>(x) e = Div(d, k) m = Max(e, k) n = Pow(m, two) y = Cast<to=1>(n)"),
     "CastLike": ("float[1] one = {3}", "d = CastLike(x, one) y = Mul(d, x)"),
     "Expand": ("int64[5] s = {2, 1, 4, 8, 8}", "y = Expand(x, s)"),
 }  # fmt: skip

@@ -57,11 +57,13 @@ CHAIN = """
 """
 
 
-def test_curvature_of_a_linear_network(images: Path) -> None:
-    """y = W·a: an error δ of a costs ‖Wδ‖² over the outputs' spread, at every position."""
+@pytest.mark.parametrize("times", [1, 2])
+def test_curvature_of_a_linear_network(times: int, images: Path) -> None:
+    """y = W·a: an error δ costs ‖Wδ‖² over the outputs' spread, at every position; given out twice, the same."""
     model = build(
         onnx_text("float[1,3,16,16] x", "float[a,b,c,d] y", "float[5,3,3,3] a.weight, float[4,5,1,1] y.weight", CHAIN)
     )
+    model.graph.outputs = list(model.graph.outputs) * times
     head = HeadError.of(model, CalibrationImages(images, model))
     first, last = model.graph.nodes
     found, _ = curvatures(model, [first.name, last.name], head.inputs, None, probes=20)

@@ -103,6 +103,31 @@ def test_dynamic_codes(per_channel: bool, tmp_path: Path) -> None:
     assert not found.ranges
 
 
+def test_dynamic_codes_of_a_weight_that_two_layers_read(tmp_path: Path) -> None:
+    """As the tower or the expectation that all levels of a head share."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,2,8,8] x) => (float[1,2,8,8] y)
+        <int8[2,2,1,1] w = {3, -4, 50, 6}, float s = {0.01}> {
+            q, qs, qz = DynamicQuantizeLinear(x)
+            i = ConvInteger(q, w, qz)
+            f = Cast<to=1>(i)
+            k = Mul(qs, s)
+            c = Mul(f, k)
+            r, rs, rz = DynamicQuantizeLinear(c)
+            j = ConvInteger(r, w, rz)
+            g = Cast<to=1>(j)
+            l = Mul(rs, s)
+            y = Mul(g, l)
+        }
+    """
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "shared.onnx")
+    found = load(tmp_path / "shared.onnx")
+    assert [node.op for node in found.graph.nodes] == ["Conv", "Conv"]
+    for node in found.graph.nodes:
+        np.testing.assert_allclose(node.inputs[1].values.ravel(), [0.03, -0.04, 0.5, 0.06], rtol=1e-6)
+
+
 def test_weights_that_are_quantised_in_the_file(tmp_path: Path) -> None:
     """As a network trained for int8 is exported: floats, rounded where they are read; and an output read again."""
     text = """
