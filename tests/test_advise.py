@@ -156,6 +156,43 @@ def test_the_best_that_meets_it_is_first_and_work_goes_on(images: Path, tmp_path
     assert advise(options).rows[0]["gain"] == 0.5 and trials.ran == ["pruned"]
 
 
+def test_other_pictures_under_the_same_names_are_other_work(images: Path, tmp_path: Path, trials: Trials) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for path in images.iterdir():
+        Image.open(path).convert("RGB").resize((64, 64)).save(frames / f"{path.stem}.bmp")  # all of one number of bytes
+    options = options_for(frames, tmp_path / "out")
+    advise(options)
+    first = sorted(frames.iterdir())[0]
+    Image.open(first).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(first)
+    trials.ran.clear()
+    advise(options)
+    assert trials.ran == ["source", "int8", "pruned"]
+
+
+def test_what_another_machine_took_is_timed_again(
+    images: Path, tmp_path: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratio = {"python": 0.6, "ssh board python3 -": 0.95, None: 0.65}
+
+    def benchmark(files: Sequence[Path], names: list[str], threads: int, run_on: str | None) -> SimpleNamespace:
+        return SimpleNamespace(models=[SimpleNamespace(ratio=ratio[run_on], ms=7.0)] * len(files))
+
+    monkeypatch.setattr("onnxslim_yolo.measure.benchmark.benchmark", benchmark)
+    there, board = (options_for(images, tmp_path / "out", run_on=name) for name in ("python", "ssh board python3 -"))
+    assert advise(there).best is not None
+    trials.ran.clear()
+    found = advise(board)
+    assert "int8" not in trials.ran and found.best is None
+    assert {row["measured"] for row in found.rows if row.get("measured")} == {0.95}
+    with pytest.raises(BudgetError, match=r"the fastest leaves 0\.95x"):
+        require_answer(found, tmp_path)
+    predicted = advise(options_for(images, tmp_path / "out"))
+    assert not any("measured" in row for row in predicted.rows)
+    assert {row["lever"]: row["left"] for row in predicted.rows}["int8"] == pytest.approx(0.9)
+    assert any("nothing was timed" in note for note in predicted.facts["notes"])
+
+
 def test_none_meets_it(images: Path, tmp_path: Path, trials: Trials) -> None:
     del trials.figures["pruned"]
     found = advise(options_for(images, tmp_path / "out"))

@@ -21,6 +21,7 @@ from typing import Any
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import InputError
 from onnxslim_yolo.files.atomic import move_into, sha256_of, staging, write_atomically
+from onnxslim_yolo.load.files_read import content_of, files_of_data, files_of_model
 from onnxslim_yolo.options import CompileOptions
 
 LIBRARIES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "ncnn", "numpy", "torch")
@@ -41,7 +42,7 @@ def key_of(path: Path, options: CompileOptions) -> str:
         ),
         "input": path.name,
         "options": options.as_json(),
-        "files": [[file.name, _digest(file)] for file in _files_read(path, options)],
+        "files": content_of(_files_read(path, options)),
     }
     if options.device == "host":
         from onnxslim_yolo.latency import host_isa
@@ -61,25 +62,13 @@ def _distribution(point: Any) -> str:
     return "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 
-def _digest(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
-
-
 def _files_read(path: Path, options: CompileOptions) -> Iterator[Path]:
     """Every file whose content decides the result, the input first."""
-    yield path
-    suffix = path.suffix.lower()
-    if suffix in (".cfg", ".weights"):
-        yield from (twin for twin in (path.with_suffix(".cfg"), path.with_suffix(".weights")) if twin.is_file())
-    elif suffix == ".onnx":
-        yield from _external(path)
+    yield from files_of_model(path)
     for named in _named(options):
         yield from sorted(p for p in named.rglob("*") if p.is_file()) if named.is_dir() else [named]
     if options.data is not None:
-        yield from _labelled(options.data)
+        yield from files_of_data(options.data)
     if options.calib is not None and not options.calib.is_dir():
         from onnxslim_yolo.runtime.dataset import read_calibration
 
@@ -98,20 +87,6 @@ def _named(options: CompileOptions) -> Iterator[Path]:
         for step in parse_pipeline(options.passes):
             values = [getattr(step, field.name) for field in fields(step)]  # type: ignore[arg-type]
             yield from (Path(v) for v in values if isinstance(v, (str, Path)) and str(v) and Path(v).exists())
-
-
-def _external(path: Path) -> Iterator[Path]:
-    from onnxslim_yolo.load.onnx import external_files
-
-    yield from external_files(path)
-
-
-def _labelled(data: Path) -> Iterator[Path]:
-    from onnxslim_yolo.runtime.dataset import label_file, read_dataset
-
-    yield data
-    for image in read_dataset(data, ("val",)).images:
-        yield from (file for file in (image, label_file(image)) if file.is_file())
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _plot(advice: Advice) -> dict[str, Any]:
         "trials": [row for row in _good(advice) if row["lever"] != "source"],
     }
     front: list[Row] = []
-    for row in sorted(_good(advice), key=lambda row: (_x(row), -row["gain"])):
+    for row in sorted(_good(advice), key=lambda row: (left_of(row), -row["gain"])):
         if not front or row["gain"] > front[-1]["gain"]:
             front.append(row)
     titles = {"cost": f"latency left ({advice.facts['runtime']})", "gain": advice.gain}
@@ -157,10 +157,11 @@ def _plot(advice: Advice) -> dict[str, Any]:
     return {"points": points, "front": _points(front), "titles": titles, "down": False}
 
 
-def _x(row: Row) -> float:
+def left_of(row: Row) -> float:
+    """Of the source's latency: as measured, else as predicted."""
     return float(row["left"] if row.get("measured") is None else row["measured"])
 
 
 def _points(rows: Sequence[Row]) -> dict[str, list[Any]]:
     text = [f"{row['lever']}, {row['bytes'] / 1e6:.2f} MB" for row in rows]
-    return {"x": [_x(row) for row in rows], "y": [row["gain"] for row in rows], "text": text}
+    return {"x": [left_of(row) for row in rows], "y": [row["gain"] for row in rows], "text": text}

@@ -21,20 +21,21 @@ from typing import Any
 
 from onnxslim_yolo._version import __version__
 from onnxslim_yolo.errors import BudgetError, InputError, OnnxSlimError
-from onnxslim_yolo.files.atomic import require_folder, resolved, sha256_of, write_atomically
+from onnxslim_yolo.files.atomic import require_folder, resolved, write_atomically
 from onnxslim_yolo.heads.finish import Detections
 from onnxslim_yolo.latency.int8 import knows_int8
 from onnxslim_yolo.latency.shipped import table_for
+from onnxslim_yolo.load.files_read import content_of, files_of_data, files_of_model
 from onnxslim_yolo.measure.machine import cores_here, require_cores
 from onnxslim_yolo.measure.smaller_input import Size, Sizes, shapes_of
 from onnxslim_yolo.options import CompileOptions, options_from
 from onnxslim_yolo.passes.to_target import limit_of, parse_target
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.quantisation.choose import COSTLY
-from onnxslim_yolo.report.advice import Advice, Row, ranked, write_advice_html
+from onnxslim_yolo.report.advice import Advice, Row, left_of, ranked, write_advice_html
 from onnxslim_yolo.report.command import command_of
 from onnxslim_yolo.runtime.dataset import read_calibration, read_dataset
-from onnxslim_yolo.sweep.known_trials import FORMAT, known_trials
+from onnxslim_yolo.sweep.known_trials import FORMAT, as_timed_by, known_trials
 from onnxslim_yolo.sweep.levers import INT8, INT8_ALL, Lever, levers, nearer, usable_sizes
 from onnxslim_yolo.verify.agreement import FAINT, agreement, average_precision, confident, detections_of
 from onnxslim_yolo.verify.detector import Detector, open_network
@@ -123,7 +124,7 @@ def advise(options: AdviseOptions, progress: Progress = lambda stage: None) -> A
 def require_answer(advice: Advice, out: Path) -> None:
     """Raises BudgetError where no lever comes down to the target."""
     if not any(row["meets"] for row in advice.rows):
-        left = min(row["left"] for row in advice.rows if not row.get("error"))
+        left = min(left_of(row) for row in advice.rows if not row.get("error"))
         raise BudgetError(
             f"no lever without training comes down to {advice.target}: the fastest leaves {left:.2f}x",
             file=out / "advise.json",
@@ -184,8 +185,8 @@ class _Work:
         key = self._key(lever)
         known = self.known.get(key)
         if known is not None and (self.options.out / str(known.get("file"))).exists():
-            self.done[key] = known
-            return known
+            self.done[key] = as_timed_by(known, self.options.run_on, self.whole)
+            return self.done[key]
         self.progress(lever.name)
         row: Row = {"key": key, "lever": lever.name, "options": lever.options, "command": self._command(lever)}
         try:
@@ -302,7 +303,7 @@ class _Work:
         names, threads = [row["lever"] for row in (source, *rows)], self.options.plain.threads
         found = benchmark(files, names=names, threads=threads, run_on=self.options.run_on)
         for row, timed in zip((source, *rows), found.models, strict=True):
-            row |= {"measured": timed.ratio, "measured_ms": timed.ms}
+            row |= {"measured": timed.ratio, "measured_ms": timed.ms, "timed_on": self.options.run_on}
         self._write()
 
     def meets(self, row: Row, limit: float) -> bool:
@@ -322,7 +323,7 @@ class _Work:
         notes = [why for why in (sizes_why, self.sizes.says_refused()) if why is not None]
         if not self.apart:
             notes.append(f"{len(self.judged)} images are few: detections are counted on those that were fitted to")
-        if not self._timing:
+        if not any(row.get("measured") for row in self.done.values()):
             notes.append(f"nothing was timed: latency is predicted ({self.table.name})")
         notes += dict.fromkeys(note for row in self.done.values() for note in row.get("notes") or [])
         slim = ["onnxslim-yolo", "slim", "CKPT", "--data", "D", "--target-latency", self.options.target_latency]
@@ -363,17 +364,17 @@ class _Work:
         plain = {key: value for key, value in plain.items() if (key, value) not in _UNSAID}
         return command_of({"source": {"file": str(self.options.model)}, "options": plain})
 
+    @cached_property
+    def _content(self) -> list[str | None]:
+        """What trials are made of and judged on."""
+        plain, data = self.options.plain, self.options.data
+        named = [None if file is None else content_of([file]) for file in (plain.table, plain.weights)]
+        labelled = None if data is None else content_of(files_of_data(data))
+        return [content_of(files_of_model(self.options.model)), content_of((*self.fit, *self.judged)), *named, labelled]
+
     def _key(self, lever: Lever) -> str:
-        plain = self.options.plain
-        facts = [
-            sha256_of(self.options.model),
-            {key: str(value) for key, value in {**self._common(), **lever.options}.items()},
-            [f"{path.name} {path.stat().st_size}" for path in (*self.fit, *self.judged)],
-            None if plain.table is None else sha256_of(plain.table),
-            None if plain.weights is None else sha256_of(plain.weights),
-            str(self.options.data and resolved(self.options.data)),
-            __version__,
-        ]
+        chosen = {key: str(value) for key, value in {**self._common(), **lever.options}.items()}
+        facts = [self._content, chosen, __version__]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -30,3 +30,15 @@ def known_trials(path: Path) -> dict[str, Row]:
     if not isinstance(trials, dict) or not all(isinstance(row, dict) and "lever" in row for row in trials.values()):
         raise InputError("is no work of `advise`", file=path, hint=hint)
     return {key: row for key, row in trials.items() if not row.get("error") and "precision" in row}
+
+
+def as_timed_by(row: Row, run_on: str | None, whole: float) -> Row:
+    """A row without its times where another machine told them, the one that `run_on` led to then.
+
+    Args:
+        whole: predicted µs of the source.
+    """
+    if row.get("measured") is None or row.get("timed_on") == run_on:
+        return row
+    kept = {key: value for key, value in row.items() if key not in ("measured", "measured_ms", "timed_on")}
+    return kept | {"left": row["predicted_us"] / whole}

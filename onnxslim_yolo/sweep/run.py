@@ -22,9 +22,10 @@ from typing import Any, Literal
 
 from onnxslim_yolo._version import install_line
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
-from onnxslim_yolo.files.atomic import require_folder, resolved, sha256_of
+from onnxslim_yolo.files.atomic import require_folder, resolved
 from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.load import LoadOptions
+from onnxslim_yolo.load.files_read import content_of, files_of_data, files_of_model
 from onnxslim_yolo.measure.smaller_input import Sizes, smaller_sizes
 from onnxslim_yolo.options import options_from
 from onnxslim_yolo.pruning.calibration_images import evenly
@@ -159,7 +160,11 @@ def plan_trials(options: SweepOptions) -> list[Trial]:
     common = {"emit": [emit], "target": options.target, "trust": options.trust, "name": "model"}
     files = {"weights": options.weights, "calib": options.calib}
     common |= {name: str(resolved(path)) for name, path in files.items() if path is not None}
-    hashes = {path: sha256_of(path) for path in (options.model, *options.against)}
+    also = [] if options.calib is None else [*read_calibration(options.calib)]
+    also += [] if options.data is None else [*files_of_data(options.data)]
+    also += [] if options.weights is None else [options.weights]
+    images = content_of(also)
+    hashes = {path: images + content_of(files_of_model(path)) for path in (options.model, *options.against)}
 
     def trial(path: Path, size: Size | None, **chosen: Any) -> Trial:
         imgsz = {} if size is None else {"imgsz": list(size)}
