@@ -32,6 +32,9 @@ from onnxslim_yolo.runtime.onnx_run import session
 FAINTEST = 0.01
 """Cells in which both see less than this count for nothing."""
 
+LARGEST_SIDE = 1e9
+"""Pixels: boxes without an end count as ending there."""
+
 LEAST = 1e-4
 """Probabilities are taken to be at least this, so that certainty stays finite."""
 
@@ -133,13 +136,19 @@ def run_images(model: Model, images: Sequence[Array]) -> list[list[Array]]:
 
 
 def relative_error(expected: Array, found: Array) -> float:
-    """Σ(Δ²) / Σ((x − mean)²); 1, as of the mean alone, where the rows found (by an NMS, say) are not as many."""
+    """Σ(Δ²) / Σ((x − mean)²); 1, as of the mean alone, where the rows found (by an NMS, say) are not as many.
+
+    What is no number counts as the mean; where none was expected, whatever is found counts nothing.
+    """
     if expected.shape != found.shape:
         return 1.0
-    if not expected.size:
+    there = np.isfinite(expected)
+    if not there.any():
         return 0.0
-    spread = float(((expected - expected.mean()) ** 2).sum())
-    return float(((expected - found) ** 2).sum()) / max(spread, 1e-12)
+    wanted, other = (values[there].astype(np.float64) for values in (expected, found))
+    mean = wanted.mean()
+    spread = float(((wanted - mean) ** 2).sum())
+    return float(((wanted - np.where(np.isfinite(other), other, mean)) ** 2).sum()) / max(spread, 1e-12)
 
 
 def _decode(outputs: Sequence[Array], head: HeadSpec) -> Candidates:
@@ -167,9 +176,9 @@ def cell_errors(source: Candidates, found: Candidates) -> tuple[float, float]:
 
 
 def iou(a: Array, b: Array) -> Array:
-    """Intersection over union, row by row, of (n, 4) xyxy boxes."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    """Intersection over union, row by row, of (n, 4) xyxy boxes; 0 of what is no box."""
+    a, b = (np.clip(x.astype(np.float64), -LARGEST_SIDE, LARGEST_SIDE) for x in (a, b))
     size = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
     inner = size[:, 0] * size[:, 1]
     areas = [np.clip(x[:, 2] - x[:, 0], 0, None) * np.clip(x[:, 3] - x[:, 1], 0, None) for x in (a, b)]
-    return np.asarray(inner / np.maximum(areas[0] + areas[1] - inner, 1e-9))
+    return np.asarray(np.nan_to_num(inner / np.maximum(areas[0] + areas[1] - inner, 1e-9)))

@@ -144,7 +144,7 @@ def quantise(
         if again.error < min(WORTH * plain.error, found.error):
             found = again
     error, plan = found.error, found.plan
-    if budget is not None and error > budget:
+    if budget is not None and not error <= budget:
         error, plan = _within(found, wanted, budget)
     return replace(plan, error=error, budget=budget, links=found.search.links, equalised=found.search.way)
 

@@ -55,6 +55,12 @@ def test_shares_of_boxes(other: list[float], shared: float) -> None:
     assert iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [0.0]
 
 
+def test_boxes_without_an_end() -> None:
+    endless, none = np.array([[-np.inf, 0.0, np.inf, np.inf]]), np.array([[np.nan, 0.0, 1.0, 1.0]])
+    assert iou(endless, endless) == pytest.approx([1.0]) and iou(endless, BOX) == pytest.approx([0.0])
+    assert iou(none, none).tolist() == iou(none, BOX).tolist() == [0.0]
+
+
 def test_lost_confidence() -> None:
     for p, q in ((0.9, 0.4), (0.4, 0.9), (0.005, 0.3)):
         lost, there = cell_errors(cells([p]), cells([q]))
@@ -99,6 +105,16 @@ def test_of_plain_outputs_the_squares_over_the_spread() -> None:
 
 
 HEAD = HeadSpec("v8", 2)
+
+
+def test_outputs_that_are_no_numbers_or_large_ones() -> None:
+    expected = np.array([1.0, 3.0, 5.0, np.nan, np.inf], np.float32)
+    found = np.array([1.0, np.nan, 5.0, 7.0, 2.0], np.float32)
+    assert relative_error(expected, expected) == relative_error(np.full(3, np.nan), np.ones(3)) == 0
+    assert relative_error(expected, found) == pytest.approx(0)  # the mean, by chance
+    assert relative_error(expected, np.full(5, np.nan, np.float32)) == pytest.approx(1)
+    large = np.array([1e30, -1e30, 0.0], np.float32)  # whose square no float32 holds
+    assert relative_error(large, large * np.float32(1.5)) == pytest.approx(0.25)
 
 
 def output(*scores: float) -> Array:
