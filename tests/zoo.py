@@ -11,10 +11,11 @@ import io
 import os
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -26,6 +27,9 @@ NAMES = tuple(ARCHITECTURES)
 _FAMILIES = ("yolo", "v5lite", "nanodet", "rtdetr", "ssd", "efficientdet", "ppyoloe")
 DETECTORS = tuple(name for name in NAMES if name.startswith(_FAMILIES) and not name.endswith("-cls"))
 """Architectures that end in a detection head."""
+
+EVERY = bool(os.environ.get("ONNXSLIM_EVERY_ARCHITECTURE"))
+"""Whether tests that sweep over architectures take all of them, in place of those in which something is different."""
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,6 +59,11 @@ class Options:
     exporter: str = "torchscript"
 
 
+def some(*names: str) -> tuple[str, ...]:
+    """These, or all where `ONNXSLIM_EVERY_ARCHITECTURE` is set: what all show beside, others show as well."""
+    return NAMES if EVERY else names
+
+
 def module(name: str, **options: object) -> torch.nn.Module:
     """The randomised PyTorch module that `onnx_bytes` with the same options traces."""
     o = Options(**options)
@@ -78,7 +87,7 @@ def model_path(name: str, **options: object) -> Path:
     key = hashlib.sha256(f"{name} {sorted(asdict(o).items())} {_code_hash()}".encode()).hexdigest()[:24]
     path = _cache() / f"{name}-{key}.onnx"
     if not path.exists():
-        data = _folded(name, o) if o.fold else _traced(name, o)
+        data = _folded(name, o) if o.fold else _killed(name, o) if o.dead else _traced(name, o)
         partial = path.with_suffix(f".{os.getpid()}.part")
         partial.write_bytes(data)
         partial.replace(path)
@@ -87,6 +96,18 @@ def model_path(name: str, **options: object) -> Path:
 
 def _traced(name: str, o: Options) -> bytes:
     proto = trace(module(name, **asdict(o)), images(o.batch, o.size), dynamic=o.dynamic, exporter=o.exporter)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _killed(name: str, o: Options) -> bytes:
+    """The trace of the living network with the dead one's tensors: tracing is what costs, and it is the same."""
+    proto = onnx.load_from_string(onnx_bytes(name, **asdict(replace(o, dead=0.0))))
+    state = module(name, **asdict(o)).state_dict()
+    for tensor in proto.graph.initializer:
+        if (key := tensor.name.removesuffix(".T")) in state:
+            value = state[key].numpy()
+            value = value if key == tensor.name else value.T
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
     return proto.SerializeToString(deterministic=True)
 
 
