@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.layers import UNARY
 from onnxslim_yolo.measure.networks import NCNN_UNARY
 from onnxslim_yolo.ops.functions import FUNCTIONS, apply
+from onnxslim_yolo.runtime.ncnn_run import NcnnSession
 from onnxslim_yolo.verify.ncnn_compare import compare_outputs
 from tests.emit.ncnn_session import fresh_session
 from tests.kinds import TRUNK, compiled, text_of, trunk, written
@@ -111,6 +113,12 @@ def test_tables_derive_from_it() -> None:
     assert "Softplus" in POSITIVE_OPS and "Tanh" not in POSITIVE_OPS
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[NcnnSession]:
+    with fresh_session() as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("spelt", SPELT)
 def test_dead_channels_behind_it_go_exactly(spelt: str, tmp_path: Path) -> None:
     op = SPELT[spelt]
@@ -124,13 +132,12 @@ def test_dead_channels_behind_it_go_exactly(spelt: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spelt", [spelt for spelt, op in SPELT.items() if op in OPS])
-def test_ncnn_computes_it(spelt: str) -> None:
+def test_ncnn_computes_it(spelt: str, session: NcnnSession) -> None:
     op = SPELT[spelt]
     text = text_of("float[1,6,5,7] x", "float[1,6,5,7] y", "", f"y = {spelt}(x)", OPSET)
     model = build(text)
     x = domain(op, np.random.default_rng(1).normal(0, 1.5, (1, 6, 5, 7))).astype(np.float32)
-    with fresh_session() as session:
-        (found,) = compare_outputs(model, emit_ncnn(model, cut=False), [{"x": x}], session=session)
+    (found,) = compare_outputs(model, emit_ncnn(model, cut=False), [{"x": x}], session=session)
     assert found.relative < 5e-5
 
 

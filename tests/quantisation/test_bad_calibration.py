@@ -36,13 +36,11 @@ def test_one_image_many_times_is_one(tmp_path: Path) -> None:
     assert len(kept) == 8 and any("3 of 12 calibration images are the same as others" in note for note in model.notes)
 
 
-@pytest.mark.parametrize("largest", [8, 256])
-def test_images_in_which_nothing_is_detected(largest: int, tmp_path: Path) -> None:
-    """Dark frames and noise: with a budget it is refused, for nothing would tell what is lost; else it is said."""
-    images = folder(tmp_path / "noise", noise(12, largest))
-    options = {"prune": 0, "calib": images, "emit": "onnx", "out": tmp_path / "out"}
+def test_images_in_which_nothing_is_detected(tmp_path: Path) -> None:
+    """Noise and dark frames: with a budget it is refused, for nothing would tell what is lost; else it is said."""
+    options = {"prune": 0, "emit": "onnx", "out": tmp_path / "out"}
     with pytest.raises(InputError, match="detects nothing in the 11 calibration images"):
-        oy.compile(DETECTOR, quantize="int8", **options)
+        oy.compile(DETECTOR, quantize="int8", calib=folder(tmp_path / "noise", noise(12)), **options)
     assert not (tmp_path / "out").exists()
-    result = oy.compile(DETECTOR, quantize="all", **options)
+    result = oy.compile(DETECTOR, quantize="all", calib=folder(tmp_path / "dark", noise(12, 8)), **options)
     assert any("ranges may be wrong for other images" in note for note in result.report["notes"])
