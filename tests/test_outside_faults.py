@@ -43,18 +43,15 @@ def in_shell(line: str, place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-COMMANDS = [
-    "compile m.onnx --no-verify",
-    "compile m.onnx --no-verify --json",
-    "inspect m.onnx",
-    "inspect m.onnx --json",
-    "passes",
+FULL, CLOSED = ">/dev/full", ">&-"
+SAID = [  # text and JSON, of a command that writes and of one that reads, to each kind of stream
+    *(("compile m.onnx --no-verify", FULL), ("compile m.onnx --no-verify --json", CLOSED)),
+    *(("inspect m.onnx", CLOSED), ("inspect m.onnx --json", FULL), ("passes", FULL)),
 ]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("line", COMMANDS)
-@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+@pytest.mark.parametrize(("line", "where"), SAID)
 def test_standard_output_that_is_full_or_closed(line: str, where: str, place: Path) -> None:
     done = in_shell(f"{line} {where}", place)
     assert done.returncode == 2 and done.stderr.count("error:") == 1, done.stderr
@@ -150,7 +147,7 @@ def test_signals_leave_nothing(number: signal.Signals, place: Path) -> None:
     dice, temporary = random.Random(number), place / "temporary"
     temporary.mkdir()
     ended = set()
-    for delay in (0.2, 2.0, *(dice.uniform(0.6, 2.6) for _ in range(4))):
+    for delay in (0.2, 2.0, *(dice.uniform(0.6, 2.6) for _ in range(2))):
         line = [sys.executable, "-m", "onnxslim_yolo", "compile", "m.onnx", "-q", "--measure"]
         process = subprocess.Popen(
             line, cwd=place, env={**environment(), "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True
@@ -176,6 +173,23 @@ def test_control_a_kill_does_leave_something(place: Path) -> None:
     process.kill()
     process.wait()
     assert [p.name for p in place.iterdir() if p.name.startswith(".")]
+
+
+def test_a_child_whose_parent_was_killed_removes_its_folder(place: Path) -> None:
+    (temporary := place / "temporary").mkdir()
+    code = "import time; from onnxslim_yolo.runtime.ncnn_run import CHILD, start\n"
+    code += "child = start(CHILD); print(child.folder, flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment() | {"TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and Path(process.stdout.readline().strip()).is_dir()
+    process.kill()
+    process.wait()
+    for _ in range(400):
+        if not list(temporary.iterdir()):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"left: {list(temporary.iterdir())}")
 
 
 METADATA = [
@@ -240,7 +254,7 @@ def killed_after(delay: float, place: Path, *words: object) -> None:
 def test_a_sweep_killed_again_and_again_ends_with_every_row_once(place: Path) -> None:
     words = ("sweep", "m.onnx", "--prune", "0.2,0.4,0.6", "--snap", "none", "--no-verify", "--jobs", "2", "-o", "s")
     dice = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         killed_after(dice.uniform(1.0, 4.0), place, *words)
         if (place / "s" / "sweep.csv").exists():
             assert read_rows(place / "s" / "sweep.csv"), "half a table"
@@ -257,7 +271,7 @@ def test_a_cache_killed_while_it_is_written_gives_whole_results_or_none(place: P
     dice = random.Random(1)
     assert command(*words, cwd=place).returncode == 0
     wanted = {p.name: p.read_bytes() for p in (place / "o").iterdir()}
-    for _ in range(5):
+    for _ in range(3):
         for folder in ("c", "o"):
             shutil.rmtree(place / folder, ignore_errors=True)
         killed_after(dice.uniform(0.7, 2.0), place, *words)

@@ -33,10 +33,13 @@ KEPT_PREFIXES = ("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_",
 """Variables, and beginnings of names, that reach a child: where libraries lie, and how threads and memory are used."""
 
 _START = (
-    "import runpy, sys; most, file, *sys.path[:] = sys.argv[1:]; "
+    "import atexit, os, runpy, sys; most, file, *sys.path[:] = sys.argv[1:]; "
+    "parent, own = os.getppid(), os.getcwd(); "
+    "atexit.register(lambda: os.getppid() == parent or __import__('shutil').rmtree(own, True)); "
     "most == '0' or __import__('resource').setrlimit(2, (int(most),) * 2); runpy.run_path(file, run_name='__main__')"
 )
-"""2 is RLIMIT_DATA, which counts what a process has reserved to write to."""
+"""A child whose parent was killed, and cannot, removes its folder at its end. 2 is RLIMIT_DATA, which counts what a
+process has reserved to write to."""
 
 INTERPRETER = 512 << 20
 """Bytes that Python, numpy and a runtime take before any model is opened."""

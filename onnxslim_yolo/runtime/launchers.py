@@ -79,13 +79,14 @@ class LaunchedChild:
         within: float | None = None,
     ) -> None:
         self.launcher = launcher
+        words = command_of(launcher)
         self._files = 0
         self._folder = tempfile.mkdtemp(prefix="onnxslim-launcher-")
         self._woken, self._wake = os.pipe()
         self._log = stderr if hasattr(stderr, "read") else tempfile.TemporaryFile()  # noqa: SIM115 (lives as long)
         try:
             self.process = subprocess.Popen(
-                command_of(launcher),
+                words,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

@@ -83,9 +83,14 @@ def test_what_is_printed_before_python_starts_is_passed_over(folder: Path, befor
         (" - ", "names no command"),
     ],
 )
-def test_a_launcher_that_starts_no_python(folder: Path, run_on: str, said: str) -> None:
+def test_a_launcher_that_starts_no_python(
+    folder: Path, run_on: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
     with pytest.raises(UsageError, match=said):
         NcnnSession(*ncnn_files(folder), run_on=run_on)
+    assert not list(place.iterdir())
 
 
 @pytest.mark.parametrize("script", ["cat >/dev/null", "sleep 3", "sleep 3 & wait", "yes"])
