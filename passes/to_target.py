@@ -209,9 +209,20 @@ def parse_target(text: str) -> tuple[float, Literal["x", "ms"]]:
     """
     found = _TARGET.fullmatch(text.strip())
     number = float(found[1]) if found else 0.0
-    if found is None or number <= 0 or (found[2] == "x" and number > 1):
+    if found is None or number <= 0:
         raise UsageError(f"the target '{text}' is neither a share like 0.6x nor a time like 12ms")
+    if found[2] == "x":
+        require_share(number)
     return number, "x" if found[2] == "x" else "ms"
+
+
+def require_share(number: float) -> None:
+    """Raises UsageError where a target is more than the source: as a factor that it is to be faster by, perhaps."""
+    if number > 1:
+        raise UsageError(
+            f"the target {number:g}x is more than the source: a target is the share of it that is left, in (0, 1]",
+            hint=f"1/{number:g} of it is {1 / number:.2g}x",
+        )
 
 
 def limit_of(target: str, whole: float) -> float:

@@ -217,7 +217,7 @@ def test_bad_input_is_one_line(images: Path, tmp_path: Path, trials: Trials) -> 
     cases: Sequence[tuple[AdviseOptions, type[OnnxSlimError], str]] = [
         (options_for(few, tmp_path / "a"), InputError, "at least 8 images .* there are 5"),
         (options_for(black(tmp_path / "black", 12), tmp_path / "b"), InputError, "0 that show something .12 are blank"),
-        (options_for(images, tmp_path / "c", "1.7x"), UsageError, "neither a share"),
+        (options_for(images, tmp_path / "c", "1.7x"), UsageError, "1/1.7 of it is 0.59x"),
         (options_for(images, tmp_path / "d", model=tmp_path / "no.onnx"), InputError, "no such file"),
         (options_for(tmp_path / "none", tmp_path / "e"), InputError, "none"),
     ]

@@ -11,7 +11,6 @@ Sources: Arm's technical reference manuals of the Cortex cores, and the boards' 
 from __future__ import annotations
 
 import ctypes
-import platform
 import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -157,11 +156,8 @@ def host_device() -> Device:
 
 def host_isa() -> Isa:
     """The widest instruction set of this machine that runtimes use."""
-    machine = platform.machine().lower()
-    if machine in ("aarch64", "arm64"):
-        return "neon-fp16" if _has_half() else "neon"
-    if machine.startswith("arm"):
-        return "neon"
+    if bits := processor.arm_bits():
+        return "neon-fp16" if bits == 64 and _has_half() else "neon"
     return "avx512" if "avx512f" in processor.flags() else "avx2"
 
 

@@ -17,6 +17,7 @@ from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.load import LoadOptions, Towers
 from onnxslim_yolo.options.row import PANELS, rows_of, told
 from onnxslim_yolo.options.spellings import grid, int8_layers, limit, parse_size, ratio, share
+from onnxslim_yolo.passes.to_target import require_share
 
 Emitter = Literal["onnx", "ncnn", "torch", "ultralytics"]
 EMITTERS: tuple[Emitter, ...] = get_args(Emitter)
@@ -266,7 +267,9 @@ class CompileOptions:
             raise UsageError("give one of --prune, --target-latency, --target-macs and --target-params")
         if self.size == "auto" and self.target_latency is None:
             raise UsageError("--size auto needs a latency to come down to", hint="give --target-latency 0.7x")
-        if any(not 0 < t <= 1 for t in targets):
+        for target in targets:
+            require_share(target)
+        if any(not t > 0 for t in targets):
             raise UsageError(f"a target is a share of the source in (0, 1], not {targets[0]}")
         if not 1 <= self.threads <= MOST_THREADS:
             raise UsageError(f"--threads {self.threads} is not in [1, {MOST_THREADS}]")

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from onnxslim_yolo.errors import UsageError
+from onnxslim_yolo.runtime.processor import arm_bits
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,6 @@ def board_of(facts: Mapping[str, Any]) -> Board:
 
 
 def _isa(machine: str, half: bool, flags: list[str]) -> str:
-    if machine.startswith(("aarch64", "arm")):
-        return "neon-fp16" if half and machine.startswith(("aarch64", "arm64")) else "neon"
+    if bits := arm_bits(machine):
+        return "neon-fp16" if half and bits == 64 else "neon"
     return "avx512" if "avx512f" in flags else "avx2"

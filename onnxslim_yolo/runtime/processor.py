@@ -19,9 +19,12 @@ def flags() -> set[str]:
         return set()
 
 
-def is_arm() -> bool:
-    """Whether it is an ARM processor, of 32 or 64 bits."""
-    return platform.machine().lower().startswith(("arm", "aarch64"))
+def arm_bits(machine: str | None = None) -> int:
+    """64 or 32 where a machine of this name (this one, by default) has an ARM processor; 0 where it has another."""
+    name = (platform.machine() if machine is None else machine).lower()
+    if name.startswith(("aarch64", "arm64")):
+        return 64
+    return 32 if name.startswith("arm") else 0
 
 
 def adds_in_16_bits() -> bool:
@@ -29,4 +32,4 @@ def adds_in_16_bits() -> bool:
 
     They do on x86 without VNNI.
     """
-    return not is_arm() and not {"avx_vnni", "avx512_vnni"} & flags()
+    return not arm_bits() and not {"avx_vnni", "avx512_vnni"} & flags()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from onnxslim_yolo.latency.shipped import table_for
 from onnxslim_yolo.latency.table_format import read_table, write_table
 from onnxslim_yolo.options import options_from
 from onnxslim_yolo.passes.snap import SnapWidths
+from onnxslim_yolo.runtime.boards import board_of
+from onnxslim_yolo.runtime.processor import arm_bits
 from tests.command import command
 from tests.numeric import build
 from tests.passes.test_snap import kept, planned
@@ -95,16 +99,26 @@ def test_host_reads_what_the_processor_has(monkeypatch: pytest.MonkeyPatch, mach
 
             return type("C", (), {"getauxval": staticmethod(getauxval)})
 
-    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(devices.ctypes, "CDLL", Library())
     assert host_isa() == isa
+
+
+@pytest.mark.parametrize(
+    ("machine", "bits"), [("aarch64", 64), ("ARM64", 64), ("armv7l", 32), ("armv8l", 32), ("x86_64", 0), ("", 0)]
+)
+def test_a_machines_name_tells_arm_in_one_way(monkeypatch: pytest.MonkeyPatch, machine: str, bits: int) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    facts = {"machine": machine, "python": "3.11", "byteorder": sys.byteorder, "numpy": "2", "ncnn": "1", "half": False}
+    assert arm_bits() == arm_bits(machine) == bits
+    assert board_of(facts).isa.startswith("neon") == host_isa().startswith("neon") == bool(bits)
 
 
 def test_host_asks_the_system_where_the_library_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(_: object) -> object:
         raise OSError
 
-    monkeypatch.setattr(devices.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(devices.ctypes, "CDLL", none)
     for words, isa in (({"fp", "asimdhp"}, "neon-fp16"), ({"fp", "asimd"}, "neon")):
         monkeypatch.setattr(devices.processor, "flags", lambda words=words: words)

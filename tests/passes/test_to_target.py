@@ -133,10 +133,17 @@ def test_the_same_every_time():
     assert np.array_equal(*choices)
 
 
-@pytest.mark.parametrize("text", ["", "0.6", "x", "0x", "1.5x", "-1ms", "0ms", "nanx", "12s", "1e3ms"])
+@pytest.mark.parametrize("text", ["", "0.6", "x", "0x", "-1ms", "0ms", "nanx", "12s", "1e3ms"])
 def test_what_is_no_target_is_refused(text):
     with pytest.raises(UsageError, match="neither a share"):
         PruneToTarget(text)
+
+
+@pytest.mark.parametrize("option", [{"target_latency": "2x"}, {"target_macs": 2.0}, {"target_params": "2x"}])
+def test_a_target_above_the_source_is_told_what_a_target_is(option):
+    with pytest.raises(UsageError, match="2x is more than the source: a target is the share") as caught:
+        remainder(CompileOptions(**option), network())
+    assert "1/2 of it is 0.5x" in (caught.value.hint or "")
 
 
 def test_spelling():
