@@ -91,9 +91,7 @@ def _entry(job: Job) -> Entry | None:
         return None
     if not job.source.exists():
         raise InputError("no such file", file=job.source)
-    if os.path.lexists(job.cache) and not job.cache.is_dir():  # said before anything is compiled
-        raise InputError("is no folder to keep results in", file=job.cache, hint="choose another one with --cache")
-    require_folder(job.cache, "--cache")
+    require_folder(job.cache, "--cache")  # said before anything is compiled
     return Entry(job.cache / key_of(job.source, job.options))
 
 

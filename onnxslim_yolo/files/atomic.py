@@ -266,8 +266,9 @@ def require_folder(folder: Path, option: str = "-o") -> None:
         option: what names the folder.
     """
     hint = f"choose another folder with {option}"
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is a file, expected a folder to write to", file=folder, hint=hint)
+    if os.path.lexists(folder) and not folder.is_dir():
+        found = "file" if folder.exists() else "link that leads nowhere"
+        raise InputError(f"is a {found}, expected a folder to write to", file=folder, hint=hint)
     _require_writable(folder, folder, hint)
 
 

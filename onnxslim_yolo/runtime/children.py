@@ -33,9 +33,8 @@ KEPT_PREFIXES = ("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_",
 """Variables, and beginnings of names, that reach a child: where libraries lie, and how threads and memory are used."""
 
 _START = (
-    "import atexit, os, runpy, sys; most, file, *sys.path[:] = sys.argv[1:]; "
-    "parent, own = os.getppid(), os.getcwd(); "
-    "atexit.register(lambda: os.getppid() == parent or __import__('shutil').rmtree(own, True)); "
+    "import atexit, os, runpy, sys; most, parent, file, *sys.path[:] = sys.argv[1:]; own = os.getcwd(); "
+    "atexit.register(lambda: os.getppid() == int(parent) or __import__('shutil').rmtree(own, True)); "
     "most == '0' or __import__('resource').setrlimit(2, (int(most),) * 2); runpy.run_path(file, run_name='__main__')"
 )
 """A child whose parent was killed, and cannot, removes its folder at its end. 2 is RLIMIT_DATA, which counts what a
@@ -148,7 +147,7 @@ def command_of(script: Path, memory: float | None = None) -> list[str]:
     held = memory is not None and math.isfinite(memory) and sys.platform == "linux"
     most = INTERPRETER + int(memory) if held and memory is not None else 0
     flags = ["-I", "-X", "utf8", *(["-B"] if sys.dont_write_bytecode else [])]
-    return [sys.executable, *flags, "-c", _START, str(most), str(script), *import_path()]
+    return [sys.executable, *flags, "-c", _START, str(most), str(os.getpid()), str(script), *import_path()]
 
 
 def environment_for(folder: Path) -> dict[str, str]:

@@ -26,12 +26,14 @@ MISSING = Path("missing.onnx")
         ({"run_on": "false"}, "--run-on: 'false' ended with exit status 1"),
         ({"passes": "nope"}, "unknown pass 'nope'"),
         ({"out": "file"}, "file: is a file, expected a folder to write to"),
+        ({"out": "gone"}, "gone: is a link that leads nowhere, expected a folder to write to"),
         ({"out": "file/below"}, "file/below: cannot write here: file is no folder"),
     ],
 )
 def test_what_an_option_names_is_asked_for_before_the_model(options, said, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
+    Path("gone").symlink_to("nowhere")
     paths = {name: Path(v) if name not in ("run_on", "passes") else v for name, v in options.items()}
     with pytest.raises(OnnxSlimError) as caught:
         build(MISSING, options_from(paths), lambda stage: None)
