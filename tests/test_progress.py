@@ -12,6 +12,7 @@ import onnxslim_yolo as oy
 from onnxslim_yolo.cli import progress as module
 from onnxslim_yolo.runtime.progress import counted, listening, tell
 from onnxslim_yolo.verify.alive import judge
+from onnxslim_yolo.verify.pair import compare_models
 from onnxslim_yolo.verify.scenes import scene_feeds
 from tests.test_bad_input import good, write
 
@@ -37,6 +38,18 @@ def test_a_compilation_counts_its_passes_and_its_runs(tmp_path: Path) -> None:
         ("verdict", 1, 3),
         ("pages", 2, 3),
     ]
+
+
+def test_a_comparison_tells_what_it_reads_and_when_it_runs(tmp_path: Path) -> None:
+    path = write(good(), tmp_path / "m.onnx")
+    seen: list[tuple[str, int, int]] = []
+    with listening(lambda *one: seen.append(one)):
+        assert compare_models(path, path).passed
+    assert [what for what, *_ in seen if what != "inputs"] == ["m.onnx"] * 2 + [
+        "an input on which they fire",
+        "their outputs",
+    ]
+    assert [done for what, done, _ in seen if what != "inputs"] == [0, 1, 2, 3]
 
 
 def test_a_judgement_counts_what_it_runs() -> None:

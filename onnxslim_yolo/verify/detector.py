@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 
 from onnxslim_yolo.analysis.limits import ANY, Asked
 from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
@@ -52,6 +53,7 @@ class Network:
         form: what it is fed for a pixel.
         notes: what of this was guessed.
         sure: how sure its size is: `FIXED` in the file, `DECLARED` in its metadata, or else `GUESSED`.
+        graph: of a checkpoint, what was read and traced: it takes seconds, and need not be done again.
     """
 
     file: Path
@@ -61,6 +63,7 @@ class Network:
     form: InputFormat = UNIT
     notes: tuple[str, ...] = ()
     sure: int = FIXED
+    graph: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -300,7 +303,7 @@ def _open_checkpoint(
     _, proto = read_model(path, LoadOptions(imgsz=size, input=form, asked=asked or ANY))
     if asked is not None:
         require_affordable(proto, path, size, asked)
-    return open_onnx(proto.SerializeToString(), path, size, threads, form)
+    return replace(open_onnx(proto.SerializeToString(), path, size, threads, form), graph=proto)
 
 
 def require_as_many(expected: int, got: int, first: Path, second: Path) -> None:

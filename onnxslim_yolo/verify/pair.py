@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxslim_yolo.analysis.limits import ANY, Asked
+from onnxslim_yolo.analysis.limits import Asked
 from onnxslim_yolo.errors import InputError, OnnxSlimError
 from onnxslim_yolo.ir.input_format import INPUT_KEY, InputFormat
 from onnxslim_yolo.ir.model import Model
@@ -20,6 +20,7 @@ from onnxslim_yolo.runtime.half import in_float32, is_half
 from onnxslim_yolo.runtime.ncnn_reader import stores_half
 from onnxslim_yolo.runtime.ncnn_run import Arithmetic, ncnn_files
 from onnxslim_yolo.runtime.onnx_run import image_like, run_onnx
+from onnxslim_yolo.runtime.progress import tell
 from onnxslim_yolo.verify.chain import Check
 from onnxslim_yolo.verify.columns import Feeds, head_of, meanings
 from onnxslim_yolo.verify.compare import TOLERANCE, Difference, sorts
@@ -34,6 +35,9 @@ from onnxslim_yolo.verify.weights import changed_layers, changed_weights
 
 HALF_COST = 2.0
 """A pair rounds weights after folding, the graph before: a column may be off by this many times what that costs it."""
+
+STEPS = 4
+"""What a comparison tells of its progress; a checkpoint's reading tells its own in between."""
 
 
 def compare_models(
@@ -62,7 +66,10 @@ def compare_models(
             return open_network(path, size=at, form=form, asked=asked)
         return open_network(path, size=at, form=form, asked=asked, run_on=run_on, arithmetic=fp32)
 
-    a, b = opened(first, size), opened(second, size)
+    tell(first.name, 0, STEPS)
+    a = opened(first, size)
+    tell(second.name, 1, STEPS)
+    b = opened(second, size)
     wanted = None if size is not None else common_size([(n.size, n.sure) for n in (a, b)])
     if wanted is not None:
         a = opened(first, wanted) if a.size != wanted and a.sure != FIXED else a
@@ -71,7 +78,8 @@ def compare_models(
         raise InputError(
             f"takes {b.size[0]}x{b.size[1]} pixels, {first.name} takes {a.size[0]}x{a.size[1]}", file=second
         )
-    graphs = {path: _graph(path, a.size) for path in (first, second)}
+    tell("an input on which they fire", 2, STEPS)
+    graphs = {path: _graph(path, network) for path, network in ((first, a), (second, b))}
     graph = graphs[first] or graphs[second]
     if graph is not None:
         graph.metadata[INPUT_KEY] = str(a.form)
@@ -79,6 +87,7 @@ def compare_models(
     images = [a.form.feed(image_like((1, 3, *a.size), rng)) for _ in range(count)]
     fired = None if graph is None else firing_feed(in_float32(graph) if is_half(graph) else graph)
     images += [] if fired is None else [next(iter(fired.values()))[:1]]
+    tell("their outputs", 3, STEPS)
     expected, got = _outputs(a, images), _outputs(b, images)
     require_as_many(len(expected[0]), len(got[0]), first, second)
     same = [_like(g, e) for g, e in zip(got, expected, strict=True)]
@@ -145,19 +154,17 @@ def _renamed(rulers: dict[str, Ruler], like: Feeds) -> dict[str, Ruler]:
     return dict(zip(like, rulers.values(), strict=True))
 
 
-def _graph(path: Path, size: tuple[int, int]) -> Model | None:
-    """An ONNX file's or a checkpoint's graph in canonical form at this size; None of ncnn, or where it is refused."""
+def _graph(path: Path, network: Network) -> Model | None:
+    """An ONNX file's or a checkpoint's graph in canonical form at its size; None of ncnn, or where it is refused."""
     if path.is_dir() or path.suffix == ".param":
         return None
-    from onnxslim_yolo.load import LoadOptions, read_model
     from onnxslim_yolo.passes import Canonicalise
 
     try:
-        options = LoadOptions(imgsz=size, asked=ANY)  # whoever opened it has judged it
-        proto = onnx.load(path) if path.suffix == ".onnx" else read_model(path, options)[1]
+        proto = onnx.load(path) if network.graph is None else network.graph
         model = Model.from_onnx(proto)
         shape = list(model.graph.inputs[0].shape or [1, 3, None, None])
-        model.graph.inputs[0].shape = [1 if not isinstance(shape[0], int) else shape[0], shape[1], *size]
+        model.graph.inputs[0].shape = [1 if not isinstance(shape[0], int) else shape[0], shape[1], *network.size]
         Canonicalise().run(model)
     except (OnnxSlimError, OSError, ValueError, IndexError):
         return None

@@ -13,6 +13,7 @@ from onnxslim_yolo.errors import InputError, UnsupportedError, UsageError
 from onnxslim_yolo.heads.spec import HEAD_KEY, HeadSpec
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.passes.head import Head
+from onnxslim_yolo.runtime.progress import listening
 from onnxslim_yolo.verify.detector import Detector, _ncnn_metadata, cut_by_emitter, open_network
 from onnxslim_yolo.verify.input_size import declared_size
 from onnxslim_yolo.verify.pair import compare_models
@@ -102,6 +103,10 @@ def test_a_checkpoint_is_a_detector_too(tmp_path) -> None:
     assert len(found[0]) > 5
     for part in ("boxes", "scores", "classes"):
         np.testing.assert_array_equal(getattr(found[0], part), getattr(found[1], part))
+    seen: list[str] = []
+    with listening(lambda what, done, total: seen.append(what)):
+        assert compare_models(*files, size=(64, 64)).passed
+    assert seen.count("its graph") == 1, "read and traced once"
     # Control: another checkpoint gives other boxes.
     spoilt = module("yolov8n")
     spoilt.model[0].conv.weight.data *= 1.01
