@@ -1,5 +1,7 @@
 """Axes counted from the end before opset 11, which ONNX had not yet and onnxruntime runs: counted from the front.
 
+And in order, where bounds stand beside them (Slice before opset 10): onnx infers no shape where they are in another.
+
 Exporters write them all the same (`torch.cat(…, -1)` at opset 9 and 10). onnx infers no shape of such a Concat or
 Flatten, and a wrong one of such a Squeeze, Unsqueeze or Slice, so that the file was refused.
 """
@@ -18,6 +20,8 @@ from onnxslim_yolo.ir.shapes import infer_shapes
 FROM_THE_END = 11
 """The opset from which on axes may be counted from the end."""
 
+BOUNDS = ("starts", "ends")
+
 ROUNDS = 64
 """So many nodes behind one another at the most: each round infers all shapes."""
 
@@ -28,7 +32,7 @@ def settle_axes(graph: gs.Graph) -> int:
     `graph` is in topological order. What is behind a node that was settled just now is looked at in the next round, as
     its shape was not the one inferred.
     """
-    settled = 0
+    settled = 0 if graph.opset >= FROM_THE_END else sum(map(_order, graph.nodes))
     for _ in range(ROUNDS):
         if graph.opset >= FROM_THE_END or not any(map(_is_negative, graph.nodes)):
             break
@@ -66,7 +70,20 @@ def _settle(node: Node, types: Mapping[str, onnx.TypeProto]) -> bool:
         return False
     front = [axis % rank if axis < 0 else axis for axis in axes]
     node.attrs[name] = front[0] if name == "axis" else front
+    _order(node)
     return True
+
+
+def _order(node: Node) -> bool:
+    """Put axes that have bounds beside them in order, with these; whether that changed anything."""
+    axes = _axes(node)
+    whole = all(name in node.attrs and len(node.attrs[name]) == len(axes) for name in BOUNDS)
+    if not whole or not axes or min(axes) < 0:
+        return False
+    order = sorted(range(len(axes)), key=axes.__getitem__)
+    for name in (UNFOLLOWED_AXES[node.op], *BOUNDS):
+        node.attrs[name] = [int(node.attrs[name][k]) for k in order]
+    return order != list(range(len(axes)))
 
 
 def _rank(tensor: Tensor, types: Mapping[str, onnx.TypeProto]) -> int | None:

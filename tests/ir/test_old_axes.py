@@ -30,6 +30,8 @@ X = "float[2,1,4,6] x"
         ("y = Squeeze<axes=[-3]>(x)", [1], [2, 4, 6]),
         ("y = Unsqueeze<axes=[-1,0]>(x)", [5, 0], [1, 2, 1, 4, 6, 1]),
         ("y = Slice<axes=[2,-1], starts=[0,1], ends=[2,4]>(x)", [2, 3], [2, 1, 2, 3]),
+        ("y = Slice<axes=[3,2], starts=[1,0], ends=[4,2]>(x)", [2, 3], [2, 1, 2, 3]),
+        ("y = Slice<axes=[-1,0], starts=[1,0], ends=[4,1]>(x)", [0, 3], [1, 1, 4, 3]),
     ],
 )
 def test_axes_are_counted_from_the_front(body: str, attribute: object, shape: list[int]) -> None:
