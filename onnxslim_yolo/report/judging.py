@@ -57,6 +57,8 @@ def judge_result(
     if options.calib is None:
         return judge(source, model, scene_feeds(source, SCENES), "made-up")
     found = _on_images(source, model, options.calib)
+    if found.detections == 0:
+        found = _where_something_is_seen(source, model, found)
     return replace(found, why=f"{found.why} ({FITTED})") if found.kind == "calibration" and _fits(options) else found
 
 
@@ -69,6 +71,14 @@ def _fits(options: CompileOptions) -> bool:
     """Whether images decide weights or widths."""
     ranked = options.importance in ("output", "variance") or options.allocate == "curves"
     return options.compensate in ("reconstruct", "distil") or ranked or options.passes is not None
+
+
+def _where_something_is_seen(source: Model, model: Model, found: Alive) -> Alive:
+    """On made-up photographs, where nothing is detected on the images and something is on those."""
+    other = judge(source, model, scene_feeds(source, SCENES), "made-up")
+    if not other.detections:
+        return found
+    return replace(other, why=f"{other.why} (on made-up photographs: the source detects nothing on the images)")
 
 
 def _on_images(source: Model, model: Model, calib: Path) -> Alive:

@@ -40,8 +40,11 @@ def verdict_of(
     alive = _weighed(alive, accuracy)
     broken = [one["text"] for one in report["budget"]["broken"]]
     dead = alive["state"] == "needs training"
-    found = _headline(equal, alive, accuracy, broken)
-    advice = _advice(alive, sparse, images, will_train)
+    int8 = report.get("int8") is not None
+    pruned = not int8 or report["after"]["macs"] < report["before"]["macs"]
+    found = _headline(equal, alive, accuracy, broken, pruned)
+    advice = ([RANGES] if int8 else []) if _hurt(alive) else []
+    advice += _advice(alive, sparse, images, will_train) if pruned else []
     parts = {"equal": {"state": equal}, "alive": dict(alive), "accuracy": accuracy, "will_train": will_train}
     return found | {"advice": advice} | parts, 4 if broken else 5 if dead and not will_train else 0
 
@@ -83,7 +86,13 @@ def _joined(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _headline(equal: str, alive: Mapping[str, Any], accuracy: Mapping[str, Any], broken: list[str]) -> Verdict:
+def _hurt(alive: Mapping[str, Any]) -> bool:
+    return alive["state"] in ("needs training", "weakened")
+
+
+def _headline(
+    equal: str, alive: Mapping[str, Any], accuracy: Mapping[str, Any], broken: list[str], pruned: bool
+) -> Verdict:
     state, why = alive["state"], alive["why"]
     if broken:
         rest = f"; pruned, needs training: {why}" if state == "needs training" else ""
@@ -91,7 +100,7 @@ def _headline(equal: str, alive: Mapping[str, Any], accuracy: Mapping[str, Any],
     if equal == "failed":
         return _said("FAIL", "what was written does not compute what it should", "fail")
     if state == "needs training":
-        return _said("PRUNED, NEEDS TRAINING", why, "fail")
+        return _said("PRUNED, NEEDS TRAINING" if pruned else "INT8, NO LONGER DETECTS", why, "fail")
     if equal == "not verified":
         return _said("NOT VERIFIED", "what was written has not been run", "warn")
     if equal == "blind":
@@ -113,13 +122,17 @@ def _said(word: str, text: str, level: str) -> Verdict:
     return {"word": word, "text": text, "level": level}
 
 
+RANGES = (
+    "int8 loses less with --calib images like those that it will see, with objects in them, and with --quantize int8, "
+    "which leaves float what costs too much"
+)
 NOT_SPARSE = "this network was not trained for sparsity, and pruning it costs accuracy at any ratio"
 
 
 def _advice(alive: Mapping[str, Any], sparse: bool, images: bool, will_train: bool) -> list[str]:
     """What to do about a result that lost detections, the cheapest first."""
     state = alive["state"]
-    if state not in ("needs training", "weakened"):
+    if not _hurt(alive):
         return []
     found = [] if sparse else [NOT_SPARSE]
     found.append("--prune dead removes only what contributes nothing")

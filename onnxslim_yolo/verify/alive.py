@@ -1,7 +1,7 @@
 """Is what is left still the detector? A file may compute exactly what its plan says and detect nothing.
 
 The result is run beside its source on `--calib` images (those that nothing was fitted to, and the same mirrored), or,
-without any, on made-up photographs (`verify.scenes`), and judged by
+without any, or where the source detects nothing on them, on made-up photographs (`verify.scenes`), and judged by
 
 * *kept*: the share of the source's own detections (confidence 0.25) that the result has too: overlapping by half (IoU),
   of the same class, with a score within 0.2;
@@ -9,7 +9,8 @@ without any, on made-up photographs (`verify.scenes`), and judged by
 
                                     alive                                needs training
     ten detections to go by         kept ≥ 0.5                           kept < 0.3 and alike < 0.9
-    fewer; some cell scores ≥ 0.1   alike ≥ 0.8, half of the size left   alike < 0.5
+    fewer; some cell scores ≥ 0.1   alike ≥ 0.8, half of the size left,  alike < 0.5
+                                    of three and more one is found
     none does, or head not known    –                                    size < 0.02: the output ignores the image
 
 and *weakened* in between; *not judged* where the source detects nothing on the images, and where it was never
@@ -52,6 +53,9 @@ CONFIDENCE, OVERLAP, SCORE = 0.25, 0.5, 0.2
 
 ENOUGH = 10
 """Fewer detections than this are an anecdote."""
+
+SOME = 3
+"""Of so many detections one is found again, whatever its score, or the response tells too little."""
 
 KEPT, LOST = 0.5, 0.3
 ALIKE, UNLIKE, SAME = 0.8, 0.5, 0.9
@@ -220,7 +224,8 @@ def _state(counts: _Counts, best: float, left: Sequence[Response]) -> State:
     if alike < UNLIKE:
         return "needs training"
     size = min(one.size for one in deciding)
-    return "alive" if alike >= ALIKE and size >= HALF else "weakened"
+    none = counts.detections >= SOME and not counts.found
+    return "alive" if alike >= ALIKE and size >= HALF and not none else "weakened"
 
 
 def _why(state: State, counts: _Counts | None, left: Sequence[Response], kind: str) -> str:

@@ -57,6 +57,18 @@ def test_the_worst_is_the_headline(report: Any, word: str, status: int) -> None:
     assert page.index(f">{word}<") < page.index("Is it still the same detector?")
 
 
+def test_what_only_int8_has_ruined_was_not_pruned() -> None:
+    found = {}
+    for macs in (100, 60):
+        report = sample(accuracy=None) | {"int8": {"layers": []}, "budget": {"broken": []}}
+        report["before"]["macs"], report["after"]["macs"] = 100, macs
+        alive = {"state": "needs training", "why": "0 of 31 detections kept", "images": 6}
+        found[macs], status = verdict_of(report, alive, will_train=False, sparse=True, images=True)
+        assert status == 5 and "--calib images like those" in found[macs]["advice"][0]
+    assert found[100]["word"] == "INT8, NO LONGER DETECTS" and len(found[100]["advice"]) == 1
+    assert found[60]["word"] == "PRUNED, NEEDS TRAINING" and len(found[60]["advice"]) > 1
+
+
 def test_a_broken_limit_is_said_in_words() -> None:
     report = judged("needs training", budget=Budget(params=Limit(16), macs=Limit(0.5, relative=True)))
     parameters = report["after"]["parameters"]

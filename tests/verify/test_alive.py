@@ -155,6 +155,24 @@ def test_images_that_were_fitted_to_are_said(fitted: bool, kind: str, monkeypatc
     assert ("fitted to" in why) == (fitted and kind == "calibration")
 
 
+def test_where_the_images_show_nothing_made_up_ones_tell(tmp_path: Path) -> None:
+    """int8 with ranges of dark frames: nothing of what the network detects otherwise is left."""
+    from PIL import Image
+
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        small = rng.integers(0, 30, (6, 6, 3), np.uint8)
+        Image.fromarray(small).resize((192, 192), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    options = {"prune": 0, "emit": ("onnx",), "out": tmp_path / "o", "calib": folder, "quantize": "all"}
+    result = oy.compile(MODELS / "digits-dense.onnx", **options)
+    verdict = result.verdict
+    assert verdict["alive"]["kind"] == "made-up" and "the source detects nothing on the images" in verdict["text"]
+    assert verdict["word"] == "INT8, NO LONGER DETECTS" and result.report["exit"] == 5
+    assert "--calib images like those" in verdict["advice"][0] and len(verdict["advice"]) == 1
+
+
 def _biased(model: Model, shift: float) -> Model:
     """As trainers initialise the last layers: objects are rare."""
     for layer in last_layers(model):
