@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import onnx  # noqa: E402
+
 from onnxslim_yolo.errors import InputError  # noqa: E402
+from onnxslim_yolo.ir.model import Model  # noqa: E402
 from onnxslim_yolo.load import LoadOptions, read_model  # noqa: E402
 from onnxslim_yolo.models.blocks_common import Conv  # noqa: E402
 from onnxslim_yolo.models.heads_tasks import Pose26, Segment  # noqa: E402
@@ -17,6 +22,7 @@ from tests.zoo import module  # noqa: E402
 
 from repositories import save_like_a_trainer  # noqa: E402  isort: skip
 
+Reader = Callable[..., tuple[Model, onnx.ModelProto]]
 SMALL = LoadOptions(imgsz=(64, 64))
 STRIDES = (8.0, 16.0, 32.0)
 
@@ -29,10 +35,20 @@ def saved(folder: Path, name: str, **head: object) -> Path:
     return folder / f"{name}.pt"
 
 
-def test_the_head_that_does_not_run_is_noted(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """What is read of a network's checkpoint: once for each. Not to be changed."""
+
+    @cache
+    def once(name: str, towers: str = "file", **head: object) -> tuple[Model, onnx.ModelProto]:
+        return read_model(saved(tmp_path_factory.mktemp("read"), name, **head), replace(SMALL, towers=towers))
+
+    return once
+
+
+def test_the_head_that_does_not_run_is_noted(read: Reader) -> None:
     name, head = "yolov10n", "model.23"
-    path = saved(tmp_path, name)
-    model, proto = read_model(path, SMALL)
+    model, proto = read(name)
     (note,) = model.notes
     assert f"{head}.cv2, {head}.cv3 (" in note and "one-to-one" in note
     left = sum(key.startswith((f"{head}.cv2.", f"{head}.cv3.")) for key in module(name).state_dict())
@@ -50,11 +66,11 @@ def test_a_head_set_to_one_to_many_is_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "towers"), [("yolov10n", "one-to-one"), ("yolo26n-seg", "one-to-many")])
-def test_which_towers_run_can_be_chosen(name: str, towers: str, tmp_path: Path) -> None:
+def test_which_towers_run_can_be_chosen(name: str, towers: str, read: Reader) -> None:
     """Whatever the file is set to: the graph is that of a file that is set so."""
     other = towers == "one-to-many"
-    _, expected = read_model(saved(tmp_path, name, _end2end=not other), SMALL)
-    model, chosen = read_model(saved(tmp_path, name, _end2end=other), replace(SMALL, towers=towers))
+    _, expected = read(name, _end2end=False) if other else read(name)
+    model, chosen = read(name, towers) if other else read(name, towers, _end2end=False)
     assert chosen == expected
     assert any("one2one" in tensor.name for tensor in chosen.graph.initializer) is not other
     assert (model.metadata.get("end2end") == "True") is not other
@@ -71,13 +87,14 @@ def test_towers_that_are_not_there_cannot_be_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "ranked"), [("yolov10n", "True"), ("yolo26n-seg", "True"), ("yolov8n-seg", None)])
-def test_ranked_rows_are_called_so(name: str, ranked: str | None, tmp_path: Path) -> None:
+def test_ranked_rows_are_called_so(name: str, ranked: str | None, read: Reader) -> None:
     """Ultralytics tells a table of ranked rows with masks from one of cells by the file's metadata alone."""
     from onnxslim_yolo.passes import Head
 
-    model, proto = read_model(saved(tmp_path, name), SMALL)
+    model, proto = read(name)
     assert {entry.key: entry.value for entry in proto.metadata_props}.get("end2end") == ranked
     assert model.metadata.get("end2end") == ranked
+    model = model.copy()
     if Head("raw").run(model):  # maps are not ranked
         assert "end2end" not in model.metadata
 

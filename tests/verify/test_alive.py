@@ -136,8 +136,8 @@ def test_damage_that_is_certain_is_foretold(tmp_path: Path) -> None:
     assert said.index(warning) < said.index("emit") and "nothing that detects" in warning
     assert warning in result.report["notes"] and result.report["exit"] == 5, "and so it came"
     said.clear()
-    oy.compile(MODELS / "digits-dense.onnx", prune=0.01, **options)
-    oy.compile(MODELS / "digits-sparse.onnx", prune=0.5, **options)
+    oy.compile(MODELS / "digits-dense.onnx", prune=0.01, verify=False, **options)
+    oy.compile(MODELS / "digits-sparse.onnx", prune=0.5, verify=False, **options)
     assert not [stage for stage in said if stage.startswith("WARNING: ")]
 
 
@@ -182,8 +182,10 @@ def _biased(model: Model, shift: float) -> Model:
     return model
 
 
-@pytest.mark.parametrize("shift", [0, -3])
-@pytest.mark.parametrize("name", ["yolov3-tiny", "yolov5n", "yolov8n", "nanodet", "yolo26n"])
+@pytest.mark.parametrize(
+    ("name", "shift"),
+    [("yolov3-tiny", 0), ("yolov5n", -3), ("yolov8n", 0), ("yolov8n", -3), ("nanodet", 0), ("yolo26n", -3)],
+)
 def test_random_weights_have_nothing_to_lose(name: str, shift: float) -> None:
     model = _biased(load(model_path(name)), shift)
     other = model.copy()
