@@ -1,9 +1,10 @@
 """Make the latency tables that come with the package, on this machine.
 
-    python bench/make_tables.py [--runtime ncnn,onnxruntime] [--models yolov5n,yolov8n] [--sizes 640,320] [--threads 1]
-        [--out DIR]
+    python bench/make_tables.py [--runtime ncnn,onnxruntime] [--threads 1] [--int8] [--out DIR] [MODEL …]
 
-Besides the networks themselves, random width assignments of them take part in the calibration as wholes.
+MODEL: NAME@SIZE of models/zoo, or a file (default: see `MODELS`; those of ../shared/material where it is). Besides the
+networks themselves, random width assignments of them take part in the calibration as wholes. --int8 measures the int8
+forms as well: on x86 only a processor with VNNI is like those that such a table is used on.
 
     python bench/make_tables.py --avx2 ~/.cache/onnxslim-yolo-avx2/avx2-python …
 
@@ -22,38 +23,49 @@ from unittest import mock
 from models_for_bench import model_of
 from random_widths import fused, prepared, with_random_widths
 
+from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency import host_isa
 from onnxslim_yolo.latency.shipped import DATA, table_file
 from onnxslim_yolo.latency.table_format import write_table
+from onnxslim_yolo.load import load
 from onnxslim_yolo.measure.measurer import Measurer
 from onnxslim_yolo.measure.profile import profile
 from onnxslim_yolo.runtime.boards import Board
+
+MATERIAL = Path(__file__).resolve().parents[2] / "shared" / "material" / "weights"
+MODELS = (
+    *(f"{name}@{size}" for name in ("yolov5n", "yolov8n") for size in (640, 320)),
+    *("yolov6n@320", "mobilenetv2@320", "v5lite-s@320"),
+    *(str(MATERIAL / name) for name in ("yolo-fastest-1.1.cfg", "FastestDet.onnx")),
+)
+"""SiLU, ReLU and ReLU6, LeakyReLU; convolutions of all kinds, depthwise ones of 3×3 and 5×5, channels shuffled."""
+RANDOM_WIDTHS = (1, 4, 8, 16)
+"""Steps of the random assignments."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtime", default="ncnn,onnxruntime")
-    parser.add_argument("--models", default="yolov5n,yolov8n")
-    parser.add_argument("--sizes", default="640,320")
+    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("--int8", action="store_true")
     parser.add_argument("--threads", default="1", help="1,2: a table of each; more than one: an idle machine only")
     parser.add_argument("--avx2", help="launcher of a Python whose runtimes are kept from AVX-512")
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
     isa = "avx2" if options.avx2 else host_isa()
     graphs = []
-    for name in options.models.split(","):
-        for size in map(int, options.sizes.split(",")):
-            base = prepared(model_of(name, size))
-            graphs.append(fused(base.copy()).graph)
-            # Seeds that no test of the predictions uses.
-            graphs += [with_random_widths(base, 1000 + seed, step).graph for seed, step in enumerate((1, 4, 8, 16))]
+    for name in options.models:
+        base = prepared(read(name))
+        graphs.append(fused(base.copy()).graph)
+        # Seeds that no test of the predictions uses.
+        graphs += [with_random_widths(base, 1000 + seed, step).graph for seed, step in enumerate(RANDOM_WIDTHS)]
     for threads in map(int, options.threads.split(",")):
         for runtime in options.runtime.split(","):
             start = time.perf_counter()
             with ExitStack() as stack:
                 if options.avx2:  # the processor says AVX-512 there, too
                     stack.enter_context(mock.patch.object(Measurer, "board", as_avx2))
-                table = profile(graphs, target=runtime, threads=threads, run_on=options.avx2)
+                table = profile(graphs, target=runtime, threads=threads, run_on=options.avx2, int8=options.int8)
             if options.avx2:
                 table = replace(table, cpu=f"{table.cpu}, kept from AVX-512", _cache={})
             path = write_table(table, options.out / table_file(runtime, isa, threads).name)
@@ -63,6 +75,12 @@ def main() -> None:
                 f"scale {table.scale:.3f}, {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
+
+
+def read(name: str) -> Model:
+    """A network by name and size, or a file."""
+    known, at, size = name.partition("@")
+    return model_of(known, int(size)) if at else load(Path(name))
 
 
 board = Measurer.board

@@ -4,10 +4,11 @@ A table holds a layer's int8 form as a family of the same kind whose `op` ends i
 tables with and without such entries are one format. What was not measured is not estimated: whether int8 gains depends
 on instructions (dot products, VNNI) that the analytic model does not know.
 
-In ncnn only convolutions have one, which reads and writes floats ("int8"), as what reads these is to have them: ncnn's
-depthwise kernels leave them in packs of 8, which a Pi 4's other layers take apart one by one. Where all readers are in
-int8 a convolution hands on codes instead, and has a time of its own ("codes int8"). onnxruntime hands codes on
-everywhere, and what makes or reads them at the ends of a chain is a layer of its own: "quantize" and "dequantize".
+In ncnn only convolutions and products with a weight have one, which reads and writes floats ("int8"), as what reads
+these is to have them: ncnn's depthwise kernels leave them in packs of 8, which a Pi 4's other layers take apart one by
+one. Where all readers are in int8 a convolution hands on codes instead, and has a time of its own ("codes int8").
+onnxruntime hands codes on everywhere, and what makes or reads them at the ends of a chain is a layer of its own:
+"quantize" and "dequantize".
 Of a result that is clipped (ReLU6) ncnn's int8 kernels take one value at a time: "clip int8", "clip codes int8".
 """
 
@@ -25,10 +26,11 @@ HANDED_ON = 1024
 """Values of a map from which on ncnn's int8 convolutions hand on codes: of fewer nothing is gained, nor seen when it is
 checked."""
 ENDS = ("quantize", "dequantize")
-IN_NCNN = frozenset(("conv", "depthwise"))
-IN_ONNXRUNTIME = frozenset(
-    ("conv", "group-conv", "depthwise", "maxpool", "avgpool", "resize", "concat", "split", "binary", "unary")
-)
+THROUGH_NCNN = frozenset(("conv", "depthwise"))
+"""What reads and writes codes in ncnn."""
+IN_NCNN = THROUGH_NCNN | {"matmul"}
+WITH_WEIGHT = IN_NCNN | {"group-conv"}
+IN_ONNXRUNTIME = WITH_WEIGHT | {"maxpool", "avgpool", "resize", "concat", "split", "binary", "unary"}
 UNARY = frozenset(("sigmoid", "silu", "leaky"))
 
 
@@ -70,6 +72,8 @@ def is_int8(family: Family) -> bool:
 
 def has_form(family: Family, runtime: Runtime) -> bool:
     """Whether a runtime has an int8 form of it."""
+    if family.kind == "matmul" and family.op:  # of two maps
+        return False
     if runtime == "ncnn":
         return family.kind in IN_NCNN
     if family.kind == "resize":
@@ -107,6 +111,12 @@ def int8_us(table: LatencyTable, key: LayerKey, *, codes: bool = False) -> float
 def _us(table: LatencyTable, family: Family, key: LayerKey) -> float | None:
     alone = table.measured(family, key.ins, key.outs)
     return None if alone is None else table.scale * alone + table.overhead
+
+
+def without_int8(table: LatencyTable) -> LatencyTable:
+    """A table that knows the floats' times only."""
+    families = {family: grid for family, grid in table.families.items() if not is_int8(family)}
+    return replace(table, families=families, _cache={})
 
 
 def scaled_int8(table: LatencyTable, factor: float) -> LatencyTable:

@@ -1,7 +1,8 @@
 """Which table a compilation reads: the one it is given, else one that comes with the package, else none.
 
 The choice depends on the runtime, the instruction set and the threads that are asked for only, so that the same input
-and options give the same bytes. A table of several threads is `RUNTIME-NAME-THREADS.json`, of one `RUNTIME-NAME.json`.
+and options give the same bytes. int8 times of x86 are those of processors with VNNI, and are left out for others. A
+table of several threads is `RUNTIME-NAME-THREADS.json`, of one `RUNTIME-NAME.json`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from onnxslim_yolo.errors import UsageError
-from onnxslim_yolo.latency.devices import Device, device_of, isa_of
+from onnxslim_yolo.latency.devices import Device, adds_in_16_bits, device_of, isa_of
+from onnxslim_yolo.latency.int8 import without_int8
 from onnxslim_yolo.latency.methods import INSTRUCTIONS
 from onnxslim_yolo.latency.packing import Runtime
 from onnxslim_yolo.latency.table import LatencyTable
@@ -40,7 +42,8 @@ def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None, thr
         UsageError: the file is a table of another runtime, or there is no such device.
     """
     if path is None:
-        return _shipped(runtime, isa, threads)
+        table = _shipped(runtime, isa, threads)
+        return without_int8(table) if adds_in_16_bits(isa) else table
     table = read_table(path)
     if table.runtime != runtime:
         raise UsageError(

@@ -40,7 +40,7 @@ from onnxslim_yolo.latency.methods import ANALYTIC
 from onnxslim_yolo.latency.packing import Runtime, blocks_of, lanes_of, pack_of, packs_of, padded
 
 FORMAT, VERSION = "onnxslim-yolo/latency", 1
-SQUARE = frozenset({"conv", "group-conv", "deconv"})
+SQUARE = frozenset({"conv", "group-conv", "deconv", "matmul"})
 """Kinds that are measured over input and output widths; the others over one width."""
 
 NOISY = 0.1

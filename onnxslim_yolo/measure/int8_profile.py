@@ -19,6 +19,8 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency.int8 import (
     CLIPS,
     ENDS,
+    THROUGH_NCNN,
+    WITH_WEIGHT,
     clipped_form,
     codes_form,
     end_of_chain,
@@ -52,11 +54,11 @@ def int8_layers(layers: Iterable[LayerKey], runtime: Runtime) -> list[LayerKey]:
         if not has_form(family, runtime) or (family.kind == "conv" and phases):
             continue
         forms = [int8_form(family)]
-        if runtime == "ncnn":
+        if runtime == "ncnn" and family.kind in THROUGH_NCNN:
             forms.append(codes_form(family))
             forms += [clipped_form(form) for form in forms if key.activation == CLIPS]
         found += [LayerKey(form, key.ins, key.outs) for form in forms]
-        if runtime == "onnxruntime" and family.kind in ("conv", "group-conv", "depthwise"):
+        if runtime == "onnxruntime" and family.kind in WITH_WEIGHT:
             found += [end_of_chain(which, family.size, key.outs[0]) for which in ENDS]
             if key.activation == "leakyrelu":
                 leaky = int8_form(Family("unary", "leaky", size=family.size))

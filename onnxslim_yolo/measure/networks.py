@@ -22,18 +22,19 @@ from onnxslim_yolo.latency.layers import Family, LayerKey
 from onnxslim_yolo.measure.int8_networks import int8_nodes
 
 MEASURABLE = frozenset(
-    {"conv", "group-conv", "depthwise", "maxpool", "avgpool", "resize", "concat", "split", "binary", "gate", "unary"}
-)
-"""Kinds that are measured. What else there is (matrix products, reshapes) is estimated."""
+    ("conv", "group-conv", "depthwise", "maxpool", "avgpool", "resize", "concat", "split", "binary", "gate", "unary")
+) | {"matmul"}
+"""Kinds that are measured. What else there is (products of two maps, reshapes) is estimated."""
 
 OPSET = 17
+FLOATS, TAGGED, CODES, SCALES = range(4)
 
 
 @dataclass(frozen=True)
 class NcnnSpec:
     """A network for the measuring process: the `.param` text, [count, kind] per weight, (c, h, w) per input.
 
-    A weight's kind: 0 floats, 1 floats behind a tag, 2 codes behind theirs, 3 scales of codes.
+    A weight's kind: `FLOATS`; `TAGGED`: floats behind a tag; `CODES` behind theirs; `SCALES` of codes.
     """
 
     param: str
@@ -61,13 +62,16 @@ def can_measure(family: Family) -> bool:
     """Whether there is a network for it."""
     if is_int8(family):
         return family.op.split(" ")[0] in ENDS or can_measure(float_form(family))
-    return family.kind in MEASURABLE and (family.kind != "unary" or family.op in NCNN_UNARY)
+    known = {"unary": family.op in NCNN_UNARY, "matmul": not family.op}.get(family.kind, True)
+    return family.kind in MEASURABLE and known
 
 
 def input_shapes(key: LayerKey) -> list[list[int]]:
-    """(c, h, w) of each input of the layer's network."""
+    """(c, h, w) of each input of the layer's network; (rows, columns) of a product's, (columns) of one row's."""
     family = key.family
     height, width = family.size
+    if family.kind == "matmul":
+        return [[height, key.ins[0]] if height > 1 else [key.ins[0]]]
     if family.kind in ("conv", "group-conv", "depthwise", "maxpool"):
         height, width = height * family.stride[0], width * family.stride[1]
     elif family.kind == "avgpool":
@@ -133,14 +137,28 @@ def _ncnn_conv(key: LayerKey) -> _Made:
         params[7] = groups
     else:  # as the emitter writes it: ncnn chooses its kernel by it
         params[SHAPE_HINT] = [3, family.size[1], family.size[0], key.outs[0]]
-    weights = [[size, 1], [key.outs[0], 0]]
+    weights = [[size, TAGGED], [key.outs[0], FLOATS]]
     if is_int8(family):
         codes = gives_codes(family)
         params[SCALE_TERM] = HANDS_ON if codes else 1
-        weights = [[size, 2], [key.outs[0], 0], [key.outs[0], 3], [1, 3], *([[1, 3]] if codes else [])]
+        weights = _in_codes(key, size) + [[1, 3]] * codes
         if clips(family):
             params |= {9: 3, 10: [0.0, 6.0]}
     return "ConvolutionDepthWise" if groups > 1 else "Convolution", params, weights
+
+
+def _in_codes(key: LayerKey, size: int) -> list[list[int]]:
+    """Weights of an int8 layer: codes, biases, their scales, that of what it reads."""
+    return [[size, CODES], [key.outs[0], FLOATS], [key.outs[0], SCALES], [1, SCALES]]
+
+
+def _ncnn_product(key: LayerKey) -> _Made:
+    """As the emitter writes it: every row of the matrix is read as a vector."""
+    size = key.ins[0] * key.outs[0]
+    params: dict[int, Param] = {0: key.outs[0], 1: 1, 2: size}
+    if is_int8(key.family):
+        return "InnerProduct", params | {SCALE_TERM: 1}, _in_codes(key, size)
+    return "InnerProduct", params, [[size, TAGGED], [key.outs[0], FLOATS]]
 
 
 def _ncnn_pool(key: LayerKey) -> _Made:
@@ -160,7 +178,7 @@ def _ncnn_resize(key: LayerKey) -> _Made:
 
 
 NCNN: dict[str, Callable[[LayerKey], _Made]] = {
-    "conv": _ncnn_conv, "group-conv": _ncnn_conv, "depthwise": _ncnn_conv,
+    "conv": _ncnn_conv, "group-conv": _ncnn_conv, "depthwise": _ncnn_conv, "matmul": _ncnn_product,
     "maxpool": _ncnn_pool, "avgpool": _ncnn_pool, "resize": _ncnn_resize,
     "concat": lambda key: ("Concat", {0: 0}, []),
     "split": lambda key: ("Slice", {0: list(key.outs), 1: 0}, []),
@@ -234,6 +252,11 @@ def _onnx_conv(key: LayerKey) -> _Parts:
     return "Conv", {**_window(family), "group": groups}, [weight, np.zeros(key.outs[0], np.float32)]
 
 
+def _onnx_product(key: LayerKey) -> _Parts:
+    weight = np.random.default_rng(0).normal(0, 0.1, (key.ins[0], key.outs[0]))
+    return "MatMul", {}, [weight.astype(np.float32)]
+
+
 def _window(family: Family) -> dict[str, Any]:
     return {"kernel_shape": family.kernel, "strides": family.stride, "pads": _pads(family)}
 
@@ -247,7 +270,7 @@ def _onnx_resize(key: LayerKey) -> _Parts:
 
 
 ONNX: dict[str, Callable[[LayerKey], _Parts]] = {
-    "conv": _onnx_conv, "group-conv": _onnx_conv, "depthwise": _onnx_conv,
+    "conv": _onnx_conv, "group-conv": _onnx_conv, "depthwise": _onnx_conv, "matmul": _onnx_product,
     "maxpool": lambda key: ("MaxPool", _window(key.family), []),
     "avgpool": lambda key: ("AveragePool", {"kernel_shape": key.family.kernel, "strides": key.family.stride}, []),
     "resize": _onnx_resize,

@@ -23,7 +23,7 @@ from onnxslim_yolo.ir.graph import (
     sole_consumer,
 )
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.int8 import HANDED_ON, IN_NCNN, end_of_chain, gives_codes, int8_us
+from onnxslim_yolo.latency.int8 import HANDED_ON, THROUGH_NCNN, end_of_chain, gives_codes, int8_us
 from onnxslim_yolo.latency.layers import Family, Layer, LayerKey, describe, size_of
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.ops.linear import is_conv
@@ -149,7 +149,7 @@ class _Judge:
     def _read_by(self, layer: Layer) -> set[str]:
         """The convolutions that read what one makes, with its activation, in ncnn; none where something else does."""
         made, (height, width) = layer.node.outputs[0], layer.key.family.size
-        if layer.key.family.kind not in IN_NCNN or height * width * layer.key.outs[0] < HANDED_ON:
+        if layer.key.family.kind not in THROUGH_NCNN or height * width * layer.key.outs[0] < HANDED_ON:
             return set()
         reader = sole_consumer(self._graph, made)
         if reader is not None and reader.op in FUSED_IN_NCNN:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import onnxslim_yolo as oy
-from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, layers_of
+from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, devices, layers_of
 from onnxslim_yolo.latency.int8 import (
     ENDS,
     clipped_form,
@@ -33,6 +33,7 @@ from onnxslim_yolo.measure.profile import profile
 from onnxslim_yolo.passes.quantise import Quantise
 from onnxslim_yolo.quantisation.latency import SLOWER, faster_layers, plan_prediction
 from onnxslim_yolo.quantisation.qdq import quantised_graph
+from onnxslim_yolo.runtime import processor
 from onnxslim_yolo.verify.quantised import int8_kernels
 from tests.latency.models import small
 from tests.quantisation.test_quantise import built, images
@@ -48,6 +49,7 @@ KINDS = [
     LayerKey(Family("split", size=(8, 8)), (24,), (12, 12)),
     LayerKey(Family("binary", "add", size=(8, 8)), (12, 12), (12,)),
     *(LayerKey(Family("unary", op, size=(8, 8)), (12,), (12,)) for op in ("silu", "sigmoid", "leaky")),
+    *(LayerKey(Family("matmul", size=(rows, 1)), (12,), (20,)) for rows in (1, 64)),
 ]
 
 
@@ -138,6 +140,45 @@ def test_all_is_done_and_told_where_it_is_slower(images: Path, tmp_path: Path) -
     path = write_table(made_up({"conv": 1.2, "depthwise": 3.0}, model=model), tmp_path / "t.json")
     assert Quantise(("all",), images, table=path).run(model) == 3
     assert any("--quantize int8 leaves float" in note for note in model.notes)
+
+
+TOKENS = (
+    "float[6,3,1,1] w, float[6] b, float[6,24] p, float[24,6] q, float[6,6,1,1] e,"
+    " int64[3] flat = {1, 6, 768}, int64[4] map = {1, 6, 24, 32}",
+    """c = Conv <kernel_shape = [1, 1]> (x, w, b)
+    r = Relu (c)
+    f = Reshape (r, flat)
+    t = Transpose <perm = [0, 2, 1]> (f)
+    u = MatMul (t, p)
+    v = Relu (u)
+    m = MatMul (v, q)
+    s = Transpose <perm = [0, 2, 1]> (m)
+    n = Reshape (s, map)
+    y = Conv <kernel_shape = [1, 1]> (n, e)""",
+)
+
+
+@pytest.mark.parametrize("runtime", ["ncnn", "onnxruntime"])
+@pytest.mark.parametrize("factor", [0.4, 3.0])
+def test_products_with_a_weight_go_by_the_table(runtime: Runtime, factor: float) -> None:
+    model = built("tokens", bodies={"tokens": TOKENS})
+    table = made_up({"matmul": factor, "conv": 3.0}, runtime, model)
+    wanted, predicted = faster_layers(model, table, lambda node: None)
+    kept = {node.op for node in model.graph.nodes if node.op in ("MatMul", "Conv") and wanted(node) is None}
+    assert (kept, predicted.left < 1) == (({"MatMul"}, True) if factor < 1 else (set(), False))
+
+
+def test_an_x86_without_vnni_is_not_judged_by_int8_times_of_one_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for runtime in ("ncnn", "onnxruntime"):
+        assert knows_int8(table_for(runtime, "x86-avx512")) and not knows_int8(table_for(runtime, "x86-avx2"))
+        assert knows_int8(table_for(runtime, "pi4")) == (runtime == "ncnn")
+        monkeypatch.setattr(devices, "host_isa", lambda: "avx512")
+        found = {}
+        for without in (True, False):
+            monkeypatch.setattr(processor, "adds_in_16_bits", lambda without=without: without)
+            found[without] = table_for(runtime)
+        assert not knows_int8(found[True]) and knows_int8(found[False])
+        assert found[True].families.items() <= found[False].families.items(), "the floats' times are the same"
 
 
 @pytest.mark.parametrize(("ends", "kept"), [(0.0, True), (9.0, False)])
