@@ -42,6 +42,9 @@ _LET_GO = "; --floor 2 lets go of the channels, too, that carry most of a tensor
 TRIES = 8
 """How often a lower limit is asked for where constraints give channels back."""
 
+BELOW = 1 - 1e-6
+"""So much of what a choice comes to is asked for next, so that it is another one."""
+
 
 @dataclass(frozen=True)
 class _Known:
@@ -116,7 +119,7 @@ class PruneToTarget:
         """The plan for a limit, and what it comes to: the cheapest that was found where it meets none.
 
         Constraints that the problem does not know, parts that have to stay equal, give channels back once widths are
-        chosen. So much less is asked for the next time.
+        chosen. So much less is asked for the next time, and less than what was found.
         """
         best, least, asked = plan, float("inf"), limit
         for _ in range(TRIES):
@@ -126,7 +129,7 @@ class PruneToTarget:
             after = problem.latency([int(trial.keep[u.order].sum()) for u in problem.units])
             if after < least:
                 best, least = trial, after
-            asked -= after - limit
+            asked = min(asked - (after - limit), found.latency * BELOW)
             if least <= limit * (1 + 1e-9) or asked <= 0:
                 break
         return best, least

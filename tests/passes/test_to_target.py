@@ -226,7 +226,7 @@ def test_widths_that_are_tried(width: int, lanes: int, floor: int, widths: list[
     assert _candidates(unit, lanes, floor) == widths
 
 
-@pytest.mark.parametrize("share", [0.7, 0.5])
+@pytest.mark.parametrize("share", [0.7, 0.65, 0.5])
 def test_what_parts_that_stay_equal_give_back_is_taken_elsewhere(share, monkeypatch):
     model = network()
     model.equal_parts = True

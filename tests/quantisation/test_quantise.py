@@ -270,7 +270,7 @@ def test_int8_is_near_float(images: Path) -> None:
 
 def test_compile_writes_it(images: Path, tmp_path: Path) -> None:
     source = built("silu").save(tmp_path / "net.onnx")
-    result = oy.compile(source, prune=0, quantize="int8", calib=images, emit="onnx,ncnn", out=tmp_path / "out")
+    result = oy.compile(source, prune=0, quantize="all", calib=images, emit="onnx,ncnn", out=tmp_path / "out")
     ops = [node.op_type for node in onnx.load(result.onnx).graph.node]
     assert ops.count("QuantizeLinear") == ops.count("DequantizeLinear") - 4
     assert result.report["int8"]["layers"] and result.report["verification"]["int8"]["kernels"] == 2
