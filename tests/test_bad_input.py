@@ -242,7 +242,6 @@ def test_the_command_exits_with_2_and_one_message(case: str, tmp_path: Path) -> 
         ({"emit": ""}, "names nothing to write"),
         ({"keep": ["nowhere"]}, "'nowhere' matches no layer"),
         ({"imgsz": 0}, "image size"),
-        ({"imgsz": 32}, "fixed at 8x8"),
         ({"passes": "prun"}, "unknown pass 'prun'.*\n.*'prune'"),
         ({"name": "a/b"}, "no file name"),
         ({"prune": 0.5, "target_macs": 0.5}, "give one of"),

@@ -225,7 +225,8 @@ def _dtype(elem_type: int) -> object:
         return elem_type
 
 
-def _elem_type(dtype: object) -> int:
+def elem_type_of(dtype: object) -> int:
+    """ONNX's number of a tensor's type; of none, 0."""
     if dtype is None:
         return TensorProto.UNDEFINED
     if isinstance(dtype, int):
@@ -242,7 +243,7 @@ def _value_info(tensor: Tensor, *, with_shape: bool = True) -> onnx.ValueInfoPro
     """What `onnx.helper.make_tensor_value_info` makes, which takes several times as long: thousands are made."""
     info = onnx.ValueInfoProto(name=tensor.name)
     kind = info.type.tensor_type
-    kind.elem_type = _elem_type(tensor.dtype)
+    kind.elem_type = elem_type_of(tensor.dtype)
     shape = tensor.shape if with_shape else None
     if shape is not None:
         kind.shape.SetInParent()  # a scalar has a shape, too

@@ -8,7 +8,8 @@ In ncnn only convolutions and products with a weight have one, which reads and w
 these is to have them: ncnn's depthwise kernels leave them in packs of 8, which a Pi 4's other layers take apart one by
 one. Where all readers are in int8 a convolution hands on codes instead, and has a time of its own ("codes int8").
 onnxruntime hands codes on everywhere, and what makes or reads them at the ends of a chain is a layer of its own:
-"quantize" and "dequantize".
+"quantize" and "dequantize". Its int8 convolutions read and write channels last; where another operator wants them
+first, they are moved: "transpose".
 Of a result that is clipped (ReLU6) ncnn's int8 kernels take one value at a time: "clip int8", "clip codes int8".
 """
 
@@ -25,7 +26,8 @@ CODES, CLIPS = f"codes {INT8}", "clip"
 HANDED_ON = 1024
 """Values of a map from which on ncnn's int8 convolutions hand on codes: of fewer nothing is gained, nor seen when it is
 checked."""
-ENDS = ("quantize", "dequantize")
+TURN = "transpose"
+ENDS = ("quantize", "dequantize", TURN)
 THROUGH_NCNN = frozenset(("conv", "depthwise"))
 """What reads and writes codes in ncnn."""
 IN_NCNN = THROUGH_NCNN | {"matmul"}

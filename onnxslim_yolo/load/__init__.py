@@ -20,6 +20,7 @@ from onnxslim_yolo.files.atomic import require_file, sha256_of
 from onnxslim_yolo.ir.input_format import INPUT_KEY, UNIT, InputFormat, input_format_of
 from onnxslim_yolo.ir.model import Model, Source
 from onnxslim_yolo.load.onnx import load_onnx, model_of, read_onnx, read_pair, refuse_unsupported
+from onnxslim_yolo.load.other_size import fixed_size, made_for
 
 __all__ = ["LoadOptions", "load", "load_onnx", "read_model", "read_onnx"]
 
@@ -144,8 +145,14 @@ def _read_model(path: Path, options: LoadOptions) -> tuple[Model, onnx.ModelProt
         model.notes.extend(notes)
         return model, proto
     proto, reference = read_pair(path)
-    model = model_of(proto, Source(path.name, sha256_of(path), path.stat().st_size), path)
-    return model, reference
+    source = Source(path.name, sha256_of(path), path.stat().st_size)
+    model = model_of(proto, source, path)
+    if options.imgsz is None or fixed_size(model.graph) in (None, options.imgsz):
+        return model, reference
+    made, note = made_for(model, options.imgsz, raw=options.head == "raw", path=path, asked=options.asked)
+    model = model_of(made, source, path)
+    model.note(note)
+    return model, made
 
 
 def _from_proto(proto: onnx.ModelProto, path: Path) -> tuple[Model, onnx.ModelProto]:

@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxslim_yolo.ir.graph import Array
-from onnxslim_yolo.latency.int8 import ENDS, WITH_WEIGHT, float_form
+from onnxslim_yolo.latency.int8 import ENDS, TURN, WITH_WEIGHT, float_form
 from onnxslim_yolo.latency.layers import LayerKey
 from onnxslim_yolo.ops.arithmetic import PRODUCT
 from onnxslim_yolo.ops.linear import CONVOLUTIONS, LINEAR
@@ -39,7 +39,9 @@ def int8_nodes(
     """
     writer = _Writer(index)
     end = key.family.op.split(" ")[0]
-    if end in ENDS:
+    if end == TURN:
+        writer.turned(ins[0], outs[0])
+    elif end in ENDS:
         writer.ends(ins[0], outs[0], timed=end)
     else:
         read = [writer.coded(name) for name in ins]
@@ -81,6 +83,12 @@ class _Writer:
 
         put("QuantizeLinear", source, codes)
         put("DequantizeLinear", codes, target)
+
+    def turned(self, source: str, target: str) -> None:
+        """A tensor's codes with their channels last."""
+        read, made = self.coded(source), f"{source}_turned"
+        self.nodes.append(helper.make_node("Transpose", [read], [made], f"L{self.index}_layer", perm=[0, 2, 3, 1]))
+        self.ends(made, target)
 
     def coded(self, source: str) -> str:
         """The tensor as its codes tell it."""

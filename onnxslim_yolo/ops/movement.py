@@ -46,6 +46,9 @@ is_gather = one_of("Gather")
 is_transpose = one_of("Transpose")
 is_space_to_depth = one_of("SpaceToDepth")
 
+reads_places = one_of("GatherElements", "GatherND", "ScatterND", "ScatterElements", "Scatter", "GridSample", "RoiAlign")
+"""Their second input says at which places they read or write."""
+
 is_join = one_of("Concat")
 is_split = one_of("Split")
 is_slice = one_of("Slice")

@@ -34,7 +34,7 @@ class CompileOptions:
     Attributes:
         out: folder to write to; None: `NAME-slim` in the working directory.
         name: stem of the files; None: the input's.
-        imgsz: (height, width) in pixels where the input leaves it open.
+        imgsz: (height, width) in pixels; None: what the file says.
         input: what the network is fed for a pixel, as `input_format` spells it; None: what the file shows, else [0, 1].
         weights: Darknet weights, or the yaml of a bare state_dict.
         trust: open archives whose loading runs code.
@@ -83,7 +83,9 @@ class CompileOptions:
     name: str | None = field(default=None, metadata=told("Stem of the written files (default: the input's).", "Output"))
     imgsz: tuple[int, int] | None = field(
         default=None,
-        metadata=told("Input size where the file leaves it open.", "Input", shown="N|HxW", read=parse_size),
+        metadata=told(
+            "Input size; of a file of a fixed size, too, where that can be.", "Input", shown="N|HxW", read=parse_size
+        ),
     )
     input: str | None = field(
         default=None,

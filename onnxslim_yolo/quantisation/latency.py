@@ -2,7 +2,9 @@
 
 ncnn's int8 convolutions read and write floats, but for those that only int8 ones read: these hand on codes. In
 onnxruntime codes are handed on everywhere, so that a layer that becomes float again also needs its neighbours' codes
-made and read. So the network is judged as a whole, layer after layer, and a change stays as long as the sum falls.
+made and read. Its int8 convolutions write channels last, and what follows on codes keeps them so; where an operator
+wants them first, or a convolution gets them first, they are moved, and a pool of codes that are not behind such a
+convolution is slow. So the network is judged as a whole, layer after layer: a change stays as long as the sum falls.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from onnxslim_yolo.ir.graph import (
     sole_consumer,
 )
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.int8 import HANDED_ON, THROUGH_NCNN, end_of_chain, gives_codes, int8_us
+from onnxslim_yolo.latency.int8 import HANDED_ON, THROUGH_NCNN, TURN, end_of_chain, gives_codes, int8_us
 from onnxslim_yolo.latency.layers import Family, Layer, LayerKey, describe, size_of
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.ops.linear import is_conv
@@ -41,8 +43,16 @@ SLOWER = "it is not faster in int8, by the latency table"
 UNKNOWN = "the latency table has no int8 time of it"
 NOTHING = "int8 gains nothing in all, by the latency table"
 
+POOLED = frozenset(("maxpool", "avgpool"))
+
 FUSED_IN_NCNN = frozenset(("Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", "Mish"))
 """Activations that ncnn's convolutions compute themselves (`emit.ncnn.tidy`)."""
+
+CHANNELS_FIRST = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather"))
+"""Operators on codes for which onnxruntime moves channels back to the front."""
+
+SLOW_POOL = 15.0
+"""A pool of codes with channels first takes so many times what the float one takes (measured: 15 to 90)."""
 
 Wanted = Callable[[Node], str | None]
 
@@ -136,15 +146,18 @@ class _Judge:
     def us(self, layers: Collection[str], coded: Collection[str]) -> float:
         """µs of the graph with these layers in int8, and codes in these tensors, both by name."""
         layers, total = set(layers), 0.0
+        last = self._channels_last(layers, coded) if self._on_codes else set()
         for layer, plain, floats, handed in zip(self._layers, self._float, self._int8, self._codes, strict=True):
             readers = self._readers.get(layer.node.name)
             whole = handed if readers and readers <= layers else floats
             codes = layer.node.name in layers or (self._on_codes and _reads_and_writes(layer.node, coded))
             if not codes or whole is None:
                 total += plain
+            elif self._on_codes and layer.key.family.kind in POOLED and layer.node.inputs[0].name not in last:
+                total += SLOW_POOL * plain
             else:
                 total += whole + (self._activation(layer) if layer.node.name in layers else 0.0)
-        return total + (self._ends(layers, coded) if self._on_codes and layers else 0.0)
+        return total + (self._ends(layers, coded, last) if self._on_codes and layers else 0.0)
 
     def _read_by(self, layer: Layer) -> set[str]:
         """The convolutions that read what one makes, with its activation, in ncnn; none where something else does."""
@@ -165,8 +178,23 @@ class _Judge:
         family = Family("unary", "leaky", size=layer.key.family.size)
         return int8_us(self._table, LayerKey(family, layer.key.outs, layer.key.outs)) or 0.0
 
-    def _ends(self, layers: Collection[str], coded: Collection[str]) -> float:
-        """µs of making codes of floats, and floats of codes."""
+    def _channels_last(self, layers: Collection[str], coded: Collection[str]) -> set[str]:
+        """Tensors whose codes onnxruntime has with their channels last: behind int8 convolutions."""
+        found: set[str] = set()
+        for node in self._graph.nodes:
+            before = producer(node.inputs[0]) if node.op in SATURATES else None
+            written = before is not None and is_conv(before) and before.name in layers
+            kept = (
+                node.op not in CHANNELS_FIRST
+                and _reads_and_writes(node, coded)
+                and any(tensor.name in found for tensor in node.inputs)
+            )
+            if written or kept or (is_conv(node) and node.name in layers):
+                found.update(tensor.name for tensor in node.outputs)
+        return found
+
+    def _ends(self, layers: Collection[str], coded: Collection[str], last: Collection[str]) -> float:
+        """µs of making codes of floats, and floats of codes, and of moving their channels."""
         total = 0.0
         for tensor in self._tensors:
             if tensor.name not in coded:
@@ -178,6 +206,10 @@ class _Judge:
             float_readers = any(not _computed_on_codes(node, layers, coded) for node in readers)
             if float_readers or is_graph_output(self._graph, tensor):
                 total += self._end("dequantize", tensor)
+            first = any(node.op in CHANNELS_FIRST and _reads_and_writes(node, coded) for node in readers)
+            convolved = any(is_conv(node) and node.name in layers for node in readers)
+            if (first or float_readers) if tensor.name in last else convolved:
+                total += self._end(TURN, tensor)
         return total
 
     def _end(self, which: str, tensor: Tensor) -> float:
