@@ -128,7 +128,9 @@ class Quantise:
 def _slower(model: Model, plan: Quantisation, table: LatencyTable) -> str | None:
     """That the table calls a plan no faster than the float network, or None."""
     left = plan_prediction(model.graph, table, plan).left
-    return f"predicted {left:.2f} of the float network's latency ({table.name})" if left > LEAST else None
+    return (
+        f"predicted {left:.2f} of the float network's latency ({table.name})" if left > LEAST[table.runtime] else None
+    )
 
 
 def calibration(calib: Path, model: Model) -> list[Array]:

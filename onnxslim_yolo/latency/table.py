@@ -249,16 +249,21 @@ class LatencyTable:
         if known is None:
             ratios = [
                 us / self.model.estimate(family, *cell_widths(family, widths))
-                for family, grid in self.families.items()
-                if family.kind == kind and not family.op.endswith("int8")
+                for family, grid in self._floats
+                if family.kind == kind
                 for widths, us in grid.us.items()
             ]
             known = self._corrections[kind] = float(np.median(ratios)) if ratios else self._typical
         return known
 
     @cached_property
+    def _floats(self) -> list[tuple[Family, Grid]]:
+        """What was measured of floats."""
+        return [(family, grid) for family, grid in self.families.items() if not family.op.endswith("int8")]
+
+    @cached_property
     def _typical(self) -> float:
-        kinds = {family.kind for family, grid in self.families.items() if grid.us}
+        kinds = {family.kind for family, grid in self._floats if grid.us}
         return float(np.median([self._correction(kind) for kind in sorted(kinds)])) if kinds else 1.0
 
 

@@ -29,21 +29,20 @@ from onnxslim_yolo.latency.int8 import HANDED_ON, THROUGH_NCNN, TURN, end_of_cha
 from onnxslim_yolo.latency.layers import Family, Layer, LayerKey, describe, size_of
 from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.ops.linear import is_conv
-from onnxslim_yolo.quantisation.places import COMPUTES, MOVES, SATURATES, places_of
+from onnxslim_yolo.quantisation.places import CODES_POOLED, COMPUTES, MOVES, SATURATES, places_of
 from onnxslim_yolo.quantisation.plan import Quantisation
 
 WORTH = 0.95
 """A layer is int8 where it takes less of the float layer's time than this: tables are noisy."""
 
-LEAST = 0.99
-"""The whole network stays float unless int8 takes less of its time than this."""
+LEAST = {"ncnn": 0.99, "onnxruntime": 0.94}
+"""The whole network stays float unless int8 takes less of its time than this: in ncnn layers add up to it within some
+per cent, in onnxruntime what is done between them is estimated."""
 
 ROUNDS = 2
 SLOWER = "it is not faster in int8, by the latency table"
 UNKNOWN = "the latency table has no int8 time of it"
 NOTHING = "int8 gains nothing in all, by the latency table"
-
-POOLED = frozenset(("maxpool", "avgpool"))
 
 FUSED_IN_NCNN = frozenset(("Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", "Mish"))
 """Activations that ncnn's convolutions compute themselves (`emit.ncnn.tidy`)."""
@@ -51,8 +50,8 @@ FUSED_IN_NCNN = frozenset(("Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", 
 CHANNELS_FIRST = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather"))
 """Operators on codes for which onnxruntime moves channels back to the front."""
 
-SLOW_POOL = 15.0
-"""A pool of codes with channels first takes so many times what the float one takes (measured: 15 to 90)."""
+SLOW_POOL = 40.0
+"""A pool of codes with channels first takes so many times what the float one takes (measured: 15 to 200)."""
 
 Wanted = Callable[[Node], str | None]
 
@@ -103,7 +102,7 @@ def faster_layers(model: Model, table: LatencyTable, wanted: Wanted) -> tuple[Wa
     if table.runtime == "onnxruntime" or any(map(gives_codes, table.families)):
         chosen = _descended(chosen, [node.name for node in places.layers if node.name in measured], us)
     best = us(chosen)
-    if best > LEAST * float_us:
+    if best > LEAST[table.runtime] * float_us:
         return (lambda node: wanted(node) or NOTHING), Prediction(float_us, float_us)
     return only(chosen), Prediction(float_us, best)
 
@@ -151,10 +150,10 @@ class _Judge:
             readers = self._readers.get(layer.node.name)
             whole = handed if readers and readers <= layers else floats
             codes = layer.node.name in layers or (self._on_codes and _reads_and_writes(layer.node, coded))
-            if not codes or whole is None:
-                total += plain
-            elif self._on_codes and layer.key.family.kind in POOLED and layer.node.inputs[0].name not in last:
+            if self._on_codes and self._pools_slowly(layer, coded, last):
                 total += SLOW_POOL * plain
+            elif not codes or whole is None:
+                total += plain
             else:
                 total += whole + (self._activation(layer) if layer.node.name in layers else 0.0)
         return total + (self._ends(layers, coded, last) if self._on_codes and layers else 0.0)
@@ -201,22 +200,36 @@ class _Judge:
                 continue
             made = producer(tensor)
             if made is None or not _computed_on_codes(made, layers, coded):
-                total += self._end("quantize", tensor)
+                total += self._end("quantize", tensor) * (1 + _blocked(made))
             readers = consumers(tensor)
-            float_readers = any(not _computed_on_codes(node, layers, coded) for node in readers)
-            if float_readers or is_graph_output(self._graph, tensor):
-                total += self._end("dequantize", tensor)
+            float_readers = [node for node in readers if not _computed_on_codes(node, layers, coded)]
+            leaves = bool(float_readers) or is_graph_output(self._graph, tensor)
+            if leaves:
+                total += self._end("dequantize", tensor) * (1 + any(map(is_conv, float_readers)))
             first = any(node.op in CHANNELS_FIRST and _reads_and_writes(node, coded) for node in readers)
             convolved = any(is_conv(node) and node.name in layers for node in readers)
-            if (first or float_readers) if tensor.name in last else convolved:
+            if (first or leaves) if tensor.name in last else convolved:
                 total += self._end(TURN, tensor)
         return total
+
+    def _pools_slowly(self, layer: Layer, coded: Collection[str], last: Collection[str]) -> bool:
+        """Whether codes are pooled with channels first: where codes are made of a maximum, they are made before."""
+        read, made = layer.node.inputs[0].name, layer.node.outputs[0].name
+        of_codes = {"maxpool": self._graph.opset >= CODES_POOLED, "avgpool": read in coded}
+        return read not in last and made in coded and of_codes.get(layer.key.family.kind, False)
 
     def _end(self, which: str, tensor: Tensor) -> float:
         shape = [int(side) if isinstance(side, int) else 1 for side in tensor.shape or ()]
         if len(shape) < 3:
             return 0.0
         return int8_us(self._table, end_of_chain(which, size_of(tuple(shape)), shape[1])) or 0.0
+
+
+def _blocked(made: Node | None) -> bool:
+    """Whether a float is made by a convolution, whose blocks of channels have to be put in order first."""
+    if made is not None and made.op in SATURATES:
+        made = producer(made.inputs[0])
+    return made is not None and is_conv(made)
 
 
 def _computed_on_codes(node: Node, layers: Collection[str], coded: Collection[str]) -> bool:

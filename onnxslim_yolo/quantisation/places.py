@@ -41,6 +41,9 @@ COMPUTES = frozenset(
 )
 """Operators that onnxruntime computes on codes, each of its tensors with a range of its own."""
 
+CODES_POOLED = 12
+"""The opset since which a MaxPool takes codes."""
+
 SATURATES = frozenset(("Relu", "Clip"))
 """Operators that writing codes does by itself, behind a convolution."""
 
@@ -203,7 +206,7 @@ def _moves(graph: gs.Graph, node: Node) -> bool:
     if any(is_graph_output(graph, tensor) for tensor in node.outputs):
         return False
     if node.op == "MaxPool":
-        return graph.opset >= 12 and len(node.outputs) == 1
+        return graph.opset >= CODES_POOLED and len(node.outputs) == 1
     return node.op != "Resize" or attribute(node, "mode") == "nearest"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import onnxslim_yolo as oy
+from onnxslim_yolo.ir.graph import Node
 from onnxslim_yolo.latency import Family, Grid, LatencyTable, LayerKey, devices, layers_of
 from onnxslim_yolo.latency.int8 import (
     ENDS,
@@ -31,7 +32,8 @@ from onnxslim_yolo.measure.int8_profile import MADE_UP, calibrated_int8, everyth
 from onnxslim_yolo.measure.measurer import Measurer
 from onnxslim_yolo.measure.profile import profile
 from onnxslim_yolo.passes.quantise import Quantise
-from onnxslim_yolo.quantisation.latency import SLOWER, faster_layers, plan_prediction
+from onnxslim_yolo.quantisation.latency import SLOWER, _Judge, faster_layers, plan_prediction
+from onnxslim_yolo.quantisation.places import places_of
 from onnxslim_yolo.quantisation.qdq import quantised_graph
 from onnxslim_yolo.runtime import processor
 from onnxslim_yolo.verify.quantised import int8_kernels
@@ -166,6 +168,49 @@ def test_products_with_a_weight_go_by_the_table(runtime: Runtime, factor: float)
     wanted, predicted = faster_layers(model, table, lambda node: None)
     kept = {node.op for node in model.graph.nodes if node.op in ("MatMul", "Conv") and wanted(node) is None}
     assert (kept, predicted.left < 1) == (({"MatMul"}, True) if factor < 1 else (set(), False))
+
+
+POOLED = (
+    "float[16,3,3,3] w, float[16] b, float[8,16,1,1] p, float[6,8,1,1] q",
+    """c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w, b)
+    r = Relu (c)
+    m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (r)
+    d = Conv <kernel_shape = [1, 1]> (m, p)
+    s = Relu (d)
+    t = Transpose <perm = [0, 1, 3, 2]> (s)
+    u = Transpose <perm = [0, 1, 3, 2]> (t)
+    y = Conv <kernel_shape = [1, 1]> (u, q)""",
+)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_in_onnxruntime_a_pool_of_codes_behind_a_float_convolution_is_slow(opset: int) -> None:
+    """It makes the codes of a maximum before it, and pools them with channels first; before opset 12 it cannot."""
+    model = built("pooled", opset, {"pooled": POOLED})
+    table = made_up({"conv": 1.0, "maxpool": 1.0}, "onnxruntime", model)
+    judge = _Judge(model.graph, table)
+    first = next(node for node in model.graph.nodes if node.op == "Conv")
+    [pool] = [key for key in layers_of(model.graph) if key.family.kind == "maxpool"]
+
+    def us(wanted: Callable[[Node], str | None]) -> float:
+        places = places_of(model.graph, wanted)
+        return judge.us([node.name for node in places.layers], places.shares)
+
+    partly, wholly = us(lambda node: "float" if node is first else None), us(lambda node: None)
+    assert partly - wholly == pytest.approx(39 * table.predict(pool) if opset > 11 else 0, rel=1e-6)
+
+
+def test_in_onnxruntime_channels_are_moved_at_a_price() -> None:
+    """Codes are there with channels last behind an int8 convolution; a Transpose wants them first."""
+    model = built("pooled", bodies={"pooled": POOLED})
+    tables = [made_up({"conv": 1.0, "maxpool": 1.0, "ends": ends}, "onnxruntime", model) for ends in (0.0, 1.0)]
+    places = places_of(model.graph)
+    names, coded = [node.name for node in places.layers], places.shares
+    free, paid = (_Judge(model.graph, table).us(names, coded) for table in tables)
+    area = 24 * 32 / 10 * tables[0].scale
+    # Codes of 3 channels of the image are made and turned; the first Transpose wants 8 channels first, the last
+    # convolution wants them last; the 6 that the network gives out become floats, and are turned.
+    assert paid - free == pytest.approx(area * (2 * 3 + 8 + 8 + 2 * 6), rel=0.01)
 
 
 def test_an_x86_without_vnni_is_not_judged_by_int8_times_of_one_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
