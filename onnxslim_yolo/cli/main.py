@@ -1,6 +1,7 @@
 """argv → options; prints. No logic of its own.
 
-Exit status: 0 done · 2 bad input or usage · 3 a verification failed · 4 a budget was not met · 5 no longer detects.
+Exit status: 0 done · 2 bad input or usage · 3 a verification failed · 4 a budget was not met · 5 no longer detects ·
+130 interrupted, 128 + the number of another signal that ends it.
 """
 
 from __future__ import annotations
