@@ -58,7 +58,7 @@ def _forked(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         asked = {
             "arguments": words,
             "cwd": str(cwd),
-            "environment": WIDE | environment(),
+            "environment": environment() | WIDE,
             "streams": [str(out), str(err)],
         }
         server.stdin.write(json.dumps(asked) + "\n")
@@ -72,7 +72,7 @@ def _server() -> subprocess.Popen[str]:
     """The process that forks, one for all tests of a worker."""
     line = [sys.executable, "-m", "tests.command_server"]
     server = subprocess.Popen(
-        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=WIDE | environment()
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment() | WIDE
     )
     atexit.register(lambda: (server.stdin.close(), server.wait(10)))  # type: ignore[union-attr]
     assert server.stdout is not None and server.stdout.readline() == "ready\n"
