@@ -42,7 +42,7 @@ def test_errors_name_the_file_as_it_was_given(tmp_path: Path, monkeypatch: pytes
     assert caught.value.file == "m.pt" and "model.3.cv3" in caught.value.message and caught.value.hint
     assert "Traceback" in str(caught.value.__cause__)
     with pytest.raises(InputError, match="multiple of the largest stride"):
-        trace_apart(Path("m.pt"), imgsz=(60, 64))
+        trace_checkpoint(Path("m.pt"), imgsz=(60, 64))
 
 
 def test_the_graph_is_checked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_dead_channels_behind_it_go_exactly(spelt: str, tmp_path: Path) -> None:
     weights = f"{TRUNK}, float[4,8,1,1] w1, float p9 = {{0.9}}, float low = {{{BELOW.get(op, 0)}}}"
     text = text_of("float[1,3,8,8] x", "float[1,4,8,8] y", weights, f"{body} {guard(op)} q = {spelt}(d) {last}", OPSET)
     path = written(text, tmp_path, values)
-    result = compiled(path, tmp_path, emit="onnx,ncnn" if op in OPS else "onnx", snap="none")
+    result = compiled(path, tmp_path, snap="none")  # in ncnn: the next test
     assert result.report["pruning"]["removed"] == 3
     compiled(path, tmp_path, prune=0.5, compensate="none", snap="none")
 

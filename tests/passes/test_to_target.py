@@ -180,10 +180,9 @@ def test_only_latency_has_milliseconds():
         PruneToTarget("12ms", "macs")
 
 
-@pytest.mark.parametrize("name", ["v5lite-g", "yolov6n"])
-def test_a_ratio_for_a_share_counts_what_is_merged_and_moved(name):
+def test_a_ratio_for_a_share_counts_what_is_merged_and_moved():
     """Merged branches and convolutions on the small map cost less: what is asked for is met, and not far exceeded."""
-    model = zoo(name)
+    model = zoo("v5lite-g")  # it has both
     whole = cost_of(model.graph).macs
     options = CompileOptions(target_macs=0.6, snap="none", importance="gamma", compensate="none")
     PassManager(remainder(options, model)).run(model)
