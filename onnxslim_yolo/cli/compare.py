@@ -88,7 +88,8 @@ def verify(
         raise VerificationError(
             f"{names[1]} disagrees with {names[0]}: {culprit.place()} differs by {found} of its "
             f"spread, allowed {allowed}{f' ({culprit.note})' if culprit.note else ''}",
-            hint="a pruned model differs from its source by what was pruned; --tolerance sets the limit",
+            hint="a pruned model differs from its source by what was pruned, an int8 one by its rounding, which "
+            "`compile` checks apart; --tolerance sets the limit",
         )
     if there is not None:
         require_sound(there, second)

@@ -41,7 +41,7 @@ LEAST = 1e-4
 BOX_WEIGHT = 3.0
 """Average precision asks for overlap, but of confidences only for their order: a nat weighs less than a lost box."""
 
-NO_THRESHOLD = -1.0
+NO_THRESHOLD = -float("inf")
 """A confidence that every cell exceeds: candidates then come in the order of the cells."""
 
 

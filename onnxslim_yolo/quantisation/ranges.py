@@ -127,7 +127,8 @@ def mse(seen: Seen) -> Range:
 def entropy(seen: Seen) -> Range:
     """The least information lost."""
     values = _few(seen.values)
-    counts, edges = np.histogram(values, BINS)
+    ends = min(values[0], 0.0), max(values[-1], 0.0)  # 0 has a code: a narrow range far from it is one bin
+    counts, edges = np.histogram(values.astype(np.float64), BINS, ends)
     centres = (edges[:-1] + edges[1:]) / 2
     p = counts / max(counts.sum(), 1)
 

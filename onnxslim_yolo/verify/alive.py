@@ -63,7 +63,7 @@ HALF, GONE = 0.5, 0.02
 FAINT = 0.1
 """Where no cell of the source scores this much, it sees nothing at all."""
 
-EVERY_CELL = -1.0
+EVERY_CELL = -float("inf")
 """A confidence that every cell exceeds."""
 
 State = Literal["alive", "weakened", "needs training", "not judged"]

@@ -52,6 +52,17 @@ def test_costs_are_those_of_least_squares() -> None:
     assert lost != pytest.approx(least_loss(x, weight, np.eye(4), gone), rel=0.05)
 
 
+@pytest.mark.parametrize("taps", [1, 4])
+def test_very_many_outputs_take_a_small_root(taps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    weight, half = rng.standard_normal((40 * taps, 6)), rng.standard_normal((40, 40))
+    plain = _weighted(weight, half @ half.T)
+    monkeypatch.setattr(_second_order, "WIDE", 16)
+    small = _weighted(weight, half @ half.T)
+    assert plain.shape == weight.shape and small.shape == (6, 6)
+    np.testing.assert_allclose(small.T @ small, plain.T @ plain, rtol=1e-9, atol=1e-9 * np.abs(plain.T @ plain).max())
+
+
 CHAIN = """
     a = Conv<pads=[1,1,1,1]>(x, a.weight) y = Conv(a, y.weight)
 """

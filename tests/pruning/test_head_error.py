@@ -142,6 +142,14 @@ def test_the_mean_is_over_what_the_source_sees_in_all_images() -> None:
     assert faint.error_of([[nothing]]) > divergence(0.2, LEAST) - 1e-6
 
 
+def test_scores_far_below_zero_are_cells_all_the_same() -> None:
+    """As of a head whose scores go through no sigmoid behind what is added to them."""
+    low = output(0.9, -3.0)
+    low[0, 5] = -4.0
+    assert measure(low).error_of([[low]]) == pytest.approx(0)
+    assert measure(output(0.9, 0.8)).error_of([[low]]) > 1
+
+
 def test_what_is_seen_and_how_surely() -> None:
     head = measure(output(0.0), output(0.3), output(FAINTEST / 2), output(0.02))
     assert head.seen == [1, 3]

@@ -44,3 +44,12 @@ def test_images_in_which_nothing_is_detected(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     result = oy.compile(DETECTOR, quantize="all", calib=folder(tmp_path / "dark", noise(12, 8)), **options)
     assert any("ranges may be wrong for other images" in note for note in result.report["notes"])
+
+
+def test_a_tensor_that_hardly_varies_far_from_zero(tmp_path: Path) -> None:
+    """Its values are too near to one another for bins between them."""
+    body = ("float[8,3,1,1] w, float[8] b, float[6,8,1,1] v", "c = Conv(x, w, b) r = Relu(c) y = Conv(r, v)")
+    weight, bias = np.full((8, 3, 1, 1), 1e-5, np.float32), np.full(8, 50, np.float32)
+    model = built("far", bodies={"far": body}, w=weight, b=bias)
+    Quantise(("all",), folder(tmp_path, noise(9))).run(model)
+    assert model.quantised is not None and model.quantised.ranges["r"].high == pytest.approx(50, rel=0.1)
