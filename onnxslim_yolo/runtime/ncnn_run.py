@@ -19,7 +19,7 @@ from onnxslim_yolo.errors import InputError, OnnxSlimError, VerificationError
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.runtime.boards import Board
 from onnxslim_yolo.runtime.launchers import LaunchedChild, start
-from onnxslim_yolo.runtime.ncnn_reader import NcnnNet, read_ncnn
+from onnxslim_yolo.runtime.ncnn_reader import NcnnLayer, NcnnNet, read_ncnn
 from onnxslim_yolo.runtime.packages import require_ncnn
 from onnxslim_yolo.runtime.replies import blob_size, reply_of, require
 
@@ -228,6 +228,11 @@ def run_ncnn(
         return [session.run(each, outputs) for each in inputs]
 
 
+def channels_last(layer: NcnnLayer) -> bool:
+    """Whether an Input layer takes an image (h, w, 3): its parameters 0, 1 and 2 are width, height and channels."""
+    return layer.integer(0) == 3 and layer.integer(2) != 3
+
+
 class NcnnRunner:
     """A network with one image input as a function: (1, 3, h, w) → its outputs, batch axis first.
 
@@ -263,12 +268,14 @@ class NcnnRunner:
             memory=pair_memory(self.bin) if memory is None else memory,
         )
         self.board = self._session.board
+        self._last = any(channels_last(layer) for layer in self.net.layers if layer.type == "Input")
         if len(self._session.inputs) != 1:
             raise InputError(f"expected one input, found {len(self._session.inputs)}", file=self.param)
 
     def __call__(self, images: Array) -> Sequence[Array]:
         """(1, 3, h, w) → outputs in the order out0, out1, …"""
-        results = self._session.run({self._session.inputs[0]: images[0]})
+        image = np.ascontiguousarray(images[0].transpose(1, 2, 0)) if self._last else images[0]
+        results = self._session.run({self._session.inputs[0]: image})
         return [results[name][None] for name in sorted(results, key=_natural)]
 
     def close(self) -> None:

@@ -178,23 +178,38 @@ def open_onnx(
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise InputError(f"onnxruntime cannot open it: {error}", file=file) from error
     inputs = session.get_inputs()
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
-        raise InputError(f"expected one input (1, 3, h, w); found {listed}", file=file)
+    shape, last = _image_of(inputs, file)
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     name, dtype = inputs[0].name, _TYPES.get(inputs[0].type, np.dtype(np.float32))
 
     def run(images: Array) -> Sequence[Array]:
         whole = np.rint(images) if dtype.kind in "iu" else images
+        whole = whole.transpose(0, 2, 3, 1) if last else whole
         outputs = session.run(None, {name: whole.astype(dtype, copy=False)})
         return [np.asarray(output, np.float32) if output.dtype == np.float16 else output for output in outputs]
 
     shown, notes = _shown_format(source, form, metadata)
-    declared = inputs[0].shape[2:]
+    declared = shape[1:3] if last else shape[2:]
     where, guessed = input_size(file, declared, size, metadata)
     known = all(isinstance(dim, int) and dim > 0 for dim in declared)
     sure = FIXED if known else GUESSED if guessed else DECLARED
     return Network(file, where, metadata, run, shown, (*notes, *guessed), sure)
+
+
+def _image_of(inputs: Sequence[Any], file: Path) -> tuple[Sequence[int | str | None], bool]:
+    """The shape of the one input, and whether its channels come last. Raises InputError where it is no one image."""
+    shape: list[int | str | None] = list(inputs[0].shape) if len(inputs) == 1 else []
+    if len(shape) == 4:
+        last = shape[3] == 3 and shape[1] != 3
+        batch, channels = shape[0], shape[3 if last else 1]
+        if batch in (1, None) or isinstance(batch, str):
+            if channels in (3, None) or isinstance(channels, str):
+                return shape, last
+        else:
+            hint = "export it with batch 1, or an open one (dynamic=True)"
+            raise InputError(f"its batch is fixed at {batch}, and images are run one by one", file=file, hint=hint)
+    listed = ", ".join(f"{i.name} {i.shape}" for i in inputs)
+    raise InputError(f"expected one input (1, 3, h, w) or (1, h, w, 3); found {listed}", file=file)
 
 
 _TYPES = {
@@ -259,11 +274,12 @@ def ncnn_input_size(path: Path, size: tuple[int, int] | None = None) -> tuple[in
 
 def _ncnn_size(path: Path, size: tuple[int, int] | None) -> tuple[tuple[int, int], tuple[str, ...]]:
     from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
-    from onnxslim_yolo.runtime.ncnn_run import ncnn_files
+    from onnxslim_yolo.runtime.ncnn_run import channels_last, ncnn_files
 
     net = read_ncnn(*ncnn_files(path))
     # Parameters 0 and 1 of an Input layer are width and height; 0 stands for any.
-    sides = [(layer.integer(1), layer.integer(0)) for layer in net.layers if layer.type == "Input"]
+    ends = [(layer, (2, 1) if channels_last(layer) else (1, 0)) for layer in net.layers if layer.type == "Input"]
+    sides = [tuple(layer.integer(key) for key in keys) for layer, keys in ends]
     return input_size(path, sides[0] if sides else [None, None], size, _ncnn_metadata(path))
 
 

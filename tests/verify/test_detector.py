@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 import onnxslim_yolo as oy
@@ -17,6 +18,8 @@ from onnxslim_yolo.runtime.progress import listening
 from onnxslim_yolo.verify.detector import Detector, _ncnn_metadata, cut_by_emitter, open_network
 from onnxslim_yolo.verify.input_size import declared_size
 from onnxslim_yolo.verify.pair import compare_models
+from tests.numeric import build
+from tests.passes.cutting import onnx_text
 from tests.zoo import model_path
 
 IMAGE = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
@@ -76,6 +79,50 @@ def test_broken_files_are_named(tmp_path) -> None:
     for name in ("x.onnx", "gone.onnx", "folder"):
         with pytest.raises(InputError, match=name):
             open_network(tmp_path / name)
+
+
+def relu(shape: str, path) -> None:
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[{shape}] x) => (float[{shape}] y) {{ y = Relu(x) }}'
+    onnx.save(onnx.parser.parse_model(text), path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ("2,3,8,8", "its batch is fixed at 2"),
+        ("1,1,8,8", r"expected one input \(1, 3, h, w\)"),
+        ("1,3,8", "expected one"),
+    ],
+)
+def test_what_is_no_one_image_is_refused(shape: str, said: str, tmp_path) -> None:
+    """One by one, images were fed to it all the same, and onnxruntime's answer was an internal error."""
+    relu(shape, tmp_path / "n.onnx")
+    with pytest.raises(InputError, match=said):
+        open_network(tmp_path / "n.onnx")
+
+
+def test_channels_that_come_last_are_fed_last(tmp_path) -> None:
+    relu("n,12,8,3", tmp_path / "n.onnx")
+    network = open_network(tmp_path / "n.onnx")
+    image = np.random.default_rng(0).random((1, 3, 12, 8), np.float32)
+    assert network.size == (12, 8)
+    assert np.array_equal(network.run(image)[0], image.transpose(0, 2, 3, 1))
+
+
+def test_so_they_are_in_ncnn(tmp_path) -> None:
+    text = (
+        "float[1,12,8,3] x",
+        "float[1,4,12,8] y",
+        "float[4,3,1,1] w",
+        "t = Transpose<perm=[0,3,1,2]>(x) y = Conv(t, w)",
+    )
+    model = build(onnx_text(*text))
+    model.save(tmp_path / "n.onnx")
+    write_ncnn(emit_ncnn(model, weights="fp32"), tmp_path / "n_ncnn_model", model.metadata)
+    image = np.random.default_rng(0).random((1, 3, 12, 8), np.float32)
+    here, there = (open_network(tmp_path / name) for name in ("n.onnx", "n_ncnn_model"))
+    assert here.size == there.size == (12, 8)
+    np.testing.assert_allclose(here.run(image)[0], there.run(image)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_heads_name_the_file() -> None:
