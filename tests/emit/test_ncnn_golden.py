@@ -195,6 +195,12 @@ REFUSED = {
         "other pixels",
     ),
     "argmax": ("y = ArgMax<axis=1>(x)", "int64[1,1,9,10]", "", "ArgMax"),
+    "an index behind the last": (
+        "y = Gather<axis=1>(x, i)",
+        "float[1,2,9,10]",
+        "int64[2] i = {0, 6}",
+        "indices outside an axis of 6",
+    ),
     "computed indices": (
         "i = ArgMax<axis=1,keepdims=0>(x) y = Gather<axis=1>(x, i)",
         "float[1,1,9,10,9,10]",

@@ -53,6 +53,7 @@ def test_shares_of_boxes(other: list[float], shared: float) -> None:
     assert iou(BOX, np.array([other])) == pytest.approx([shared])
     assert iou(np.array([other]), BOX) == pytest.approx([shared])
     assert iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [0.0]
+    assert iou(BOX / 20, np.array([other]) / 20) == pytest.approx([shared]), "of less than a pixel, too"
 
 
 def test_boxes_without_an_end() -> None:
