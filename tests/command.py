@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests import command_server
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDE = {"COLUMNS": "120"}
@@ -50,30 +51,31 @@ def launched(
     )
 
 
+def shim() -> str:
+    """A line of shell that is the command with the words "$@", forked as `command` is; for scripts."""
+    return f'exec "{sys.executable}" -I -S "{command_server.__file__}" "{_server()}" "$@"'
+
+
 def _forked(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    server = _server()
-    assert server.stdin is not None and server.stdout is not None
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        asked = {
-            "arguments": words,
-            "cwd": str(cwd),
-            "environment": environment() | WIDE,
-            "streams": [str(out), str(err)],
-        }
-        server.stdin.write(json.dumps(asked) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return subprocess.CompletedProcess(words, status, out.read_text(), err.read_text())
+    with Path(os.devnull).open() as nothing, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        streams = [nothing.fileno(), out.fileno(), err.fileno()]
+        status = command_server.ask(_server(), words, str(cwd), environment() | WIDE, streams)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(words, status, out.read(), err.read())
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
-    """The process that forks, one for all tests of a worker."""
-    line = [sys.executable, "-m", "tests.command_server"]
+def _server() -> str:
+    """Where the process that forks is asked, one for all tests of a worker."""
+    folder = tempfile.TemporaryDirectory(prefix="command-")
+    line = [sys.executable, "-m", "tests.command_server", f"{folder.name}/socket"]
     server = subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment() | WIDE
     )
-    atexit.register(lambda: (server.stdin.close(), server.wait(10)))  # type: ignore[union-attr]
-    assert server.stdout is not None and server.stdout.readline() == "ready\n"
-    return server
+    assert server.stdin is not None and server.stdout is not None
+    atexit.register(folder.cleanup)
+    atexit.register(server.wait, 10)
+    atexit.register(server.stdin.close)
+    assert server.stdout.readline() == "ready\n"
+    return f"{folder.name}/socket"

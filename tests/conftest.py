@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path.cwd()
+os.fsync = lambda descriptor: None  # a test's files need not outlive a power cut, and disks are waited for
 
 
 @pytest.fixture(autouse=True)

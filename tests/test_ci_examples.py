@@ -6,13 +6,13 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.command import shim
 from tests.docs_snippets import PAGES, ROOT, blocks
 from tests.test_bad_input import good, write
 
@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "budget.toml").write_text('params = "1.0x"\n')
     shims = tmp_path / "bin"
     shims.mkdir()
-    for name, body in {"pip": "true", "onnxslim-yolo": f'exec "{sys.executable}" -m onnxslim_yolo "$@"'}.items():
+    for name, body in {"pip": "true", "onnxslim-yolo": shim()}.items():
         (shims / name).write_text(f"#!/bin/sh\n{body}\n")
         (shims / name).chmod(0o755)
     return tmp_path

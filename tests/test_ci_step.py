@@ -16,6 +16,7 @@ from onnxslim_yolo.ci.job import Job, compile_job
 from onnxslim_yolo.errors import BudgetError, InputError
 from onnxslim_yolo.options import CompileOptions
 from onnxslim_yolo.report.annotations import annotation, annotation_of
+from tests.command import shim
 from tests.test_bad_input import good, write
 from tests.test_compile import contents
 
@@ -39,7 +40,7 @@ class Runner:
         self.used: list[str] = []
         shims = folder / "bin"
         shims.mkdir()
-        self._shim(shims / "onnxslim-yolo", f'exec "{sys.executable}" -m onnxslim_yolo "$@"')
+        self._shim(shims / "onnxslim-yolo", shim())
         self._shim(
             shims / "python",
             f'if [ "$2" = pip ]; then echo "$@" > "{folder}/pip.txt"; else exec "{sys.executable}" "$@"; fi',
