@@ -19,8 +19,8 @@ LOADED = (
     *("onnxruntime", "jinja2", "numpy.random", "rich.markdown"),
 )
 """What all commands but those that need torch import, or something that imports it: half a second's work."""
-LONGEST = 120
-"""Seconds that a command may take."""
+LONGEST = 600
+"""Seconds that a command may take: a machine may have others at work."""
 
 
 def ask(place: str, words: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> int:
