@@ -21,6 +21,7 @@ from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.ir.shapes import reinfer
 from onnxslim_yolo.rewrites.other_size import for_size
 from onnxslim_yolo.rewrites.size_factors import OneSizeError
+from onnxslim_yolo.rewrites.size_windows import require_bounds
 from onnxslim_yolo.runtime.onnx_run import Feeds, image_like_feeds, run_onnx
 
 ALIKE = 1e-3
@@ -59,6 +60,10 @@ def made_for(
     source = model.to_onnx()
     body = model.copy()
     limits = limits_for(model, asked.memory, asked.work)
+    try:
+        require_bounds(body.graph.nodes)
+    except OneSizeError as error:
+        raise _refusal(model, full, size, error, path) from error
     Canonicalise().run(body)
     limits.require(body)
     reason: OneSizeError | None = None

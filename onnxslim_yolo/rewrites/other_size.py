@@ -14,7 +14,6 @@ of the old size, a part of a map, products over positions: what cannot be told i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -26,17 +25,18 @@ from onnxslim_yolo.ir.graph import (
     become,
     constant_of,
     input_constant,
-    is_constant,
     is_empty,
     producer,
     revalue,
 )
 from onnxslim_yolo.ir.input_format import image_axes
-from onnxslim_yolo.ops.linear import CONVOLUTIONS, is_conv, multiplies_matrices
+from onnxslim_yolo.ops.arithmetic import BROADCASTING
+from onnxslim_yolo.ops.linear import CONVOLUTIONS, multiplies_matrices
 from onnxslim_yolo.ops.movement import (
     is_expand,
     is_gather,
     is_join,
+    is_pad,
     is_reshape,
     is_slice,
     is_split,
@@ -46,9 +46,9 @@ from onnxslim_yolo.ops.movement import (
     reads_places,
 )
 from onnxslim_yolo.ops.norms import NORMS
-from onnxslim_yolo.ops.reductions import REDUCTIONS
 from onnxslim_yolo.ops.registry import takes_best
 from onnxslim_yolo.ops.spatial import POOLS, is_resize
+from onnxslim_yolo.rewrites import size_asks
 from onnxslim_yolo.rewrites.size_factors import (
     Axis,
     Factor,
@@ -56,10 +56,13 @@ from onnxslim_yolo.rewrites.size_factors import (
     axis_of,
     grouped,
     inferred,
+    moves,
     new_of,
     old_of,
     plain,
 )
+from onnxslim_yolo.rewrites.size_numbers import Numbers
+from onnxslim_yolo.rewrites.size_windows import FAR, is_met, window_now
 
 END = np.iinfo(np.int64).max
 
@@ -80,10 +83,14 @@ class _Writer:
     """Walks a graph once, with every tensor's axes as far as it has come."""
 
     def __init__(self, graph: gs.Graph, size: tuple[int, int]) -> None:
-        self.graph, self.written = graph, 0
+        self.graph, self.written, self.image = graph, 0, size
         self.axes: dict[int, list[Axis]] = {}
         self.known: set[Factor] = set()
-        self.areas: dict[int, str] = {}
+        self.numbers = Numbers()
+        self.live: set[int] = set()
+        self.sides: tuple[set[tuple[int, int]], set[tuple[int, int]]] = (set(), set())
+        self.extents: set[int] = set()
+        self.claimed: list[tuple[Node, str]] = []
         for tensor in graph.inputs:
             shape = [side if isinstance(side, int) else 1 for side in tensor.shape or ()]
             found = [plain(side) for side in shape]
@@ -91,27 +98,43 @@ class _Writer:
                 _, places = image_axes(shape)
                 for place, new in zip(places, size, strict=True):
                     found[place] = (Factor(shape[place], new),)
-                self.areas[shape[places[0]]] = self.areas[shape[places[1]]] = "a side of the image"
+                self.numbers.note(shape[places[0]], shape[places[1]], 1, "the image")
                 tensor.shape = [
                     new_of(axis) if axis[0].changed else side
                     for axis, side in zip(found, tensor.shape or (), strict=True)
                 ]
             self._note(tensor, found)
+            self.live.add(id(tensor))
 
     def run(self) -> int:
         """See `for_size`."""
         for node in self.graph.nodes:
             self._node(node)
+        for node, reason in self.claimed:
+            if not is_met(node, self.of):
+                raise OneSizeError(reason, node.name)
+        for tensor in self.graph.outputs:
+            if id(tensor) not in self.live:
+                raise OneSizeError(f"its output '{tensor.name}' is a constant", getattr(producer(tensor), "name", ""))
         return self.written
 
-    def _note(self, tensor: Tensor, axes: list[Axis]) -> None:
+    def _note(self, tensor: Tensor, axes: list[Axis], node: Node | None = None) -> None:
         self.axes[id(tensor)] = axes
-        self.known |= {factor for axis in axes for factor in axis if factor.changed}
-        if len(axes) == 4:
-            _, places = image_axes([old_of(axis) for axis in axes])
-            area = prod(old_of(axes[place]) for place in places)
-            if any(new_of(axes[place]) != old_of(axes[place]) for place in places) and area > 1:
-                self.areas.setdefault(area, "the number of positions of a map")
+        found = {factor for axis in axes for factor in axis if factor.changed}
+        if any(1 in (factor.old, factor.new) for factor in found):
+            raise OneSizeError("it has a map of one row or column", node.name if node is not None else "")
+        self.known |= found
+        self.extents |= {old_of(axis) for axis in axes if moves(axis)}
+        if len(axes) != 4 or not found:
+            return
+        channel, places = image_axes([old_of(axis) for axis in axes])
+        rows, columns = (axes[place] for place in places)
+        if moves(rows) or moves(columns):
+            self.numbers.note(old_of(rows), old_of(columns), old_of(axes[channel]), "a map")
+            for kept, axis in zip(self.sides, (rows, columns), strict=True):
+                if len(rows) == len(columns) == 1 < old_of(axis):
+                    kept.add((old_of(axis), new_of(axis)))
+                    self.extents.add(old_of(axis))
 
     def of(self, tensor: Tensor) -> list[Axis]:
         """A tensor's axes; a constant's stay as they are."""
@@ -122,12 +145,14 @@ class _Writer:
         return found
 
     def _node(self, node: Node) -> None:
-        read = [self.of(tensor) for tensor in node.inputs if not is_empty(tensor)]
+        given = [tensor for tensor in node.inputs if not is_empty(tensor)]
+        read = [self.of(tensor) for tensor in given]
         made = [[int(side) if isinstance(side, int) else 1 for side in t.shape or ()] for t in node.outputs]
-        moved = any(factor.changed for axes in read for axis in axes for factor in axis)
-        if moved or any(_sums_up(tensor) for tensor in node.inputs):
-            self._require_numbers(node)
-        if not moved and not is_resize(node):
+        if any(id(tensor) in self.live for tensor in given):
+            self.live |= {id(tensor) for tensor in node.outputs}
+            self.numbers.require(node)
+            self._require_broadcast(node, given, made[0])
+        if not any(moves(axis) for axes in read for axis in axes) and not is_resize(node):
             for tensor, shape in zip(node.outputs, made, strict=True):
                 self._note(tensor, [plain(side) for side in shape])
             return
@@ -136,18 +161,21 @@ class _Writer:
         if found is None:
             found = self._inferred(node, made)
         for tensor, axes in zip(node.outputs, found, strict=True):
-            self._note(tensor, axes)
+            self._note(tensor, axes, node)
 
-    def _require_numbers(self, node: Node) -> None:
-        """No number that is computed with may be of the old size: an area that sums are divided by, a side."""
-        for tensor in node.inputs:
-            value = constant_of(tensor)
-            if value is None or value.size != 1 or value.dtype.kind != "f" or value.reshape(-1)[0] == 0:
-                continue
-            number = abs(float(value.reshape(-1)[0]))
-            for extent, what in self.areas.items():
-                if extent >= LARGE and min(abs(number / extent - 1), abs(number * extent - 1)) < 1e-5:
-                    raise OneSizeError(f"it computes with {number:.6g}, which may be of {what}", node.name)
+    def _require_broadcast(self, node: Node, given: Sequence[Tensor], made: Sequence[int]) -> None:
+        """Nothing that is known beforehand may have a value for every position, and nothing be repeated for each."""
+        if node.op not in BROADCASTING and not is_expand(node) and not is_tile(node):
+            return
+        live = [self.of(tensor) for tensor in given if id(tensor) in self.live]
+        dead = [self.of(tensor) for tensor in given if id(tensor) not in self.live and node.op in BROADCASTING]
+        for place in range(-len(made), 0):
+            ours = [axes[place] for axes in live if len(axes) >= -place]
+            theirs = [old_of(axes[place]) for axes in dead if len(axes) >= -place]
+            if any(moves(axis) for axis in ours) and max(theirs, default=1) > 1:
+                raise OneSizeError("what it reads does not fit: it has values for every position", node.name)
+            if made[place] > max((old_of(axis) for axis in ours), default=1) and made[place] in self.extents:
+                raise OneSizeError("it repeats something for every position", node.name)
 
     def _inferred(self, node: Node, made: Sequence[Sequence[int]]) -> list[list[Axis]]:
         """What an operator makes by its own rules of shapes."""
@@ -158,7 +186,10 @@ class _Writer:
             if len(old) != len(new):
                 raise OneSizeError("its output would have another rank", node.name)
             sides = [Factor(*each) for each in zip(old, new, strict=True)]
-            found.append([axis_of(read, place - len(old), side) for place, side in enumerate(sides)])
+            axes = [axis_of(read, place - len(old), side) for place, side in enumerate(sides)]
+            if None in axes:
+                raise OneSizeError("it has as many positions as before, in other rows", node.name)
+            found.append([axis for axis in axes if axis is not None])
         return found
 
     def renewed(self, node: Node, index: int, values: Sequence[int]) -> None:
@@ -170,22 +201,19 @@ class _Writer:
             revalue(node, index, fresh)
             self.written += 1
 
+    def side(self, which: int, old: int, node: Node) -> int:
+        """What rows (0) or columns (1) of a map are now that were so many. Raises OneSizeError where nothing tells."""
+        found = {new for before, new in self.sides[which] if before == old}
+        if len(found) != 1:
+            raise OneSizeError(f"nothing tells what becomes of its side of {old}", node.name)
+        return found.pop()
+
     def only(self, old: int, node: Node) -> int:
         """What a side of a map is now that was so long. Raises OneSizeError where it cannot be told."""
         found = {factor.new for factor in self.known if factor.old == old}
         if len(found) != 1:
             raise OneSizeError(f"nothing tells what becomes of its side of {old}", node.name)
         return found.pop()
-
-
-def _sums_up(tensor: Tensor) -> bool:
-    """Whether a tensor is sums over something."""
-    before = None if is_empty(tensor) else producer(tensor)
-    return before is not None and before.op in REDUCTIONS
-
-
-LARGE = 8
-"""Smaller extents are numbers like others."""
 
 
 Made = Sequence[Sequence[int]]
@@ -195,8 +223,6 @@ Rule = Callable[["_Writer", Node, Made], "list[list[Axis]] | None"]
 def _view(writer: _Writer, node: Node, made: Made) -> list[list[Axis]]:
     """The same factors in the same order, grouped anew."""
     factors = [factor for axis in writer.of(node.inputs[0]) for factor in axis]
-    if any(factor.old == 1 and factor.changed for factor in factors):
-        raise OneSizeError("a map of one row or column is reshaped", node.name)
     axes = grouped(factors, made[0])
     if axes is None:
         raise OneSizeError("it parts positions: rows or columns are folded into windows of a fixed number", node.name)
@@ -216,21 +242,26 @@ def _transpose(writer: _Writer, node: Node, made: Made) -> list[list[Axis]]:
 
 
 def _resize(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    """Extents that are written down follow the input's in the ratio they had, or are those of the map they were."""
+    """Extents that are written down are those of a map that it is put together with, or of the image."""
     sizes = input_constant(node, 3) if len(node.inputs) > 3 else None
     if sizes is None or not sizes.size:
         return None
     read = writer.of(node.inputs[0])
-    chosen = list(attribute(node, "axes") or range(len(read)))
+    chosen = [int(place) % len(read) for place in attribute(node, "axes") or range(len(read))]
+    _, places = image_axes([old_of(axis) for axis in read]) if len(read) == 4 else (1, (-1, -1))
+    wanted = [int(size) for size in sizes.reshape(-1)]
     values = []
-    for place, size in zip(chosen, sizes.reshape(-1).tolist(), strict=True):
-        old, new = old_of(read[place]), new_of(read[place])
-        if old != new:
-            values.append(size * new // old if size * new % old == 0 else writer.only(size, node))
-        elif size != old and any(factor.old == size for factor in writer.known):
-            values.append(writer.only(size, node))
-        else:
+    for place, size in zip(chosen, wanted, strict=True):
+        stays = not moves(read[place])
+        if stays and (size == old_of(read[place]) or size not in writer.extents):
             values.append(size)
+        elif place in places:
+            values.append(writer.side(places.index(place), size, node))
+        else:
+            values.append(writer.only(size, node))
+    if values != wanted and values[-2:] != list(writer.image):
+        said = "x".join(str(size) for size in wanted[-2:])
+        writer.claimed.append((node, f"nothing tells whether {said} is a map's size or a number like others"))
     writer.renewed(node, 3, values)
     return None
 
@@ -249,38 +280,21 @@ def _slice(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
     fresh = []
     for place, start, end, step in zip(places, starts, ends, strides, strict=True):
         old, new = old_of(read[place]), new_of(read[place])
-        if old != new and (not 0 <= start < step or 0 < end < old):
+        if not moves(read[place]) or (start == step == -1 and end < -FAR):
+            fresh.append(end)
+            continue
+        if not 0 <= start < step or 0 < end < old or old < end < min(new, FAR):
             raise OneSizeError("it takes a part of the positions that is counted out", node.name)
-        if old != new and new % step != old % step:
+        if new % step != old % step:
             raise OneSizeError(f"it takes every {step}th of {new} positions", node.name)
-        fresh.append(END if old != new and end >= old else end)
+        fresh.append(END if end == old or end >= FAR else end)
     writer.renewed(node, 2, fresh)
-    return None
-
-
-def _split(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    read = writer.of(node.inputs[0])
-    axis = read[int(attribute(node, "axis")) % len(read)]
-    if new_of(axis) != old_of(axis):
-        raise OneSizeError("it parts positions", node.name)
-    return None
-
-
-def _gather(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    read = writer.of(node.inputs[0])
-    axis = read[int(attribute(node, "axis")) % len(read)]
-    if new_of(axis) != old_of(axis):
-        raise OneSizeError("it picks single positions", node.name)
     return None
 
 
 def _repeat(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
     """Repeating is for channels and the batch: how often a position is repeated would be a size."""
     read, extents = writer.of(node.inputs[0]), made[0]
-    before = [1] * (len(extents) - len(read)) + [old_of(axis) for axis in read]
-    grown = [new for old, new in zip(before, extents, strict=True) if new != old]
-    if any(factor.old == extent for extent in grown for factor in writer.known):
-        raise OneSizeError("it repeats something for every position", node.name)
     target = input_constant(node, 1)
     if target is None:
         raise OneSizeError("its extents are computed", node.name)
@@ -297,78 +311,34 @@ def _repeat(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
 def _pool(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
     """A window over the whole map is one again."""
     read, row = writer.of(node.inputs[0]), POOLS[node.op]
-    window = [int(side) for side in attribute(node, "kernel_shape") or ()]
-    sides = [old_of(axis) for axis in read[2:]]
-    if row.whole or not window:
+    if row.whole or not attribute(node, "kernel_shape"):
         return None
-    if window == sides and all(side == 1 for side in made[0][2:]) and not any(attribute(node, "pads") or ()):
-        become(node, next(op for op, other in POOLS.items() if other.whole and other.kind == row.kind), {})
+    before, now = list(attribute(node, "kernel_shape")), window_now(node, read[2:], made[0][2:])
+    size_asks.pads(node, read[2:])
+    if before != now:
         writer.written += 1
-    elif any(2 * w >= s > 1 for w, s in zip(window, sides, strict=True)) and not any(attribute(node, "pads") or ()):
-        raise OneSizeError("its window may be a share of the map's", node.name)
+        if now == [new_of(axis) for axis in read[2:]]:
+            become(node, next(op for op, other in POOLS.items() if other.whole and other.kind == row.kind), {})
+        else:
+            node.attrs["kernel_shape"] = now
     return None
 
 
-def _layer(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    """What has weights for every channel has none for every position."""
-    read = writer.of(node.inputs[0])
-    if len(read) > 1 and new_of(read[1]) != old_of(read[1]):
-        raise OneSizeError("it has weights for every position", node.name)
-    window = [int(side) for side in attribute(node, "kernel_shape") or ()] if is_conv(node) else []
-    if window and max(window) > 1 and window == [old_of(axis) for axis in read[2:]] and set(made[0][2:]) == {1}:
-        raise OneSizeError("its window is the whole map", node.name)
-    return None
+def _asks(question: Callable[[size_asks.Known, Node, Made], None]) -> Rule:
+    """A rule of an operator whose own rule of shapes is enough, once something is asked."""
 
+    def rule(writer: _Writer, node: Node, made: Made) -> None:
+        question(writer, node, made)
 
-def _product(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    weights = [is_constant(tensor) for tensor in node.inputs[:2]]
-    for tensor, other in zip(node.inputs[:2], weights[::-1], strict=True):
-        summed = writer.of(tensor)[-1 if tensor is node.inputs[0] else -2 :][:1]
-        if other and any(new_of(axis) != old_of(axis) for axis in summed):
-            raise OneSizeError("it has weights for every position", node.name)
-    return None
-
-
-def _normed(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    """One with weights is of channels; without, it may be over positions, as an attention's Softmax is."""
-    read = writer.of(node.inputs[0])
-    over = NORMS[node.op].over(node, len(read), writer.graph.opset)
-    weighed = over if any(is_constant(tensor) for tensor in node.inputs[1:]) else []
-    if NORMS[node.op].per_channel:
-        weighed = [1]
-    if any(new_of(read[place]) != old_of(read[place]) for place in weighed):
-        raise OneSizeError("it has weights for every position", node.name)
-    return None
-
-
-def _best(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    read, count = writer.of(node.inputs[0]), input_constant(node, 1)
-    axis = read[int(attribute(node, "axis"))]
-    if count is None or int(count.reshape(-1)[0]) > new_of(axis):
-        raise OneSizeError("it keeps more than there would be", node.name)
-    return None
-
-
-def _join(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    axis = int(attribute(node, "axis"))
-    for tensor in node.inputs:
-        value = constant_of(tensor)
-        if value is not None and value.shape[axis] > 1:
-            raise OneSizeError("values for every position are joined to it", node.name)
-    return None
-
-
-def _places(writer: _Writer, node: Node, made: Made) -> list[list[Axis]] | None:
-    if any(is_constant(tensor) for tensor in node.inputs[1:2]):
-        raise OneSizeError("it reads or writes single positions", node.name)
-    return None
+    return rule
 
 
 RULES: tuple[tuple[Callable[[Node], bool], Rule], ...] = (
-    (is_view, _view), (is_transpose, _transpose), (is_resize, _resize), (is_slice, _slice), (is_split, _split),
-    (is_gather, _gather), (lambda node: is_expand(node) or is_tile(node), _repeat), (takes_best, _best),
-    (lambda node: node.op in POOLS, _pool), (lambda node: node.op in CONVOLUTIONS, _layer),
-    (multiplies_matrices, _product), (lambda node: node.op in NORMS, _normed), (is_join, _join),
-    (reads_places, _places),
+    (is_view, _view), (is_transpose, _transpose), (is_resize, _resize), (is_slice, _slice),
+    (is_split, _asks(size_asks.split)), (is_gather, _asks(size_asks.gather)),
+    (lambda node: is_expand(node) or is_tile(node), _repeat), (takes_best, _asks(size_asks.best)),
+    (lambda node: node.op in POOLS, _pool), (lambda node: node.op in CONVOLUTIONS, _asks(size_asks.layer)),
+    (multiplies_matrices, _asks(size_asks.product)), (lambda node: node.op in NORMS, _asks(size_asks.normed)),
+    (is_join, _asks(size_asks.join)), (reads_places, _asks(size_asks.places)), (is_pad, _asks(size_asks.pad)),
 )  # fmt: skip
 """What an operator asks, where its own rule of shapes is not enough."""

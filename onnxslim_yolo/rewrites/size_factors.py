@@ -81,13 +81,26 @@ def grouped(factors: Sequence[Factor], extents: Sequence[int]) -> list[Axis] | N
     return axes if not left else None
 
 
-def axis_of(read: Sequence[Sequence[Axis]], place: int, side: Factor) -> Axis:
-    """The axis of an output: an operand's own at that place from the end, if it is like that; else a new one."""
-    if not side.changed:
-        return plain(side.old)
+def moves(axis: Axis) -> bool:
+    """Whether it is of positions, were it as long as before all in all."""
+    return any(factor.changed for factor in axis)
+
+
+def axis_of(read: Sequence[Sequence[Axis]], place: int, side: Factor) -> Axis | None:
+    """The axis of an output: an operand's own at that place from the end, if it is like that; else one of any place.
+
+    Where several are alike and made of other factors, it is a new one; None where that could not tell that it moves.
+    """
     same = [axes[place] for axes in read if -place <= len(axes)]
-    anywhere = [axis for axes in read for axis in axes]
-    return next((a for a in (*same, *anywhere) if (old_of(a), new_of(a)) == (side.old, side.new)), (side,))
+    alike = [axis for axis in same if (old_of(axis), new_of(axis)) == (side.old, side.new)]
+    if not alike and (side.changed or len({len(axes) for axes in read}) > 1):
+        alike = [axis for axes in read for axis in axes if (old_of(axis), new_of(axis)) == (side.old, side.new)]
+    found = {tuple(factor for factor in axis if factor != Factor(1, 1)): axis for axis in alike if moves(axis)}
+    if not found:
+        return (side,)
+    if len(found) > 1:
+        return (side,) if side.changed else None
+    return next(iter(found.values()))
 
 
 def inferred(node: Node, read: Sequence[Sequence[Axis] | None], graph: gs.Graph) -> list[list[int]]:

@@ -17,13 +17,13 @@ NEW = (24, 40)
 CONV = "c = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x, w)"
 
 
-def made(body: str, weights: str = "", side: int = 32, channels: int = 8) -> Model:
+def made(body: str, weights: str = "", side: int = 32, channels: int = 8, new: tuple[int, int] = NEW) -> Model:
     """A convolution of an image and what is behind it, made for 24 × 40 instead of 32 × 32."""
     declared = f"float[{channels},3,3,3] w" + (f", {weights}" if weights else "")
     model = build(onnx_text(f"float[1,3,{side},{side}] x", "float[a,b,c,d] y", declared, f"{CONV} {body}"))
     Canonicalise().run(model)
     model.graph.nodes = toposort(model.graph)
-    for_size(model.graph, NEW)
+    for_size(model.graph, new)
     reinfer(model.graph)
     return model
 
@@ -40,26 +40,29 @@ def shape(model: Model) -> list[int]:
         ("y = Reshape(c, t)", "int64[3] t = {0, 8, -1}", [1, 8, 960]),
         ("f = Flatten<axis = 2>(c) y = Relu(f)", "", [8, 960]),
         ("p = Transpose<perm = [0, 2, 3, 1]>(c) y = Reshape(p, t)", "int64[3] t = {1, 1024, 8}", [1, 960, 8]),
-        ("y = Resize<mode = \"nearest\">(c, , , s)", "int64[4] s = {1, 8, 64, 64}", [1, 8, 48, 80]),
+        ("p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)"
+         " u = Resize<mode = \"nearest\">(p, , , s)"
+         " y = Concat<axis = 1>(c, u)", "int64[4] s = {1, 8, 32, 32}", [1, 16, 24, 40]),
+        ("d = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)"
+         " p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(d)"
+         " u = Resize<mode = \"nearest\">(p, , , s) y = Add(d, u)", "int64[4] s = {1, 8, 16, 16}", [1, 8, 12, 20]),
+        ("p = AveragePool<kernel_shape = [1, 32]>(c) y = Mul(c, p)", "", [1, 8, 24, 40]),
+        ("y = Slice(c, b, e, a, s)", "int64[2] b = {-1, -1}, int64[2] e = {-2147483648, -2147483648},"
+         " int64[2] a = {2, 3}, int64[2] s = {-1, -1}", [1, 8, 24, 40]),
         ("y = Slice(c, b, e, a, s)", "int64[2] b = {1, 0}, int64[2] e = {32, 32}, int64[2] a = {2, 3},"
          " int64[2] s = {2, 2}", [1, 8, 12, 20]),
         ("p = AveragePool<kernel_shape = [32, 32]>(c) y = Mul(c, p)", "", [1, 8, 24, 40]),
         ("p = GlobalAveragePool(c) u = Resize<mode = \"nearest\">(p, , , s) y = Concat<axis = 1>(c, u)",
-         "int64[4] s = {1, 8, 32, 32}", None),  # 32 rows and 32 columns become 24 and 40
+         "int64[4] s = {1, 8, 32, 32}", [1, 16, 24, 40]),  # 32 rows and 32 columns become 24 and 40
         ("k = Reshape(c, t) q = Transpose<perm = [0, 2, 1]>(k) m = MatMul(q, k) s = Softmax<axis = -1>(m)"
          " v = MatMul(k, s) y = Reshape(v, u)", "int64[3] t = {1, 8, 1024}, int64[4] u = {1, 8, 32, 32}",
          [1, 8, 24, 40]),
         ("f = GlobalAveragePool(c) e = Expand(f, t) y = Add(e, c)", "int64[4] t = {1, 8, 32, 32}", [1, 8, 24, 40]),
         ("y = MaxPool<kernel_shape = [13, 13], pads = [6, 6, 6, 6]>(c)", "", [1, 8, 24, 40]),
         ("p = Pad(c, q) y = Relu(p)", "int64[8] q = {0, 0, 1, 1, 0, 0, 1, 1}", [1, 8, 26, 42]),
-        ("y = Split<axis = 1>(c, s)", "int64[2] s = {8, 0}", None),
-    ][:-1],
+    ],
 )  # fmt: skip
-def test_what_is_known_follows(body: str, weights: str, wanted: list[int] | None) -> None:
-    if wanted is None:
-        with pytest.raises(OneSizeError, match="nothing tells what becomes of its side of 32"):
-            made(body, weights)
-        return
+def test_what_is_known_follows(body: str, weights: str, wanted: list[int]) -> None:
     assert shape(made(body, weights)) == wanted
 
 
@@ -78,6 +81,36 @@ def test_what_is_known_follows(body: str, weights: str, wanted: list[int] | None
         ("p = Flatten(c) y = Gemm(p, m)", "float[8192,4] m", "for every position"),
         ("s = ReduceSum(c, a) y = Mul(s, k)", "int64[2] a = {2, 3}, float k = {0.0009765625}", "which may be of"),
         ("y = Div(c, k)", "float k = {32}", "a side of the image"),
+        ("s = ReduceSum(c, a) r = Relu(s) y = Mul(r, k)", "int64[2] a = {2, 3}, float k = {0.0009775171}", "may be of"),
+        (
+            "f = Flatten<axis = 2>(c) v, i = TopK(f, k) m = Mod(i, q) y = Cast<to = 1>(m)",
+            "int64[1] k = {5}, int64 q = {32}",
+            "a side of",
+        ),
+        (
+            'p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c) y = Resize<mode = "nearest">(p, , , s)',
+            "int64[4] s = {1, 8, 64, 64}",
+            "its side of 64",
+        ),
+        (
+            "d = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)"
+            " p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(d)"
+            ' y = Resize<mode = "nearest">(p, , , s)',
+            "int64[4] s = {1, 8, 16, 16}",
+            "a number like others",
+        ),
+        ("p = Pad(c, q) y = Relu(p)", "int64[8] q = {0, 0, 0, 0, 0, 0, 16, 16}", "its padding"),
+        ("y = AveragePool<kernel_shape = [8, 8], strides = [8, 8]>(c)", "", "a share of the map's"),
+        (
+            "p = GlobalAveragePool(c) e = Expand(p, t) y = Conv(e, m)",
+            "int64[4] t = {1, 8, 32, 32}, float[4,8,1,1] m",
+            "for every position",
+        ),
+        (
+            "g = GlobalAveragePool(c) f = Flatten(g) r = ReduceSum(f, a) y = Add(r, p)",
+            "int64[1] a = {1}, float[1,32] p",
+            "for every position",
+        ),
         ("y = Conv<kernel_shape = [32, 32]>(c, m)", "float[4,8,32,32] m", "its window is the whole map"),
         ("y = AveragePool<kernel_shape = [16, 16], strides = [16, 16]>(c)", "", "a share of the map's"),
         ("n = LayerNormalization<axis = -1>(c, m) y = Relu(n)", "float[32] m", "for every position"),
@@ -90,3 +123,34 @@ def test_what_cannot_be_told_is_named(body: str, weights: str, reason: str) -> N
     with pytest.raises(OneSizeError, match=reason) as caught:
         made(body, weights)
     assert caught.value.node
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "reason"),
+    [
+        ("f = Flatten<axis = 2>(c) y = Add(f, g)", "float[1,1,1024] g", "for every position"),
+        ("f = Flatten<axis = 2>(c) y = Concat<axis = 0>(f, g)", "float[2,1024] g", "joined to it|does not fit"),
+        ("f = Reshape(c, t) y = MatMul(f, m)", "int64[3] t = {1, 8, 1024}, float[1024,16] m", "for every position"),
+    ],
+)
+def test_as_many_positions_in_other_rows_are_others(body: str, weights: str, reason: str) -> None:
+    """64 × 16 has as many positions as 32 × 32: all that is known of each fits, and is of others."""
+    with pytest.raises(OneSizeError, match=reason):
+        made(body, weights, new=(64, 16))
+    kept = made(
+        "f = Reshape(c, t) n = Softmax<axis = -1>(f) y = Reshape(n, u)",
+        "int64[3] t = {1, 8, 1024}, int64[4] u = {1, 8, 32, 32}",
+        new=(64, 16),
+    )
+    assert shape(kept) == [1, 8, 64, 16]
+
+
+def test_all_that_are_kept_may_be_so_many() -> None:
+    body = "f = Flatten<axis = 2>(c) v, i = TopK(f, k) y = Relu(v)"
+    with pytest.raises(OneSizeError, match="keeps all"):
+        made(body, "int64[1] k = {1024}", new=(64, 64))
+
+
+def test_a_constant_output_is_refused() -> None:
+    with pytest.raises(OneSizeError, match="a constant"):
+        made("y = Identity(g)", "float[1,1024] g")

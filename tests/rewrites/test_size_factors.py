@@ -56,3 +56,13 @@ def test_an_axis_is_an_operand_s_own_where_it_is_like_that() -> None:
     assert axis_of(read, -1, Factor(1936, 1440)) == both
     assert axis_of(read, -1, Factor(8, 8)) == plain(8)
     assert axis_of(read, -1, Factor(22, 20)) == (Factor(22, 20),)
+
+
+def test_an_axis_that_is_as_long_as_before_still_moves() -> None:
+    """32 × 32 positions become 64 × 16: 1024 again. Of two that are made of other factors it is neither."""
+    both = (Factor(32, 64), Factor(32, 16))
+    assert axis_of([[plain(8), both], [plain(1), plain(1024)]], -1, Factor(1024, 1024)) == both
+    assert axis_of([[(Factor(4, 6), Factor(8, 8))], [(Factor(8, 8), Factor(4, 6))]], -1, Factor(32, 48)) == (
+        Factor(32, 48),
+    )
+    assert axis_of([[both], [both[::-1]]], -1, Factor(1024, 1024)) is None
