@@ -214,7 +214,7 @@ def _entry(path: Path, size: tuple[int, int] | None, form: InputFormat | None, a
         require_affordable(path, path, size, asked)
     network = open_onnx(path, path, size, form=form)
     facts = {"file": str(path), "model": path, "size": list(network.size), "sure": network.sure}
-    return {"runtime": "onnxruntime", **facts, **_pixels(network.form)}
+    return {"runtime": "onnxruntime", **facts, "last": network.last, **_pixels(network.form)}
 
 
 def _memory(entries: Sequence[Mapping[str, Any]], asked: Asked) -> float:
@@ -234,11 +234,12 @@ def _ncnn_entry(
 ) -> dict[str, Any]:
     from onnxslim_yolo.runtime.ncnn_effort import require_affordable_pair
     from onnxslim_yolo.runtime.ncnn_reader import read_ncnn
-    from onnxslim_yolo.runtime.ncnn_run import ncnn_files
+    from onnxslim_yolo.runtime.ncnn_run import channels_last, ncnn_files
     from onnxslim_yolo.verify.detector import ncnn_input_format, ncnn_input_size
 
     param, weights = ncnn_files(path)
-    if len(read_ncnn(param, weights).inputs) != 1:
+    net = read_ncnn(param, weights)
+    if len(net.inputs) != 1:
         raise InputError("expected a network with one input", file=param)
     where = ncnn_input_size(path, size)
     if asked is not None:
@@ -249,6 +250,7 @@ def _ncnn_entry(
         "param": param,
         "bin": weights,
         "size": list(where),
+        "last": any(channels_last(layer) for layer in net.layers if layer.type == "Input"),
         **_pixels(form or ncnn_input_format(path)),
     }
 

@@ -123,8 +123,8 @@ def repeat_count(call: Call, clock: Callable[[], float]) -> int:
 
 
 def image(entry: dict[str, Any]) -> Any:
-    """(1, 3, h, w) float32: smooth colours with some grain, like a photograph and unlike noise, as the network wants
-    pixels."""
+    """(1, 3, h, w) float32, or (1, h, w, 3): smooth colours with some grain, like a photograph and unlike noise, as the
+    network wants pixels."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -138,7 +138,8 @@ def image(entry: dict[str, Any]) -> Any:
     grain = generator.normal(0, 0.02, smooth.shape)
     mean, std = (np.reshape(entry.get(key, value), (-1, 1, 1)) for key, value in (("mean", 0.0), ("std", 255.0)))
     values = ((smooth + grain).clip(0, 1) * 255 - mean) / std
-    return np.ascontiguousarray(values[None], dtype=np.float32)
+    placed = values.transpose(1, 2, 0) if entry.get("last") else values
+    return np.ascontiguousarray(placed[None], dtype=np.float32)
 
 
 def open_onnx(entry: dict[str, Any], threads: int, profile: str = "") -> Call:

@@ -54,6 +54,7 @@ class Network:
         notes: what of this was guessed.
         sure: how sure its size is: `FIXED` in the file, `DECLARED` in its metadata, or else `GUESSED`.
         graph: of a checkpoint, what was read and traced: it takes seconds, and need not be done again.
+        last: an ONNX file is fed (1, h, w, 3), which `run` does.
     """
 
     file: Path
@@ -64,6 +65,7 @@ class Network:
     notes: tuple[str, ...] = ()
     sure: int = FIXED
     graph: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
+    last: bool = False
 
 
 @dataclass
@@ -193,7 +195,7 @@ def open_onnx(
     where, guessed = input_size(file, declared, size, metadata)
     known = all(isinstance(dim, int) and dim > 0 for dim in declared)
     sure = FIXED if known else GUESSED if guessed else DECLARED
-    return Network(file, where, metadata, run, shown, (*notes, *guessed), sure)
+    return Network(file, where, metadata, run, shown, (*notes, *guessed), sure, last=last)
 
 
 def _image_of(inputs: Sequence[Any], file: Path) -> tuple[Sequence[int | str | None], bool]:

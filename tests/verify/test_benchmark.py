@@ -108,6 +108,18 @@ def test_ncnn_and_its_layers(tmp_path) -> None:
     assert sum(layer.ms for layer in layers) == pytest.approx(result.models[1].ms, rel=1.0)
 
 
+def test_channels_last_are_fed_last(tmp_path) -> None:
+    """Else onnxruntime refused the picture, and ncnn crashed on it."""
+    proto = onnx.load(convolutions(tmp_path / "plain.onnx", 1))
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("picture", 1, [1, 48, 48, 3]))
+    proto.graph.node.insert(0, helper.make_node("Transpose", ["picture"], ["images"], perm=[0, 3, 1, 2], name="t"))
+    onnx.save(proto, tmp_path / "last.onnx")
+    model = Model.from_onnx(proto)
+    write_ncnn(emit_ncnn(model), tmp_path / "last_ncnn_model", model.metadata)
+    found = benchmark([tmp_path / "last.onnx", tmp_path / "last_ncnn_model"], rounds=5)
+    assert [one.runtime for one in found.models] == ["onnxruntime", "ncnn"]
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path) -> None:
     good = convolutions(tmp_path / "good.onnx", 1)
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
