@@ -60,6 +60,7 @@ def made_for(
     source = model.to_onnx()
     body = model.copy()
     limits = limits_for(model, asked.memory, asked.work)
+    reinfer(body.graph)
     try:
         require_bounds(body.graph.nodes)
     except OneSizeError as error:

@@ -125,6 +125,20 @@ def test_a_batch_that_is_open_stays_open(tmp_path: Path) -> None:
     assert run_onnx(made, [{"x": np.ones((5, 3, 24, 16), np.float32)}])[0]["y"].shape == (5, 2, 4, 24, 16)
 
 
+def test_a_part_that_is_all_of_the_old_size_is_refused(tmp_path: Path) -> None:
+    """The first 1000 rows of 16 are all of them: the Slice is gone once the graph is canonical."""
+    weight = numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "w")
+    bounds = [numpy_helper.from_array(np.array([value]), name) for name, value in (("b", 0), ("e", 1000), ("a", 2))]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Slice", ["c", "b", "e", "a"], ["y"])]
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 16])]
+    ends.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight, *bounds])
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(InputError, match="it ends at 1000, behind what it reads"):
+        read_model(path, LoadOptions(imgsz=(2048, 16)))
+
+
 def test_the_pass_that_writes_decodes_is_the_head_s() -> None:
     """`made_for` and `--head decoded` write one decode."""
     assert head_pass.write_v8 is decode_nodes.write_v8
