@@ -135,6 +135,14 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
     return found
 
 
+@pytest.fixture
+def one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network whose input cannot shrink."""
+    why = "the input's size stays: it has weights for every position"
+    monkeypatch.setattr("onnxslim_yolo.sweep.advise.usable_sizes", lambda sizes, shapes: ([], why))
+
+
+@pytest.mark.usefixtures("one_size")
 def test_the_best_that_meets_it_is_first_and_work_goes_on(images: Path, tmp_path: Path, trials: Trials) -> None:
     options = options_for(images, tmp_path / "out")
     found = advise(options)
@@ -157,6 +165,7 @@ def test_the_best_that_meets_it_is_first_and_work_goes_on(images: Path, tmp_path
     assert advise(options).rows[0]["gain"] == 0.5 and trials.ran == ["pruned"]
 
 
+@pytest.mark.usefixtures("one_size")
 def test_other_pictures_under_the_same_names_are_other_work(images: Path, tmp_path: Path, trials: Trials) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()

@@ -151,16 +151,31 @@ def test_precision_by_a_reference() -> None:
     assert average_precision(labels, [boxes(), boxes()]) == 0 and average_precision([boxes()], [boxes()]) == 1
 
 
-def test_the_reference_is_the_source_at_twice_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+SURE = [(10.0 * k, 0.0, 10.0 * k + 10, 10.0, 0.9, 1) for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("there", "size"),
+    [
+        ([*SURE, (0, 50, 9, 59, 0.9, 2)], (640, 640)),
+        (SURE[:6], (640, 640)),  # three quarters
+        (SURE[:5], (320, 320)),  # it was not trained for such images
+        (None, (320, 320)),
+    ],
+)
+def test_the_reference_is_the_source_at_twice_its_size_if_it_finds_its_own_there(
+    there: list[tuple[float, ...]] | None, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(sizes: Sizes, size: tuple[int, int]) -> list[Detections]:
-        if size == (640, 640) and closed:
+        if size == (640, 640) and there is None:
             raise InputError("its size is fixed")
-        return [boxes()] * (2 if size == (640, 640) else 1)
+        return [boxes(*(there or []) if size == (640, 640) else SURE)]
 
     monkeypatch.setattr(Sizes, "_run", run)
-    for closed, size in ((False, (640, 640)), (True, (320, 320))):
-        found = Made(Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2")).reference()
-        assert found[0] == size and len(found[1]) == (1 if closed else 2)
+    found = Made(
+        Path("m.onnx"), LoadOptions(), LatencyTable.analytic("ncnn", "avx2"), images=[Path("a.png")]
+    ).reference()
+    assert found[0] == size and len(found[1][0]) == len((there or []) if size == (640, 640) else SURE)
 
 
 class OfStride64(Made):

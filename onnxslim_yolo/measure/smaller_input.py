@@ -45,6 +45,12 @@ SHAPES = 64
 LARGER = 1.005
 """A larger area has to show images larger by this on average: else the smaller one is as good."""
 
+FOUND_AGAIN = 0.75
+"""The source at twice its size judges what is tried if it finds this share of its own detections there. YOLOv5n (of
+640 px) finds 0.82 at 640 of what it finds at 320, and 0.59 at 1280 of what it finds at 640; YOLOv5-Lite-s,
+Yolo-Fastest and FastestDet at twice the size that they were trained for find 0.61, 0.46 and 0.20. The order by that was
+chance, or worse (`bench/advise.py`)."""
+
 WORTH_KEEPING = 0.5
 """A size at which fewer of the detections are kept than this is not taken: the rest is pruned instead."""
 
@@ -214,10 +220,17 @@ class Sizes:
         return detections_of(network, self.images, conf=FAINT)
 
     def reference(self) -> tuple[Size, list[Detections]]:
-        """What the source detects at twice its size, faint detections too; at its own where it has no larger one."""
+        """What the source detects at twice its size, faint detections too, where that shows more; else at its own.
+
+        It does where the source was trained for larger images than it is given. Else it loses at twice the size much
+        of what it is sure of at its own (see `FOUND_AGAIN`), and would call what keeps that wrong.
+        """
         twice = (2 * self.full[0], 2 * self.full[1])
         with suppress(InputError, UnsupportedError):
-            return twice, self._run(twice)
+            found = self._run(twice)
+            again = agreement(self.seen(self.full), confident(found))
+            if again.kept >= FOUND_AGAIN * again.objects:
+                return twice, found
         return self.full, self._run(self.full)
 
     def agreement(self, size: Size) -> Agreement | None:
