@@ -88,6 +88,9 @@ def best(known: Known, node: Node, made: Sequence[Sequence[int]]) -> None:
 def join(known: Known, node: Node, made: Sequence[Sequence[int]]) -> None:
     """No values for every position are joined, nor such are joined to them."""
     live = [known.of(tensor) for tensor in node.inputs if id(tensor) in known.live]
+    joined = [axes[int(attribute(node, "axis")) % len(axes)] for axes in live]
+    if any(moves(axis) for axis in joined) and sum(map(old_of, joined)) == sum(map(new_of, joined)):
+        raise OneSizeError("it has as many positions as before, in other rows", node.name)
     for tensor in node.inputs:
         read = known.of(tensor)
         if id(tensor) in known.live:

@@ -131,6 +131,7 @@ def test_what_cannot_be_told_is_named(body: str, weights: str, reason: str) -> N
         ("f = Flatten<axis = 2>(c) y = Add(f, g)", "float[1,1,1024] g", "for every position"),
         ("f = Flatten<axis = 2>(c) y = Concat<axis = 0>(f, g)", "float[2,1024] g", "joined to it|does not fit"),
         ("f = Reshape(c, t) y = MatMul(f, m)", "int64[3] t = {1, 8, 1024}, float[1024,16] m", "for every position"),
+        ("f = Flatten<axis = 2>(c) l = Concat<axis = 1>(f, f) y = Add(l, g)", "float[1,2048] g", "as many positions"),
     ],
 )
 def test_as_many_positions_in_other_rows_are_others(body: str, weights: str, reason: str) -> None:
