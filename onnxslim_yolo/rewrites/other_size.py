@@ -131,6 +131,7 @@ class _Writer:
         rows, columns = (axes[place] for place in places)
         if moves(rows) or moves(columns):
             self.numbers.note(old_of(rows), old_of(columns), old_of(axes[channel]), "a map")
+            self.extents.add(old_of(rows) * old_of(columns))
             for kept, axis in zip(self.sides, (rows, columns), strict=True):
                 if len(rows) == len(columns) == 1 < old_of(axis):
                     kept.add((old_of(axis), new_of(axis)))

@@ -101,6 +101,7 @@ def test_what_is_known_follows(body: str, weights: str, wanted: list[int]) -> No
         ),
         ("p = Pad(c, q) y = Relu(p)", "int64[8] q = {0, 0, 0, 0, 0, 0, 16, 16}", "its padding"),
         ("y = AveragePool<kernel_shape = [8, 8], strides = [8, 8]>(c)", "", "a share of the map's"),
+        ("g = GlobalAveragePool(c) u = Flatten(g) y = Tile(u, t)", "int64[2] t = {1024, 1}", "for every position"),
         (
             "p = GlobalAveragePool(c) e = Expand(p, t) y = Conv(e, m)",
             "int64[4] t = {1, 8, 32, 32}, float[4,8,1,1] m",
