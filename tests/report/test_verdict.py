@@ -59,12 +59,13 @@ def test_the_worst_is_the_headline(report: Any, word: str, status: int) -> None:
 
 def test_what_only_int8_has_ruined_was_not_pruned() -> None:
     found = {}
-    for macs in (100, 60):
+    for weights in (100, 60):
         report = sample(accuracy=None) | {"int8": {"layers": []}, "budget": {"broken": []}}
-        report["before"]["macs"], report["after"]["macs"] = 100, macs
+        report["before"]["layers"], report["after"]["layers"] = ([{"parameters": n}] for n in (100, weights))
+        report["before"]["macs"], report["after"]["macs"] = 100, 90  # a convolution was moved to fewer pixels
         alive = {"state": "needs training", "why": "0 of 31 detections kept", "images": 6}
-        found[macs], status = verdict_of(report, alive, will_train=False, sparse=True, images=True)
-        assert status == 5 and "--calib images like those" in found[macs]["advice"][0]
+        found[weights], status = verdict_of(report, alive, will_train=False, sparse=True, images=True)
+        assert status == 5 and "--calib images like those" in found[weights]["advice"][0]
     assert found[100]["word"] == "INT8, NO LONGER DETECTS" and len(found[100]["advice"]) == 1
     assert found[60]["word"] == "PRUNED, NEEDS TRAINING" and len(found[60]["advice"]) > 1
 
