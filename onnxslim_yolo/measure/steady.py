@@ -25,6 +25,10 @@ AGAIN = 2
 CHECKED = 64
 """Layers that are measured a second time."""
 
+BESIDE = 8
+"""So many of them are neighbours: a layer is measured beside others like it, and beside larger ones it finds less of
+what it reads in the caches."""
+
 BATCH = 24
 BATCH_WEIGHTS = 4_000_000
 """Layers, and weights in sum, that one request to the measuring process holds."""
@@ -50,8 +54,9 @@ def steadied(grids: Grids, measure: Measure) -> tuple[Grids, float | None]:
 
 def noise_of(grids: Grids, measure: Measure) -> float | None:
     """See the module."""
-    cells = _cells(grids)
-    cells = cells[:: max(1, len(cells) // CHECKED)]
+    every = _cells(grids)
+    starts = np.linspace(0, max(0, len(every) - BESIDE), CHECKED // BESIDE).round().astype(int)
+    cells = [every[i] for i in sorted({i for start in starts for i in range(start, min(start + BESIDE, len(every)))})]
     pairs = zip(cells, measured(cells, measure), strict=True)
     times = [(grids[family].us[cell], us) for (family, cell), us in pairs if us is not None]
     ratios = [abs(float(np.log(second / first))) for first, second in times if first > 0 and second > 0]
