@@ -35,7 +35,7 @@ from onnxslim_yolo.quantisation.plan import Quantisation
 WORTH = 0.95
 """A layer is int8 where it takes less of the float layer's time than this: tables are noisy."""
 
-LEAST = {"ncnn": 0.99, "onnxruntime": 0.94}
+LEAST = {"ncnn": 0.99, "onnxruntime": 0.9}
 """The whole network stays float unless int8 takes less of its time than this: in ncnn layers add up to it within some
 per cent, in onnxruntime what is done between them is estimated."""
 
