@@ -26,6 +26,7 @@ from random_widths import fused, prepared, with_random_widths
 from onnxslim_yolo.ir.model import Model
 from onnxslim_yolo.latency import host_isa
 from onnxslim_yolo.latency.shipped import DATA, table_file
+from onnxslim_yolo.latency.table import LatencyTable
 from onnxslim_yolo.latency.table_format import write_table
 from onnxslim_yolo.load import load
 from onnxslim_yolo.measure.measurer import Measurer
@@ -68,7 +69,7 @@ def main() -> None:
                 table = profile(graphs, target=runtime, threads=threads, run_on=options.avx2, int8=options.int8)
             if options.avx2:
                 table = replace(table, cpu=f"{table.cpu}, kept from AVX-512", _cache={})
-            path = write_table(table, options.out / table_file(runtime, isa, threads).name)
+            path = write_table(in_short(table), options.out / table_file(runtime, isa, threads).name)
             cells = sum(len(grid.us) for grid in table.families.values())
             print(
                 f"{path}: {len(table.families)} families, {cells} layers, {path.stat().st_size / 1024:.0f} KB, "
@@ -81,6 +82,15 @@ def read(name: str) -> Model:
     """A network by name and size, or a file."""
     known, at, size = name.partition("@")
     return model_of(known, int(size)) if at else load(Path(name))
+
+
+def in_short(table: LatencyTable) -> LatencyTable:
+    """With three digits, which are more than noise leaves: a package holds many numbers."""
+    families = {
+        family: replace(grid, us={cell: float(f"{us:.3g}") for cell, us in grid.us.items()})
+        for family, grid in table.families.items()
+    }
+    return replace(table, families=families, _cache={})
 
 
 board = Measurer.board
