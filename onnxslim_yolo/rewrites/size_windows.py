@@ -56,9 +56,8 @@ def require_pads(node: Node, axis: Axis, front: int, behind: int, steps: Sequenc
 
 def steps_behind(node: Node) -> list[int]:
     """The strides of what reads a node's output."""
-    return [
-        int(step) for tensor in node.outputs for reader in tensor.outputs for step in reader.attrs.get("strides", ())
-    ]
+    readers = [reader for tensor in node.outputs for reader in tensor.outputs]
+    return [int(step) for reader in readers for step in reader.attrs.get("strides") or ()]
 
 
 def require_bounds(nodes: Iterable[Node]) -> None:
