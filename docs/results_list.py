@@ -29,6 +29,12 @@ BENCHMARKS = (
         MATERIAL,
     ),
     Result(
+        "Another input size",
+        "the zoo, exported for one size and made for another, beside what the exporter writes for that",
+        ("other_size*",),
+        ("python bench/other_size.py",),
+    ),
+    Result(
         "Table A: widths",
         "YOLOv5n with 70 % of its γ removed, on every grid of widths, against the published case",
         ("table-a*",),
