@@ -8,9 +8,10 @@ rows is that of mAP50 is given as a rank correlation, beside that of counting de
 320 px the former was chosen by that. Beside it stands pruning alone with depth, compensated on all 32 images
 (`reconstruct`), and distilled on them after that (`distil`). Then all files of a target are timed together, beside the
 source: one thread, interleaved, medians of per-round ratios in thread-CPU time. mAP50 is of the files as they are, on
-the 96 images of val.txt (2 points are noise on so few). Work is kept in DIR, so that a run that was stopped goes on,
-and all targets share the trials. With --unpruned nothing that prunes is tried, neither by `advise` nor alone, which
-saves most of the time; --alone reconstruct leaves distillation out.
+the 96 images of val.txt (2 points are noise on so few). For a Pi, named "…, pi5", latency is as predicted, and pruning
+alone is left out; the heads like YOLOX's and YOLOv8's are bench/decoupled.py's. Work is kept in DIR, so that a run that
+was stopped goes on, and all targets share the trials. With --unpruned nothing that prunes is tried, neither by `advise`
+nor alone, which saves most of the time; --alone reconstruct leaves distillation out.
 """
 
 from __future__ import annotations
@@ -43,14 +44,24 @@ MATERIAL = HERE.parents[1] / "shared" / "material"
 DATA, CALIB = MATERIAL / "data/coco-val128/data.yaml", MATERIAL / "data/coco-val128/calib.txt"
 RESULT = HERE / "results" / "advise.json"
 TARGETS = ("0.9x", "0.8x", "0.7x")
-NETWORKS: dict[str, tuple[str, int | None, str]] = {
+MADE = Path(tempfile.gettempdir()) / "onnxslim-decoupled"
+NETWORKS: dict[str, tuple[str | Path, int | None, str]] = {
     "YOLOv5n, 320 px, ncnn": ("yolov5n-coco-v6.pt", 320, "ncnn"),
     "YOLOv5n, 640 px, ncnn": ("yolov5n-coco-v6.pt", 640, "ncnn"),
     "YOLOv5n, 320 px, onnxruntime": ("yolov5n-coco-v6.pt", 320, "onnxruntime"),
     "YOLOv5-Lite-s, 416 px, ncnn": ("v5lite-s-coco.pt", 416, "ncnn"),
     "FastestDet, 352 px, ncnn": ("FastestDet.onnx", None, "ncnn"),
     "Yolo-Fastest 1.1, 320 px, ncnn": ("yolo-fastest-1.1.cfg", None, "ncnn"),
+    "YOLOX-like, 320 px, ncnn": (MADE / "yolox-like.onnx", None, "ncnn"),
+    "YOLOv8-like, 320 px, ncnn": (MADE / "v8-like.onnx", None, "ncnn"),
 }
+ON_BOARDS = {
+    f"{name.removesuffix(', ncnn')}, {board}": (*given[:2], board)
+    for name, given in NETWORKS.items()
+    if given[2] == "ncnn" and given[1] != 640
+    for board in ("pi5", "pi4")
+}
+NETWORKS |= ON_BOARDS
 ALONE = {"pruned, 32 images": "reconstruct", "pruned and distilled, 32 images": "distil"}
 ROUNDS = 31
 NOISE = 1.03
@@ -84,27 +95,32 @@ def answered(name: str, target: str, folder: Path, alone: Sequence[str]) -> dict
     Args:
         alone: how pruning alone is compensated; none: nothing is pruned.
     """
-    file, size, runtime = NETWORKS[name]
-    compiling = {"target": runtime} | ({} if size is None else {"imgsz": (size, size)})
+    file, size, where = NETWORKS[name]
+    compiling: dict[str, Any] = {"target": where} if name not in ON_BOARDS else {"device": where}
+    compiling |= {} if size is None else {"imgsz": (size, size)}
     options = AdviseOptions(MATERIAL / "weights" / file, CALIB, target, folder, compile=compiling)
     with nullcontext() if alone else patch("onnxslim_yolo.sweep.advise.levers", _unpruned):
         found = advise(options, lambda stage: print(f"{name}, {target}: {stage}", flush=True))
     rows = {row["lever"]: facts(row) | {"file": str(folder / row["file"])} for row in found.rows if "file" in row}
     for lever, how in ALONE.items():
-        written = pruned(options, folder / f"{how}-{target}", how) if how in alone else None
+        written = pruned(options, folder / f"{how}-{target}", how) if how in alone and name not in ON_BOARDS else None
         if written is not None:
             rows[lever] = {"lever": lever, "file": str(written)}
     data, best = read_dataset(DATA), found.best
     order = ["source", *(lever for lever in rows if lever != "source")]
-    timed = benchmark([Path(rows[lever]["file"]) for lever in order], names=order, rounds=ROUNDS)
-    for lever, time in zip(order, timed.models, strict=True):
+    control = None
+    if name not in ON_BOARDS:
+        timed = benchmark([Path(rows[lever]["file"]) for lever in order], names=order, rounds=ROUNDS)
+        control = round(timed.control, 4)
+        for lever, time in zip(order, timed.models, strict=True):
+            rows[lever] |= {"left": round(time.ratio, 4), "ms": round(time.ms, 3)}
+    for lever in order:
         row = rows[lever]
         counted = evaluate(Detector(open_network(Path(row.pop("file")), threads=1), nc=len(data.names)), data)
-        row |= {"left": round(time.ratio, 4), "ms": round(time.ms, 3), "map50": round(counted.map50, 4)}
-        row["map"] = round(counted.map, 4)
+        row |= {"map50": round(counted.map50, 4), "map": round(counted.map, 4)}
     answer = None if best is None else best["lever"]
     block = {"network": name, "target": target, "answer": answer, "rows": list(rows.values())}
-    return block | {"control": round(timed.control, 4), "notes": found.facts["notes"], "machine": machine()}
+    return block | {"control": control, "notes": found.facts["notes"], "machine": machine()}
 
 
 def pruned(options: AdviseOptions, folder: Path, how: str) -> Path | None:
@@ -128,7 +144,8 @@ def _unpruned(*given: Any) -> list[Lever]:
 
 def facts(row: dict[str, Any]) -> dict[str, Any]:
     """What of a trial is worth keeping."""
-    return {key: row[key] for key in ("lever", "bytes", "kept", "gain")}
+    predicted = {"left": round(row["left"], 4), "ms": round(row["predicted_us"] / 1000, 3)}
+    return {key: row[key] for key in ("lever", "bytes", "kept", "gain")} | predicted
 
 
 def table(blocks: list[dict[str, Any]]) -> Iterator[str]:

@@ -90,15 +90,22 @@ def test_int8_throughout_takes_a_larger_input() -> None:
         ({"target_latency": "0.5x"}, 1.25, "pruned to 4.096ms"),
         ({"target_latency": "6ms"}, 0.8, "pruned to 7.5ms"),
         ({"quantize": "int8"}, 0.5, None),
+        ({"quantize": "int8"}, 1.02, None),
+        ({"quantize": "int8"}, 1.1, "input 288x320, int8"),  # it was predicted to meet the target by itself
+        ({"quantize": "all"}, 1.3, "input 224x320, int8 throughout"),
+        ({"quantize": "int8"}, 2.5, None),  # no size does
     ],
 )
 def test_what_was_timed_comes_nearer(options: dict[str, Any], reached: float, name: str | None) -> None:
     sizes, smaller = made(), [(288, 320), (256, 320), (224, 320), (192, 320)]
-    plain = "input 224x320, int8 throughout" if "imgsz" in options else "pruned"
+    int8 = {"int8": "int8", "all": "int8 throughout"}.get(options.get("quantize", ""), "pruned")
+    plain = f"input 224x320, {int8}" if "imgsz" in options else int8
     found = nearer(Lever(plain, options), reached, sizes, smaller)
     assert (found and found.name) == name
     if found is not None:
-        assert found.options.keys() == options.keys() and found.options.get("quantize") == options.get("quantize")
+        assert found.options.keys() - {"imgsz"} == options.keys() - {"imgsz"} and found.options.get(
+            "quantize"
+        ) == options.get("quantize")
 
 
 def options_for(images: Path, out: Path, target: str = "0.7x", **given: Any) -> AdviseOptions:

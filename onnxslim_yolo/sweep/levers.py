@@ -108,12 +108,14 @@ def nearer(lever: Lever, reached: float, sizes: Sizes, smaller: Sequence[Size]) 
         limit = limit_of(pruned, sizes.us(sizes.full)) / reached
         return Lever(f"{lever.name} to {as_ms(limit)}", {**lever.options, "target_latency": as_ms(limit)})
     size = lever.options.get("imgsz")
-    if size is None:
+    if size is None and (lever.quantize is None or reached <= 1 + CLOSE):
         return None
-    there, index = sizes.first_below(smaller, sizes.us((size[0], size[1])) / reached)
+    there, index = sizes.first_below(smaller, sizes.us(sizes.full if size is None else (size[0], size[1])) / reached)
     chosen = there[index : index + 1]
     if not chosen or list(chosen[0]) == size:
         return None
+    if size is None:  # int8 alone was predicted to meet it
+        return sized(lever, chosen[0])
     alone = {key: value for key, value in lever.options.items() if key != "imgsz"}
     name = f"input {text_of(chosen[0])}{lever.name.removeprefix(f'input {size[0]}x{size[1]}')}"
     return Lever(name, {**size_option(chosen[0]), **alone})
