@@ -6,9 +6,9 @@ Each network as it is, nothing cut, from the 32 images of calib.txt: in float; b
 bears) and `all`, as ONNX and as NCNN pair; by onnxruntime's `quantize_static` with its defaults, and by the recipe that
 is usually recommended instead (convolutions only, a scale per channel). mAP50 on the 96 images of val.txt (2 points are
 noise on so few). Latency is measured, not predicted: one thread, all files of a network and a runtime interleaved,
-medians of per-round ratios to the float file in thread-CPU time, denormals flushed; the machine is named. "int8, by its
-table": `profile --int8` has measured the network's layers in that runtime before, and int8 goes by it; timed beside the
-float file in a run of its own. Rows that are done are kept in the JSON.
+medians of per-round ratios to the float file in thread-CPU time, denormals flushed; the machine is named. Each file is
+compiled for the runtime that it is run in (`--target`), whose table tells which layers gain; where it knows no int8, by
+accuracy alone. Rows that are done are kept in the JSON.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ import onnxslim_yolo as oy
 from onnxslim_yolo.files.atomic import write_atomically
 from onnxslim_yolo.ir.graph import Array
 from onnxslim_yolo.ir.model import Model
-from onnxslim_yolo.latency.packing import RUNTIMES, Runtime
+from onnxslim_yolo.latency.packing import RUNTIMES
 from onnxslim_yolo.measure.benchmark import benchmark
 from onnxslim_yolo.measure.evaluate import evaluate
-from onnxslim_yolo.measure.latency import profile_command
 from onnxslim_yolo.pruning.calibration_images import CalibrationImages
 from onnxslim_yolo.runtime.dataset import read_dataset
 from onnxslim_yolo.verify.detector import Detector, open_network
@@ -59,10 +58,6 @@ def main() -> None:
             rows[name] = network(*NETWORKS[name])
             print(name, json.dumps(rows[name], indent=1), flush=True)
             write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
-        for runtime in RUNTIMES:
-            if runtime not in rows[name].setdefault("by_table", {}):
-                rows[name]["by_table"][runtime] = by_table(*NETWORKS[name], runtime)
-                write_atomically(RESULT, json.dumps(rows, indent=1) + "\n")
     write_atomically(RESULT.with_suffix(".md"), table(rows))
 
 
@@ -71,52 +66,28 @@ def network(file: str, size: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as text:
         folder, found = Path(text), {}
         files: dict[str, dict[str, Path]] = {"onnxruntime": {}, "ncnn": {}}
-        for label, quantize in (("float", "none"), ("int8", "int8"), ("int8, all", "all")):
-            calib = None if quantize == "none" else CALIB
-            options: dict[str, Any] = {"imgsz": size} if not file.endswith(".cfg") else {}
-            result = oy.compile(
-                MATERIAL / "weights" / file, prune=0, quantize=quantize, calib=calib, out=folder / quantize, **options
-            )
-            assert result.onnx is not None and result.ncnn is not None
-            files["onnxruntime"][label], files["ncnn"][label] = result.onnx, result.ncnn
-            if quantize != "none":
-                found[label] = result.report["int8"] | {"verdict": result.report["verdict"]}
+        for runtime in RUNTIMES:
+            for label, quantize in (("float", "none"), ("int8", "int8"), ("int8, all", "all")):
+                options: dict[str, Any] = {"imgsz": size} if not file.endswith(".cfg") else {}
+                options |= {"calib": None if quantize == "none" else CALIB, "target": runtime, "quantize": quantize}
+                out = folder / f"{runtime}-{quantize}"
+                result = oy.compile(MATERIAL / "weights" / file, prune=0, emit="onnx,ncnn", out=out, **options)
+                written = result.onnx if runtime == "onnxruntime" else result.ncnn
+                assert written is not None
+                files[runtime][label] = written
+                if quantize != "none" and result.report["int8"] is not None:
+                    found[f"{label}, {runtime}"] = result.report["int8"] | {"verdict": result.report["verdict"]}
         for label, options in (
             ("onnxruntime's defaults", {}),
             ("onnxruntime, convolutions only", {"op_types_to_quantize": ["Conv"], "per_channel": True}),
         ):
-            written = theirs(files["onnxruntime"]["float"], folder / f"{len(options)}.onnx", options)
-            if isinstance(written, Path):
-                files["onnxruntime"][label] = written
+            made = theirs(files["onnxruntime"]["float"], folder / f"{len(options)}.onnx", options)
+            if isinstance(made, Path):
+                files["onnxruntime"][label] = made
             else:
-                found[label] = {"failed": written}
+                found[label] = {"failed": made}
         rows = [row for runtime, each in files.items() for row in measured(runtime, each)]
     return {"rows": rows, "plans": found}
-
-
-def by_table(file: str, size: int, runtime: Runtime) -> list[dict[str, Any]]:
-    """Float, and int8 that goes by a table measured just before."""
-    source = MATERIAL / "weights" / file
-    options: dict[str, Any] = {} if file.endswith(".cfg") else {"imgsz": size}
-    with tempfile.TemporaryDirectory() as text:
-        folder, files = Path(text), {}
-        imgsz = None if file.endswith(".cfg") else (size, size)
-        profile_command([source], target=runtime, imgsz=imgsz, int8=True, out=folder / "table.json")
-        for label, quantize in (("float", "none"), ("int8, by its table", "int8")):
-            options["calib"] = None if quantize == "none" else CALIB
-            result = oy.compile(
-                source,
-                prune=0,
-                quantize=quantize,
-                target=runtime,
-                table=folder / "table.json",
-                out=folder / quantize,
-                **options,
-            )
-            files[label] = result.ncnn if runtime == "ncnn" else result.onnx
-        found = list(measured(runtime, {label: path for label, path in files.items() if path is not None}))
-    found[1]["layers"] = len((result.report["int8"] or {"layers": ()})["layers"])
-    return found
 
 
 def theirs(source: Path, target: Path, options: dict[str, Any]) -> Path | str:
@@ -187,17 +158,6 @@ def table(networks: dict[str, Any]) -> str:
             cells = [name, row["runtime"], row["label"], f"{100 * row['map50']:.1f}", f"{lost:.1f}", left]
             lines.append(f"| {' | '.join(cells)} | {row['bytes'] / 1e6:.2f} |")
             machines[str(row["machine"])] = None
-        for whole, row in each.get("by_table", {}).values():
-            lost = 100 * (whole["map50"] - row["map50"])
-            cells = [
-                name,
-                row["runtime"],
-                row["label"],
-                f"{100 * row['map50']:.1f}",
-                f"{lost:.1f}",
-                f"{row['ratio']:.2f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} | {row['bytes'] / 1e6:.2f} |")
         for label, plan in each["plans"].items():
             if "failed" in plan:
                 lines.append(f"| {name} | onnxruntime | {label} | refused by onnxruntime | | | |")
