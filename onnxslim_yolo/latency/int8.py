@@ -118,7 +118,7 @@ def _us(table: LatencyTable, family: Family, key: LayerKey) -> float | None:
 def without_int8(table: LatencyTable) -> LatencyTable:
     """A table that knows the floats' times only."""
     families = {family: grid for family, grid in table.families.items() if not is_int8(family)}
-    return replace(table, families=families, _cache={})
+    return replace(table, families=families, _cache={}, _near={})
 
 
 def scaled_int8(table: LatencyTable, factor: float) -> LatencyTable:

@@ -42,8 +42,7 @@ def table_for(runtime: Runtime, isa: str = "host", path: Path | None = None, thr
         UsageError: the file is a table of another runtime, or there is no such device.
     """
     if path is None:
-        table = _shipped(runtime, isa, threads)
-        return without_int8(table) if adds_in_16_bits(isa) else table
+        return _shipped(runtime, isa, threads, int8=not adds_in_16_bits(isa))
     table = read_table(path)
     if table.runtime != runtime:
         raise UsageError(
@@ -67,7 +66,13 @@ def shipped_file(runtime: Runtime, name: str, threads: int) -> Path | None:
 
 
 @cache
-def _shipped(runtime: Runtime, name: str, threads: int) -> LatencyTable:
+def _shipped(runtime: Runtime, name: str, threads: int, *, int8: bool) -> LatencyTable:
+    """One object for all who ask, since a table remembers what it was asked."""
+    table = _chosen(runtime, name, threads)
+    return table if int8 else without_int8(table)
+
+
+def _chosen(runtime: Runtime, name: str, threads: int) -> LatencyTable:
     """A device's own table, else that of the device it is like, else its instruction set's, else the analytic model."""
     isa = isa_of(name)
     for stem in (name, isa):

@@ -8,7 +8,7 @@ from onnxslim_yolo.ir.attributes import attribute
 from onnxslim_yolo.ir.graph import Node, Tensor, input_constant
 from onnxslim_yolo.ops.arithmetic import BROADCASTING
 from onnxslim_yolo.ops.movement import is_join, is_slice
-from onnxslim_yolo.rewrites.size_factors import Axis, Factor, OneSizeError, new_of, old_of
+from onnxslim_yolo.rewrites.size_factors import Axis, OneSizeError, moves, new_of, old_of
 
 FAR = 1 << 30
 """Bounds beyond are those of an axis, however long it is."""
@@ -29,7 +29,7 @@ def window_now(node: Node, axes: Sequence[Axis], made: Sequence[int]) -> list[in
     for axis, side, step, one in zip(axes, window, strides, made, strict=True):
         old, now = old_of(axis), new_of(axis)
         found.append(side)
-        if padded or not any(factor.changed for factor in axis):
+        if padded or not moves(axis):
             continue
         if side == old and one == 1:
             found[-1] = now
@@ -102,8 +102,4 @@ def is_met(node: Node, axes_of: Callable[[Tensor], Sequence[Axis]]) -> bool:
 
 def _share(one: Sequence[Axis], other: Sequence[Axis], joined: int) -> bool:
     places = [-place for place in range(1, min(len(one), len(other)) + 1) if -place != joined]
-    return any(_moves(one[place]) and _moves(other[place]) for place in places)
-
-
-def _moves(axis: Sequence[Factor]) -> bool:
-    return any(factor.changed for factor in axis)
+    return any(moves(one[place]) and moves(other[place]) for place in places)
